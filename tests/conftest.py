@@ -1,0 +1,48 @@
+"""What every test may use: float64, the number of compilations so far; and which tests are called smoke."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+# Beside the tests that say `@pytest.mark.smoke` themselves: the language, the house, and every doctest.
+SMOKE = {"test_architecture.py", "test_language.py"}
+
+compiled: list[str] = []
+
+
+def note_compilation(event: str, duration: float, **_) -> None:
+    """Remember one compilation. A listener cannot be taken off again, so there is one for the whole run."""
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(event)
+
+
+jax.monitoring.register_event_duration_secs_listener(note_compilation)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the smaller set that also runs on the newest Python."""
+    for item in items:
+        if item.path.name in SMOKE or isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.smoke)
+
+
+@pytest.fixture
+def compilations() -> Callable[[], int]:
+    """Ask it before and after: the difference is the number of programs compiled between.
+
+    `before = compilations(); fit(model); assert compilations() == before`
+    """
+    return lambda: len(compiled)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Run the test in float64."""
+    with jax.enable_x64(True):
+        yield

@@ -1,0 +1,379 @@
+"""What a distribution is: a frozen pytree with five members.
+
+`sample(key, sample_shape)`, `log_prob(x)`, `batch_shape`, `event_shape`, `support`. Any object
+with these members can stand in a `sample` statement. Shapes are the field's own: a draw has shape
+`sample_shape + batch_shape + event_shape`, and `log_prob` sums over the event, so it has shape
+`sample_shape + batch_shape`.
+
+A new distribution gives the mathematics of one event: parameters as fields, `support`,
+`_sample(key, shape)` and `log_prob(x)`. Everything else is derived here.
+
+`_sample` gets the *whole* shape of the draws, to which the parameters broadcast, and fills it with
+independent values. That makes `expand` right by construction: an expanded distribution asks
+its base for a larger shape, and no draw is ever copied along a new dimension.
+
+The three wrappers `ExpandedDistribution`, `Independent` and `MaskedDistribution` live here too, because the methods
+`expand`, `to_event` and `mask` of every distribution return them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.aliases import Array, ArrayLike, Shape
+from vbppl.bijectors.base import independent
+from vbppl.errors import ModelError
+from vbppl.numerics import sum_rightmost
+from vbppl.pytree import pytree, set_field, static
+
+
+class Distribution:
+    """The protocol, with what can be derived from it.
+
+    Each class, or each object, also has `support`: the bijector onto the set of its values.
+
+    Attributes:
+      event_dim: how many rightmost dimensions of a draw make one event (0: scalars).
+      is_discrete: True where the support is countable.
+      has_rsample: True where `sample` is differentiable in the parameters.
+      parameter_dims: for each parameter that is itself an event, how many of its rightmost
+        dimensions do not belong to the batch (0 where not listed).
+    """
+
+    event_dim: ClassVar[int] = 0
+    is_discrete: ClassVar[bool] = False
+    has_rsample: ClassVar[bool] = True
+    parameter_dims: ClassVar[dict[str, int]] = {}
+
+    def __post_init__(self) -> None:
+        for name, value in parameters(self).items():
+            if isinstance(value, (list, tuple)):
+                set_field(self, name, np.asarray(value))
+
+    @property
+    def batch_shape(self) -> Shape:
+        """The shape of independent, not identical draws: what the parameters' shapes broadcast to."""
+        dims = self.parameter_dims
+        shapes = {k: np.shape(v)[: np.ndim(v) - dims.get(k, 0)] for k, v in parameters(self).items()}
+        return broadcast_batch(type(self).__name__, shapes)
+
+    @property
+    def event_shape(self) -> Shape:
+        """The shape of one event."""
+        return ()
+
+    def shape(self, sample_shape: Shape = ()) -> Shape:
+        """The shape of `sample(key, sample_shape)`."""
+        return (*sample_shape, *self.batch_shape, *self.event_shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The floating-point dtype that the parameters promote to."""
+        return jnp.result_type(*parameters(self).values(), 0.0)
+
+    def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
+        """Draws of shape `sample_shape + batch_shape + event_shape`."""
+        return self._sample(key, self.shape(sample_shape))
+
+    def _sample(self, key: Array, shape: Shape) -> Array:
+        """Independent draws of the whole `shape`, to which the parameters broadcast."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be drawn from.")
+
+    def log_prob(self, x: ArrayLike) -> Array:
+        """The log density of `x`, in the batch shape; `-inf` off the support."""
+        raise NotImplementedError(f"{type(self).__name__}.log_prob")
+
+    @property
+    def mean(self) -> Array:
+        """The mean, in the shape of one draw."""
+        raise self._no("mean")
+
+    @property
+    def variance(self) -> Array:
+        """The variance of each number, in the shape of one draw."""
+        raise self._no("variance")
+
+    def cdf(self, x: ArrayLike) -> Array:
+        """The probability of at most `x`."""
+        raise self._no("cdf")
+
+    def icdf(self, q: ArrayLike) -> Array:
+        """The quantile for probability `q`."""
+        raise self._no("icdf")
+
+    def _no(self, what: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} has no closed form for `{what}`; estimate it from draws."
+        )
+
+    def _fill(self, value: ArrayLike) -> Array:
+        return jnp.broadcast_to(value, self.shape())
+
+    def expand(self, batch_shape: Sequence[int]) -> Distribution:
+        """The same distribution over a larger batch; its draws are independent."""
+        batch_shape = tuple(batch_shape)
+        if batch_shape == self.batch_shape:
+            return self
+        return ExpandedDistribution(self, batch_shape)
+
+    def expand_by(self, sample_shape: Sequence[int]) -> Distribution:
+        """The same distribution, with `sample_shape` in front of its batch."""
+        return self.expand((*sample_shape, *self.batch_shape))
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Distribution:
+        """Read rightmost batch dimensions (all of them by default) as a part of the event."""
+        dims = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return Independent(self, dims) if dims else self
+
+    def mask(self, mask: ArrayLike) -> Distribution:
+        """The same distribution, whose log density counts only where `mask` is true."""
+        return MaskedDistribution(self, mask)
+
+
+def parameters(distribution: Any) -> dict[str, Any]:
+    """The parameters that were given, by name."""
+    fields = dataclasses.fields(distribution)
+    values = {f.name: getattr(distribution, f.name) for f in fields if not f.metadata.get("static")}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def broadcast_batch(name: str, shapes: dict[str, Shape]) -> Shape:
+    """The shape that all `shapes` broadcast to, or an error that shows them."""
+    try:
+        return tuple(np.broadcast_shapes(*shapes.values()))
+    except ValueError:
+        table = "\n".join(f"{parameter}: {shape}" for parameter, shape in shapes.items())
+        raise ModelError(
+            f"the batch shapes of the parameters of {name} do not broadcast.",
+            details=table,
+            mend="Make them equal from the right, or 1, as NumPy does.",
+        ) from None
+
+
+def exactly_one(distribution: Any, *names: str) -> str:
+    """The name of the one parameter among `names` that was given."""
+    given = [name for name in names if getattr(distribution, name) is not None]
+    if len(given) != 1:
+        words = " and ".join(given) if given else "none"
+        raise ModelError(
+            f"{type(distribution).__name__} takes exactly one of {', '.join(names)}; given: {words}.",
+            mend=f"Write {type(distribution).__name__}({names[-1]}=...).",
+        )
+    return given[0]
+
+
+@pytree
+class ExpandedDistribution(Distribution):
+    """`base_dist`, independently over `batch_shape`, to which its own batch shape broadcasts.
+
+    >>> from vbppl.distributions.real import Normal
+    >>> Normal(0.0, 1.0).expand((3,)).batch_shape
+    (3,)
+    """
+
+    base_dist: Distribution
+    expanded_shape: Shape = static()
+
+    def __init__(self, base_dist: Distribution, batch_shape: Sequence[int] = ()):
+        batch_shape = tuple(int(size) for size in batch_shape)
+        _check_expands(base_dist, batch_shape)
+        inner = base_dist.base_dist if isinstance(base_dist, ExpandedDistribution) else base_dist
+        set_field(self, "base_dist", inner)
+        set_field(self, "expanded_shape", batch_shape)
+
+    @property
+    def batch_shape(self):
+        return self.expanded_shape
+
+    @property
+    def event_shape(self):
+        return self.base_dist.event_shape
+
+    @property
+    def event_dim(self):
+        return self.base_dist.event_dim
+
+    @property
+    def is_discrete(self):
+        return self.base_dist.is_discrete
+
+    @property
+    def has_rsample(self):
+        return self.base_dist.has_rsample
+
+    @property
+    def dtype(self):
+        return self.base_dist.dtype
+
+    @property
+    def support(self):
+        return self.base_dist.support
+
+    def _sample(self, key, shape):
+        return self.base_dist._sample(key, shape)
+
+    def log_prob(self, x):
+        log_prob = self.base_dist.log_prob(x)
+        return jnp.broadcast_to(log_prob, np.broadcast_shapes(np.shape(log_prob), self.expanded_shape))
+
+    @property
+    def mean(self):
+        return self._fill(self.base_dist.mean)
+
+    @property
+    def variance(self):
+        return self._fill(self.base_dist.variance)
+
+    def cdf(self, x):
+        return self.base_dist.cdf(x)
+
+    def icdf(self, q):
+        return self.base_dist.icdf(q)
+
+
+def _check_expands(base: Distribution, batch_shape: Shape) -> None:
+    try:
+        fits = np.broadcast_shapes(base.batch_shape, batch_shape) == batch_shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ModelError(
+            f"{type(base).__name__} has batch shape {base.batch_shape}, which does not expand to {batch_shape}.",
+            mend="Expand to a shape that ends in the batch shape, or has other sizes only where that is 1.",
+        )
+
+
+@pytree
+class Independent(Distribution):
+    """`base_dist`, with `reinterpreted_batch_ndims` batch dimensions read as a part of the event.
+
+    >>> from vbppl.distributions.real import Normal
+    >>> d = Normal(np.zeros((2, 3)), 1.0).to_event(1)
+    >>> d.batch_shape, d.event_shape
+    ((2,), (3,))
+    """
+
+    base_dist: Distribution
+    reinterpreted_batch_ndims: int = static()
+
+    def __post_init__(self):
+        batch_shape = self.base_dist.batch_shape
+        if not 0 <= self.reinterpreted_batch_ndims <= len(batch_shape):
+            raise ModelError(
+                f"to_event({self.reinterpreted_batch_ndims}) asks for more dimensions than the batch shape {batch_shape} has.",
+                mend="Expand the distribution first, or take fewer dimensions.",
+            )
+
+    @property
+    def batch_shape(self):
+        whole = self.base_dist.batch_shape
+        return whole[: len(whole) - self.reinterpreted_batch_ndims]
+
+    @property
+    def event_shape(self):
+        whole = self.base_dist.batch_shape
+        return whole[len(whole) - self.reinterpreted_batch_ndims :] + self.base_dist.event_shape
+
+    @property
+    def event_dim(self):
+        return self.base_dist.event_dim + self.reinterpreted_batch_ndims
+
+    @property
+    def is_discrete(self):
+        return self.base_dist.is_discrete
+
+    @property
+    def has_rsample(self):
+        return self.base_dist.has_rsample
+
+    @property
+    def dtype(self):
+        return self.base_dist.dtype
+
+    @property
+    def support(self):
+        return independent(self.base_dist.support, self.reinterpreted_batch_ndims)
+
+    def _sample(self, key, shape):
+        return self.base_dist._sample(key, shape)
+
+    def log_prob(self, x):
+        return sum_rightmost(self.base_dist.log_prob(x), self.reinterpreted_batch_ndims)
+
+    @property
+    def mean(self):
+        return self.base_dist.mean
+
+    @property
+    def variance(self):
+        return self.base_dist.variance
+
+
+@pytree
+class MaskedDistribution(Distribution):
+    """`base_dist`, whose log density is 0 where `mask` is false; `mask` broadcasts with the batch.
+
+    Masked values may be anything, `nan` included: neither value nor gradient looks at them.
+    """
+
+    base_dist: Distribution
+    mask: ArrayLike
+
+    def __post_init__(self):
+        if isinstance(self.mask, (list, tuple)):
+            set_field(self, "mask", np.asarray(self.mask, bool))
+
+    @property
+    def batch_shape(self):
+        shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.mask)}
+        return broadcast_batch(f"the masked {type(self.base_dist).__name__}", shapes)
+
+    @property
+    def event_shape(self):
+        return self.base_dist.event_shape
+
+    @property
+    def event_dim(self):
+        return self.base_dist.event_dim
+
+    @property
+    def is_discrete(self):
+        return self.base_dist.is_discrete
+
+    @property
+    def has_rsample(self):
+        return self.base_dist.has_rsample
+
+    @property
+    def dtype(self):
+        return self.base_dist.dtype
+
+    @property
+    def support(self):
+        return self.base_dist.support
+
+    def _sample(self, key, shape):
+        return self.base_dist._sample(key, shape)
+
+    def log_prob(self, x):
+        if self.mask is True:
+            return self.base_dist.log_prob(x)
+        x = jnp.asarray(x)
+        mask = jnp.asarray(self.mask, bool)
+        wide = mask.reshape(mask.shape + (1,) * self.event_dim)
+        shape = np.broadcast_shapes(wide.shape, x.shape)
+        x = jnp.where(wide, x, self.support.feasible(shape, x.dtype).astype(x.dtype))
+        return jnp.where(mask, self.base_dist.log_prob(x), 0.0)
+
+    @property
+    def mean(self):
+        return self._fill(self.base_dist.mean)
+
+    @property
+    def variance(self):
+        return self._fill(self.base_dist.variance)

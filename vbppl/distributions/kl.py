@@ -1,0 +1,106 @@
+"""Kullback-Leibler divergences that have a closed form: `KL(q, p) = E_q[log q(x) - log p(x)]`, in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import betaln, digamma, gammaln
+
+from vbppl.aliases import Array
+from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent
+from vbppl.distributions.bounded import Beta
+from vbppl.distributions.degenerate import Delta
+from vbppl.distributions.multivariate import Dirichlet, MultivariateNormal, solve_lower
+from vbppl.distributions.positive import Gamma, LogNormal
+from vbppl.distributions.real import Normal
+from vbppl.numerics import sum_rightmost
+
+
+def has_kl(q: Distribution, p: Distribution) -> bool:
+    """Does `kl_divergence(q, p)` have a closed form? Decided by the types alone.
+
+    >>> has_kl(Normal(0.0, 1.0), Normal(1.0, 1.0)), has_kl(Normal(0.0, 1.0), Gamma(1.0, 1.0))
+    (True, False)
+    """
+    (core_q, dims_q), (core_p, dims_p) = _peel(q), _peel(p)
+    if isinstance(core_q, Delta):
+        return True
+    return dims_q == dims_p and (type(core_q), type(core_p)) in _FORMULAS
+
+
+def kl_divergence(q: Distribution, p: Distribution) -> Array:
+    """`E_q[log q(x) - log p(x)]`, in the batch shape of `q` and `p` together.
+
+    Raises `NotImplementedError` where there is no closed form; ask `has_kl` first.
+
+    >>> round(float(kl_divergence(Normal(2.0, 2.0), Normal(-1.0, 1.0))), 6)
+    5.306853
+    """
+    if not has_kl(q, p):
+        raise NotImplementedError(f"KL({type(q).__name__}, {type(p).__name__}) has no closed form here.")
+    (core_q, dims), (core_p, _) = _peel(q), _peel(p)
+    if isinstance(core_q, Delta):
+        return q.log_prob(q.mean) - p.log_prob(q.mean)
+    each = _FORMULAS[type(core_q), type(core_p)](core_q, core_p)
+    shape = np.broadcast_shapes(*((*d.batch_shape, *d.event_shape[:dims]) for d in (q, p)))
+    return sum_rightmost(jnp.broadcast_to(each, shape), dims)
+
+
+def _peel(distribution: Distribution) -> tuple[Distribution, int]:
+    """What is inside `expand` and `to_event`, and how many batch dimensions of it are read as an event."""
+    dims = 0
+    while isinstance(distribution, (ExpandedDistribution, Independent)):
+        if isinstance(distribution, Independent):
+            dims += distribution.reinterpreted_batch_ndims
+        distribution = distribution.base_dist
+    return distribution, dims
+
+
+def _normal(q: Normal | LogNormal, p: Normal | LogNormal) -> Array:
+    ratio = q.scale / p.scale
+    distance = (q.loc - p.loc) / p.scale
+    return 0.5 * (jnp.square(ratio) + jnp.square(distance) - 1.0) - jnp.log(ratio)
+
+
+def _multivariate_normal(q: MultivariateNormal, p: MultivariateNormal) -> Array:
+    size = q.event_shape[-1]
+    batch = np.broadcast_shapes(np.shape(p.scale_tril), np.shape(q.scale_tril))
+    dtype = jnp.result_type(q.dtype, p.dtype)
+    factors = (jnp.broadcast_to(jnp.asarray(d.scale_tril, dtype), batch) for d in (p, q))
+    ratio = jax.lax.linalg.triangular_solve(*factors, left_side=True, lower=True)
+    distance = solve_lower(p.scale_tril, jnp.asarray(q.loc - p.loc, dtype))
+    squares = jnp.sum(jnp.square(ratio), axis=(-2, -1)) + jnp.sum(jnp.square(distance), axis=-1)
+    log_det = jnp.sum(jnp.log(jnp.diagonal(ratio, axis1=-2, axis2=-1)), axis=-1)
+    return 0.5 * (squares - size) - log_det
+
+
+def _gamma(q: Gamma, p: Gamma) -> Array:
+    a, b, c, d = q.concentration, q.rate, p.concentration, p.rate
+    entropies = (a - c) * digamma(a) - gammaln(a) + gammaln(c)
+    return entropies + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
+
+
+def _beta(q: Beta, p: Beta) -> Array:
+    a, b, c, d = q.concentration1, q.concentration0, p.concentration1, p.concentration0
+    norms = betaln(c, d) - betaln(a, b)
+    return norms + (a - c) * digamma(a) + (b - d) * digamma(b) + (c - a + d - b) * digamma(a + b)
+
+
+def _dirichlet(q: Dirichlet, p: Dirichlet) -> Array:
+    a, b = (jnp.asarray(d.concentration, d.dtype) for d in (q, p))
+    norm_a, norm_b = (gammaln(jnp.sum(c, axis=-1)) - jnp.sum(gammaln(c), axis=-1) for c in (a, b))
+    log_x = digamma(a) - digamma(jnp.sum(a, axis=-1, keepdims=True))
+    return norm_a - norm_b + jnp.sum((a - b) * log_x, axis=-1)
+
+
+_FORMULAS: dict[tuple[type, type], Callable[..., Array]] = {
+    (Normal, Normal): _normal,
+    (LogNormal, LogNormal): _normal,
+    (MultivariateNormal, MultivariateNormal): _multivariate_normal,
+    (Gamma, Gamma): _gamma,
+    (Beta, Beta): _beta,
+    (Dirichlet, Dirichlet): _dirichlet,
+}

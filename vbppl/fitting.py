@@ -1,0 +1,163 @@
+"""`fit`: fill the defaults in and walk the path once, from a model to a posterior."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl import diagnostics, engine
+from vbppl.aliases import Seed
+from vbppl.engine import Progress, Stochastic
+from vbppl.errors import ModelError, VbpplWarning
+from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.program import ProgramGuide
+from vbppl.keys import host_generator, raw_key
+from vbppl.models import Model
+from vbppl.posterior import Posterior
+from vbppl.progress import watcher
+from vbppl.start import find_start
+from vbppl.streams import Rows
+from vbppl.target import Target
+
+FULL_RANK_DIM = 50  # up to here "auto" means full rank
+GUIDES = {"mean_field": MeanField, "full_rank": FullRank}
+
+
+def fit(
+    model: Model,
+    guide: str | Guide | Model = "auto",
+    *,
+    method: str | Stochastic = "auto",
+    seed: Seed = 0,
+    batch_size: int | Mapping[str, int] | None = None,
+    start: Posterior | Mapping[str, Any] | None = None,
+    progress: bool | None = None,
+    callback: Callable[[Progress], None] | None = None,
+) -> Posterior:
+    """Approximate the posterior of `model` by a guide, and say how good it is.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def one_number(y):
+    ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
+    ...     vb.sample("y", dist.Normal(x, 0.5), obs=y)
+    >>> posterior = vb.fit(one_number(np.array(10.0)))
+    >>> print(f"{posterior.mean()['x']:.3f} {posterior.sd()['x']:.3f}")
+    8.000 0.447
+
+    Args:
+      model: a function under `@vb.model`, applied to its arguments.
+      guide: "auto", "mean_field", "full_rank", a guide object (`vb.FullRank()`), or a function
+        under `@vb.guide` applied to its arguments.
+      method: "auto", or `vb.Stochastic(...)` to choose the optimizer, steps and draws.
+      seed: an int or a JAX key; the same seed gives the same bits on the same machine.
+      batch_size: rows of a plate shown at each step: for the only plate, or by plates' names.
+      start: a posterior, or values of all latent sites, to start from.
+      progress: True or False for a progress bar; None for one only where a person watches a long fit.
+      callback: called after each chunk of steps with a `vb.Progress`.
+
+    Returns:
+      the posterior; its `status` says why the fit ended.
+
+    Raises:
+      ModelError: the model does not mean what it says; the message names the site.
+    """
+    target = Target.of(model)
+    _check_observed(target)
+    raw = raw_key(seed)
+    guide = _guide(guide, target)
+    method = _method(method)
+    stream = _stream(target, batch_size)
+    loc = _start(start, target, guide, raw)
+    phi = jax.tree.map(np.asarray, guide.init(target, loc))
+    with watcher(progress, callback) as watch:
+        fitted = engine.run(target, guide, phi, method, raw, stream, watch)
+    return _posterior(target, guide, fitted, raw)
+
+
+def _posterior(target: Target, guide: Guide, fitted: engine.Fitted, raw: np.ndarray) -> Posterior:
+    target = dataclasses.replace(target, params=fitted.params["model"])
+    phi = fitted.params["guide"]
+    elbo = diagnostics.elbo(guide, phi, target, raw)
+    status = fitted.status
+    if not status.converged and status.reason != "steps" or status.skipped:
+        warnings.warn(VbpplWarning(f"the fit of {target.model!r}: {status}."), stacklevel=3)
+    return Posterior(target, guide, phi, elbo, fitted.bounds, status)
+
+
+def _guide(guide: str | Guide | Model, target: Target) -> Guide:
+    if isinstance(guide, Guide):
+        return guide
+    if isinstance(guide, Model):
+        return ProgramGuide(guide)
+    if guide == "auto":
+        return FullRank() if target.dim <= FULL_RANK_DIM else MeanField()
+    if guide in GUIDES:
+        return GUIDES[guide]()
+    raise ValueError(
+        f"guide must be 'auto', {', '.join(map(repr, GUIDES))}, a guide such as vb.MeanField(), or a function "
+        f"under @vb.guide applied to its arguments; not {guide!r}."
+    )
+
+
+def _method(method: str | Stochastic) -> Stochastic:
+    if isinstance(method, Stochastic):
+        return method
+    if method == "auto":
+        return Stochastic(draws=16)
+    raise ValueError(f"method must be 'auto' or vb.Stochastic(...), not {method!r}.")
+
+
+def _stream(target: Target, batch_size: int | Mapping[str, int] | None) -> Rows:
+    """The plates shown in part: by `batch_size`, or by the model's own `subsample_size`."""
+    plates = {plate.name: plate for plate in target.layout.plates}
+    if isinstance(batch_size, int):
+        if len(plates) != 1:
+            raise ModelError(
+                f"batch_size={batch_size} needs a model with one plate; this one has {', '.join(plates) or 'none'}.",
+                mend="Name the plate: batch_size={'rows': 256}.",
+            )
+        batch_size = dict.fromkeys(plates, batch_size)
+    sizes = {name: plate.subsample_size for name, plate in plates.items()} | dict(batch_size or {})
+    for name, size in sizes.items():
+        if name not in plates:
+            raise ModelError(f"batch_size names '{name}', but the model's plates are {', '.join(plates) or 'none'}.")
+        if size is not None and not 0 < size <= plates[name].size:
+            raise ModelError(f"plate '{name}' has {plates[name].size} rows; it cannot show {size}.")
+    shown = ((n, plates[n].size, s) for n, s in sizes.items() if s is not None and s < plates[n].size)
+    return Rows(tuple(shown))
+
+
+def _start(start: Posterior | Mapping[str, Any] | None, target: Target, guide: Guide, raw: np.ndarray) -> np.ndarray:
+    dtype = jnp.result_type(float)
+    if start is None:
+        if isinstance(guide, ProgramGuide) or target.dim == 0:
+            return np.zeros(target.dim, dtype)
+        return find_start(target, host_generator(raw, "start")).astype(dtype)
+    values = start.mean() if isinstance(start, Posterior) else start
+    return np.asarray(target.unconstrain(values), dtype)
+
+
+def _check_observed(target: Target) -> None:
+    """A model whose data argument was forgotten is a model of nothing."""
+    args, kwargs = target.model.arguments
+    if not target.layout.observed and not target.model.conditions:
+        if None in (*args, *kwargs.values()) or _none_by_default(target.model):
+            warnings.warn(
+                VbpplWarning(
+                    f"{target.model!r} observes nothing: every sample statement is a latent variable. "
+                    "Was the data argument forgotten?"
+                ),
+                stacklevel=3,
+            )
+
+
+def _none_by_default(model: Model) -> bool:
+    return None in (model.function.__defaults__ or ())

@@ -1,0 +1,182 @@
+"""Gaussian guides in unconstrained space: `z = loc + L noise`.
+
+Mean-field has `L = diag(sd)`; full rank has `L = diag(sd) (I + A)` with `A` strictly lower
+triangular: rows scaled by the diagonal, so that `A` has no units. The entropy is closed form,
+
+    H = dim/2 (1 + log 2 pi) + sum log sd,
+
+and no triangular system is solved in a step. All of `phi` is one array, so that an optimiser's
+update is one fused operation: row 0 is `loc`, row 1 `log sd`, further rows are `A`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.aliases import Array
+from vbppl.draws import normal_draws, whitened_draws
+from vbppl.guides.base import Guide
+from vbppl.pytree import pytree
+from vbppl.target import Target, evaluate
+
+
+class Gaussian(Guide):
+    """What mean-field and full rank share. They give `init`, `transform`, `residual`, `factor`."""
+
+    start_sd = 0.1
+
+    def transform(self, phi: Array, noise: Array) -> Array:
+        """`loc + L noise_n` for `noise`, `(draws, dim)`."""
+        raise NotImplementedError
+
+    def residual(self, phi: Array, z: Array) -> Array:
+        """`L^-1 (z_n - loc)`: the noise that makes `z`, `(draws, dim)`."""
+        raise NotImplementedError
+
+    def factor(self, phi: Array) -> Array:
+        """`L`, lower triangular, `(dim, dim)`."""
+        raise NotImplementedError
+
+    def sd(self, phi: Array) -> Array:
+        """The marginal standard deviations of `z`, `(dim,)`."""
+        raise NotImplementedError
+
+    def loc(self, phi: Array) -> Array:
+        """The mean of `z`, `(dim,)`."""
+        return phi[0]
+
+    def entropy(self, phi: Array) -> Array:
+        """`H = dim/2 (1 + log 2 pi) + sum log sd`, a scalar, in nats."""
+        return phi.shape[-1] / 2 * (1 + math.log(2 * math.pi)) + phi[1].sum()
+
+    def flat_log_prob(self, phi: Array, z: Array) -> Array:
+        """The log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
+        squares = (self.residual(phi, z) ** 2).sum(-1)
+        return phi.shape[-1] / 2 - self.entropy(phi) - squares / 2
+
+    def noise(self, target: Target, key: Array, draws: int) -> Array:
+        """Standard normals, in antithetic pairs where `draws` is even: `(draws, dim)`."""
+        if draws % 2:
+            return jax.random.normal(key, (draws, target.dim))
+        half = jax.random.normal(key, (draws // 2, target.dim))
+        return jnp.concatenate([half, -half])
+
+    def points(self, phi: Array, target: Target, noise: Array) -> Array:
+        """`transform`."""
+        return self.transform(phi, noise)
+
+    def bound(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """`log p(z_n) + H`."""
+        return _log_densities(target, self.transform(phi, noise), rows) + self.entropy(phi)
+
+    def log_weights(
+        self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: Array
+    ) -> Array:
+        """`log p(z_n) - log q(z_n)`, with `z_n` made with `phi` and `q` at `density_phi`."""
+        z = self.transform(phi, noise)
+        return _log_densities(target, z, rows) - self.flat_log_prob(density_phi, z)
+
+    def fresh_bound(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
+        """`log p(z_n) + H` on one set of moment-exact draws."""
+        z = self.transform(phi, whitened_draws(rng, draws, phi.shape[-1]).astype(phi.dtype))
+        return evaluate(target, z)[0].astype(np.float64) + float(self.entropy(phi))
+
+    def sample(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
+        """Independent draws, mapped onto the supports."""
+        return target.constrain(self.transform(phi, normal_draws(rng, draws, phi.shape[-1]).astype(phi.dtype)))
+
+    def quadrature(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
+        """Moment-exact draws: means and covariances of real sites are exact to rounding."""
+        return target.constrain(self.transform(phi, whitened_draws(rng, draws, phi.shape[-1]).astype(phi.dtype)))
+
+    def log_prob(self, phi: np.ndarray, target: Target, values: Mapping[str, Any]) -> Array:
+        """`log q(z(x)) - log |dx/dz|`."""
+        z, log_det = target.unconstrain(values), target.log_det(values)
+        return self.flat_log_prob(jnp.asarray(phi), jnp.atleast_2d(z)).reshape(log_det.shape) - log_det
+
+    def shift(self, before: np.ndarray, after: np.ndarray) -> float:
+        """The greatest move of a mean, in sds of `after`, or of a log sd."""
+        sd = self.sd(after)
+        means = np.abs(self.loc(after) - self.loc(before)) / sd
+        return float(max(means.max(), np.abs(np.log(sd / self.sd(before))).max()))
+
+
+@pytree
+class MeanField(Gaussian):
+    """Independent normals in unconstrained space: `z = loc + sd * noise`; `phi` is `(2, dim)`.
+
+    >>> phi = np.array([[1.0, 2.0], [0.0, np.log(0.5)]])
+    >>> MeanField().transform(phi, np.ones((1, 2))).tolist()
+    [[2.0, 2.5]]
+    """
+
+    def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
+        """Around `loc`, with small standard deviations."""
+        return np.stack([loc, np.full_like(loc, math.log(self.start_sd))])
+
+    def transform(self, phi: Array, noise: Array) -> Array:
+        """`loc + sd * noise_n`."""
+        return phi[0] + phi.__array_namespace__().exp(phi[1]) * noise
+
+    def residual(self, phi: Array, z: Array) -> Array:
+        """`(z_n - loc) / sd`."""
+        return (z - phi[0]) * phi.__array_namespace__().exp(-phi[1])
+
+    def sd(self, phi: Array) -> Array:
+        """`sd`, `(dim,)`."""
+        return phi.__array_namespace__().exp(phi[1])
+
+    def factor(self, phi: Array) -> Array:
+        """`diag(sd)`."""
+        return phi.__array_namespace__().diag(self.sd(phi))
+
+
+@pytree
+class FullRank(Gaussian):
+    """A normal with any covariance: `z = loc + sd * (noise + A noise)`; `phi` is `(2 + dim, dim)`.
+
+    >>> phi = np.array([[0.0, 0.0], [0.0, 0.0], [9.0, 9.0], [3.0, 9.0]])   # only A[1, 0] = 3 counts
+    >>> FullRank().factor(phi).tolist()
+    [[1.0, 0.0], [3.0, 1.0]]
+    """
+
+    def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
+        """Around `loc`, with small standard deviations and no correlations."""
+        rows = [loc, np.full_like(loc, math.log(self.start_sd))]
+        return np.concatenate([np.stack(rows), np.zeros((loc.size, loc.size), loc.dtype)])
+
+    def transform(self, phi: Array, noise: Array) -> Array:
+        """`loc + sd * (noise_n + A noise_n)`."""
+        xp = phi.__array_namespace__()
+        return phi[0] + xp.exp(phi[1]) * (noise + noise @ xp.tril(phi[2:], -1).T)
+
+    def residual(self, phi: Array, z: Array) -> Array:
+        """`(I + A)^-1 ((z_n - loc) / sd)`, by forward substitution."""
+        scaled = (z - phi[0]) * phi.__array_namespace__().exp(-phi[1])
+        unit = jnp.tril(phi[2:], -1) + jnp.eye(phi.shape[-1], dtype=phi.dtype)
+        return jax.scipy.linalg.solve_triangular(unit, scaled.T, lower=True, unit_diagonal=True).T
+
+    def factor(self, phi: Array) -> Array:
+        """`diag(sd) (I + A)`."""
+        xp = phi.__array_namespace__()
+        return xp.exp(phi[1])[:, None] * (xp.tril(phi[2:], -1) + xp.eye(phi.shape[-1], dtype=phi.dtype))
+
+    def sd(self, phi: Array) -> Array:
+        """The norms of the rows of `L`, `(dim,)`."""
+        return (self.factor(phi) ** 2).sum(-1) ** 0.5
+
+
+def _log_densities(target: Target, z: Array, rows: Mapping[str, Array]) -> Array:
+    # The barrier keeps XLA from making the draws anew inside every fusion that reads them:
+    # half the compile time at 30 sites, and no slower steps.
+    z = jax.lax.optimization_barrier(z)
+    if z.shape[0] == 1:
+        return target.log_density(z[0], rows)[None]
+    return jax.vmap(lambda point: target.log_density(point, rows))(z)
+

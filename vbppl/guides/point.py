@@ -1,0 +1,70 @@
+"""A single point: the posterior mode (MAP), for models whose mode is what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.aliases import Array
+from vbppl.guides.base import Guide
+from vbppl.pytree import pytree, static
+from vbppl.target import Target
+
+
+@pytree
+class MAP(Guide):
+    """The maximum of the joint density: a point, so it has no spread and no evidence bound.
+
+    The mode depends on the coordinates in which the density is written, so the space must be
+    named: "constrained" maximises the density of the values on their supports, as a textbook
+    would; "unconstrained" the density of `z`, which includes log |dx/dz|.
+    """
+
+    space: str = static(default="constrained")
+
+    def __post_init__(self) -> None:
+        if self.space not in ("constrained", "unconstrained"):
+            raise ValueError(f"space must be 'constrained' or 'unconstrained', not {self.space!r}.")
+
+    def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
+        """The point itself."""
+        return loc
+
+    def noise(self, target: Target, key: Array, draws: int) -> Array:
+        """None is used."""
+        return jnp.zeros((1,))
+
+    def points(self, phi: Array, target: Target, noise: Array) -> Array:
+        """The point, `(1, dim)`."""
+        return phi[None]
+
+    def bound(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """The log joint density at the point, in the chosen space: `(1,)`."""
+        return target.log_density(phi, rows, jacobian=self.space == "unconstrained")[None]
+
+    def log_weights(
+        self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: Array
+    ) -> Array:
+        """The same as `bound`: a point has no density of its own."""
+        return self.bound(phi, target, noise, rows)
+
+    def fresh_bound(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
+        """The log joint density at the point."""
+        return np.asarray(jax.jit(self.bound)(phi, target, np.zeros(1), {}), np.float64)
+
+    def sample(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
+        """The point, `draws` times."""
+        values = target.constrain(phi)
+        return {name: np.broadcast_to(np.asarray(v), (draws, *np.shape(v))) for name, v in values.items()}
+
+    def log_prob(self, phi: np.ndarray, target: Target, values: Mapping[str, Any]) -> Array:
+        """A point has no density."""
+        raise TypeError("a MAP estimate is a point and has no density; fit with guide='full_rank' for one.")
+
+    def shift(self, before: np.ndarray, after: np.ndarray) -> float:
+        """The greatest move of a coordinate, times 100: a point has no sd to compare with."""
+        return 100 * float(np.abs(after - before).max(initial=0.0))

@@ -1,0 +1,90 @@
+"""A guide written in the words of the language, with `param` and `sample` statements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl import programs
+from vbppl.aliases import Array, PyTree
+from vbppl.guides.base import Guide
+from vbppl.models import Model, abstract_sites, leading_draws
+from vbppl.pytree import pytree
+from vbppl.target import Target, initial_params
+
+
+@pytree
+class ProgramGuide(Guide):
+    """What `vb.fit(model, guide=my_guide(x))` makes of a guide program; `phi` holds its params."""
+
+    program: Model
+
+    def init(self, target: Target, loc: np.ndarray) -> PyTree:
+        """The params' own initial values; `loc` is not used."""
+        programs.check(self.program, target, abstract_sites(self.program))
+        return initial_params(self.program)
+
+    def noise(self, target: Target, key: Array, draws: int) -> Array:
+        """A key for each draw, as raw data `(draws, 2)`."""
+        return jax.random.key_data(jax.random.split(key, draws))
+
+    def points(self, phi: PyTree, target: Target, noise: Array) -> Array:
+        """The guide's draws, mapped back from the supports."""
+        return target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
+
+    def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """Per draw: closed-form divergences where they hold, `log p - log q` elsewhere."""
+        return _over(noise, lambda key: programs.bound(self.program, phi, target, key, rows))
+
+    def log_weights(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: PyTree
+    ) -> Array:
+        """Per draw: `log p(x) - log q(x)`."""
+        return _over(noise, lambda key: programs.log_weight(self.program, phi, density_phi, target, key, rows))
+
+    def fresh_bound(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
+        """Terms of the bound at independent draws."""
+        return np.asarray(_bound(self, phi, target, _raw_keys(rng, draws)), np.float64)
+
+    def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
+        """Independent runs of the guide, and the model's deterministic sites at them."""
+        return _draw(self.program, phi, target, _raw_keys(rng, draws))
+
+    def log_prob(self, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
+        """The guide's log density."""
+        return _log_prob(self.program, phi, {name: jnp.asarray(value) for name, value in values.items()})
+
+    def shift(self, before: PyTree, after: PyTree) -> float:
+        """The greatest relative move of a param's unconstrained value."""
+        moves = jax.tree.map(lambda b, a: np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0.0), before, after)
+        return float(max(jax.tree.leaves(moves), default=0.0))
+
+
+def _raw_keys(rng: np.random.Generator, draws: int) -> np.ndarray:
+    return rng.integers(0, 2**32, size=(draws, 2), dtype=np.uint32)
+
+
+def _over(raw_keys: Array, function: Any) -> Array:
+    return jax.vmap(lambda raw: function(jax.random.wrap_key_data(raw)))(raw_keys)
+
+
+@jax.jit
+def _bound(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> Array:
+    return guide.bound(phi, target, raw_keys, {})
+
+
+@jax.jit
+def _draw(program: Model, phi: PyTree, target: Target, raw_keys: Array) -> dict[str, Array]:
+    return _over(raw_keys, lambda key: programs.draw(program, phi, target, key))
+
+
+@jax.jit
+def _log_prob(program: Model, phi: PyTree, values: dict[str, Array]) -> Array:
+    def one(values: dict[str, Array]) -> Array:
+        return programs.log_prob(program, phi, values)
+
+    return one(values) if leading_draws(abstract_sites(program), values) is None else jax.vmap(one)(values)

@@ -1,0 +1,134 @@
+"""What a fit gives back: a distribution over the latent sites, and how it came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl import predictive, programs
+from vbppl.aliases import Array, PyTree, Seed
+from vbppl.diagnostics import Estimate
+from vbppl.engine import Status
+from vbppl.guides.base import Guide
+from vbppl.guides.program import ProgramGuide
+from vbppl.keys import host_generator, raw_key
+from vbppl.models import Model
+from vbppl.pytree import pytree, static
+from vbppl.summary import Summary, summarise
+from vbppl.target import Target
+
+VALUES = 2**24  # numbers that the draws behind a table may hold
+
+
+@pytree
+class Posterior:
+    """A guide with its fitted parameters: a frozen pytree without hidden state.
+
+    Values are on the sites' supports, by the sites' names; deterministic sites are included.
+
+    Attributes:
+      target: the density that was fitted, with its data.
+      guide: the family.
+      phi: its parameters.
+      elbo: the evidence lower bound with its standard error, in nats: `log evidence >= elbo`. Not a number
+        for a MAP estimate, which has none.
+      history: the noisy bound at each step, in nats, `(steps,)`; NaN where a step was skipped.
+      status: why the fit ended, and what happened on the way.
+    """
+
+    target: Target
+    guide: Guide
+    phi: PyTree
+    elbo: Estimate
+    history: np.ndarray
+    status: Status = static()
+
+    def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
+        """`n` independent draws: for each site `(n, ...)`."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}.")
+        return self.guide.sample(self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
+
+    def mean(self) -> dict[str, np.ndarray]:
+        """The mean of each site; exact where the guide is Gaussian and the site is real."""
+        return {name: np.mean(draws, axis=0, dtype=np.float64) for name, draws in self._table_draws().items()}
+
+    def sd(self) -> dict[str, np.ndarray]:
+        """The standard deviation of each site; exact where `mean` is."""
+        return {name: np.std(draws, axis=0, dtype=np.float64) for name, draws in self._table_draws().items()}
+
+    def quantiles(self, q: float | Sequence[float]) -> dict[str, np.ndarray]:
+        """Quantiles of each site, `(..., )` for a number `q` and `(len(q), ...)` for several."""
+        return {name: np.quantile(np.asarray(d, np.float64), q, axis=0) for name, d in self._table_draws().items()}
+
+    def covariance(self, *names: str) -> np.ndarray:
+        """The covariance matrix of all scalars of the sites `names` (all sites if none), in order."""
+        draws = self._table_draws()
+        unknown = [name for name in names if name not in draws]
+        if unknown:
+            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(draws)}.")
+        columns = [np.asarray(draws[name], np.float64) for name in names or draws]
+        flat = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
+        return np.atleast_2d(np.cov(flat, rowvar=False, ddof=0))
+
+    def log_prob(self, values: Mapping[str, Any]) -> Array:
+        """The posterior's log density at `values`: a scalar, or `(n,)` for draws.
+
+        Stands on the same footing as `model.log_joint`: the mean over draws of
+        `log_joint - log_prob` is the ELBO.
+        """
+        return self.guide.log_prob(self.phi, self.target, values)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The learnt params of the model, and of a guide program, shaped like their `init`."""
+        learnt = self.target.param_values()
+        if isinstance(self.guide, ProgramGuide):
+            learnt = {**learnt, **programs.param_values(self.guide.program, self.phi)}
+        return learnt
+
+    def summary(self) -> Summary:
+        """A table of means, standard deviations and quantiles; then what the fit says of itself."""
+        kind = type(self.guide).__name__
+        bound = f"ELBO {self.elbo} nats (log evidence is at least this)"
+        notes = (f"{kind} guide, {self.target.dim} dims; {bound if np.isfinite(self.elbo.value) else 'no ELBO'}",)
+        return summarise(self._table_draws(), (*notes, f"stopped: {self.status}"))
+
+    def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
+        """Posterior predictive draws: what the model says of data not yet seen.
+
+        Args:
+          model: the same function applied to other arguments (other data, another number of rows,
+            `y=None`); the fitted one if None.
+
+        Returns:
+          for each site that the posterior does not fix, observed and deterministic, `(n, ...)`.
+        """
+        model = self.target.model if model is None else model
+        return predictive.predict(model, self._latent(n, seed), self.target.param_values(), raw_key(seed))
+
+    def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
+        """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
+        return predictive.log_likelihood(self.target.model, self._latent(n, seed), self.target.param_values())
+
+    def __repr__(self) -> str:
+        return f"<Posterior of {self.target.model!r}: {type(self.guide).__name__}, ELBO {self.elbo}>"
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
+
+    def _latent(self, n: int, seed: Seed) -> dict[str, Array]:
+        draws = self.sample(n, seed)
+        return {slot.name: draws[slot.name] for slot in self.target.layout.slots}
+
+    def _table_draws(self) -> dict[str, np.ndarray]:
+        """Moment-exact draws, the same at each call; fewer for very large models."""
+        draws = int(np.clip(VALUES // max(self.target.dim, 1), 256, 4096)) // 2 * 2
+        rng = host_generator(np.zeros(2, np.uint32), "table")
+        return jax.tree.map(np.asarray, self.guide.quadrature(self.phi, self.target, rng, draws))

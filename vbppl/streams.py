@@ -1,0 +1,84 @@
+"""Which rows of a subsampled plate are shown at each step.
+
+Rows come from an endless stream of epochs, each a random permutation of all rows: each step shows
+the next B places of the stream. A row is therefore shown exactly once an epoch, every
+batch is full (one may straddle two epochs), and the weight N/B is always right.
+
+The permutation is never stored. A four-round Feistel network on the smallest power of four that
+holds N permutes the places, and walking its cycles until the result is below N keeps it a permutation of the
+N rows (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"): O(B) work a step
+whatever N is, and nothing to save but the step's number.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.aliases import Array
+from vbppl.keys import named
+from vbppl.pytree import pytree, static
+
+ROUNDS = 4
+
+
+@pytree
+class Rows:
+    """The plates that are shown in part: `(name, size, rows shown)` each; none: `Rows()`."""
+
+    plates: tuple[tuple[str, int, int], ...] = static(default=())
+
+    def start(self) -> tuple[np.ndarray, ...]:
+        """Where each plate's stream begins: `(epoch, place)`."""
+        return tuple(np.zeros(2, np.int32) for _ in self.plates)
+
+    def __call__(self, key: Array, cursor: tuple[Array, ...]) -> tuple[dict[str, Array], tuple[Array, ...]]:
+        """The indices to show now, by the plate's name, and where the streams stand next.
+
+        Args:
+          key: of the whole fit, the same at every step.
+          cursor: for each plate the epoch and the place in it, `(2,)`.
+        """
+        rows, after = {}, []
+        for (name, size, length), at in zip(self.plates, cursor):
+            place = at[1] + jnp.arange(length + 1)
+            epoch, place = at[0] + place // size, place % size
+            rows[name] = permuted(_epoch_bits(named(key, name), epoch[:-1]), place[:-1], size)
+            after.append(jnp.stack([epoch[-1], place[-1]]))
+        return rows, tuple(after)
+
+
+def _epoch_bits(key: Array, epoch: Array) -> Array:
+    """The keys of the rounds of each place's epoch, `(places, ROUNDS)`."""
+    return jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (ROUNDS,)))(epoch)
+
+
+def permuted(round_keys: Array, place: Array, size: int) -> Array:
+    """Where each `place` (< size) goes in the permutation of `range(size)` that its keys name.
+
+    Args:
+      round_keys: `(places, ROUNDS)` uint32.
+      place: `(places,)` ints below `size`.
+    """
+    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
+    mask = jnp.uint32(2**half_bits - 1)
+
+    def feistel(x: Array) -> Array:
+        left, right = x >> half_bits, x & mask
+        for r in range(ROUNDS):
+            left, right = right, left ^ (_mixed(right ^ round_keys[:, r]) & mask)
+        return (left << half_bits) | right
+
+    def walk(x: Array) -> Array:
+        return jnp.where(x >= size, feistel(x), x)
+
+    first = feistel(place.astype(jnp.uint32))
+    return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, first).astype(jnp.int32)
+
+
+def _mixed(x: Array) -> Array:
+    """A well-mixing function of 32 bits (constants: Ellis 2019, "lowbias32", by exhaustive search)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)

@@ -1,0 +1,369 @@
+"""The waist: a model as a log density on a flat real vector.
+
+Below this file is how a model is written, above it how it is approximated, and nothing else
+crosses. A `Target` is what remains of a model when only its density matters:
+
+    log_density(z) = log joint(x(z)) + log |dx/dz|,    z in R^dim,
+
+where `x(z)` maps each slice of `z` onto the support of its site by the bijector that *is* the
+site's `support`. The map is evaluated while the model runs, so a support may depend on what was
+drawn before it (`Uniform(0, a)` with `a` latent). Only shapes are fixed in advance, by one
+abstract run: they make the `Layout`.
+
+A target is a pytree: the data are its leaves, the layout and the function are static. The density
+is compiled as an inner function of whatever program uses it, so the model's Python code runs once
+for all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.aliases import Array, Shape
+from vbppl.errors import ModelError
+from vbppl.language import Site, subsample
+from vbppl.models import Model, abstract_sites, leading_draws
+from vbppl.pytree import pytree, static
+from vbppl.trace import check_shape, log_density, log_joint, required, values_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a latent site lies in the flat vector: `z[start:stop]`, of shape `unconstrained`."""
+
+    name: str
+    shape: Shape
+    event_shape: Shape
+    unconstrained: Shape
+    start: int
+    stop: int
+    plates: tuple[str, ...]
+    is_real: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """A plate's size and how many of its rows the model asks to be shown at a time."""
+
+    name: str
+    size: int
+    subsample_size: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The shapes of a model: hashable, so that equal shapes share compiled programs."""
+
+    slots: tuple[Slot, ...]
+    plates: tuple[Rows, ...]
+    params: tuple[str, ...]
+    observed: tuple[str, ...]
+
+    @property
+    def dim(self) -> int:
+        """The length of the flat vector."""
+        return self.slots[-1].stop if self.slots else 0
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """A name for each coordinate of the flat vector: `theta[3]`, `(dim,)`."""
+        return tuple(
+            slot.name + (str(list(index)) if index else "")
+            for slot in self.slots
+            for index in np.ndindex(slot.unconstrained)
+        )
+
+
+@pytree
+class Target:
+    """A log density on a flat real vector.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def flat_scale():
+    ...     vb.sample("sd", dist.HalfNormal(1.0))
+    >>> target = vb.target(flat_scale())
+    >>> target.dim
+    1
+    >>> print(f"{target.log_density(np.zeros(1)):.4f}")   # at sd = 1: log(2 phi(1)) + log 1
+    -0.7258
+
+    Attributes:
+      model: what the density belongs to, with its data.
+      params: the current unconstrained values of the model's params, by name.
+      layout: the shapes.
+    """
+
+    model: Model
+    params: dict[str, Any]
+    layout: Layout = static()
+
+    @classmethod
+    def of(cls, model: Model) -> Target:
+        """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
+        if not isinstance(model, Model):
+            raise TypeError(
+                f"expected a model applied to its arguments, not {model!r}. "
+                "Decorate the function with @vb.model and call it with its arguments: my_model(x, y=y)."
+            )
+        layout = _layout(abstract_sites(model))
+        model = jax.device_put(model)
+        return cls(model, initial_params(model) if layout.params else {}, layout)
+
+    @property
+    def dim(self) -> int:
+        """The length of the flat vector."""
+        return self.layout.dim
+
+    def log_density(self, z: Any, rows: Mapping[str, Array] | None = None, jacobian: bool = True) -> Array:
+        """The log density at `z`, `(dim,)`, in nats: a scalar.
+
+        Args:
+          z: a point.
+          rows: for plates that show only a part, the indices of the rows, by the plate's name.
+          jacobian: False leaves log |dx/dz| out: the log joint density on the supports.
+        """
+        return _log_density(self, _flat(self.layout, z), dict(rows or {}), jacobian)
+
+    def guilty_sites(self, z: Any, rows: Mapping[str, Array] | None = None) -> tuple[str, ...]:
+        """The sites whose log density or gradient is not finite at some of the points `z`, `(n, dim)`."""
+        finite = _finite_sites(self, _flat(self.layout, z, batched=True), dict(rows or {}))
+        return tuple(name for name, ok in finite.items() if not np.all(ok))
+
+    def constrain(self, z: Any) -> dict[str, Array]:
+        """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
+        return _constrain(self, _flat(self.layout, z, batched=True))
+
+    def unconstrain(self, values: Mapping[str, Any]) -> Array:
+        """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
+        return _unconstrain(self, _latent_values(self.layout, values))[0]
+
+    def log_det(self, values: Mapping[str, Any]) -> Array:
+        """log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
+        return _unconstrain(self, _latent_values(self.layout, values))[1]
+
+    def param_values(self) -> dict[str, Any]:
+        """The current values of the params, on their supports, shaped like their `init`."""
+        return _param_values(self) if self.layout.params else {}
+
+
+def target(model: Model) -> Target:
+    """The flat log density of `model`; works as it is in BlackJAX, Optimistix and the like."""
+    return Target.of(model)
+
+
+BLOCK = 32  # points that one call of the compiled evaluation takes
+
+
+def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The log density and its gradient at any number of points `z`, `(points, dim)`, on the host.
+
+    The one compiled evaluation that everything outside the stochastic loop uses, always with the
+    same shapes.
+
+    Returns:
+      log densities `(points,)` and gradients `(points, dim)`.
+    """
+    z = np.asarray(z, jnp.result_type(float))
+    blocks = []
+    for start in range(0, len(z), BLOCK):
+        block = z[start : start + BLOCK]
+        padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block), axis=0)])
+        log_p, gradient = _value_and_gradient(target, padded)
+        blocks.append((np.asarray(log_p)[: len(block)], np.asarray(gradient)[: len(block)]))
+    log_ps, gradients = zip(*blocks)
+    return np.concatenate(log_ps), np.concatenate(gradients)
+
+
+@jax.jit
+def _value_and_gradient(target: Target, z: Array) -> tuple[Array, Array]:
+    return jax.vmap(jax.value_and_grad(target.log_density))(z)
+
+
+class _Reader:
+    """Answers latent sites from slices of `z`, and sums log |dx/dz|."""
+
+    def __init__(self, target: Target, z: Array, rows: Mapping[str, Array]):
+        self.slots = {slot.name: slot for slot in target.layout.slots}
+        self.params, self.z, self.rows = target.params, z, rows
+        self.log_dets: dict[str, Array] = {}
+
+    def __call__(self, site: Site) -> Site:
+        if site.kind == "plate":
+            return with_rows(site, self.rows)
+        if site.kind == "param":
+            return with_params(site, self.params[site.name])
+        if site.kind != "sample" or site.value is not None:
+            return site
+        slot = self.slots[site.name]
+        z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
+        if self.rows:
+            z = subsample(z, event_dim=len(slot.unconstrained) - len(slot.shape) + len(slot.event_shape))
+        value, log_det = site.dist.support.forward_and_log_det(z)
+        self.log_dets[site.name] = jnp.sum(log_det) * site.scale
+        return dataclasses.replace(site, value=value)
+
+
+@functools.partial(jax.jit, static_argnames="jacobian", inline=True)
+def _log_density(target: Target, z: Array, rows: dict[str, Array], jacobian: bool) -> Array:
+    reader = _Reader(target, z, rows)
+    total = log_joint(target.model.trace(reader))
+    return sum(reader.log_dets.values(), total) if jacobian else total
+
+
+@jax.jit
+def _finite_sites(target: Target, z: Array, rows: dict[str, Array]) -> dict[str, Array]:
+    def densities(z: Array) -> dict[str, Array]:
+        reader = _Reader(target, z, rows)
+        sites = target.model.trace(reader)
+        return {
+            name: log_density(site) + reader.log_dets.get(name, 0.0)
+            for name, site in sites.items()
+            if site.kind in ("sample", "factor")
+        }
+
+    def one(z: Array) -> dict[str, Array]:
+        values, slopes = densities(z), jax.jacrev(densities)(z)
+        return {name: jnp.isfinite(values[name]) & jnp.all(jnp.isfinite(slopes[name])) for name in values}
+
+    return jax.vmap(one)(z)
+
+
+@jax.jit
+def _constrain(target: Target, z: Array) -> dict[str, Array]:
+    def one(z):
+        sites = target.model.trace(_Reader(target, z, {}))
+        return values_of({name: site for name, site in sites.items() if not site.observed})
+
+    return jax.vmap(one)(z) if z.ndim == 2 else one(z)
+
+
+@jax.jit
+def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array]:
+    def one(values):
+        parts, log_dets = [], []
+
+        def interpret(site: Site) -> Site:
+            if site.kind == "param":
+                return with_params(site, target.params[site.name])
+            if site.kind != "sample" or site.value is not None:
+                return site
+            required(dataclasses.replace(site, value=values.get(site.name)))
+            value = values[site.name]
+            check_shape(site, value)
+            z = site.dist.support.inverse(value)
+            parts.append(z.reshape(-1))
+            log_dets.append(jnp.sum(site.dist.support.forward_and_log_det(z)[1]))
+            return dataclasses.replace(site, value=value)
+
+        target.model.trace(interpret)
+        return jnp.concatenate(parts), sum(log_dets)
+
+    draws = leading_draws(abstract_sites(target.model), values)
+    return one(values) if draws is None else jax.vmap(one)(values)
+
+
+@jax.jit
+def initial_params(model: Model) -> dict[str, Any]:
+    """The unconstrained initial values of a program's params: for each the trainable leaves of its `init`."""
+    sites = model.trace(_first_values)
+    return {
+        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in _trainable(site.value))
+        for site in sites.values()
+        if site.kind == "param"
+    }
+
+
+@jax.jit
+def _param_values(target: Target) -> dict[str, Any]:
+    sites = target.model.trace(_Reader(target, jnp.zeros(target.dim), {}))
+    return {site.name: site.value for site in sites.values() if site.kind == "param"}
+
+
+def _first_values(site: Site) -> Site:
+    """Any value of the right shape will do: only the params' `init` is wanted."""
+    if site.kind == "sample" and site.value is None:
+        support = site.dist.support
+        zeros = jnp.zeros(support.unconstrained_shape(site.shape))
+        return dataclasses.replace(site, value=support.forward(zeros))
+    return site
+
+
+def _trainable(init: Any) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(init) if _is_trainable(leaf)]
+
+
+def _is_trainable(leaf: Any) -> bool:
+    if isinstance(leaf, float):
+        return True
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
+    """The param's site, with the trainable leaves of its `init` replaced by the current values."""
+    current = iter(unconstrained)
+    leaves, structure = jax.tree.flatten(site.value)
+    leaves = [site.constraint.forward(next(current)) if _is_trainable(leaf) else leaf for leaf in leaves]
+    return dataclasses.replace(site, value=jax.tree.unflatten(structure, leaves))
+
+
+def with_rows(site: Site, rows: Mapping[str, Array]) -> Site:
+    """The plate's site, showing `rows` of it; all where none are named."""
+    return dataclasses.replace(site, value=rows.get(site.name))
+
+
+def _layout(sites: Mapping[str, Site]) -> Layout:
+    slots: list[Slot] = []
+    for site in sites.values():
+        if site.kind == "sample" and not site.observed:
+            slots.append(_slot(site, slots[-1].stop if slots else 0))
+    return Layout(
+        slots=tuple(slots),
+        plates=tuple(Rows(s.name, s.size, s.subsample_size) for s in sites.values() if s.kind == "plate"),
+        params=tuple(s.name for s in sites.values() if s.kind == "param"),
+        observed=tuple(s.name for s in sites.values() if s.observed),
+    )
+
+
+def _slot(site: Site, start: int) -> Slot:
+    if site.dist.is_discrete:
+        raise ModelError(
+            f"a latent variable cannot be discrete ({type(site.dist).__name__}): its density has no gradient.",
+            site=site.name,
+            mend="Pass obs=... if it is observed. Otherwise sum it out: dist.MixtureSameFamily for mixtures, "
+            "or vb.factor with jax.scipy.special.logsumexp over its values.",
+        )
+    support = site.dist.support
+    shape = tuple(support.unconstrained_shape(site.shape))
+    plates = tuple(frame.name for frame in site.frames)
+    is_real = repr(support) in ("real", "real_vector") or shape == site.shape and _is_identity(support)
+    event = tuple(site.dist.event_shape)
+    return Slot(site.name, site.shape, event, shape, start, start + math.prod(shape), plates, is_real)
+
+
+def _is_identity(support: Any) -> bool:
+    base = getattr(support, "base", support)
+    return repr(base) == "real"
+
+
+def _flat(layout: Layout, z: Any, batched: bool = False) -> Array:
+    shape = jnp.shape(z)
+    if shape[-1:] != (layout.dim,) or len(shape) > 1 + batched:
+        names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in layout.slots)
+        raise ValueError(f"z has shape {shape}, not ({layout.dim},); its coordinates are {names}.")
+    return jnp.asarray(z, jnp.result_type(float))
+
+
+def _latent_values(layout: Layout, values: Mapping[str, Any]) -> dict[str, Array]:
+    missing = [slot.name for slot in layout.slots if slot.name not in values]
+    if missing:
+        raise ModelError(f"values lack the latent sites {missing}.", mend="Give a value for each of them.")
+    return {slot.name: jnp.asarray(values[slot.name]) for slot in layout.slots}
