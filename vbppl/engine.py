@@ -53,6 +53,7 @@ class Stochastic:
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
       average: return the average of the last iterates, not the last one.
+      every: steps between two looks of progress and callback, at most 500.
     """
 
     optimizer: Any = None
@@ -60,8 +61,11 @@ class Stochastic:
     draws: int = 1
     sticking_the_landing: bool = False
     average: bool = True
+    every: int = CHUNK
 
     def __post_init__(self) -> None:
+        if not 1 <= self.every <= CHUNK:
+            raise ValueError(f"every must lie between 1 and {CHUNK}, not {self.every}.")
         if self.draws < 1 or (self.steps is not None and self.steps < 1):
             raise ValueError(f"draws and steps must be at least 1, not {self.draws} and {self.steps}.")
         if self.optimizer is not None and not hasattr(self.optimizer, "update"):
@@ -110,11 +114,19 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a callback is told after each chunk: the steps done, and the chunk's mean bound in nats."""
+    """What a callback is told after each chunk.
+
+    Attributes:
+      step: the steps done.
+      elbo: the mean of the chunk's noisy bounds, in nats.
+      seconds: since the first step.
+      params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
+    """
 
     step: int
     elbo: float
     seconds: float
+    params: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +223,7 @@ class _Driver:
         schedule = Schedule.of(self.done, steps, size)
         end = self.done + steps
         while self.done < end:
-            self.chunk(min(CHUNK, end - self.done), schedule)
+            self.chunk(min(self.method.every, end - self.done), schedule)
         self.best = jax.tree.map(np.array, self.state.mean if self.method.average else self.state.params)
         self.state = dataclasses.replace(self.state, params=self.best)
 
@@ -226,7 +238,8 @@ class _Driver:
             self.bad = (before, int(np.argmax(~np.isfinite(bounds))), schedule)
         finite = bounds[np.isfinite(bounds)]
         self.best = jax.tree.map(np.array, self.state.params)
-        self.watch(Progress(self.done, float(finite.mean()) if finite.size else math.nan, time.perf_counter() - self.began))
+        mean = float(finite.mean()) if finite.size else math.nan
+        self.watch(Progress(self.done, mean, time.perf_counter() - self.began, self.best))
 
     def fitted(self, reason: str) -> Fitted:
         """What the run leaves behind."""
