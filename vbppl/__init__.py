@@ -8,7 +8,8 @@ from vbppl.models import Model, guide, model
 from vbppl.target import Target, target
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.point import MAP
-from vbppl.engine import Progress, Stochastic
+from vbppl.records import Progress, Status
+from vbppl.engine import Stochastic
 from vbppl.posterior import Posterior
 from vbppl.fitting import fit
 
@@ -33,8 +34,9 @@ __all__ = [
     "MeanField",
     "FullRank",
     "MAP",
-    "Stochastic",
     "Progress",
+    "Status",
+    "Stochastic",
     "Posterior",
     "fit",
 ]

@@ -29,10 +29,11 @@ import numpy as np
 
 from vbppl.aliases import Array, PyTree
 from vbppl.guides.base import Guide
-from vbppl.keys import named, wrap
+from vbppl.keys import host_generator, named, wrap
 from vbppl.objectives import ClosedForm, StickingTheLanding
 from vbppl.optimise import AnnealedAdam, Optax
 from vbppl.pytree import pytree, static
+from vbppl.records import Fitted, Progress, Status
 from vbppl.streams import Rows
 from vbppl.target import Target
 
@@ -49,7 +50,7 @@ class Stochastic:
     Attributes:
       optimizer: any Optax transformation, used as it is; None for annealed Adam.
       steps: exactly so many steps; None to go on until two rounds agree.
-      draws: draws a step; an even number makes antithetic pairs.
+      draws: draws a step; two or more are stratified in every coordinate.
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
       average: return the average of the last iterates, not the last one.
@@ -81,6 +82,7 @@ class Problem:
     objective: Any
     optimiser: Any
     stream: Rows
+    strata: Any
     raw_key: Array
     draws: int = static()
 
@@ -109,68 +111,7 @@ class Schedule:
     @classmethod
     def of(cls, begin: int, steps: int, size: float) -> Schedule:
         """The round of `steps` steps from step `begin` on, averaged over its last half."""
-        return cls(np.int32(begin), np.int32(steps), np.int32(begin + steps // 2), np.float32(size))
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a callback is told after each chunk.
-
-    Attributes:
-      step: the steps done.
-      elbo: the mean of the chunk's noisy bounds, in nats.
-      seconds: since the first step.
-      params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
-    """
-
-    step: int
-    elbo: float
-    seconds: float
-    params: PyTree
-
-
-@dataclasses.dataclass(frozen=True)
-class Status:
-    """Why the fit ended, and what happened on the way.
-
-    `reason` is "agreed" (two rounds within 0.02 sd), "steps" (all the steps asked for), "capped"
-    or "interrupted".
-    """
-
-    reason: str
-    steps: int
-    rounds: int
-    shift: float
-    skipped: int = 0
-    first_skipped: int | None = None
-    guilty: tuple[str, ...] = ()
-
-    @property
-    def converged(self) -> bool:
-        """Did the fit end by its own rule?"""
-        return self.reason == "agreed"
-
-    def __str__(self) -> str:
-        said = {
-            "agreed": f"two rounds agree within {TOLERANCE} sd (last shift {self.shift:.3f})",
-            "steps": "all steps asked for; convergence was not tested",
-            "capped": f"still moving after {self.rounds} rounds (last shift {self.shift:.3f} sd): not converged",
-            "interrupted": "interrupted: not converged",
-        }[self.reason]
-        text = f"{self.steps:,} steps; {said}"
-        if self.skipped:
-            where = f" in site {', '.join(self.guilty)}" if self.guilty else ""
-            text += f"; {self.skipped:,} steps were not finite and skipped (first at step {self.first_skipped:,}{where})"
-        return text
-
-
-@dataclasses.dataclass(frozen=True)
-class Fitted:
-    """The end of a run: parameters on the host, the bound at each step, and why it ended."""
-
-    params: PyTree
-    bounds: np.ndarray
-    status: Status
+        return cls(np.int32(begin), np.int32(steps), np.int32(begin + steps // 2), np.float64(size))
 
 
 def run(
@@ -185,7 +126,8 @@ def run(
     """Maximise the bound from `phi` on; `watch` is called after each chunk."""
     optimiser = AnnealedAdam() if method.optimizer is None else Optax(method.optimizer)
     objective = StickingTheLanding() if method.sticking_the_landing else ClosedForm()
-    problem = Problem(target, guide, objective, optimiser, stream or Rows(), raw_key, method.draws)
+    strata = guide.strata(target, method.draws, host_generator(raw_key, "strata"))
+    problem = Problem(target, guide, objective, optimiser, stream or Rows(), strata, raw_key, method.draws)
     driver = _Driver(problem, {"guide": phi, "model": target.params}, method, watch)
     try:
         reason = driver.rounds()
@@ -246,8 +188,14 @@ class _Driver:
         skipped, first, guilty = int(self.state.skipped), None, ()
         if self.bad is not None:
             first, guilty = self.blame()
-        rounds = -(-self.done // ROUND)
-        status = Status(reason, self.done, rounds, self.shift, skipped, first, guilty)
+        said = {
+            "agreed": f"two rounds agree within {TOLERANCE} sd (last shift {self.shift:.3f})",
+            "steps": "all steps asked for; convergence was not tested",
+            "capped": f"still moving after {MAX_ROUNDS} rounds (last shift {self.shift:.3f} sd): not converged",
+            "interrupted": "interrupted: not converged",
+        }[reason]
+        gradients = self.done * self.problem.draws
+        status = Status(reason, reason == "agreed", said, self.done, gradients, skipped, first, guilty)
         bounds = np.concatenate(self.bounds) if self.bounds else np.zeros(0)
         return Fitted(self.best, bounds, status)
 
@@ -300,7 +248,7 @@ def _step(problem: Problem, state: State, schedule: Schedule) -> tuple[State, Ar
 def _randomness(problem: Problem, state: State) -> tuple[Array, dict[str, Array], PyTree]:
     """The noise and the rows of a step, and where the rows' streams stand next."""
     key = wrap(problem.raw_key)
-    noise = problem.guide.noise(problem.target, jax.random.fold_in(named(key, "noise"), state.step), problem.draws)
+    noise = problem.guide.noise(problem.strata, jax.random.fold_in(named(key, "noise"), state.step), problem.draws)
     rows, cursor = problem.stream(named(key, "rows"), state.cursor)
     return noise, rows, cursor
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from vbppl import diagnostics, engine
 from vbppl.aliases import Seed
-from vbppl.engine import Progress, Stochastic
+from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, MeanField
@@ -22,6 +22,7 @@ from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model
 from vbppl.posterior import Posterior
 from vbppl.progress import watcher
+from vbppl.records import Fitted, Progress
 from vbppl.start import find_start
 from vbppl.streams import Rows
 from vbppl.target import Target
@@ -82,7 +83,7 @@ def fit(
     return _posterior(target, guide, fitted, raw)
 
 
-def _posterior(target: Target, guide: Guide, fitted: engine.Fitted, raw: np.ndarray) -> Posterior:
+def _posterior(target: Target, guide: Guide, fitted: Fitted, raw: np.ndarray) -> Posterior:
     target = dataclasses.replace(target, params=fitted.params["model"])
     phi = fitted.params["guide"]
     elbo = diagnostics.elbo(guide, phi, target, raw)

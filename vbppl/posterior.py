@@ -11,12 +11,12 @@ import numpy as np
 from vbppl import predictive, programs
 from vbppl.aliases import Array, PyTree, Seed
 from vbppl.diagnostics import Estimate
-from vbppl.engine import Status
 from vbppl.guides.base import Guide
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model
 from vbppl.pytree import pytree, static
+from vbppl.records import Status
 from vbppl.summary import Summary, summarise
 from vbppl.target import Target
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vbppl.engine import Progress
+from vbppl.records import Progress
 
 PATIENCE = 2.0  # seconds before a bar appears by itself
 

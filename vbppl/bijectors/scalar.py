@@ -203,7 +203,7 @@ class Power(Bijector):
 
     def forward_and_log_det(self, z):
         x = jnp.power(z, self.exponent)
-        return x, jnp.broadcast_to(jnp.log(jnp.abs(self.exponent * x / z)), x.shape)
+        return x, jnp.log(jnp.abs(self.exponent)) + (self.exponent - 1.0) * jnp.log(z)
 
     def inverse(self, x):
         return jnp.power(x, 1.0 / self.exponent)

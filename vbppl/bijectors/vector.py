@@ -28,7 +28,7 @@ class Simplex(Bijector):
         z = as_float(z)
         u = z - like(self._offset(z.shape[-1]), z)
         log_rest = jnp.cumsum(jax.nn.log_sigmoid(-u), axis=-1)
-        before = jnp.concatenate([jnp.zeroslike(u[..., :1]), log_rest], axis=-1)
+        before = jnp.concatenate([jnp.zeros_like(u[..., :1]), log_rest], axis=-1)
         log_x = before.at[..., :-1].add(jax.nn.log_sigmoid(u))
         log_det = jnp.sum(log_x[..., :-1], axis=-1) - jnp.sum(jax.nn.softplus(u), axis=-1)
         return jnp.exp(jnp.maximum(log_x, np.log(jnp.finfo(u.dtype).tiny))), log_det

@@ -27,7 +27,11 @@ class Guide:
         """The parameters to start from, around the point `loc`, `(dim,)`."""
         raise NotImplementedError
 
-    def noise(self, target: Target, key: Array, draws: int) -> Array:
+    def strata(self, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
+        """What `noise` needs to spread `draws` draws evenly, made once a fit; nothing by default."""
+        return ()
+
+    def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
         """What makes `draws` draws random, `(draws, ...)`."""
         raise NotImplementedError
 

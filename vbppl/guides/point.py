@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array
+from vbppl.aliases import Array, PyTree
 from vbppl.guides.base import Guide
 from vbppl.pytree import pytree, static
 from vbppl.target import Target
@@ -34,7 +34,7 @@ class MAP(Guide):
         """The point itself."""
         return loc
 
-    def noise(self, target: Target, key: Array, draws: int) -> Array:
+    def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
         """None is used."""
         return jnp.zeros((1,))
 

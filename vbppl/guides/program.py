@@ -28,7 +28,7 @@ class ProgramGuide(Guide):
         programs.check(self.program, target, abstract_sites(self.program))
         return initial_params(self.program)
 
-    def noise(self, target: Target, key: Array, draws: int) -> Array:
+    def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
         """A key for each draw, as raw data `(draws, 2)`."""
         return jax.random.key_data(jax.random.split(key, draws))
 

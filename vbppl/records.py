@@ -1,0 +1,67 @@
+"""What a fit tells: while it runs, why it ended, and what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from vbppl.aliases import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a callback is told between the steps of a fit.
+
+    Attributes:
+      step: the steps done.
+      elbo: the current estimate of the bound, in nats.
+      seconds: since the first step.
+      params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
+    """
+
+    step: int
+    elbo: float
+    seconds: float
+    params: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """Why a fit ended, and what happened on the way.
+
+    Attributes:
+      reason: one word: why it ended.
+      converged: whether it ended by its own rule.
+      text: the same in a sentence, with the numbers.
+      steps: steps taken.
+      gradients: evaluations of the model's gradient, one for each draw.
+      skipped: steps that were not finite and therefore changed nothing.
+      first_skipped: the number of the first of them.
+      guilty: the sites whose density or gradient was not finite there.
+    """
+
+    reason: str
+    converged: bool
+    text: str
+    steps: int
+    gradients: int
+    skipped: int = 0
+    first_skipped: int | None = None
+    guilty: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"
+        if self.skipped:
+            where = f" in site {', '.join(self.guilty)}" if self.guilty else ""
+            text += f"; {self.skipped:,} steps were not finite and skipped (first at step {self.first_skipped:,}{where})"
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """The end of a fit: `params` as in `Progress`, on the host, and the bound at each step in nats."""
+
+    params: PyTree
+    bounds: np.ndarray
+    status: Status
