@@ -6,9 +6,6 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -61,7 +58,7 @@ def rows(axes, names) -> None:
 
 def density(axes, draws: np.ndarray, grid: np.ndarray, color: str) -> np.ndarray:
     """Draw the smoothed density of `draws` over `grid`, and return it."""
-    width = 1.06 * min(draws.std(), np.subtract(*np.quantile(draws, [0.75, 0.25])) / 1.35) * len(draws) ** -0.2
+    width = 1.3 * min(draws.std(), np.subtract(*np.quantile(draws, [0.75, 0.25])) / 1.35) * len(draws) ** -0.2
     curve = np.exp(-(((grid[:, None] - draws) / width) ** 2) / 2).mean(1) / (width * np.sqrt(2 * np.pi))
     axes.fill_between(grid, curve, color=color, alpha=0.12, lw=0)
     axes.plot(grid, curve, color=color, lw=2)
@@ -71,7 +68,6 @@ def density(axes, draws: np.ndarray, grid: np.ndarray, color: str) -> np.ndarray
 def save(figure, out: str | Path) -> None:
     """Write the picture and say where."""
     figure.savefig(out)
-    plt.close(figure)
     print(f"\nThe picture is in {out}.")
 
 

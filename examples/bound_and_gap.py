@@ -86,11 +86,12 @@ def main(quick=False, out="bound_and_gap.png"):
         gaps = np.array([gap(loc, scale) for _, loc, scale in moments])
         error = np.abs(bounds + gaps - log_evidence).max()
         fits[name] = {"moments": moments, "bounds": bounds, "gaps": gaps, "error": error}
-        print(f"{name}: from ELBO {bounds[0]:.2f}, gap {gaps[0]:.2f} to ELBO {bounds[-1]:.4f}, gap {gaps[-1]:.4f} nats.")
-        print(f"  ELBO + gap differ from the log evidence by at most {error:.0e} nats at {len(gaps)} moments.")
+        first, last = (f"ELBO {bounds[i]:.4f} + gap {gaps[i]:.4f}" for i in (0, -1))
+        print(f"{name}: {first} at first, {last} nats at last.")
+        print(f"  The sum is the log evidence to within {error:.0e} nats at {len(gaps)} moments.")
     left = (np.linalg.slogdet(np.diag(np.diag(np.linalg.inv(covariance))))[1] + np.linalg.slogdet(covariance)[1]) / 2
     print(f"\nA mean field cannot do better than a gap of {left:.4f} nats: it has no correlations.")
-    draw(fits, left, out)
+    draw(fits, out)
     return {"fits": fits, "log_evidence": log_evidence, "smallest_mean_field_gap": left}
 
 
@@ -102,29 +103,32 @@ def ellipse(loc, scale):
     return loc[:, None] + radius * np.linalg.cholesky(scale) @ np.stack([np.cos(angle), np.sin(angle)])
 
 
-def draw(fits, left, out):
-    figure, axes = _style.picture(10, 7.2, nrows=2, ncols=2, width_ratios=[1, 1.25], sharex="col", sharey="col")
-    colours = _style.plt.get_cmap("viridis_r")
+def draw(fits, out):
+    figure, axes = _style.picture(10, 7.4, nrows=2, ncols=2, width_ratios=[1, 1.2], sharex="col", sharey="col")
+    shown = [0, 3, 6, 9, 12, -1]
+    colours = _style.plt.get_cmap("viridis_r")(np.linspace(0.12, 1.0, len(shown)))
     for (plane, curve), (name, fit) in zip(axes, fits.items(), strict=True):
-        plane.fill(*ellipse(mean, covariance), color=_style.PALE, lw=0)
         steps, path, _ = zip(*fit["moments"], strict=True)
-        plane.plot(*np.transpose(path), color=_style.GREY, lw=0.8)
-        for shown in np.unique(np.geomspace(1, len(steps), 14).astype(int)) - 1:
-            colour = colours(0.1 + 0.9 * np.log(steps[shown]) / np.log(steps[-1]))
-            plane.plot(*ellipse(*fit["moments"][shown][1:]), color=colour, lw=1.6)
+        plane.fill(*ellipse(mean, covariance), color=_style.PALE, lw=0)
+        plane.plot(*np.transpose(path[:16]), color=_style.GREY, lw=0.8)
+        bottom = log_evidence - 30
+        curve.fill_between(steps, bottom, fit["bounds"], color=_style.BLUE, alpha=0.1, lw=0)
+        curve.fill_between(steps, fit["bounds"], log_evidence, color=_style.ORANGE, alpha=0.25, lw=0)
+        curve.plot(steps, fit["bounds"], color=_style.BLUE, lw=1.5)
+        curve.axhline(log_evidence, color=_style.INK, lw=1.2)
+        for moment, colour in zip(shown, colours, strict=True):
+            plane.plot(*ellipse(*fit["moments"][moment][1:]), color=colour, lw=2)
+            curve.plot(steps[moment], fit["bounds"][moment], "o", color=colour, ms=7, clip_on=False, zorder=3)
         plane.set_title(f"{name}: Q moves onto the posterior")
         plane.set_ylabel("slope")
-
-        curve.fill_between(steps, fit["bounds"], log_evidence, color=_style.ORANGE, alpha=0.25, lw=0)
-        curve.plot(steps, fit["bounds"], color=_style.BLUE, lw=2)
-        curve.axhline(log_evidence, color=_style.INK, lw=1.2)
-        curve.set(xscale="log", ylim=(log_evidence - 30, log_evidence + 3), xlim=(steps[0], steps[-1]))
-        curve.set_title(f"{name}: the bound rises, the gap closes to {fit['gaps'][-1]:.2f} nats")
+        curve.set(xscale="log", ylim=(bottom, log_evidence + 3), xlim=(steps[0], steps[-1]))
+        curve.set_title(f"{name}: the bound rises until the gap is {fit['gaps'][-1]:.2f} nats")
         curve.set_ylabel("nats")
-    axes[0, 0].annotate("posterior", mean + [0.1, -0.1], mean + [0.75, 0.35], color=_style.GREY)
-    axes[0, 1].text(steps[0] * 1.1, log_evidence + 0.4, "log evidence", va="bottom")
-    axes[0, 1].text(12, log_evidence - 6, "gap: KL(Q || posterior)", color=_style.ORANGE)
-    axes[0, 1].text(60, log_evidence - 20, "ELBO", color=_style.BLUE)
+    axes[0, 0].text(mean[0] + 0.5, mean[1] + 0.25, "posterior", color=_style.GREY)
+    axes[0, 0].text(1.55, -0.7, "start", color=_style.GREY, ha="right")
+    axes[0, 1].text(2.2, log_evidence + 0.5, "log evidence")
+    axes[0, 1].text(2.4, log_evidence - 8, "gap:\nKL(Q || posterior)", color=_style.ORANGE)
+    axes[0, 1].text(60, log_evidence - 16, "ELBO", color=_style.BLUE)
     axes[1, 0].set_xlabel("intercept")
     axes[1, 1].set_xlabel("steps of the fit")
     _style.save(figure, out)

@@ -37,12 +37,13 @@ def main(quick=False, out="eight_schools.png"):
     posterior = vb.fit(eight_schools(sigma, y=y))
     print(posterior.summary())
 
-    draws = posterior.sample(1_000 if quick else 10_000, seed=1)
+    n = 1_000 if quick else 10_000
+    draws = posterior.sample(n, seed=1)
     mu, tau, theta = (np.asarray(draws[name]) for name in ("mu", "tau", "theta"))
-    # The effect in a school not seen yet varies around mu like the others.
-    new = mu + tau * np.random.default_rng(2).normal(size=len(mu))
+    # The same model with one other row. Its school is new, as a warning says: it varies around mu like the eight.
+    new = np.asarray(posterior.predict(eight_schools(sigma[:1]), n=n, seed=2)["theta"])[:, 0]
 
-    print(f"\nCoaching helps by {interval(mu)} points on average; it helps at all with probability {np.mean(mu > 0):.2f}.")
+    print(f"\nCoaching helps by {interval(mu)} points on average; P(mu > 0) is {np.mean(mu > 0):.2f}.")
     print(f"True effects vary between schools with a standard deviation of {interval(tau)} points.")
     print(f"School A measured 28 points; its effect is estimated at {interval(theta[:, 0])}.")
     print(f"A does better than C with probability {np.mean(theta[:, 0] > theta[:, 2]):.2f}.")

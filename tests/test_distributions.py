@@ -83,6 +83,13 @@ CASES = CONTINUOUS | DISCRETE
 HEAVY = {"Cauchy", "HalfCauchy"}
 Z = {"real": np.sinh(np.linspace(-20, 20, 8001)), "bounded": np.linspace(-60, 60, 8001)}
 
+# Counts and sums of Gammas go through jax.scipy.special.betaln, which is good to 1e-7 (and to 1e-5 in 32 bits
+# where differences of gammaln are good to 1e-1).
+BETALN = {"Binomial", "Binomial logits", "NegativeBinomial2", "GammaPoisson", "BetaBinomial"}
+# The samplers of these take long to compile, and have a sibling that is drawn in the fast suite.
+SLOW = {"InverseGamma", "Chi2", "Gamma below one", "GammaPoisson", "BetaBinomial", "Binomial logits"}
+SLOW |= {"StudentT", "Geometric logits", "Bernoulli logits", "TruncatedNormal above", "Independent"}
+
 log_prob = jax.jit(lambda d, x: d.log_prob(x))
 
 
@@ -90,6 +97,11 @@ log_prob = jax.jit(lambda d, x: d.log_prob(x))
 def log_density_in_z(d, z):
     x, log_det = d.support.forward_and_log_det(z)
     return d.log_prob(x) + log_det
+
+
+def with_slow(names):
+    """The names, those of slow cases marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -101,7 +113,8 @@ def sample(d, key, shape=()):
 def test_the_log_density_is_scipys(name, x64):
     ours, theirs, points = CASES[name]
     reference = theirs.logpmf(points) if name in DISCRETE else theirs.logpdf(points)
-    np.testing.assert_allclose(log_prob(ours, points), reference, rtol=1e-9, atol=1e-9)
+    tolerance = 1e-6 if name in BETALN else 1e-9
+    np.testing.assert_allclose(log_prob(ours, points), reference, rtol=tolerance, atol=tolerance)
     with jax.enable_x64(False):
         in_32_bits = log_prob(ours, points.astype(np.float32))
     assert in_32_bits.dtype == jnp.float32
@@ -118,10 +131,10 @@ def test_the_density_integrates_to_one_through_its_support(name, x64):
 @pytest.mark.parametrize("name", DISCRETE)
 def test_the_probabilities_sum_to_one(name, x64):
     total = np.sum(np.exp(log_prob(DISCRETE[name][0], np.arange(-2, 400))))
-    np.testing.assert_allclose(total, 1.0, atol=1e-9)
+    np.testing.assert_allclose(total, 1.0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", with_slow(CASES))
 def test_draws_follow_the_distribution(name):
     ours, theirs, _ = CASES[name]
     draws = sample(ours, jax.random.key(3), (DRAWS,))
@@ -137,14 +150,14 @@ def test_draws_follow_the_distribution(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_moments_and_quantiles_are_scipys(name):
+def test_moments_and_quantiles_are_scipys(name, x64):
     ours, theirs, points = CASES[name]
     if name not in HEAVY | {"Transformed", "Categorical"}:
         moments = jax.jit(lambda d: (d.mean, d.variance))(ours)
         np.testing.assert_allclose(np.ravel(moments), [theirs.mean(), theirs.var()], rtol=2e-4)
     for mine, reference, where in ((ours.cdf, theirs.cdf, points), (ours.icdf, theirs.ppf, [0.1, 0.5, 0.8])):
         try:
-            values = mine(np.array(where))
+            values = jax.jit(mine)(np.array(where, float))
         except NotImplementedError as error:
             assert "no closed form" in str(error)
         else:
@@ -231,8 +244,9 @@ def test_dirichlet_and_multinomial_are_scipys(x64):
     np.testing.assert_allclose(draws.mean(0), 7 * weights, atol=4 * np.sqrt(7 * 0.25 / DRAWS))
 
 
+@pytest.mark.slow
 def test_draws_of_correlations_have_the_lkj_marginal():
-    """Each correlation of LKJ(concentration) is a Beta on (-1, 1) with both shapes concentration - 1 + K / 2."""
+    """A correlation of LKJ(concentration) is a Beta on (-1, 1) whose shapes are concentration - 1 + K / 2."""
     factor = np.asarray(sample(dist.LKJCholesky(4, 1.7), jax.random.key(0), (DRAWS,)))
     correlation = factor @ np.swapaxes(factor, -1, -2)
     for i, j in ((1, 0), (3, 1), (3, 2)):
@@ -300,6 +314,7 @@ def test_a_concentration_of_one_still_has_its_slope():
     np.testing.assert_allclose(slope, np.log(2.0) + np.euler_gamma, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [dist.Gamma, dist.Beta], ids=["Gamma", "Beta"])
 def test_draws_are_differentiable_in_the_parameters(make):
     """The derivative of the mean of many draws is that of the mean."""
@@ -339,6 +354,14 @@ SHAPES = [
 ]
 
 
+def somewhere(d, shape):
+    """Points of the support, without compiling a sampler."""
+    if d.is_discrete:
+        return d.support.feasible(shape)
+    z = np.random.default_rng(0).normal(size=d.support.unconstrained_shape(shape))
+    return jax.jit(d.support.forward)(z)
+
+
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 def test_shapes_and_densities_are_numpyros(number):
     numpyro = pytest.importorskip("numpyro.distributions")
@@ -347,9 +370,10 @@ def test_shapes_and_densities_are_numpyros(number):
     assert ours.event_dim == len(ours.event_shape) and ours.is_discrete == theirs.is_discrete
     assert ours.support.event_dim == theirs.support.event_dim
     if not isinstance(ours, dist.ImproperUniform):
-        x = sample(ours, jax.random.key(0), (2,))
-        assert x.shape == theirs.shape((2,)) == ours.shape((2,))
-        np.testing.assert_allclose(log_prob(ours, x), theirs.log_prob(x), rtol=2e-5, atol=1e-5)
+        draws = jax.eval_shape(lambda key: ours.sample(key, (2,)), jax.random.key(0))
+        assert draws.shape == theirs.shape((2,)) == ours.shape((2,))
+        x = somewhere(ours, draws.shape)
+        np.testing.assert_allclose(log_prob(ours, x), jax.jit(theirs.log_prob)(x), rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -357,10 +381,10 @@ def test_shapes_and_densities_are_numpyros(number):
     [
         dist.Normal(0.0, 1.0),
         dist.Normal(np.zeros((2, 1)), 1.0),
-        dist.Gamma(np.full((2, 1), 2.0), 1.0),
+        pytest.param(dist.Gamma(np.full((2, 1), 2.0), 1.0), marks=pytest.mark.slow),
         dist.TransformedDistribution(dist.Normal(np.zeros((2, 1)), 1.0), ExpTransform()),
         dist.MixtureSameFamily(dist.Categorical([0.5, 0.5]), dist.Normal(np.zeros((2, 1, 2)), 1.0)),
-        dist.StudentT(5.0),
+        pytest.param(dist.StudentT(5.0), marks=pytest.mark.slow),
     ],
     ids=lambda d: type(d).__name__,
 )

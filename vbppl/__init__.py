@@ -10,6 +10,7 @@ from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.point import MAP
 from vbppl.records import Progress, Status
 from vbppl.engine import Stochastic
+from vbppl.deterministic import Deterministic
 from vbppl.posterior import Posterior
 from vbppl.fitting import fit
 
@@ -37,6 +38,7 @@ __all__ = [
     "Progress",
     "Status",
     "Stochastic",
+    "Deterministic",
     "Posterior",
     "fit",
 ]

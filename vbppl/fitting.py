@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import diagnostics, engine
+from vbppl import deterministic, diagnostics, engine
 from vbppl.aliases import Seed
+from vbppl.deterministic import Deterministic
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.guides.base import Guide
-from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model
@@ -28,6 +29,7 @@ from vbppl.streams import Rows
 from vbppl.target import Target
 
 FULL_RANK_DIM = 50  # up to here "auto" means full rank
+Method = str | Deterministic | Stochastic
 GUIDES = {"mean_field": MeanField, "full_rank": FullRank}
 
 
@@ -35,7 +37,7 @@ def fit(
     model: Model,
     guide: str | Guide | Model = "auto",
     *,
-    method: str | Stochastic = "auto",
+    method: Method = "auto",
     seed: Seed = 0,
     batch_size: int | Mapping[str, int] | None = None,
     start: Posterior | Mapping[str, Any] | None = None,
@@ -74,12 +76,15 @@ def fit(
     _check_observed(target)
     raw = raw_key(seed)
     guide = _guide(guide, target)
-    method = _method(method)
     stream = _stream(target, batch_size)
+    method = _method(method, target, guide, stream)
     loc = _start(start, target, guide, raw)
-    phi = jax.tree.map(np.asarray, guide.init(target, loc))
     with watcher(progress, callback) as watch:
-        fitted = engine.run(target, guide, phi, method, raw, stream, watch)
+        if isinstance(method, Deterministic):
+            fitted = deterministic.run(target, guide, loc, method, raw, watch)
+        else:
+            phi = jax.tree.map(np.asarray, guide.init(target, loc))
+            fitted = engine.run(target, guide, phi, method, raw, stream, watch)
     return _posterior(target, guide, fitted, raw)
 
 
@@ -88,7 +93,7 @@ def _posterior(target: Target, guide: Guide, fitted: Fitted, raw: np.ndarray) ->
     phi = fitted.params["guide"]
     elbo = diagnostics.elbo(guide, phi, target, raw)
     status = fitted.status
-    if not status.converged and status.reason != "steps" or status.skipped:
+    if (not status.converged and status.reason != "steps") or status.skipped:
         warnings.warn(VbpplWarning(f"the fit of {target.model!r}: {status}."), stacklevel=3)
     return Posterior(target, guide, phi, elbo, fitted.bounds, status)
 
@@ -108,12 +113,26 @@ def _guide(guide: str | Guide | Model, target: Target) -> Guide:
     )
 
 
-def _method(method: str | Stochastic) -> Stochastic:
-    if isinstance(method, Stochastic):
+def _method(method: Method, target: Target, guide: Guide, stream: Rows) -> Deterministic | Stochastic:
+    """Deterministic wherever it can be: a Gaussian guide, no learnt params, all rows."""
+    why_not = _why_not_deterministic(target, guide, stream)
+    if isinstance(method, Deterministic) and why_not:
+        raise ModelError(f"the deterministic method cannot fit {why_not}.", mend="Use method='auto' or vb.Stochastic().")
+    if isinstance(method, (Deterministic, Stochastic)):
         return method
     if method == "auto":
-        return Stochastic(draws=16)
-    raise ValueError(f"method must be 'auto' or vb.Stochastic(...), not {method!r}.")
+        return Stochastic(draws=16) if why_not else Deterministic()
+    raise ValueError(f"method must be 'auto', vb.Deterministic(...) or vb.Stochastic(...), not {method!r}.")
+
+
+def _why_not_deterministic(target: Target, guide: Guide, stream: Rows) -> str:
+    if not isinstance(guide, Gaussian):
+        return f"a {type(guide).__name__} guide: its draws are not those of a Gaussian"
+    if target.layout.params:
+        return f"learnt params ({', '.join(target.layout.params)})"
+    if stream.plates:
+        return f"minibatches (plate '{stream.plates[0][0]}')"
+    return "" if target.dim else "a model without latent sites"
 
 
 def _stream(target: Target, batch_size: int | Mapping[str, int] | None) -> Rows:

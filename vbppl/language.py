@@ -6,8 +6,7 @@ values from a flat vector, one replays a posterior (see `trace.py`). A model the
 why it is run, and runs nest: a model inside a `sample` statement is run by the same interpreter
 under a longer name.
 
-Shapes are the field's own. A plate owns one batch dimension, counted from the right; inside a
-plate every batch dimension must belong to a plate, outside all plates batch dimensions are free.
+Shapes are the field's own, and strict: see `shapes.py`.
 """
 
 from __future__ import annotations
@@ -21,22 +20,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vbppl import bijectors
 from vbppl.aliases import Array, PyTree, Shape
-from vbppl.distributions.foreign import as_distribution
+from vbppl.bijectors.scalar import real
+from vbppl.distributions.foreign import as_bijector, as_distribution
 from vbppl.errors import ModelError
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """An open plate: `length` of its `size` rows are shown, along batch dimension `dim` (< 0)."""
-
-    name: str
-    size: int
-    length: int
-    dim: int
+from vbppl.shapes import Frame, check_owned, expanded, observation, plated, take_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +83,7 @@ class Run:
         before = self.sites.get(site.name)
         if before is not None:
             raise ModelError(
-                f"the name is used twice, by {_a(before.kind)} and then by {_a(site.kind)} statement.",
+                f"the name is used twice, by a {before.kind} and then by a {site.kind} statement.",
                 site=site.name,
                 mend="Give each statement its own name; for many like variables use a plate.",
             )
@@ -131,8 +120,8 @@ def _run(word: str) -> Run:
     if run is None:
         raise ModelError(
             f"{word} was called outside a model.",
-            mend="Put it into a function under @vb.model, and pass that function's value to vb.fit "
-            "or call its .sample().",
+            mend="Put it into a function under @vb.model. Then my_model(x) runs nothing yet: vb.fit(my_model(x)) "
+            "or my_model(x).sample() runs it.",
         )
     return run
 
@@ -158,12 +147,13 @@ def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -
     name = run.prefix + _checked(name)
     if isinstance(dist, Program):
         return _submodel(run, name, dist, obs)
+    _not_a_function(name, dist)
     dist = as_distribution(dist, name)
     if sample_shape:
         dist = dist.expand_by(tuple(sample_shape))
-    dist = _expanded(name, dist, run.frames)
+    dist = expanded(name, dist, run.frames)
     if obs is not None:
-        obs = _observation(name, dist, obs, run.frames)
+        obs = observation(name, dist, obs, run.frames)
     site = Site("sample", name, value=obs, dist=dist, observed=obs is not None, frames=run.frames)
     return run.ask(site).value
 
@@ -173,42 +163,52 @@ def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
 
     Args:
       name: unique in the model.
-      init: where the search starts, on the support: an array, or any pytree of arrays (a
-        dictionary of weights, a module). Leaves that are not floating-point arrays are kept.
+      init: where the search starts, on the support: a number, an array, or any pytree of arrays
+        (a dictionary of weights, a module). Other leaves, a module's own settings too, are kept.
       constraint: the support of every leaf, from `vbppl.distributions.constraints`; real if None.
 
     Returns:
       the same kind of thing as `init`, holding the current values.
     """
     run = _run(f"param({name!r}, ...)")
-    if callable(init) and not jax.tree.leaves(init):
+    name = run.prefix + _checked(name)
+    if isinstance(init, int) and not isinstance(init, bool):
+        init = float(init)
+    if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
         raise ModelError(
-            f"init is a function ({init!r}), not a value.",
-            site=run.prefix + name,
-            mend="Pass the initial value itself.",
+            f"init is a function ({getattr(init, '__name__', type(init).__name__)}), not a value.",
+            site=name,
+            mend="Pass the initial value itself, for instance init(jax.random.key(0)).",
         )
     if not jax.tree.leaves(init):
-        raise ModelError("init holds no array.", site=run.prefix + name, mend="Pass an initial value.")
-    constraint = bijectors.real if constraint is None else constraint
-    site = Site("param", run.prefix + _checked(name), value=init, constraint=constraint, frames=run.frames)
-    return run.ask(site).value
+        raise ModelError(f"init is {init!r}: it holds no number.", site=name, mend="Pass the initial value.")
+    support = real if constraint is None else as_bijector(constraint)
+    if support is None:
+        raise ModelError(
+            f"constraint is {constraint!r}, which is not a constraint.",
+            site=name,
+            mend="Take one from vbppl.distributions.constraints, such as constraints.positive.",
+        )
+    return run.ask(Site("param", name, value=init, constraint=support, frames=run.frames)).value
 
 
 def deterministic(name: str, value: Any) -> Any:
     """Keep `value`, a function of the other sites, among the results under `name`; return it."""
     run = _run(f"deterministic({name!r}, ...)")
-    value = jax.tree.map(jnp.asarray, value)
-    return run.ask(Site("deterministic", run.prefix + _checked(name), value=value, frames=run.frames)).value
+    name, value = run.prefix + _checked(name), _numbers(name, "value", value)
+    return run.ask(Site("deterministic", name, value=value, frames=run.frames)).value
 
 
 def factor(name: str, log_weight: Any) -> None:
     """Multiply the joint density by `exp(log_weight)`, summed over its entries.
 
-    Inside a plate that shows B of N rows it counts N/B times, like every density there.
+    Inside plates it is a weight for each row: a scalar counts once a row, and N/B times that where
+    B of N rows are shown.
     """
     run = _run(f"factor({name!r}, ...)")
-    name, log_weight = run.prefix + _checked(name), jnp.asarray(log_weight)
-    _owned(name, log_weight.shape, run.frames, "log_weight")
+    name, log_weight = run.prefix + _checked(name), _numbers(name, "log_weight", log_weight)
+    check_owned(name, "log_weight", log_weight.shape, run.frames)
+    log_weight = jnp.broadcast_to(log_weight, plated(log_weight.shape, run.frames))
     run.ask(Site("factor", name, value=log_weight, observed=True, frames=run.frames))
 
 
@@ -239,9 +239,13 @@ class plate:  # a word of the language, so lower case
     def __enter__(self) -> Array:
         clash = [f for f in self._run.frames if f.dim == self._frame.dim]
         if clash:
+            mend = "Give one of them another dim=..., or create the inner plate inside the outer one."
+            if clash[0].name == self._frame.name:
+                mend = "A plate cannot stand inside itself: close it first, or give the inner plate its own name."
             raise ModelError(
                 f"plates '{clash[0].name}' and '{self._frame.name}' both own dim {self._frame.dim}.",
-                mend="Give one of them another dim=..., or create the inner plate inside the outer one.",
+                details="\n".join(f"plate '{f.name}': {f}" for f in (clash[0], self._frame)),
+                mend=mend,
             )
         self._outer = self._run.frames
         self._run.frames = (*self._run.frames, self._frame)
@@ -260,21 +264,7 @@ def subsample(array: Any, event_dim: int = 0) -> Array:
         `(rows, columns)`.
     """
     run = _run("subsample(...)")
-    array = jnp.asarray(array)
-    for frame in run.frames:
-        axis = frame.dim - event_dim
-        if -axis > array.ndim or array.shape[axis] == 1:
-            continue
-        if array.shape[axis] != frame.size:
-            raise ModelError(
-                f"subsample got an array of shape {array.shape}, whose axis {axis} has "
-                f"{array.shape[axis]} rows, but plate '{frame.name}' has {frame.size}.",
-                mend="Pass the whole array, and event_dim= the number of dims right of the plate's.",
-            )
-        indices = run.sites[frame.name].value
-        if indices is not None:
-            array = jnp.take(array, indices, axis=axis)
-    return array
+    return take_rows(jnp.asarray(array), run.frames, [run.sites[f.name].value for f in run.frames], event_dim)
 
 
 def _checked(name: Any) -> str:
@@ -283,8 +273,22 @@ def _checked(name: Any) -> str:
     return name
 
 
-def _a(kind: str) -> str:
-    return f"a {kind}"
+def _not_a_function(name: str, dist: Any) -> None:
+    if callable(dist) and not isinstance(dist, type) and not hasattr(dist, "log_prob"):
+        called = getattr(dist, "__name__", type(dist).__name__)
+        raise ModelError(
+            f"the second argument of sample is the function {called}, not a distribution.",
+            site=name,
+            mend=f"A model stands here applied to its arguments: write {called}(...), with {called} under @vb.model.",
+        )
+
+
+def _numbers(name: str, what: str, value: Any) -> Any:
+    try:
+        return jax.tree.map(jnp.asarray, value)
+    except TypeError:
+        mend = "Pass numbers, arrays, or containers of these."
+        raise ModelError(f"{what} is {value!r}, not numbers.", site=name, mend=mend) from None
 
 
 def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
@@ -301,100 +305,27 @@ def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
         run.prefix = before
 
 
-def _expanded(name: str, dist: Any, frames: tuple[Frame, ...]) -> Any:
-    """`dist` with its batch expanded to the rows of the open plates, after checking the shapes."""
-    if not frames:
-        return dist
-    batch = tuple(dist.batch_shape)
-    _owned(name, batch, frames, "the distribution's batch")
-    depth = max(len(batch), *(-frame.dim for frame in frames))
-    wanted = [1] * (depth - len(batch)) + list(batch)
-    for frame in frames:
-        wanted[frame.dim] = frame.length
-    return dist if tuple(wanted) == batch else dist.expand(tuple(wanted))
-
-
-def _owned(name: str, batch: Shape, frames: tuple[Frame, ...], what: str) -> None:
-    """Inside plates every batch dimension longer than 1 must belong to one, with its length."""
-    if not frames:
-        return
-    owner = {frame.dim: frame for frame in frames}
-    for dim in range(-len(batch), 0):
-        length, frame = batch[dim], owner.get(dim)
-        if length == 1 or (frame is not None and frame.length == length):
-            continue
-        table = f"{what}: {batch}\n" + "\n".join(
-            f"plate '{f.name}': dim {f.dim}, {f.length}" + (f" of {f.size}" if f.length != f.size else "") + " rows"
-            for f in frames
-        )
-        if frame is None:
-            raise ModelError(
-                f"dim {dim} of {what} has length {length}, but no plate owns it.",
-                site=name,
-                details=table,
-                mend=f"Open a plate over it (vb.plate(..., {length}, dim={dim})), or declare the dims from there "
-                f"to the right a part of the event with .to_event({-dim}) outside the plates.",
-            )
-        raise ModelError(
-            f"dim {dim} of {what} has length {length}, but plate '{frame.name}' shows {frame.length} rows there.",
-            site=name,
-            details=table,
-            mend=_batch_mend(batch, dim, frame),
-        )
-
-
-def _batch_mend(batch: Shape, dim: int, frame: Frame) -> str:
-    if frame.size == batch[dim]:
-        return (
-            "Show the same rows of the arrays: vb.subsample(array), or array[indices] with the indices "
-            "that the plate yields."
-        )
-    left = [d for d in range(-len(batch), dim) if batch[d] == frame.length]
-    if left:
-        return f"Declare the rightmost dims a part of the event: .to_event({dim - left[-1]})."
-    return f"Make the plate's size {batch[dim]}, or use arrays with {frame.length} rows."
-
-
-def _observation(name: str, dist: Any, obs: Any, frames: tuple[Frame, ...]) -> Any:
-    obs = obs if isinstance(obs, jax.Array) else np.asarray(obs)
-    shape = tuple(dist.batch_shape) + tuple(dist.event_shape)
-    if obs.dtype.kind not in "biufc" and not isinstance(obs, jax.Array):
-        raise ModelError(f"obs holds {obs.dtype} values, not numbers.", site=name, mend="Encode it as numbers.")
-    if tuple(obs.shape) == shape:
-        return obs
-    table = f"obs:   {tuple(obs.shape)}\nsite:  {shape} = batch {tuple(dist.batch_shape)} + event {tuple(dist.event_shape)}"
-    table += "".join(f"\nplate '{f.name}': dim {f.dim}, {f.length} rows" for f in frames)
-    raise ModelError(
-        f"obs has shape {tuple(obs.shape)}, but the site has shape {shape}.",
-        site=name,
-        details=table,
-        mend=_obs_mend(tuple(obs.shape), shape, frames),
-    )
-
-
-def _obs_mend(obs: Shape, shape: Shape, frames: tuple[Frame, ...]) -> str:
-    if math.prod(obs) == math.prod(shape):
-        return f"Reshape the observations: obs.reshape({shape})."
-    if any(f.length != f.size and f.size in obs for f in frames):
-        return "The plate shows a part of its rows: pass obs=vb.subsample(y)."
-    if not shape or math.prod(shape) == 1:
-        return "Put the statement into a plate over the observations: with vb.plate('rows', len(y)): ..."
-    return "Make the plate, the parameters and the observations agree in length."
-
-
 def _rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
+    """The sizes as ints, after checking them."""
     for what, value in (("size", size), ("subsample_size", subsample_size)):
         if value is None and what == "subsample_size":
             continue
-        if isinstance(value, (jax.core.Tracer, bool)) or not hasattr(value, "__index__") or int(value) < 1:
+        if isinstance(value, jax.core.Tracer):
             raise ModelError(
-                f"plate '{name}': {what} must be a positive int known before the run, not {value!r}.",
+                f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",
+                mend="Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.",
+            )
+        if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+            raise ModelError(
+                f"plate '{name}': {what} must be a positive int, not {value!r}.",
                 mend="Take it from the shape of the data: len(y), x.shape[0].",
             )
-    size = int(size)
-    if subsample_size is not None and int(subsample_size) > size:
-        raise ModelError(f"plate '{name}': subsample_size is {subsample_size}, but it has only {size} rows.")
-    return size, None if subsample_size is None else int(subsample_size)
+    if subsample_size is not None and int(subsample_size) > int(size):
+        raise ModelError(
+            f"plate '{name}': subsample_size is {subsample_size}, but the plate has only {size} rows.",
+            mend="Leave subsample_size out, or make it smaller.",
+        )
+    return int(size), None if subsample_size is None else int(subsample_size)
 
 
 def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> Array | None:
@@ -403,10 +334,9 @@ def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> A
     if before is None:
         return run.ask(Site("plate", name, size=size, subsample_size=subsample_size, frames=run.frames)).value
     if before.kind != "plate" or before.size != size:
-        other = f"a plate of {before.size} rows" if before.kind == "plate" else _a(before.kind) + " statement"
-        raise ModelError(
-            f"the name is used by {other} and by a plate of {size} rows.", site=name, mend="Rename one of the two."
-        )
+        other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
+        problem = f"the name is used by {other} and by a plate of {size} rows."
+        raise ModelError(problem, site=name, mend="Rename one of the two.")
     return before.value
 
 
@@ -415,5 +345,6 @@ def _dimension(name: str, dim: int | None, frames: tuple[Frame, ...]) -> int:
     if dim is None:
         return next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
     if dim >= 0:
-        raise ModelError(f"plate '{name}': dim must be negative (counted from the right), not {dim}.")
+        problem = f"plate '{name}': dim must be negative (counted from the right), not {dim}."
+        raise ModelError(problem, mend="The rightmost batch dim is -1, the next -2.")
     return dim

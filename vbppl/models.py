@@ -7,6 +7,7 @@ whose arrays have equal shapes therefore share their compiled programs.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -22,12 +23,14 @@ from vbppl.errors import ModelError
 from vbppl.keys import raw_key, wrap
 from vbppl.language import Interpreter, Program, Site, interpreted, subsample
 from vbppl.pytree import is_array, pytree, static
+from vbppl.shapes import check_value
 from vbppl.trace import (
-    check_shape,
+    Outline,
     drawn_anew,
     from_prior,
     given,
     log_joint,
+    of_the_right_shape,
     required,
     trace,
     values_of,
@@ -46,11 +49,16 @@ class ModelFunction:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.__name__}{self._signature}: {error}") from None
+            raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
         return Model.of(self._function, args, kwargs)
 
     def __repr__(self) -> str:
-        return f"<model {self.__name__}{self._signature}>"
+        return f"<model {name_of(self._function)}{self._signature}>"
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What to call a function in messages; a `functools.partial` has no name of its own."""
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def model(function: Callable[..., Any]) -> ModelFunction:
@@ -93,22 +101,22 @@ class Model(Program):
     interventions: dict[str, Any]
     function: Callable[..., Any] = static()
     structure: Any = static()
-    others: tuple[Any, ...] = static()
+    settings: tuple[Setting | None, ...] = static()
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
         """Split the arguments into arrays (data) and everything else (static)."""
         leaves, structure = jax.tree.flatten((args, kwargs))
-        leaves = [_as_data(leaf) for leaf in leaves]
-        others = tuple(_DATA if is_array(leaf) else _hashable(function, leaf) for leaf in leaves)
-        arrays = tuple(leaf for leaf in leaves if is_array(leaf))
-        return cls(arrays, {}, {}, function, structure, others)
+        leaves = [_as_data(leaf, name_of(function)) for leaf in leaves]
+        settings = tuple(None if _is_data(leaf) else Setting.of(leaf, name_of(function)) for leaf in leaves)
+        arrays = tuple(leaf for leaf in leaves if _is_data(leaf))
+        return cls(arrays, {}, {}, function, structure, settings)
 
     @property
     def arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The positional and keyword arguments, as they were given."""
         arrays = iter(self.arrays)
-        leaves = [next(arrays) if other is _DATA else other for other in self.others]
+        leaves = [next(arrays) if setting is None else setting.value for setting in self.settings]
         return jax.tree.unflatten(self.structure, leaves)
 
     def inline(self) -> Any:
@@ -118,7 +126,7 @@ class Model(Program):
             return self.function(*args, **kwargs)
         with interpreted(self._changed) as run:
             value = self.function(*args, **kwargs)
-            self._check_names(run.prefix, list(run.sites))
+            self._check_names(run.prefix, run.sites)
         return value
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
@@ -126,7 +134,11 @@ class Model(Program):
         return trace(self.inline, interpreter)
 
     def condition(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
-        """The same model with sites observed: `model.condition(y=...)`, or a dict of names."""
+        """The same model with sites observed: `model.condition(y=...)`, or a dict of names.
+
+        It is what `obs=` in the model would do, so `sample` and `predict` draw these sites anew; to
+        hold a site at a value there too, use `do`.
+        """
         return self._with("conditions", {**(values or {}), **named})
 
     def do(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
@@ -137,7 +149,7 @@ class Model(Program):
         """Draws from the prior predictive distribution; observed sites are drawn anew.
 
         Returns:
-          for each sample and deterministic site an array `(n, ...)`.
+          for each sample and deterministic site an array `(n, ...)`. Params stand at their `init`.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
@@ -148,9 +160,13 @@ class Model(Program):
 
         Args:
           values: for each latent site a value of its shape, or draws `(n, ...)` of all of them.
+            Params stand at their `init` unless `values` has them; deterministic sites are not read.
 
         Returns:
-          a scalar, or `(n,)`. Params stand at their initial values unless `values` has them.
+          a scalar, or `(n,)`, in nats.
+
+        Raises:
+          ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
         values = {name: jax.tree.map(jnp.asarray, value) for name, value in values.items()}
         return _log_joint(self, values)
@@ -164,15 +180,15 @@ class Model(Program):
         shown = [_shown(a) for a in args] + [f"{k}={_shown(v)}" for k, v in kwargs.items()]
         changes = [f".condition({', '.join(self.conditions)})"] * bool(self.conditions)
         changes += [f".do({', '.join(self.interventions)})"] * bool(self.interventions)
-        return f"{self.function.__name__}({', '.join(shown)})" + "".join(changes)
+        return f"{name_of(self.function)}({', '.join(shown)})" + "".join(changes)
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
-        values = {name: _as_data(value) for name, value in values.items()}
-        values = {name: value if is_array(value) else np.asarray(value) for name, value in values.items()}
-        fields = {"conditions": self.conditions, "interventions": self.interventions}
-        fields[what] = {**fields[what], **values}
-        new = Model(self.arrays, **fields, function=self.function, structure=self.structure, others=self.others)
-        new._check_names("", list(abstract_sites(new)))
+        values = {name: np.asarray(_as_data(value, name)) for name, value in values.items()}
+        for name, value in values.items():
+            if value.dtype.kind not in "biufc":
+                raise ModelError(f"the value given is {value!r}, not numbers.", site=name)
+        new = dataclasses.replace(self, **{what: {**getattr(self, what), **values}})
+        abstract_sites(new)  # checks names and shapes
         return new
 
     def _changed(self, prefix: str, interpreter: Interpreter) -> Interpreter:
@@ -180,34 +196,51 @@ class Model(Program):
 
         def interpret(site: Site) -> Site:
             name = site.name.removeprefix(prefix)
+            if site.kind == "deterministic" and name in self.interventions:
+                value = jnp.asarray(self.interventions[name])
+                check_value(site.name, value, jnp.shape(site.value), site.frames)
+                return interpreter(dataclasses.replace(site, value=value))
             if site.kind != "sample" or (name not in self.interventions and name not in self.conditions):
                 return interpreter(site)
             cut = name in self.interventions
-            value = self.interventions[name] if cut else self.conditions[name]
-            value = subsample(value, event_dim=len(site.dist.event_shape))
-            check_shape(site, value)
+            value = jnp.asarray(self.interventions[name] if cut else self.conditions[name])
+            if value.ndim == len(site.shape):
+                value = subsample(value, event_dim=len(site.dist.event_shape))
+            check_value(site.name, value, site.shape, site.frames)
             if cut:
                 return interpreter(Site("deterministic", site.name, value, frames=site.frames))
             return interpreter(Site("sample", site.name, value, site.dist, True, site.frames))
 
         return interpret
 
-    def _check_names(self, prefix: str, met: list[str]) -> None:
+    def _check_names(self, prefix: str, sites: Mapping[str, Site]) -> None:
+        """Every condition must have met a sample statement; an intervention, also a deterministic one."""
+        met = {name.removeprefix(prefix): s.kind for name, s in sites.items() if name.startswith(prefix)}
         for name in (*self.conditions, *self.interventions):
-            if prefix + name not in met:
-                known = [m.removeprefix(prefix) for m in met if m.startswith(prefix)]
-                close = difflib.get_close_matches(name, known, n=1)
+            if name not in met:
+                raise _unknown(name, name_of(self.function), met)
+            word, kind = ("do", "deterministic") if name in self.interventions else ("condition", "sample")
+            if met[name] != kind:
                 raise ModelError(
-                    f"{self.function.__name__} has no site '{name}'.",
-                    details=f"its sites: {', '.join(known)}",
-                    mend=f"Did you mean '{close[0]}'?" if close else "Use one of these names.",
+                    f"{word} cannot set a {met[name]} statement.",
+                    site=prefix + name,
+                    mend="Set sample sites; use do for deterministic ones, and arguments of the model for the rest.",
                 )
+
+
+def _unknown(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
+    close = difflib.get_close_matches(name, known, n=1)
+    return ModelError(
+        f"{where} has no site '{name}'.",
+        details=f"its sites: {', '.join(known)}",
+        mend=f"Did you mean '{close[0]}'?" if close else "Use one of these names.",
+    )
 
 
 class Shapes:
     """The shapes of a model's sites, printed as a table."""
 
-    def __init__(self, sites: Mapping[str, Site]):
+    def __init__(self, sites: Mapping[str, Outline]):
         self.rows = [_shape_row(site) for site in sites.values()]
 
     def __str__(self) -> str:
@@ -219,14 +252,14 @@ class Shapes:
     __repr__ = __str__
 
 
-def abstract_sites(model: Model) -> dict[str, Site]:
+def abstract_sites(model: Model) -> dict[str, Outline]:
     """The sites of a run with shapes in the place of numbers: nothing is computed or compiled."""
-    found: dict[str, Site] = {}
+    found: dict[str, Outline] = {}
 
-    def run(model, raw):
-        found.update(model.trace(from_prior(wrap(raw))))
+    def run(model: Model) -> None:
+        found.update({name: Outline.of(site) for name, site in model.trace(of_the_right_shape).items()})
 
-    jax.eval_shape(run, model, jax.ShapeDtypeStruct((2,), np.uint32))
+    jax.eval_shape(run, model)
     return found
 
 
@@ -240,58 +273,86 @@ def _prior_draws(model: Model, raw: Array, n: int) -> dict[str, Array]:
 
 @jax.jit
 def _log_joint(model: Model, values: dict[str, Any]) -> Array:
-    def density(values):
-        return log_joint(model.trace(given(values, required)))
+    sites = abstract_sites(model)
+    _check_values(model, sites, values)
+    drawn = {name: value for name, value in values.items() if sites[name].kind == "sample"}
+    params = {name: value for name, value in values.items() if sites[name].kind == "param"}
 
-    draws = leading_draws(abstract_sites(model), values)
-    return density(values) if draws is None else jax.vmap(density)(values)
+    def density(drawn: dict[str, Array]) -> Array:
+        return log_joint(model.trace(given({**drawn, **params}, required)))
 
-
-def leading_draws(sites: Mapping[str, Site], values: Mapping[str, Any]) -> int | None:
-    """How many draws `values` holds along a leading axis; None where it holds single values."""
-    for name, site in sites.items():
-        if site.kind == "sample" and not site.observed and name in values:
-            shape = jnp.shape(values[name])
-            if shape[1:] == site.shape and len(shape) == len(site.shape) + 1:
-                return shape[0]
-            return None
-    return None
+    return density(drawn) if leading_draws(sites, drawn) is None else jax.vmap(density)(drawn)
 
 
-class _Data:
-    """Stands for an array among the static arguments."""
+def _check_values(model: Model, sites: Mapping[str, Outline], values: Mapping[str, Any]) -> None:
+    for name in values:
+        if name not in sites:
+            raise _unknown(name, name_of(model.function), sites)
+        if sites[name].kind == "sample" and sites[name].observed:
+            raise ModelError(
+                "the site is observed, so its value is the model's own data.",
+                site=name,
+                mend="Leave it out of the values, or apply the model to other data.",
+            )
 
-    def __repr__(self) -> str:
-        return "<data>"
 
+def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> int | None:
+    """How many draws `values` holds along a leading axis; None where it holds single values.
 
-_DATA = _Data()
-
-
-def _as_data(leaf: Any) -> Any:
-    """Things that hold numbers (a pandas column, say) become arrays; text and the rest stay."""
-    if is_array(leaf) or not hasattr(leaf, "__array__"):
-        if not isinstance(leaf, (np.ndarray, np.generic)) or leaf.dtype.kind in "biufc":
-            return leaf
-    array = np.asarray(leaf)
-    if array.dtype.kind not in "biufc":
+    Raises:
+      ModelError: some sites have draws and others single values, or they differ in number.
+    """
+    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
+    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
+    single = [name for name, shape in given.items() if shape == sites[name].shape]
+    counts = {count for name, count in draws.items() if name not in single}
+    if len(counts) > 1 or (counts and single and counts != {None}):
         raise ModelError(
-            f"an argument is an array of {array.dtype}, not of numbers.",
+            "the values are neither one value for each site nor the same number of draws of each.",
+            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
+            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
+        )
+    return next(iter(counts), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """An argument that is no data. Its type counts: 1, 1.0 and True are equal but not the same."""
+
+    value: Any
+    kind: type
+
+    @classmethod
+    def of(cls, value: Any, function: str) -> Setting:
+        """Wrap `value`, which must be hashable: it becomes a part of compiled programs."""
+        try:
+            hash(value)
+        except TypeError:
+            raise ModelError(
+                f"{function} got an argument of type {type(value).__name__}, which is neither numbers nor hashable.",
+                details=repr(value)[:200],
+                mend="Pass arrays, numbers, strings, or lists, tuples and dicts of these.",
+            ) from None
+        return cls(value, type(value))
+
+
+def _is_data(leaf: Any) -> bool:
+    """Arrays are data. An integer of NumPy (`k.max() + 1`) is a size, as the same Python int would be."""
+    return is_array(leaf) and not isinstance(leaf, (np.integer, np.bool_))
+
+
+def _as_data(leaf: Any, where: str) -> Any:
+    """Things that hold numbers (a pandas column, say) become arrays; an array of anything else is an error."""
+    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
+        return leaf
+    array = leaf if is_array(leaf) else np.asarray(leaf)
+    if array.dtype.kind not in "biufc":
+        what = "strings" if array.dtype.kind in "US" else f"dtype {array.dtype}"
+        raise ModelError(
+            f"{where} got an array of {what}, not of numbers.",
             mend="Encode categories as integers, for instance with np.unique(column, return_inverse=True).",
         )
     return array
-
-
-def _hashable(function: Callable[..., Any], leaf: Any) -> Any:
-    try:
-        hash(leaf)
-    except TypeError:
-        raise ModelError(
-            f"{function.__name__} got an argument of type {type(leaf).__name__} that is neither data nor hashable.",
-            details=repr(leaf)[:200],
-            mend="Pass arrays, numbers, strings, or containers of these.",
-        ) from None
-    return leaf
 
 
 def _shown(value: Any) -> str:
@@ -301,11 +362,11 @@ def _shown(value: Any) -> str:
     return f"<{type(value).__name__}>" if any(is_array(leaf) for leaf in leaves) else repr(value)
 
 
-def _shape_row(site: Site) -> tuple[str, ...]:
+def _shape_row(site: Outline) -> tuple[str, ...]:
     plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in site.frames)
+    if site.kind == "plate":
+        return (site.name, "plate", f"{site.size} rows", "", "", plates)
     if site.kind != "sample":
-        shape = "" if site.kind == "plate" else str(jax.tree.map(jnp.shape, site.value))
-        return (site.name, site.kind, f"{site.size} rows" if site.kind == "plate" else "", "", shape, plates)
+        return (site.name, site.kind, "", "", str(site.shape), plates)
     kind = "observed" if site.observed else "latent"
-    name = type(site.dist).__name__
-    return (site.name, kind, name, str(tuple(site.dist.batch_shape)), str(tuple(site.dist.event_shape)), plates)
+    return (site.name, kind, site.distribution, str(site.batch), str(site.event), plates)

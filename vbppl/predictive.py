@@ -13,14 +13,15 @@ import numpy as np
 from vbppl.aliases import Array
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.keys import wrap
-from vbppl.language import Site
 from vbppl.models import Model, abstract_sites
-from vbppl.trace import drawn_anew, from_prior, given, required, values_of
+from vbppl.trace import Outline, drawn_anew, from_prior, given, required, values_of
 
 AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
 
 
-def predict(model: Model, draws: Mapping[str, Array], params: Mapping[str, Any], raw_key: np.ndarray) -> dict[str, Array]:
+def predict(
+    model: Model, draws: Mapping[str, Array], params: Mapping[str, Any], raw_key: np.ndarray
+) -> dict[str, Array]:
     """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
 
     Observed sites are drawn anew. A latent site whose rows are others than the posterior's (a new
@@ -51,7 +52,7 @@ def log_likelihood(model: Model, draws: Mapping[str, Array], params: Mapping[str
     return _log_likelihood(model, {name: draws[name] for name in names}, dict(params))
 
 
-def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Site) -> None:
+def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:
     if not site.frames:
         raise ModelError(
             f"the posterior's values have shape {before}, but this model's site has shape {site.shape}.",

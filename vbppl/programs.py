@@ -23,8 +23,8 @@ from vbppl.distributions.kl import has_kl, kl_divergence
 from vbppl.errors import ModelError
 from vbppl.language import Interpreter, Site
 from vbppl.models import Model
-from vbppl.target import Target, with_params, with_rows
-from vbppl.trace import from_prior, given, log_density, required, values_of
+from vbppl.target import Target
+from vbppl.trace import Outline, from_prior, given, log_density, required, values_of, with_params, with_rows
 
 
 def bound(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
@@ -45,20 +45,18 @@ def log_weight(
 ) -> Array:
     """`log p(x) - log q(x)` at one draw made with `phi`, where `q` is at `density_phi`: a scalar."""
     q, p = _side_by_side(program, phi, density_phi, target, key, rows)
-    return sum((log_density(s) for s in p.values()), jnp.zeros(())) - sum(log_density(s) for s in q.values())
+    return _total(p) - _total(q)
 
 
 def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Array]:
     """One draw of all latent and deterministic sites of the model."""
-    q = program.trace(_reads_params(phi, {}, from_prior(key)))
-    p = target.model.trace(given(values_of(q), _reads_params(target.params, {}, required)))
+    _, p = _side_by_side(program, phi, phi, target, key, {})
     return values_of({name: site for name, site in p.items() if not site.observed})
 
 
 def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:
     """The guide's log density at `values`, a scalar."""
-    q = program.trace(given(values, _reads_params(phi, {}, required)))
-    return sum((log_density(site) for site in q.values()), jnp.zeros(()))
+    return _total(_sampled(program.trace(given(values, _reads_params(phi, {}, required)))))
 
 
 def param_values(program: Model, phi: Any) -> dict[str, Any]:
@@ -72,38 +70,63 @@ def _param_values(program: Model, phi: Any) -> dict[str, Any]:
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
 
 
-def check(program: Model, target: Target, sites: Mapping[str, Site]) -> None:
+def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:
     """The guide must sample exactly the model's latent sites, each with the model's shape."""
     latent = {slot.name: slot.shape for slot in target.layout.slots}
     drawn = {s.name: s.shape for s in sites.values() if s.kind == "sample" and not s.observed}
     for name in (*latent, *drawn):
         if latent.get(name) != drawn.get(name):
-            names = dict.fromkeys((*latent, *drawn))
-            rows = (f"{n}: model {latent.get(n, 'has none')}, guide {drawn.get(n, 'has none')}" for n in names)
+            raise _disagreement(name, latent, drawn)
+        if not sites[name].has_rsample:
             raise ModelError(
-                "model and guide disagree about this latent site.",
-                site=name,
-                details="\n".join(rows),
-                mend="Sample each latent site of the model once in the guide, under the same name and shape.",
-            )
-        if not sites[name].dist.has_rsample:
-            raise ModelError(
-                f"draws of {type(sites[name].dist).__name__} are not differentiable in its parameters.",
+                f"draws of {sites[name].distribution} are not differentiable in its parameters.",
                 site=name,
                 mend="Use a distribution whose draws are, such as a Normal or a transformed Normal, in the guide.",
             )
+    for site in sites.values():
+        if site.kind == "factor" or (site.kind == "sample" and site.observed):
+            raise ModelError(
+                f"a guide has no data: this {'factor' if site.kind == 'factor' else 'observed site'} is out of place.",
+                site=site.name,
+                mend="Leave it to the model; the guide samples the latent sites only.",
+            )
+
+
+def _disagreement(name: str, latent: Mapping[str, Any], drawn: Mapping[str, Any]) -> ModelError:
+    names = dict.fromkeys((*latent, *drawn))
+    width = max(map(len, names)) + 2
+    rows = (f"{n + ':':{width}}model {latent.get(n, 'none')}, guide {drawn.get(n, 'none')}" for n in names)
+    if name not in drawn:
+        problem, mend = (
+            "the guide does not sample this latent site of the model.",
+            f'Add vb.sample("{name}", ...) to it.',
+        )
+    elif name not in latent:
+        problem = "the guide samples a site that is no latent site of the model."
+        mend = "Leave it out, or give it the name of the model's site."
+    else:
+        problem = f"the site has shape {latent[name]} in the model and {drawn[name]} in the guide."
+        mend = "Open the same plates in the guide as in the model, or expand the guide's distribution."
+    return ModelError(problem, site=name, details="\n".join(rows), mend=mend)
+
+
+def _sampled(sites: Mapping[str, Site]) -> dict[str, Site]:
+    return {name: site for name, site in sites.items() if site.kind == "sample"}
+
+
+def _total(sites: Mapping[str, Site]) -> Array:
+    return sum((log_density(site) for site in sites.values()), jnp.zeros(()))
 
 
 def _side_by_side(
     program: Model, phi: Any, density_phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
 ) -> tuple[dict[str, Site], dict[str, Site]]:
     """The latent sites of one guide run, and the model's sites at the same values and rows."""
-    q = program.trace(_reads_params(phi, rows, from_prior(key)))
-    values = {name: site.value for name, site in q.items() if site.kind == "sample"}
+    q = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    values = {name: site.value for name, site in q.items()}
     if density_phi is not phi:
-        q = program.trace(given(values, _reads_params(density_phi, rows, required)))
-    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
-    return {name: site for name, site in q.items() if site.kind == "sample"}, p
+        q = _sampled(program.trace(given(values, _reads_params(density_phi, rows, required))))
+    return q, target.model.trace(given(values, _reads_params(target.params, rows, required)))
 
 
 def _closed_forms(q: Mapping[str, Site], p: Mapping[str, Site]) -> set[str]:

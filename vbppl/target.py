@@ -28,11 +28,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, Shape
+from vbppl.distributions.degenerate import Delta
 from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
-from vbppl.models import Model, abstract_sites, leading_draws
+from vbppl.models import Model, ModelFunction, abstract_sites, leading_draws
 from vbppl.pytree import pytree, static
-from vbppl.trace import check_shape, log_density, log_joint, required, values_of
+from vbppl.shapes import check_value
+from vbppl.trace import (
+    Outline,
+    log_density,
+    log_joint,
+    of_the_right_shape,
+    trainable,
+    values_of,
+    with_params,
+    with_rows,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +57,6 @@ class Slot:
     start: int
     stop: int
     plates: tuple[str, ...]
-    is_real: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +103,7 @@ class Target:
     >>> target = vb.target(flat_scale())
     >>> target.dim
     1
-    >>> print(f"{target.log_density(np.zeros(1)):.4f}")   # at sd = 1: log(2 phi(1)) + log 1
+    >>> print(f"{target.log_density(np.zeros(1)):.4f}")  # at sd = 1: log(2 phi(1)) + log 1
     -0.7258
 
     Attributes:
@@ -109,11 +119,7 @@ class Target:
     @classmethod
     def of(cls, model: Model) -> Target:
         """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
-        if not isinstance(model, Model):
-            raise TypeError(
-                f"expected a model applied to its arguments, not {model!r}. "
-                "Decorate the function with @vb.model and call it with its arguments: my_model(x, y=y)."
-            )
+        _must_be_a_model(model)
         layout = _layout(abstract_sites(model))
         model = jax.device_put(model)
         return cls(model, initial_params(model) if layout.params else {}, layout)
@@ -131,11 +137,11 @@ class Target:
           rows: for plates that show only a part, the indices of the rows, by the plate's name.
           jacobian: False leaves log |dx/dz| out: the log joint density on the supports.
         """
-        return _log_density(self, _flat(self.layout, z), dict(rows or {}), jacobian)
+        return _log_density(self, _flat(self.layout, z), _rows(self.layout, rows), jacobian)
 
     def guilty_sites(self, z: Any, rows: Mapping[str, Array] | None = None) -> tuple[str, ...]:
-        """The sites whose log density or gradient is not finite at some of the points `z`, `(n, dim)`."""
-        finite = _finite_sites(self, _flat(self.layout, z, batched=True), dict(rows or {}))
+        """The sites whose log density or gradient is not finite at one of the points `z`, `(n, dim)`."""
+        finite = _finite_sites(self, _flat(self.layout, z, batched=True), _rows(self.layout, rows))
         return tuple(name for name, ok in finite.items() if not np.all(ok))
 
     def constrain(self, z: Any) -> dict[str, Array]:
@@ -147,7 +153,7 @@ class Target:
         return _unconstrain(self, _latent_values(self.layout, values))[0]
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
-        """log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
+        """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
         return _unconstrain(self, _latent_values(self.layout, values))[1]
 
     def param_values(self) -> dict[str, Any]:
@@ -256,27 +262,49 @@ def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array
                 return with_params(site, target.params[site.name])
             if site.kind != "sample" or site.value is not None:
                 return site
-            required(dataclasses.replace(site, value=values.get(site.name)))
             value = values[site.name]
-            check_shape(site, value)
-            z = site.dist.support.inverse(value)
+            check_value(site.name, value, site.shape, site.frames)
+            z = jnp.asarray(site.dist.support.inverse(value), dtype)
             parts.append(z.reshape(-1))
             log_dets.append(jnp.sum(site.dist.support.forward_and_log_det(z)[1]))
             return dataclasses.replace(site, value=value)
 
         target.model.trace(interpret)
-        return jnp.concatenate(parts), sum(log_dets)
+        return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
 
+    dtype = jnp.result_type(float)
     draws = leading_draws(abstract_sites(target.model), values)
     return one(values) if draws is None else jax.vmap(one)(values)
 
 
-@jax.jit
 def initial_params(model: Model) -> dict[str, Any]:
-    """The unconstrained initial values of a program's params: for each the trainable leaves of its `init`."""
-    sites = model.trace(_first_values)
+    """The unconstrained initial values of a program's params: for each the trainable leaves of its `init`.
+
+    Raises:
+      ModelError: an `init` has nothing to train, or does not lie on its support.
+    """
+    params = _initial_params(model)
+    for name, leaves in params.items():
+        if not leaves:
+            raise ModelError(
+                "init holds no floating-point number, so there is nothing to learn.",
+                site=name,
+                mend="Write it with floats: 1.0, not 1; jnp.zeros(3), not jnp.zeros(3, int).",
+            )
+        if not all(isinstance(leaf, jax.core.Tracer) or np.all(np.isfinite(leaf)) for leaf in leaves):
+            raise ModelError(
+                "init does not lie inside the param's support, or is not finite.",
+                site=name,
+                mend="Start from a value strictly inside, for instance 1.0 for constraints.positive.",
+            )
+    return params
+
+
+@jax.jit
+def _initial_params(model: Model) -> dict[str, Any]:
+    sites = model.trace(of_the_right_shape)
     return {
-        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in _trainable(site.value))
+        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in trainable(site.value))
         for site in sites.values()
         if site.kind == "param"
     }
@@ -288,39 +316,23 @@ def _param_values(target: Target) -> dict[str, Any]:
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
 
 
-def _first_values(site: Site) -> Site:
-    """Any value of the right shape will do: only the params' `init` is wanted."""
-    if site.kind == "sample" and site.value is None:
-        support = site.dist.support
-        zeros = jnp.zeros(support.unconstrained_shape(site.shape))
-        return dataclasses.replace(site, value=support.forward(zeros))
-    return site
+def _must_be_a_model(model: Any) -> None:
+    if isinstance(model, Model):
+        return
+    name = getattr(model, "__name__", "my_model")
+    if isinstance(model, ModelFunction):
+        problem = f"got the model function {model!r} itself"
+        mend = f"Apply it to its arguments, which runs nothing yet: {name}(...)."
+    elif callable(model):
+        problem = f"got the plain function {name}"
+        mend = f"Write @vb.model above it, and apply it to its arguments: {name}(...)."
+    else:
+        problem = f"got {type(model).__name__} {model!r:.80}"
+        mend = "Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y)."
+    raise TypeError(f"expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
 
 
-def _trainable(init: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(init) if _is_trainable(leaf)]
-
-
-def _is_trainable(leaf: Any) -> bool:
-    if isinstance(leaf, float):
-        return True
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
-
-
-def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
-    """The param's site, with the trainable leaves of its `init` replaced by the current values."""
-    current = iter(unconstrained)
-    leaves, structure = jax.tree.flatten(site.value)
-    leaves = [site.constraint.forward(next(current)) if _is_trainable(leaf) else leaf for leaf in leaves]
-    return dataclasses.replace(site, value=jax.tree.unflatten(structure, leaves))
-
-
-def with_rows(site: Site, rows: Mapping[str, Array]) -> Site:
-    """The plate's site, showing `rows` of it; all where none are named."""
-    return dataclasses.replace(site, value=rows.get(site.name))
-
-
-def _layout(sites: Mapping[str, Site]) -> Layout:
+def _layout(sites: Mapping[str, Outline]) -> Layout:
     slots: list[Slot] = []
     for site in sites.values():
         if site.kind == "sample" and not site.observed:
@@ -333,37 +345,52 @@ def _layout(sites: Mapping[str, Site]) -> Layout:
     )
 
 
-def _slot(site: Site, start: int) -> Slot:
-    if site.dist.is_discrete:
+def _slot(site: Outline, start: int) -> Slot:
+    if site.is_discrete:
         raise ModelError(
-            f"a latent variable cannot be discrete ({type(site.dist).__name__}): its density has no gradient.",
+            f"a latent variable cannot be discrete ({site.distribution}): its density has no gradient.",
             site=site.name,
             mend="Pass obs=... if it is observed. Otherwise sum it out: dist.MixtureSameFamily for mixtures, "
             "or vb.factor with jax.scipy.special.logsumexp over its values.",
         )
-    support = site.dist.support
-    shape = tuple(support.unconstrained_shape(site.shape))
+    if site.distribution == Delta.__name__:
+        raise ModelError(
+            "a latent variable cannot have all its mass on one point (Delta): its density has no gradient.",
+            site=site.name,
+            mend="Write vb.deterministic(name, value), or pass obs=... if it is observed.",
+        )
     plates = tuple(frame.name for frame in site.frames)
-    is_real = repr(support) in ("real", "real_vector") or shape == site.shape and _is_identity(support)
-    event = tuple(site.dist.event_shape)
-    return Slot(site.name, site.shape, event, shape, start, start + math.prod(shape), plates, is_real)
-
-
-def _is_identity(support: Any) -> bool:
-    base = getattr(support, "base", support)
-    return repr(base) == "real"
+    stop = start + math.prod(site.unconstrained)
+    return Slot(site.name, site.shape, site.event, site.unconstrained, start, stop, plates)
 
 
 def _flat(layout: Layout, z: Any, batched: bool = False) -> Array:
     shape = jnp.shape(z)
     if shape[-1:] != (layout.dim,) or len(shape) > 1 + batched:
         names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in layout.slots)
-        raise ValueError(f"z has shape {shape}, not ({layout.dim},); its coordinates are {names}.")
+        raise ValueError(f"z has shape {shape}, not ({layout.dim},); its coordinates are {names or 'none'}.")
     return jnp.asarray(z, jnp.result_type(float))
+
+
+def _rows(layout: Layout, rows: Mapping[str, Any] | None) -> dict[str, Array]:
+    """`rows` as index arrays, after checking that each names a plate."""
+    rows = {name: jnp.asarray(indices) for name, indices in (rows or {}).items()}
+    for name, indices in rows.items():
+        known = [plate.name for plate in layout.plates]
+        if name not in known:
+            raise ModelError(f"rows names '{name}', but the model's plates are {', '.join(known) or 'none'}.")
+        if indices.ndim != 1 or not indices.size or not jnp.issubdtype(indices.dtype, jnp.integer):
+            what = f"{indices.dtype}{list(indices.shape)}"
+            raise ModelError(f"the rows of plate '{name}' must be some integers in one dimension, not {what}.")
+    return rows
 
 
 def _latent_values(layout: Layout, values: Mapping[str, Any]) -> dict[str, Array]:
     missing = [slot.name for slot in layout.slots if slot.name not in values]
     if missing:
-        raise ModelError(f"values lack the latent sites {missing}.", mend="Give a value for each of them.")
+        raise ModelError(
+            f"the values lack the latent site{'s' * (len(missing) > 1)} {', '.join(missing)}.",
+            details="\n".join(f"{slot.name}: {slot.shape}" for slot in layout.slots),
+            mend="Give a value of its shape, or draws of it, for each latent site.",
+        )
     return {slot.name: jnp.asarray(values[slot.name]) for slot in layout.slots}

@@ -2,24 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from vbppl.aliases import Array
+from vbppl.aliases import Array, Shape
 from vbppl.errors import ModelError
 from vbppl.keys import named
 from vbppl.language import Interpreter, Run, Site, running
+from vbppl.shapes import Frame, check_value
 
 
 def trace(function: Callable[[], Any], interpreter: Interpreter) -> dict[str, Site]:
     """The sites of one run of `function`, in the order of its statements."""
     with running(Run(interpreter)) as run:
-        function()
+        try:
+            function()
+        except NEEDS_NUMBERS as error:
+            raise _needs_numbers(error, list(run.sites)) from error
     return run.sites
+
+
+NEEDS_NUMBERS = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
+
+
+def _needs_numbers(error: Exception, met: list[str]) -> ModelError:
+    """Say in the words of the language what JAX means: a run that is compiled has no numbers."""
+    here = traceback.extract_tb(error.__traceback__)
+    own = [f for f in here if not any(f"/{house}/" in f.filename for house in ("vbppl", "jax", "numpy"))]
+    where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else str(error).splitlines()[0]
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        what, mend = "Python's `if`, `while`, `and` or `not`", "Write jnp.where(condition, a, b), or jax.lax.cond."
+    elif isinstance(error, jax.errors.TracerArrayConversionError):
+        what, mend = "NumPy", "Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i]."
+    else:
+        what, mend = "a Python number", "Leave out float() and int(), and take sizes from the shapes of arrays."
+    after = f", after site '{met[-1]}'" if met else ""
+    return ModelError(f"{what} met a value that has no number yet{after}.", details=where, mend=mend)
 
 
 def from_prior(key: Array) -> Interpreter:
@@ -27,7 +55,8 @@ def from_prior(key: Array) -> Interpreter:
 
     def interpret(site: Site) -> Site:
         if site.kind == "sample" and site.value is None:
-            return dataclasses.replace(site, value=site.dist.sample(named(key, site.name)))
+            with at_site(site):
+                return dataclasses.replace(site, value=site.dist.sample(named(key, site.name)))
         return site
 
     return interpret
@@ -50,7 +79,7 @@ def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
     def interpret(site: Site) -> Site:
         if site.kind == "sample" and site.value is None and site.name in values:
             value = jnp.asarray(values[site.name])
-            check_shape(site, value)
+            check_value(site.name, value, site.shape, site.frames)
             return dataclasses.replace(site, value=value)
         if site.kind == "param" and site.name in values:
             return dataclasses.replace(site, value=values[site.name])
@@ -62,18 +91,95 @@ def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
 def required(site: Site) -> Site:
     """The interpreter that has no values: it says which site lacks one."""
     if site.kind == "sample" and site.value is None:
-        raise ModelError("no value was given for this site.", site=site.name, mend=f"Add {site.name!r} to the values.")
+        mend = f"Add {site.name!r} to the values: an array of shape {site.shape}, or draws (n, ...) of it."
+        raise ModelError("no value was given for this site.", site=site.name, mend=mend)
     return site
 
 
-def check_shape(site: Site, value: Any) -> None:
-    """A value that replaces a site's must have exactly the site's shape."""
-    if tuple(jnp.shape(value)) != site.shape:
-        raise ModelError(
-            f"the value given has shape {tuple(jnp.shape(value))}, but the site has shape {site.shape}.",
-            site=site.name,
-            mend="Give one value of the site's shape; model.shapes() prints the shapes of all sites.",
-        )
+def of_the_right_shape(site: Site) -> Site:
+    """The interpreter for runs whose shapes alone are wanted: some point of each site's support."""
+    if site.kind != "sample" or site.value is not None:
+        return site
+    with at_site(site):
+        if site.dist.is_discrete:
+            return from_prior(jax.random.key(0))(site)
+        support = site.dist.support
+        zeros = jnp.zeros(support.unconstrained_shape(site.shape))
+        return dataclasses.replace(site, value=support.forward(zeros))
+
+
+def with_rows(site: Site, rows: Mapping[str, Array]) -> Site:
+    """The plate's site, showing `rows` of it; all where none are named."""
+    return dataclasses.replace(site, value=rows.get(site.name))
+
+
+def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
+    """The param's site, with the trainable leaves of its `init` replaced by the current values."""
+    current = iter(unconstrained)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(site.value)
+    leaves = [site.constraint.forward(next(current)) if _is_trainable(*leaf) else leaf[1] for leaf in leaves]
+    return dataclasses.replace(site, value=jax.tree.unflatten(structure, leaves))
+
+
+def trainable(init: Any) -> list[Any]:
+    """The leaves of a param's `init` that are learnt."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(init)
+    return [leaf for path, leaf in leaves if _is_trainable(path, leaf)]
+
+
+def _is_trainable(path: tuple, leaf: Any) -> bool:
+    """Floating-point arrays; Python's floats too, unless they are a module's own (a dropout rate)."""
+    if isinstance(leaf, float):
+        return not any(isinstance(key, jax.tree_util.GetAttrKey) for key in path)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+@contextlib.contextmanager
+def at_site(site: Site) -> Iterator[None]:
+    """Name `site` in errors of its distribution, which does not know where it stands."""
+    try:
+        yield
+    except ModelError as error:
+        if error.site is not None:
+            raise
+        raise ModelError(error.what, site=site.name, details=error.details, mend=error.mend) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What is known of a site without numbers: everything here is static.
+
+    `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
+    vector. `distribution` is the name of the class, without the wrappers around it.
+    """
+
+    kind: str
+    name: str
+    observed: bool
+    frames: tuple[Frame, ...]
+    size: int = 0
+    subsample_size: int | None = None
+    shape: Any = ()
+    batch: Shape = ()
+    event: Shape = ()
+    unconstrained: Shape = ()
+    distribution: str = ""
+    is_discrete: bool = False
+    has_rsample: bool = False
+
+    @classmethod
+    def of(cls, site: Site) -> Outline:
+        """The outline of an answered site."""
+        place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size)
+        if site.kind != "sample":
+            return cls(*place, shape=jax.tree.map(jnp.shape, site.value))
+        dist, core = site.dist, site.dist
+        while hasattr(core, "base_dist"):
+            core = core.base_dist
+        with at_site(site):
+            free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
+            shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
+            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample)
 
 
 def log_density(site: Site) -> Array:

@@ -7,13 +7,13 @@ A support *is* the bijector onto it: `positive` is the set of positive numbers, 
 
 where `x` is read in its free coordinates: the first `K - 1` entries of a simplex, the entries below the
 diagonal of a correlation Cholesky factor. Densities of this house are densities in those coordinates, so
-that `exp(log_prob(x) + log_det)` integrates to one over `z`. (TensorFlow Probability measures the simplex by the area
-of the embedded surface instead, which differs by `log sqrt K`: its log determinants never enter here.)
+that `exp(log_prob(x) + log_det)` integrates to one over `z`. (TensorFlow Probability measures the simplex
+by the area of the embedded surface, which differs by `log sqrt K`: its log determinants never enter here.)
 
-Shapes: `z` has `unconstrained_dim` event dimensions, `x` has `event_dim`, and `log_det` and `check(x)` have the batch shape,
-that is the shape of `x` without its event. The maps are NumPyro's, so that starting values and
-posteriors in `z` mean the same; the formulas run in logarithms, so that values and gradients are finite for `|z| <= 50`
-in 32 bits, and a bounded `x` never touches its bounds.
+Shapes: `z` has `unconstrained_dim` event dimensions, `x` has `event_dim`, and `log_det` and `check(x)` have
+the batch shape, that is the shape of `x` without its event. The maps are NumPyro's, so that starting values
+and posteriors in `z` mean the same; the formulas run in logarithms, so that values and gradients are finite
+for `|z| <= 50` in 32 bits, and a bounded `x` never touches its bounds.
 
 Bounds are data: they may be arrays that broadcast, or latent variables (`Uniform(0, a)`).
 """

@@ -20,7 +20,7 @@ class Discrete(Bijector):
     def forward_and_log_det(self, z):
         raise ModelError(
             f"the support {self.describe()} is discrete, so no map leads to it from unconstrained space.",
-            mend="Observe this site, or sum the discrete variable out of the model (for example with MixtureSameFamily).",
+            mend="Observe this site, or sum the variable out of the model, as MixtureSameFamily does.",
         )
 
     def inverse(self, x):

@@ -11,7 +11,7 @@ from vbppl.aliases import Array
 from vbppl.bijectors.base import Bijector, Independent, as_float, like
 from vbppl.bijectors.scalar import real
 from vbppl.errors import ModelError
-from vbppl.numerics import log_cosh
+from vbppl.numerics import LOG_TWO, log_cosh
 from vbppl.pytree import pytree
 
 
@@ -81,7 +81,7 @@ class LowerCholesky(_Matrix):
 class CorrCholesky(_Matrix):
     """Cholesky factors of correlation matrices: lower triangular, positive diagonal, rows of length one.
 
-    `x_ij = tanh(z_ij) prod_{k<j} sqrt(1 - tanh(z_ik)^2)` below the diagonal, and the rest of the length on it.
+    `x_ij = tanh(z_ij) prod_{k<j} sqrt(1 - tanh(z_ik)^2)` below the diagonal; on it, the rest of the length.
     """
 
     name: ClassVar[str] = "corr_cholesky"
@@ -128,9 +128,8 @@ class PositiveDefinite(_Matrix):
         factor, log_det = LowerCholesky().forward_and_log_det(z)
         size = factor.shape[-1]
         powers = np.arange(size, 0, -1)
-        return _outer(factor), log_det + size * np.log(2.0) + jnp.log(_diagonal(factor)) @ like(
-            powers, factor
-        )
+        log_det += size * LOG_TWO + jnp.log(_diagonal(factor)) @ like(powers, factor)
+        return _outer(factor), log_det
 
     def inverse(self, x):
         return LowerCholesky().inverse(jnp.linalg.cholesky(x))

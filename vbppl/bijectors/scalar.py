@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -164,15 +164,17 @@ class UnitInterval(Bijector):
 def _inside(x: Array, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Array:
     """Keep `x` a rounding error away from its bounds: rounded onto one, its density could be infinite."""
     if low is not None:
-        x = jnp.maximum(x, jax.lax.stop_gradient(low + _margin(low, x.dtype)))
+        low = jnp.asarray(low, x.dtype)
+        x = jnp.maximum(x, jax.lax.stop_gradient(low + _margin(low)))
     if high is not None:
-        x = jnp.minimum(x, jax.lax.stop_gradient(high - _margin(high, x.dtype)))
+        high = jnp.asarray(high, x.dtype)
+        x = jnp.minimum(x, jax.lax.stop_gradient(high - _margin(high)))
     return x
 
 
-def _margin(bound: ArrayLike, dtype: Any) -> Array:
-    info = jnp.finfo(dtype)
-    return jnp.maximum(jnp.abs(jnp.asarray(bound, dtype)) * info.eps, info.tiny)
+def _margin(bound: Array) -> Array:
+    info = jnp.finfo(bound.dtype)
+    return jnp.maximum(jnp.abs(bound) * info.eps, info.tiny)
 
 
 @pytree

@@ -78,7 +78,7 @@ class OrderedVector(Bijector):
 class PositiveOrderedVector(Bijector):
     """Increasing positive numbers; `x_k = x_{k-1} + exp z_k`, from `x_{-1} = 0`.
 
-    NumPyro takes `exp` of an ordered vector, a double exponential that overflows at `z = 5`; hence this exception.
+    Here NumPyro's map is not followed: `exp` of an ordered vector overflows at `z = 5` in 32 bits.
     """
 
     name: ClassVar[str] = "positive_ordered_vector"

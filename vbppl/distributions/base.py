@@ -12,8 +12,8 @@ A new distribution gives the mathematics of one event: parameters as fields, `su
 independent values. That makes `expand` right by construction: an expanded distribution asks
 its base for a larger shape, and no draw is ever copied along a new dimension.
 
-The three wrappers `ExpandedDistribution`, `Independent` and `MaskedDistribution` live here too, because the methods
-`expand`, `to_event` and `mask` of every distribution return them.
+The three wrappers `ExpandedDistribution`, `Independent` and `MaskedDistribution` live here too, because the
+methods `expand`, `to_event` and `mask` of every distribution return them.
 """
 
 from __future__ import annotations
@@ -243,7 +243,7 @@ def _check_expands(base: Distribution, batch_shape: Shape) -> None:
         fits = False
     if not fits:
         raise ModelError(
-            f"{type(base).__name__} has batch shape {base.batch_shape}, which does not expand to {batch_shape}.",
+            f"the batch shape {base.batch_shape} of {type(base).__name__} does not expand to {batch_shape}.",
             mend="Expand to a shape that ends in the batch shape, or has other sizes only where that is 1.",
         )
 
@@ -265,7 +265,7 @@ class Independent(Distribution):
         batch_shape = self.base_dist.batch_shape
         if not 0 <= self.reinterpreted_batch_ndims <= len(batch_shape):
             raise ModelError(
-                f"to_event({self.reinterpreted_batch_ndims}) asks for more dimensions than the batch shape {batch_shape} has.",
+                f"to_event({self.reinterpreted_batch_ndims}) does not fit the batch shape {batch_shape}.",
                 mend="Expand the distribution first, or take fewer dimensions.",
             )
 

@@ -91,7 +91,7 @@ class NegativeBinomial2(_Count):
     concentration: ArrayLike
 
     def __init__(self, mean: ArrayLike, concentration: ArrayLike):
-        # The argument is called `mean`, as elsewhere in the field; the field cannot be, since `mean` is a property.
+        # The argument is called `mean`, as elsewhere; the field cannot be, since `mean` is a property.
         set_field(self, "location", mean)
         set_field(self, "concentration", concentration)
         self.__post_init__()
@@ -113,7 +113,7 @@ class NegativeBinomial2(_Count):
 
 
 def _negative_binomial(self: _Count, x: ArrayLike, concentration: ArrayLike, log_rate: Array) -> Array:
-    """`log p(x) = log C(x + concentration - 1, x) + concentration log q + x log(1 - q)`, `logit q = log_rate`."""
+    """`log C(x + concentration - 1, x) + concentration log q + x log(1 - q)`, where `logit q = log_rate`."""
     inside, x = self._split(x)
     ways = -jnp.log(x + concentration) - special.betaln(concentration, x + 1.0)
     log_prob = ways - concentration * jax.nn.softplus(-log_rate) - x * jax.nn.softplus(log_rate)

@@ -18,7 +18,7 @@ from vbppl.pytree import pytree, set_field, static
 
 @pytree
 class Delta(Distribution):
-    """All mass on the point `v`, whose last `event_dim` dimensions are one event; `log p(v) = log_density`."""
+    """All mass on `v`, whose last `event_dim` dimensions are one event; `log p(v) = log_density`."""
 
     v: ArrayLike = 0.0
     log_density: ArrayLike = 0.0

@@ -1,7 +1,7 @@
 """Distributions on a finite set: coins, classes, and counts out of a given total.
 
-Probabilities may be given as `probs` or as `logits`; the choice is a part of the compiled program. Log probabilities are
-differentiable in either, at the edges (`probs` 0 or 1, `logits` of 100) too.
+Probabilities may be given as `probs` or as `logits`; the choice is a part of the compiled program. Log
+probabilities are differentiable in either, at the edges (`probs` 0 or 1, `logits` of 100) too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _whole(x: Array) -> Array:
 
 
 class _Coin(Distribution):
-    """What the distributions made of coins share: `probs` or `logits`, and that they cannot be reparameterised."""
+    """What the distributions made of coins share: `probs` or `logits`, and no reparameterised draws."""
 
     is_discrete: ClassVar[bool] = True
     has_rsample: ClassVar[bool] = False
@@ -76,7 +76,7 @@ class Bernoulli(_Coin):
 
 @pytree
 class Binomial(_Coin):
-    """The number of heads among `total_count` coins: `p(x) = C(total_count, x) probs^x (1 - probs)^(total_count - x)`."""
+    """The number of heads among `n` = `total_count` coins: `p(x) = C(n, x) probs^x (1 - probs)^(n - x)`."""
 
     total_count: ArrayLike = 1
     probs: ArrayLike | None = None
@@ -134,7 +134,7 @@ class Geometric(_Coin):
 
 
 class _Classes(Distribution):
-    """What the distributions made of classes share: `probs` (which sum to one) or `logits`, along the last dimension."""
+    """What the distributions made of classes share: `probs`, which sum to one, or `logits`, `(..., K)`."""
 
     is_discrete: ClassVar[bool] = True
     has_rsample: ClassVar[bool] = False

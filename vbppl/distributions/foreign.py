@@ -6,10 +6,10 @@ The field has four conventions, and the signature of `sample` tells them apart:
     tfp, distrax       sample(sample_shape=(), seed=key)     "seed"
     distreqx           sample(key), unbatched log_prob       "vmap"
 
-Only `sample` and `log_prob` of the stranger are used. Its support is read as ours: NumPyro's by the class name of the constraint
-and its bounds, the others' by the name of the distribution's class, or of TFP's default bijector. Their log
-determinants never enter: TFP's for the simplex is off by `log sqrt K`. Where the support cannot be told, the
-error asks for it, since a guess would be a silent wrong answer.
+Only `sample` and `log_prob` of the stranger are used. Its support is read as ours: NumPyro's by the class
+name of the constraint and its bounds, the others' by the name of the distribution's class, or of TFP's
+default bijector. Their log determinants never enter: TFP's for the simplex is off by `log sqrt K`. Where the
+support cannot be told, the error asks for it, since a guess would be a silent wrong answer.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _MEND = "Wrap it: vb.foreign(dist, support=constraints.positive), with the suppo
 
 
 def as_distribution(value: Any, site_name: str) -> Distribution:
-    """`value` if it is a distribution of ours, an adapter if it is another library's, or an error naming the site."""
+    """`value` if it is ours, an adapter if it is another library's, or an error that names the site."""
     if isinstance(value, Distribution):
         return value
     if isinstance(value, type) and hasattr(value, "log_prob"):
@@ -65,9 +65,10 @@ def as_distribution(value: Any, site_name: str) -> Distribution:
         )
     if not _is_distribution_like(value):
         raise ModelError(
-            f"the second argument of sample must be a distribution, not a {type(value).__name__} ({_short(value)}).",
+            "the second argument of sample must be a distribution, "
+            f"not a {type(value).__name__} ({_short(value)}).",
             site=site_name,
-            mend=f'Write sample("{site_name}", dist.Normal(0.0, 1.0)), or deterministic("{site_name}", value) for a value.',
+            mend=f'Write sample("{site_name}", dist.Normal(0.0, 1.0)); deterministic records a value.',
         )
     return Foreign(value)
 
@@ -243,9 +244,7 @@ def _call_sample(inner: Any, key: Array, shape: Shape) -> Array:
 def _support_of(inner: Any) -> Bijector | None:
     """The support, by what the stranger says of itself, else by the name of its class."""
     constraint = getattr(inner, "support", None)
-    if constraint is not None and not callable(
-        getattr(inner, "experimental_default_event_space_bijector", None)
-    ):
+    if constraint is not None:
         return as_bijector(constraint)
     name = type(inner).__name__
     if name in _BY_CLASS:
@@ -271,8 +270,8 @@ _BY_TFP_BIJECTOR: dict[str, Bijector] = {
     "fill_scale_tril": lower_cholesky,
 }
 
-_REAL = "Normal Laplace Cauchy Gumbel Logistic StudentT MultivariateNormal MultivariateNormalDiag MultivariateNormalTri"
-_REAL += " MultivariateNormalFullCovariance MultivariateNormalTriL"
+_REAL = "Normal Laplace Cauchy Gumbel Logistic StudentT MultivariateNormal MultivariateNormalDiag "
+_REAL += "MultivariateNormalTri MultivariateNormalTriL MultivariateNormalFullCovariance"
 _COUNTS = "Poisson NegativeBinomial Geometric"
 _BY_CLASS: dict[str, Bijector] = {
     **dict.fromkeys(_REAL.split(), real),

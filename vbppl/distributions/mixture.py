@@ -17,7 +17,7 @@ from vbppl.pytree import pytree
 
 @pytree
 class MixtureSameFamily(Distribution):
-    """`p(x) = sum_k mixing[k] component_k(x)`; the components are the last batch dimension of `component_distribution`.
+    """`p(x) = sum_k mixing[k] component_k(x)`, over the last batch dimension of the components.
 
     >>> from vbppl.distributions.real import Normal
     >>> d = MixtureSameFamily(Categorical(probs=[0.3, 0.7]), Normal([-1.0, 1.0], 0.5))
@@ -32,7 +32,7 @@ class MixtureSameFamily(Distribution):
     def __post_init__(self):
         if not isinstance(_without_expand(self.mixing_distribution), Categorical):
             raise ModelError(
-                f"the weights of a mixture must be a Categorical, not {type(self.mixing_distribution).__name__}.",
+                f"the weights of a mixture are a Categorical, not {type(self.mixing_distribution).__name__}.",
                 mend="Write MixtureSameFamily(dist.Categorical(probs=weights), components).",
             )
         if self.component_distribution.batch_shape[-1:] != (self._components,):

@@ -1,7 +1,7 @@
 """Distributions of vectors and matrices.
 
-Densities are in the free coordinates of an event: the first `K - 1` entries of a simplex, the entries below the diagonal
-of a correlation Cholesky factor. The log determinants of `bijectors.py` are in the same ones.
+Densities are in the free coordinates of an event: the first `K - 1` entries of a simplex, the entries below
+the diagonal of a correlation Cholesky factor. The log determinants of `bijectors` are in the same ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vbppl.pytree import pytree, set_field, static
 
 @pytree
 class Dirichlet(Distribution):
-    """`p(x) = Gamma(sum a) prod x_k^(a_k - 1) / Gamma(a_k)` on the simplex; `a` is `concentration`, of shape `(..., K)`."""
+    """`p(x) = Gamma(sum a) prod x_k^(a_k - 1) / Gamma(a_k)`, where `a` is `concentration`, `(..., K)`."""
 
     concentration: ArrayLike
     event_dim: ClassVar[int] = 1
@@ -71,8 +71,8 @@ class Dirichlet(Distribution):
 class MultivariateNormal(Distribution):
     """A normal vector with mean `loc`, of shape `(..., K)`, and `covariance_matrix = scale_tril scale_tril'`.
 
-    Give exactly one of `covariance_matrix`, `precision_matrix` (its inverse) and `scale_tril` (its Cholesky factor), of shape
-    `(..., K, K)`; only the factor is kept.
+    Give exactly one of `covariance_matrix`, `precision_matrix` (its inverse) and `scale_tril` (its Cholesky
+    factor), of shape `(..., K, K)`; only the factor is kept.
     """
 
     loc: ArrayLike = 0.0
@@ -130,7 +130,8 @@ class MultivariateNormal(Distribution):
 def _factor_of_inverse(matrix: Array) -> Array:
     """The Cholesky factor of the inverse, without forming the inverse.
 
-    With `J` the reversal of order, `J P J = C C'`, hence `P^-1 = (J C^-T J) (J C^-T J)'`, and that factor is lower triangular.
+    With `J` the reversal of order and `J P J = C C'`, `P^-1 = (J C^-T J) (J C^-T J)'`, whose factor is lower
+    triangular.
     """
     reversed_factor = jnp.linalg.cholesky(jnp.flip(matrix, (-2, -1)))
     eye = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
@@ -158,13 +159,15 @@ def solve_lower(factor: ArrayLike, x: ArrayLike) -> Array:
 
 @pytree
 class LKJCholesky(Distribution):
-    """Cholesky factors `L` of correlation matrices `R = L L'` with density `det(R)^(concentration - 1)` in `R`.
+    """Cholesky factors `L` of correlations `R = L L'`, with density `det(R)^(concentration - 1)` in `R`.
 
-    In `L`: `log p = sum_i (dimension - 1 - i + 2 (concentration - 1)) log L_ii` up to a constant. `concentration` 1 is
-    uniform over `R`. An event has shape `(dimension, dimension)`.
+    In `L`: `log p = sum_i (dimension - 1 - i + 2 (concentration - 1)) log L_ii` up to a constant;
+    `concentration` 1 is uniform over `R`. An event has shape `(dimension, dimension)`. There is one way of
+    drawing, whatever `sample_method` says.
 
-    Source: Lewandowski, Kurowicka and Joe (2009), the "onion" construction: row `i` below the diagonal is a point of the unit
-    ball in `i` dimensions, whose squared length is `Beta(i / 2, concentration + (dimension - 1 - i) / 2)`.
+    Source: Lewandowski, Kurowicka and Joe (2009), the "onion" construction: row `i` below the diagonal is a
+    point of the unit ball in `i` dimensions, whose squared length is
+    `Beta(i / 2, concentration + (dimension - 1 - i) / 2)`.
     """
 
     dimension: int = static()

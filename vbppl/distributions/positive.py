@@ -1,7 +1,7 @@
 """Distributions of one positive number.
 
-Off the support the log density is `-inf`, with gradient zero. At the edge itself both are what the formula says in the limit,
-as long as that is finite: an exponential, or a Gamma with concentration one, at `x = 0`.
+Off the support the log density is `-inf`, with gradient zero. At the edge itself both are what the formula
+says in the limit, as long as that is finite: an exponential, or a Gamma with concentration one, at `x = 0`.
 """
 
 from __future__ import annotations

@@ -43,6 +43,10 @@ class Gaussian(Guide):
         """`L`, lower triangular, `(dim, dim)`."""
         raise NotImplementedError
 
+    def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """The `phi` with this mean and the covariance `factor factor^T`, as far as the family has it."""
+        raise NotImplementedError
+
     def sd(self, phi: Array) -> Array:
         """The marginal standard deviations of `z`, `(dim,)`."""
         raise NotImplementedError
@@ -133,6 +137,10 @@ class MeanField(Gaussian):
         """Around `loc`, with small standard deviations."""
         return np.stack([loc, np.full_like(loc, math.log(self.start_sd))])
 
+    def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """The same mean and marginal variances."""
+        return np.stack([loc, np.log(np.sum(factor**2, axis=1)) / 2])
+
     def transform(self, phi: Array, noise: Array) -> Array:
         """`loc + sd * noise_n`."""
         return phi[0] + phi.__array_namespace__().exp(phi[1]) * noise
@@ -163,6 +171,13 @@ class FullRank(Gaussian):
         """Around `loc`, with small standard deviations and no correlations."""
         rows = [loc, np.full_like(loc, math.log(self.start_sd))]
         return np.concatenate([np.stack(rows), np.zeros((loc.size, loc.size), loc.dtype)])
+
+    def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """The same mean and covariance: `factor^T = Q R` makes `L = R^T` lower triangular."""
+        lower = np.linalg.qr(factor.T, mode="r").T
+        lower = lower * np.sign(np.diagonal(lower))
+        scale = np.diagonal(lower)[:, None]
+        return np.concatenate([loc[None], np.log(scale).T, np.tril(lower / scale, -1)])
 
     def transform(self, phi: Array, noise: Array) -> Array:
         """`loc + sd * (noise_n + A noise_n)`."""

@@ -1,0 +1,214 @@
+"""The deterministic fit: the bound on fixed, moment-exact draws, maximised to the end.
+
+With the noise `e_n` fixed, the bound of a Gaussian guide
+
+    J(loc, L) = mean log p(loc + L e_n) + log |det L| + const
+
+is an ordinary smooth function, and can be maximised until it is (Giordano, Ingram and Broderick
+2023, "Black Box Variational Inference with a Deterministic Objective", eq. 3). Nothing is left to
+choose: the fit ends when an estimate of the nats still to gain is negligible.
+
+Mean field goes first, by L-BFGS (`lbfgs.py`); full rank starts where it ends, by natural-gradient
+steps (`stein.py`). At the end the fit asks how much its draws matter: other sets of draws would
+move the optimum by their own Newton steps. Where that is more than `DRAW_NOISE` sds, there are
+four times as many draws from then on.
+
+Everything outside the model's own density is linear algebra in float64 on the host, around the
+one compiled evaluation `target.evaluate`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl import lbfgs, stein
+from vbppl.draws import latin_hypercube, whitened_draws
+from vbppl.errors import ModelError
+from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.keys import host_generator
+from vbppl.records import Fitted, Progress, Status
+from vbppl.target import Target, evaluate
+
+DRAW_NOISE = 0.01
+FEWEST, MOST = 32, 2048
+WHITENED_DIM = 64
+STEPS = 300
+SETS = 4
+START_SD = 0.1
+ROUGHLY = 1e-3  # nats to gain that are well spent on more draws first
+
+
+@dataclasses.dataclass(frozen=True)
+class Deterministic:
+    """Fixed moment-exact draws of all rows, maximised to the end.
+
+    Attributes:
+      draws: how many to begin with, an even number; None for enough. They grow while they matter.
+    """
+
+    draws: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.draws is not None and (self.draws < 2 or self.draws % 2):
+            raise ValueError(f"draws come in antithetic pairs: an even number from 2 on, not {self.draws}.")
+
+
+def run(
+    target: Target,
+    guide: Gaussian,
+    loc: np.ndarray,
+    method: Deterministic,
+    raw_key: np.ndarray,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Fitted:
+    """Maximise the bound of `guide`, mean field or full rank, from the point `loc`, `(dim,)`."""
+    full = isinstance(guide, FullRank)
+    if full and method.draws is not None and method.draws < 2 * target.dim:
+        raise ModelError(
+            f"a full-rank guide of {target.dim} dimensions cannot be fitted on {method.draws} fixed draws: "
+            f"with fewer draws than dimensions the bound has no maximum, and below {2 * target.dim} no exact moments.",
+            mend=f"Give at least {2 * target.dim} draws, or leave draws=None.",
+        )
+    fit = _Fit(target, method, host_generator(raw_key, "draws"), watch)
+    try:
+        fit.mean_field(loc)
+        if full:
+            fit.full_rank()
+    except KeyboardInterrupt:
+        fit.reason = "interrupted"
+    return fit.fitted(guide)
+
+
+class _Fit:
+    """One fit on the way: where it stands, and what it has cost."""
+
+    def __init__(
+        self, target: Target, method: Deterministic, rng: np.random.Generator, watch: Callable[[Progress], None]
+    ):
+        self.target, self.method, self.rng, self.watch = target, method, rng, watch
+        self.dtype = jnp.result_type(float)
+        self.tolerance = max(1e-12, float(jnp.finfo(self.dtype).eps))  # nats still to gain
+        self.loc, self.factor = np.zeros(target.dim), np.eye(target.dim)
+        self.reason, self.decrement, self.draw_noise, self.draws = "capped", np.inf, np.inf, 0
+        self.bounds: list[float] = []
+        self.gradients, self.began = 0, time.perf_counter()
+
+    def mean_field(self, loc: np.ndarray) -> None:
+        """Maximise over `loc` and `diag(sd)`, with more draws while they matter."""
+        dim = self.target.dim
+        x = np.concatenate([loc.astype(np.float64), np.full(dim, np.log(START_SD))])
+        self.draws = self.method.draws or max(FEWEST, 2 * dim if dim <= WHITENED_DIM else 0)
+        while True:
+            at = lbfgs.minimise(
+                self._bound_on(self._noise(self.draws)), x, _metric, self._rounding, self.tolerance, STEPS, _longest, self._note
+            )
+            x, (self.loc, log_sd) = at.x, np.split(at.x, 2)
+            self.factor, self.decrement = np.diag(np.exp(log_sd)), at.decrement
+            self.reason = self._verdict(at)
+            moves = [at.newton(self._bound_on(self._noise(self.draws))(x)[1], _metric(x)) for _ in range(SETS)]
+            scale = np.concatenate([np.exp(-log_sd), np.ones(dim)])
+            self.draw_noise = float(np.sqrt(np.mean(np.square(np.array(moves) * scale), axis=0)).max(initial=0.0))
+            if not self._more_draws():
+                return
+
+    def full_rank(self) -> None:
+        """Maximise over `loc` and any factor, from the mean-field optimum on."""
+        dim = self.target.dim
+        self.draws = self.method.draws or max(FEWEST, 2 * dim)
+        noise, tolerance = whitened_draws(self.rng, self.draws, dim), ROUGHLY
+        while True:
+            at = stein.ascend(self._density, self.loc, self.factor, noise, self._rounding, tolerance, self._note_full)
+            self.loc, self.factor, self.decrement, self.reason = at.loc, at.factor, at.decrement, at.reason
+            if tolerance == self.tolerance:
+                return
+            sets = [whitened_draws(self.rng, self.draws, dim) for _ in range(SETS)]
+            self.draw_noise = stein.draw_noise(self._density, at, sets)
+            if self._more_draws():
+                noise = whitened_draws(self.rng, self.draws, dim)
+            else:
+                tolerance = self.tolerance
+
+    def fitted(self, guide: Gaussian) -> Fitted:
+        """What the fit leaves behind."""
+        phi = guide.of(self.loc, self.factor).astype(self.dtype)
+        converged = self.reason in ("converged", "rounding")
+        said = {
+            "converged": f"at the optimum ({self.decrement:.0e} nats to gain)",
+            "rounding": f"at the optimum to rounding ({self.decrement:.0e} nats to gain)",
+            "capped": f"out of steps with {self.decrement:.2g} nats to gain: not converged",
+            "stuck": f"no step improves the bound, yet {self.decrement:.2g} nats seem to be left: not converged",
+            "interrupted": "interrupted: not converged",
+        }[self.reason]
+        if self.reason != "interrupted":
+            said += f"; {self.draws} fixed draws, which matter to {self.draw_noise:.2g} sd"
+        status = Status(self.reason, converged, said, len(self.bounds), self.gradients)
+        return Fitted({"guide": phi, "model": self.target.params}, np.array(self.bounds), status)
+
+    def _more_draws(self) -> bool:
+        if self.draw_noise <= DRAW_NOISE or self.draws >= MOST or self.method.draws or self.reason == "stuck":
+            return False
+        self.draws = min(4 * self.draws, MOST)
+        return True
+
+    def _noise(self, draws: int) -> np.ndarray:
+        dim = self.target.dim
+        return whitened_draws(self.rng, draws, dim) if draws >= 2 * dim else latin_hypercube(self.rng, draws, dim)
+
+    def _density(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.gradients += len(z)
+        log_p, gradient = evaluate(self.target, z)
+        return log_p.astype(np.float64), gradient.astype(np.float64)
+
+    def _bound_on(self, noise: np.ndarray) -> lbfgs.ValueAndGradient:
+        """The mean-field bound, negated, as a function of `(loc, log sd)`, up to a constant."""
+
+        def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+            loc, log_sd = np.split(x, 2)
+            spread = np.exp(log_sd) * noise
+            log_p, gradient = self._density(loc + spread)
+            slope = np.concatenate([gradient.mean(axis=0), (gradient * spread).mean(axis=0) + 1])
+            return float(-log_p.mean() - log_sd.sum()), -slope
+
+        return value_and_gradient
+
+    def _rounding(self, value: float) -> float:
+        """By how much two equal bounds of this size may differ, in nats: 16 units in the last place."""
+        return 16 * float(jnp.finfo(self.dtype).eps) * max(abs(value), 1.0)
+
+    def _verdict(self, at: lbfgs.Minimum) -> str:
+        if at.decrement <= self.tolerance:
+            return "converged"
+        if at.stuck:
+            return "rounding" if at.decrement <= self._rounding(at.value) else "stuck"
+        return "capped"
+
+    def _note(self, at: lbfgs.Minimum) -> None:
+        loc, log_sd = np.split(at.x, 2)
+        self._tell(-at.value, MeanField(), loc, np.diag(np.exp(log_sd)))
+
+    def _note_full(self, at: stein.Ascent) -> None:
+        self._tell(at.bound, FullRank(), at.loc, at.factor)
+
+    def _tell(self, bound: float, guide: Guide, loc: np.ndarray, factor: np.ndarray) -> None:
+        self.loc, self.factor = loc, factor
+        bound += self.target.dim / 2 * (1 + np.log(2 * np.pi))
+        self.bounds.append(bound)
+        params = {"guide": guide.of(loc, factor).astype(self.dtype), "model": self.target.params}
+        self.watch(Progress(len(self.bounds), bound, time.perf_counter() - self.began, params))
+
+
+def _metric(x: np.ndarray) -> np.ndarray:
+    """The inverse Hessian of the bound at a Gaussian density's optimum: `(sd^2, 1/2)`."""
+    _, log_sd = np.split(x, 2)
+    return np.concatenate([np.exp(2 * log_sd), np.full_like(log_sd, 0.5)])
+
+
+def _longest(x: np.ndarray, direction: np.ndarray) -> float:
+    """No standard deviation grows or shrinks by more than e^2 in one step."""
+    return float(2 / max(np.abs(np.split(direction, 2)[1]).max(initial=0.0), 1e-300))
