@@ -88,8 +88,7 @@ def examine(name):
         def free(z):
             return free_coordinates(name, bijector.forward(z.reshape(z_shape)))
 
-        numerical = jnp.linalg.slogdet(jax.jacfwd(free)(z))[1]
-        return x, log_det, numerical, bijector.inverse(x).reshape(-1), bijector.check(x)
+        return x, log_det, jax.jacfwd(free)(z), bijector.inverse(x).reshape(-1), bijector.check(x)
 
     return run
 
@@ -105,9 +104,9 @@ def test_a_map_has_its_inverse_determinant_and_image(name, x64):
     @given(st.lists(st.floats(-4.0, 4.0), min_size=size(name), max_size=size(name)))
     def check(numbers):
         z = np.array(numbers)
-        x, log_det, numerical, back, on_support = map(np.asarray, examine(name)(z))
+        x, log_det, jacobian, back, on_support = map(np.asarray, examine(name)(z))
         np.testing.assert_allclose(back, z, atol=1e-7)
-        np.testing.assert_allclose(log_det, numerical, atol=1e-8)
+        np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-8)
         assert x.shape == CASES[name][1] and log_det.shape == on_support.shape == () and on_support
 
     check()
@@ -165,6 +164,7 @@ def test_zero_is_the_centre_of_the_simplex():
     np.testing.assert_allclose(simplex.forward(jnp.zeros(3)), 0.25, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_maps_are_those_of_numpyro():
     numpyro = pytest.importorskip("numpyro.distributions")
     names = "positive unit_interval simplex ordered_vector lower_cholesky corr_cholesky positive_definite"

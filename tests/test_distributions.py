@@ -88,7 +88,16 @@ Z = {"real": np.sinh(np.linspace(-20, 20, 8001)), "bounded": np.linspace(-60, 60
 BETALN = {"Binomial", "Binomial logits", "NegativeBinomial2", "GammaPoisson", "BetaBinomial"}
 # The samplers of these take long to compile, and have a sibling that is drawn in the fast suite.
 SLOW = {"InverseGamma", "Chi2", "Gamma below one", "GammaPoisson", "BetaBinomial", "Binomial logits"}
-SLOW |= {"StudentT", "Geometric logits", "Bernoulli logits", "TruncatedNormal above", "Independent"}
+SLOW |= {
+    "Beta",
+    "Binomial",
+    "NegativeBinomial2",
+    "StudentT",
+    "Geometric logits",
+    "Bernoulli logits",
+    "TruncatedNormal above",
+    "Independent",
+}
 
 log_prob = jax.jit(lambda d, x: d.log_prob(x))
 

@@ -62,12 +62,12 @@ class Deterministic:
 def run(
     target: Target,
     guide: Gaussian,
-    loc: np.ndarray,
+    starts: np.ndarray,
     method: Deterministic,
     raw_key: np.ndarray,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Fitted:
-    """Maximise the bound of `guide`, mean field or full rank, from the point `loc`, `(dim,)`."""
+    """Maximise the bound of `guide`, mean field or full rank, from the best of `starts`, `(starts, dim)`."""
     full = isinstance(guide, FullRank)
     if full and method.draws is not None and method.draws < 2 * target.dim:
         raise ModelError(
@@ -77,7 +77,7 @@ def run(
         )
     fit = _Fit(target, method, host_generator(raw_key, "draws"), watch)
     try:
-        fit.mean_field(loc)
+        fit.mean_field(fit.best_start(starts))
         if full:
             fit.full_rank()
     except KeyboardInterrupt:
@@ -96,18 +96,34 @@ class _Fit:
         self.tolerance = max(1e-12, float(jnp.finfo(self.dtype).eps))  # nats still to gain
         self.loc, self.factor = np.zeros(target.dim), np.eye(target.dim)
         self.reason, self.decrement, self.draw_noise, self.draws = "capped", np.inf, np.inf, 0
+        self.rivals: tuple[tuple[float, float], ...] = ()
         self.bounds: list[float] = []
         self.gradients, self.began = 0, time.perf_counter()
 
-    def mean_field(self, loc: np.ndarray) -> None:
-        """Maximise over `loc` and `diag(sd)`, with more draws while they matter."""
+    def best_start(self, starts: np.ndarray) -> np.ndarray:
+        """Go most of the way to the mean-field optimum from each start; returns the best, `(2 dim,)`.
+
+        Starts that end far from the best are remembered as rivals: other modes.
+        """
         dim = self.target.dim
-        x = np.concatenate([loc.astype(np.float64), np.full(dim, np.log(START_SD))])
         self.draws = self.method.draws or max(FEWEST, 2 * dim if dim <= WHITENED_DIM else 0)
+        bound = self._bound_on(self._noise(self.draws))
+        ends = []
+        for loc in starts.astype(np.float64):
+            x = np.concatenate([loc, np.full(dim, np.log(START_SD))])
+            ends.append(self._minimise(bound, x, ROUGHLY if len(starts) > 1 else self.tolerance))
+        best = min(ends, key=lambda at: at.value)
+        for at in ends:
+            scale = np.exp(np.maximum(at.x[dim:], best.x[dim:]))
+            away = np.abs(at.x - best.x)[:dim] / scale
+            self.rivals += ((at.value - best.value, float(away.max(initial=0.0))),) if at is not best else ()
+        return best.x
+
+    def mean_field(self, x: np.ndarray) -> None:
+        """Maximise over `loc` and `log sd`, from `x`, `(2 dim,)`, with more draws while they matter."""
+        dim = self.target.dim
         while True:
-            at = lbfgs.minimise(
-                self._bound_on(self._noise(self.draws)), x, _metric, self._rounding, self.tolerance, STEPS, _longest, self._note
-            )
+            at = self._minimise(self._bound_on(self._noise(self.draws)), x, self.tolerance)
             x, (self.loc, log_sd) = at.x, np.split(at.x, 2)
             self.factor, self.decrement = np.diag(np.exp(log_sd)), at.decrement
             self.reason = self._verdict(at)
@@ -147,8 +163,11 @@ class _Fit:
         }[self.reason]
         if self.reason != "interrupted":
             said += f"; {self.draws} fixed draws, which matter to {self.draw_noise:.2g} sd"
-        status = Status(self.reason, converged, said, len(self.bounds), self.gradients)
+        status = Status(self.reason, converged, said, len(self.bounds), self.gradients, rivals=self.rivals)
         return Fitted({"guide": phi, "model": self.target.params}, np.array(self.bounds), status)
+
+    def _minimise(self, function: lbfgs.ValueAndGradient, x: np.ndarray, tolerance: float) -> lbfgs.Minimum:
+        return lbfgs.minimise(function, x, _metric, self._rounding, tolerance, STEPS, _longest, self._note)
 
     def _more_draws(self) -> bool:
         if self.draw_noise <= DRAW_NOISE or self.draws >= MOST or self.method.draws or self.reason == "stuck":

@@ -18,18 +18,21 @@ from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model
 from vbppl.posterior import Posterior
 from vbppl.progress import watcher
 from vbppl.records import Fitted, Progress
-from vbppl.start import find_start
+from vbppl.start import find_starts
 from vbppl.streams import Rows
-from vbppl.target import Target
+from vbppl.target import HEAVY, Target
 
-FULL_RANK_DIM = 50  # up to here "auto" means full rank
+FULL_RANK_DIM = 512  # up to here "auto" means full rank
+STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
 Method = str | Deterministic | Stochastic
+STARTS = 3
 GUIDES = {"mean_field": MeanField, "full_rank": FullRank}
 
 
@@ -75,36 +78,41 @@ def fit(
     target = Target.of(model)
     _check_observed(target)
     raw = raw_key(seed)
-    guide = _guide(guide, target)
     stream = _stream(target, batch_size)
+    guide = _guide(guide, target, stream)
     method = _method(method, target, guide, stream)
-    loc = _start(start, target, guide, raw)
+    starts = _starts(start, target, guide, method, raw)
     with watcher(progress, callback) as watch:
         if isinstance(method, Deterministic):
-            fitted = deterministic.run(target, guide, loc, method, raw, watch)
+            fitted = deterministic.run(target, guide, starts, method, raw, watch)
         else:
-            phi = jax.tree.map(np.asarray, guide.init(target, loc))
+            phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
             fitted = engine.run(target, guide, phi, method, raw, stream, watch)
     return _posterior(target, guide, fitted, raw)
 
 
 def _posterior(target: Target, guide: Guide, fitted: Fitted, raw: np.ndarray) -> Posterior:
     target = dataclasses.replace(target, params=fitted.params["model"])
-    phi = fitted.params["guide"]
+    phi, status = fitted.params["guide"], fitted.status
     elbo = diagnostics.elbo(guide, phi, target, raw)
-    status = fitted.status
+    report = None if isinstance(guide, MAP) else diagnostics.judge(guide, phi, target, elbo, status, raw)
     if (not status.converged and status.reason != "steps") or status.skipped:
         warnings.warn(VbpplWarning(f"the fit of {target.model!r}: {status}."), stacklevel=3)
-    return Posterior(target, guide, phi, elbo, fitted.bounds, status)
+    elif report is not None and report.verdict == "poor":
+        reasons = "; ".join(report.reasons)
+        warnings.warn(VbpplWarning(f"the fit of {target.model!r} is poor: {reasons}. See posterior.check()."), stacklevel=3)
+    return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
 
 
-def _guide(guide: str | Guide | Model, target: Target) -> Guide:
+def _guide(guide: str | Guide | Model, target: Target, stream: Rows) -> Guide:
     if isinstance(guide, Guide):
         return guide
     if isinstance(guide, Model):
         return ProgramGuide(guide)
     if guide == "auto":
-        return FullRank() if target.dim <= FULL_RANK_DIM else MeanField()
+        deterministic = not target.layout.params and not stream.plates
+        most = FULL_RANK_DIM if deterministic else STOCHASTIC_FULL_RANK_DIM
+        return FullRank() if 1 < target.dim <= most else MeanField()
     if guide in GUIDES:
         return GUIDES[guide]()
     raise ValueError(
@@ -155,14 +163,18 @@ def _stream(target: Target, batch_size: int | Mapping[str, int] | None) -> Rows:
     return Rows(tuple(shown))
 
 
-def _start(start: Posterior | Mapping[str, Any] | None, target: Target, guide: Guide, raw: np.ndarray) -> np.ndarray:
+def _starts(
+    start: Posterior | Mapping[str, Any] | None, target: Target, guide: Guide, method: object, raw: np.ndarray
+) -> np.ndarray:
+    """Where to begin, `(starts, dim)`: several where the method can use them."""
     dtype = jnp.result_type(float)
-    if start is None:
-        if isinstance(guide, ProgramGuide) or target.dim == 0:
-            return np.zeros(target.dim, dtype)
-        return find_start(target, host_generator(raw, "start")).astype(dtype)
-    values = start.mean() if isinstance(start, Posterior) else start
-    return np.asarray(target.unconstrain(values), dtype)
+    if start is not None:
+        values = start.mean() if isinstance(start, Posterior) else start
+        return np.asarray(target.unconstrain(values), dtype)[None]
+    if isinstance(guide, ProgramGuide) or target.dim == 0:
+        return np.zeros((1, target.dim), dtype)
+    count = STARTS if isinstance(method, Deterministic) and target.data_size <= HEAVY else 1
+    return find_starts(target, host_generator(raw, "start"), count).astype(dtype)
 
 
 def _check_observed(target: Target) -> None:

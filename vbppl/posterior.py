@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl import predictive, programs
+from vbppl import predictive, programs, psis
 from vbppl.aliases import Array, PyTree, Seed
-from vbppl.diagnostics import Estimate
+from vbppl.diagnostics import Estimate, ReportCard
 from vbppl.guides.base import Guide
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
@@ -37,6 +37,7 @@ class Posterior:
         for a MAP estimate, which has none.
       history: the noisy bound at each step, in nats, `(steps,)`; NaN where a step was skipped.
       status: why the fit ended, and what happened on the way.
+      report: how good it is; `check()` returns it.
     """
 
     target: Target
@@ -45,6 +46,7 @@ class Posterior:
     elbo: Estimate
     history: np.ndarray
     status: Status = static()
+    report: ReportCard | None = static(default=None)
 
     def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """`n` independent draws: for each site `(n, ...)`."""
@@ -92,10 +94,37 @@ class Posterior:
 
     def summary(self) -> Summary:
         """A table of means, standard deviations and quantiles; then what the fit says of itself."""
-        kind = type(self.guide).__name__
-        bound = f"ELBO {self.elbo} nats (log evidence is at least this)"
-        notes = (f"{kind} guide, {self.target.dim} dims; {bound if np.isfinite(self.elbo.value) else 'no ELBO'}",)
-        return summarise(self._table_draws(), (*notes, f"stopped: {self.status}"))
+        notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
+        notes += self.report.lines() if self.report else [f"log joint at the mode {self.elbo.value:.3f} nats"]
+        return summarise(self._table_draws(), notes)
+
+    def check(self) -> ReportCard:
+        """The report card: the verdict, why, and the numbers behind it."""
+        if self.report is None:
+            raise TypeError("a MAP estimate is a point: there is no distribution to judge.")
+        return self.report
+
+    def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
+        """Draws of the posterior itself, by importance resampling: `n` different draws, never copies.
+
+        Twenty times as many draws of the guide are weighed, the weights Pareto-smoothed, and `n` of
+        them taken without replacement.
+
+        Raises:
+          ValueError: the weights cannot be trusted; the message says by how much.
+        """
+        rng = host_generator(raw_key(seed), "resample")
+        log_weights, z = self.guide.weighed_draws(self.phi, self.target, rng, 20 * n)
+        smoothed, shape = psis.smooth(np.where(np.isfinite(log_weights), log_weights, -np.inf))
+        ess = 1 / np.sum(np.exp(2 * smoothed))
+        if shape >= psis.usable(20 * n) or ess < n:
+            raise ValueError(
+                f"importance weights cannot repair this guide: Pareto k {shape:.2f}, and {20 * n} draws are worth "
+                f"{ess:.0f}, fewer than the {n} asked for. See posterior.check() for what to try."
+            )
+        # Gumbel-top-k: sampling without replacement in proportion to the weights.
+        order = np.argsort(-(smoothed + rng.gumbel(size=20 * n)))[:n]
+        return self.target.constrain(z[order])
 
     def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """Posterior predictive draws: what the model says of data not yet seen.

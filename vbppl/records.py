@@ -39,6 +39,7 @@ class Status:
       skipped: steps that were not finite and therefore changed nothing.
       first_skipped: the number of the first of them.
       guilty: the sites whose density or gradient was not finite there.
+      rivals: where restarts ended: the nats by which their bound is lower, and how many sds away.
     """
 
     reason: str
@@ -49,6 +50,7 @@ class Status:
     skipped: int = 0
     first_skipped: int | None = None
     guilty: tuple[str, ...] = ()
+    rivals: tuple[tuple[float, float], ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"

@@ -17,8 +17,11 @@ RADII = (2.0, 1.0, 0.1)
 CLIMB = 16
 
 
-def find_start(target: Target, rng: np.random.Generator) -> np.ndarray:
-    """A point `(dim,)` with a finite log density and gradient.
+def find_starts(target: Target, rng: np.random.Generator, count: int = 1) -> np.ndarray:
+    """Points `(count, dim)` with a finite log density and gradient, the highest first.
+
+    Each is the best of its own share of the candidates, so that several starts are independent.
+    There may be fewer than `count`, but at least one.
 
     Raises:
       ModelError: no candidate has one; the message names the guilty site.
@@ -39,7 +42,9 @@ def find_start(target: Target, rng: np.random.Generator) -> np.ndarray:
         z, previous = z + step * sign, sign
     if not np.isfinite(best_log_p).any():
         raise _no_start(target, z[-1])
-    return best[np.argmax(best_log_p)]
+    winners = [np.arange(BLOCK)[k::count][np.argmax(best_log_p[k::count])] for k in range(count)]
+    winners = [w for w in sorted(winners, key=lambda w: -best_log_p[w]) if np.isfinite(best_log_p[w])]
+    return best[winners]
 
 
 def _no_start(target: Target, z: np.ndarray) -> ModelError:

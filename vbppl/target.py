@@ -129,6 +129,11 @@ class Target:
         """The length of the flat vector."""
         return self.layout.dim
 
+    @property
+    def data_size(self) -> int:
+        """How many numbers the data hold: what an evaluation of the density costs grows with it."""
+        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.model))
+
     def log_density(self, z: Any, rows: Mapping[str, Array] | None = None, jacobian: bool = True) -> Array:
         """The log density at `z`, `(dim,)`, in nats: a scalar.
 
@@ -167,6 +172,7 @@ def target(model: Model) -> Target:
 
 
 BLOCK = 32  # points that one call of the compiled evaluation takes
+HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
 
 
 def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,10 +185,10 @@ def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
       log densities `(points,)` and gradients `(points, dim)`.
     """
     z = np.asarray(z, jnp.result_type(float))
-    blocks = []
-    for start in range(0, len(z), BLOCK):
-        block = z[start : start + BLOCK]
-        padded = np.concatenate([block, np.repeat(block[-1:], BLOCK - len(block), axis=0)])
+    size, blocks = BLOCK // 8 if target.data_size > HEAVY else BLOCK, []
+    for start in range(0, len(z), size):
+        block = z[start : start + size]
+        padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
         log_p, gradient = _value_and_gradient(target, padded)
         blocks.append((np.asarray(log_p)[: len(block)], np.asarray(gradient)[: len(block)]))
     log_ps, gradients = zip(*blocks)
@@ -237,8 +243,9 @@ def _finite_sites(target: Target, z: Array, rows: dict[str, Array]) -> dict[str,
         }
 
     def one(z: Array) -> dict[str, Array]:
-        values, slopes = densities(z), jax.jacrev(densities)(z)
-        return {name: jnp.isfinite(values[name]) & jnp.all(jnp.isfinite(slopes[name])) for name in values}
+        # One site at a time: in a shared backward pass, zero times another site's infinity would be NaN.
+        slopes = {name: jax.grad(lambda z, name=name: densities(z)[name])(z) for name in jax.eval_shape(densities, z)}
+        return {name: jnp.isfinite(value) & jnp.isfinite(slopes[name]).all() for name, value in densities(z).items()}
 
     return jax.vmap(one)(z)
 

@@ -53,6 +53,12 @@ class Guide:
         """Terms of the bound at new draws and all rows, `(draws,)`; they share one set of draws."""
         raise NotImplementedError
 
+    def weighed_draws(
+        self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Independent draws with their weights: `log p - log q`, `(draws,)`, and `z`, `(draws, dim)`."""
+        raise NotImplementedError
+
     def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Values of all latent and deterministic sites, `(draws, ...)`, one independent of the next."""
         raise NotImplementedError

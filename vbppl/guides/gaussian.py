@@ -104,6 +104,15 @@ class Gaussian(Guide):
         z = self.transform(phi, whitened_draws(rng, draws, phi.shape[-1]).astype(phi.dtype))
         return evaluate(target, z)[0].astype(np.float64) + float(self.entropy(phi))
 
+    def weighed_draws(
+        self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`log p - log q` at independent draws, and the draws."""
+        noise = normal_draws(rng, draws, phi.shape[-1]).astype(phi.dtype)
+        z = self.transform(phi, noise)
+        log_q = phi.shape[-1] / 2 - float(self.entropy(phi)) - np.sum(noise.astype(np.float64) ** 2, axis=1) / 2
+        return evaluate(target, z)[0] - log_q, z.astype(np.float64)
+
     def sample(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Independent draws, mapped onto the supports."""
         return target.constrain(self.transform(phi, normal_draws(rng, draws, phi.shape[-1]).astype(phi.dtype)))

@@ -50,6 +50,13 @@ class ProgramGuide(Guide):
         """Terms of the bound at independent draws."""
         return np.asarray(_bound(self, phi, target, _raw_keys(rng, draws)), np.float64)
 
+    def weighed_draws(
+        self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`log p - log q` at independent runs of the guide, and where they lie in unconstrained space."""
+        log_weights, z = _weighed(self, phi, target, _raw_keys(rng, draws))
+        return np.asarray(log_weights, np.float64), np.asarray(z, np.float64)
+
     def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Independent runs of the guide, and the model's deterministic sites at them."""
         return _draw(self.program, phi, target, _raw_keys(rng, draws))
@@ -75,6 +82,11 @@ def _over(raw_keys: Array, function: Any) -> Array:
 @jax.jit
 def _bound(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> Array:
     return guide.bound(phi, target, raw_keys, {})
+
+
+@jax.jit
+def _weighed(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> tuple[Array, Array]:
+    return guide.log_weights(phi, target, raw_keys, {}, phi), guide.points(phi, target, raw_keys)
 
 
 @jax.jit
