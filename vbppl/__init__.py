@@ -10,7 +10,7 @@ from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.point import MAP
 from vbppl.records import Progress, Status
 from vbppl.engine import Stochastic
-from vbppl.deterministic import Deterministic
+from vbppl.fixed_draws import Deterministic
 from vbppl.posterior import Posterior
 from vbppl.fitting import fit
 

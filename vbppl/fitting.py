@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import deterministic, diagnostics, engine
+from vbppl import diagnostics, engine, fixed_draws
 from vbppl.aliases import Seed
-from vbppl.deterministic import Deterministic
+from vbppl.fixed_draws import Deterministic
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.guides.base import Guide
@@ -84,7 +84,7 @@ def fit(
     starts = _starts(start, target, guide, method, raw)
     with watcher(progress, callback) as watch:
         if isinstance(method, Deterministic):
-            fitted = deterministic.run(target, guide, starts, method, raw, watch)
+            fitted = fixed_draws.run(target, guide, starts, method, raw, watch)
         else:
             phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
             fitted = engine.run(target, guide, phi, method, raw, stream, watch)

@@ -237,6 +237,23 @@ def _unknown(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
     )
 
 
+def check_applied(model: Any) -> None:
+    """Raise a `TypeError` that says what to write, unless `model` is a model applied to its arguments."""
+    if isinstance(model, Model):
+        return
+    name = getattr(model, "__name__", "my_model")
+    if isinstance(model, ModelFunction):
+        problem = f"got the model function {model!r} itself"
+        mend = f"Apply it to its arguments, which runs nothing yet: {name}(...)."
+    elif callable(model):
+        problem = f"got the plain function {name}"
+        mend = f"Write @vb.model above it, and apply it to its arguments: {name}(...)."
+    else:
+        problem = f"got {type(model).__name__} {model!r:.80}"
+        mend = "Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y)."
+    raise TypeError(f"expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
+
+
 class Shapes:
     """The shapes of a model's sites, printed as a table."""
 

@@ -68,11 +68,7 @@ class Posterior:
 
     def covariance(self, *names: str) -> np.ndarray:
         """The covariance matrix of all scalars of the sites `names` (all sites if none), in order."""
-        draws = self._table_draws()
-        unknown = [name for name in names if name not in draws]
-        if unknown:
-            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(draws)}.")
-        columns = [np.asarray(draws[name], np.float64) for name in names or draws]
+        columns = [np.asarray(draws, np.float64) for draws in self._chosen(names).values()]
         flat = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         return np.atleast_2d(np.cov(flat, rowvar=False, ddof=0))
 
@@ -92,11 +88,11 @@ class Posterior:
             learnt = {**learnt, **programs.param_values(self.guide.program, self.phi)}
         return learnt
 
-    def summary(self) -> Summary:
-        """A table of means, standard deviations and quantiles; then what the fit says of itself."""
+    def summary(self, *names: str) -> Summary:
+        """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.lines() if self.report else [f"log joint at the mode {self.elbo.value:.3f} nats"]
-        return summarise(self._table_draws(), notes)
+        return summarise(self._chosen(names), notes)
 
     def check(self) -> ReportCard:
         """The report card: the verdict, why, and the numbers behind it."""
@@ -155,6 +151,13 @@ class Posterior:
     def _latent(self, n: int, seed: Seed) -> dict[str, Array]:
         draws = self.sample(n, seed)
         return {slot.name: draws[slot.name] for slot in self.target.layout.slots}
+
+    def _chosen(self, names: Sequence[str]) -> dict[str, np.ndarray]:
+        draws = self._table_draws()
+        unknown = [name for name in names if name not in draws]
+        if unknown:
+            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(draws)}.")
+        return {name: draws[name] for name in names or draws}
 
     def _table_draws(self) -> dict[str, np.ndarray]:
         """Moment-exact draws, the same at each call; fewer for very large models."""

@@ -31,7 +31,7 @@ from vbppl.aliases import Array, Shape
 from vbppl.distributions.degenerate import Delta
 from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
-from vbppl.models import Model, ModelFunction, abstract_sites, leading_draws
+from vbppl.models import Model, abstract_sites, check_applied, leading_draws
 from vbppl.pytree import pytree, static
 from vbppl.shapes import check_value
 from vbppl.trace import (
@@ -119,7 +119,7 @@ class Target:
     @classmethod
     def of(cls, model: Model) -> Target:
         """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
-        _must_be_a_model(model)
+        check_applied(model)
         layout = _layout(abstract_sites(model))
         model = jax.device_put(model)
         return cls(model, initial_params(model) if layout.params else {}, layout)
@@ -321,22 +321,6 @@ def _initial_params(model: Model) -> dict[str, Any]:
 def _param_values(target: Target) -> dict[str, Any]:
     sites = target.model.trace(_Reader(target, jnp.zeros(target.dim), {}))
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
-
-
-def _must_be_a_model(model: Any) -> None:
-    if isinstance(model, Model):
-        return
-    name = getattr(model, "__name__", "my_model")
-    if isinstance(model, ModelFunction):
-        problem = f"got the model function {model!r} itself"
-        mend = f"Apply it to its arguments, which runs nothing yet: {name}(...)."
-    elif callable(model):
-        problem = f"got the plain function {name}"
-        mend = f"Write @vb.model above it, and apply it to its arguments: {name}(...)."
-    else:
-        problem = f"got {type(model).__name__} {model!r:.80}"
-        mend = "Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y)."
-    raise TypeError(f"expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
 
 
 def _layout(sites: Mapping[str, Outline]) -> Layout:

@@ -162,7 +162,7 @@ class _Fit:
             "interrupted": "interrupted: not converged",
         }[self.reason]
         if self.reason != "interrupted":
-            said += f"; {self.draws} fixed draws, which matter to {self.draw_noise:.2g} sd"
+            said += f"; {self.draws} fixed draws (others would move the answer by {self.draw_noise:.2g} sd)"
         status = Status(self.reason, converged, said, len(self.bounds), self.gradients, rivals=self.rivals)
         return Fitted({"guide": phi, "model": self.target.params}, np.array(self.bounds), status)
 

@@ -1,0 +1,610 @@
+"""Wrong models and what they are told, whole: the site, the values that disagree, and the mend."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+import vbppl.distributions as dist
+
+N = 4
+Y = np.arange(4.0)
+MESSAGES = {}
+
+
+def told(message):
+    """What `function` does goes wrong, with this message."""
+
+    def keep(function):
+        MESSAGES[function.__name__] = (function, message)
+        return function
+
+    return keep
+
+
+def run(function, *args, **kwargs):
+    """Make the function a model, and look at the shapes of its sites."""
+    return vb.model(function)(*args, **kwargs).shapes()
+
+
+def regression(loc, y, scale=1.0, size=N):
+    """A model of rows whose shapes may disagree."""
+
+    def model():
+        with vb.plate("rows", size):
+            vb.sample("y", dist.Normal(loc, scale), obs=y)
+
+    return run(model)
+
+
+@vb.model
+def school():
+    """A model that nothing is wrong with."""
+    mu = vb.sample("mu", dist.Normal(0.0, 5.0))
+    with vb.plate("school", N):
+        theta = vb.sample("theta", dist.Normal(mu, 1.0))
+    vb.deterministic("total", theta.sum())
+
+
+@told(
+    """
+site 'y': obs has shape (5,), but the site has shape (4,).
+  obs:          (5,)
+  site:         (4,) = batch (4,) + event ()
+  plate 'rows': dim -1, 4 rows
+  To mend it: Make the size of plate 'rows' 5, or pass 4 rows of observations.
+"""
+)
+def obs_of_another_length():
+    regression(0.0, np.arange(5.0))
+
+
+@told(
+    """
+site 'y': obs has shape (4, 1), but the site has shape (4,).
+  obs:          (4, 1)
+  site:         (4,) = batch (4,) + event ()
+  plate 'rows': dim -1, 4 rows
+  To mend it: Reshape it: obs=y.reshape((4,)).
+"""
+)
+def obs_is_a_column():
+    regression(0.0, Y[:, None])
+
+
+@told(
+    """
+site 'y': obs has shape (3, 4), but the site has shape (4, 3).
+  obs:             (3, 4)
+  site:            (4, 3) = batch (4, 3) + event ()
+  plate 'columns': dim -1, 3 rows
+  plate 'rows':    dim -2, 4 rows
+  To mend it: Transpose it: obs=y.T.
+"""
+)
+def obs_is_transposed():
+    def model():
+        with vb.plate("columns", 3), vb.plate("rows", 4):
+            vb.sample("y", dist.Normal(0.0, 1.0), obs=np.zeros((3, 4)))
+
+    run(model)
+
+
+@told(
+    """
+site 'y': obs has shape (4,), but the site has shape ().
+  obs:  (4,)
+  site: () = batch () + event ()
+  To mend it: Put the statement into a plate over the observations: with vb.plate('rows', 4): ...
+"""
+)
+def obs_without_a_plate():
+    run(lambda: vb.sample("y", dist.Normal(0.0, 1.0), obs=Y))
+
+
+@told(
+    """
+site 'y': obs holds strings, not numbers.
+  To mend it: Encode it as numbers, for instance with np.unique(column, return_inverse=True).
+"""
+)
+def obs_of_strings():
+    regression(0.0, np.array(["a", "b", "c", "d"]))
+
+
+@told(
+    """
+site 'y': dim -2 of the distribution's batch has length 4, but no plate owns it.
+  loc:                      (4,)
+  scale:                    (4, 1)
+  the distribution's batch: (4, 4)
+  plate 'rows':             dim -1, 4 rows
+  To mend it: Drop the last dim of scale: scale.squeeze(-1). It broadcasts to (4, 4) otherwise.
+"""
+)
+def a_column_among_the_parameters():
+    regression(Y, Y, scale=np.ones((4, 1)))
+
+
+@told(
+    """
+site 'y': dim -2 of the distribution's batch has length 4, but no plate owns it.
+  the distribution's batch: (4, 1)
+  plate 'rows':             dim -1, 4 rows
+  To mend it: Drop the dims of length 1 from the parameters, for instance with loc.squeeze(-1) or loc[:, 0].
+"""
+)
+def all_parameters_are_columns():
+    regression(Y[:, None], Y)
+
+
+@told(
+    """
+site 'y': dim -1 of the distribution's batch has length 3, but plate 'rows' has 4 rows there.
+  the distribution's batch: (4, 3)
+  plate 'rows':             dim -1, 4 rows
+  To mend it: Make the dims to the right of the plate's rows a part of the event: .to_event(1).
+"""
+)
+def vectors_in_a_plate():
+    regression(np.zeros((4, 3)), np.zeros((4, 3)))
+
+
+@told(
+    """
+site 'y': dim -2 of the distribution's batch has length 3, but no plate owns it.
+  the distribution's batch: (3, 4)
+  plate 'rows':             dim -1, 4 rows
+  To mend it: Open a plate over it: vb.plate(..., 3, dim=-2). Or, if its entries form one event, move the dim to the far right and write .to_event(1).
+"""
+)
+def a_dim_without_a_plate():
+    regression(np.zeros((3, 4)), np.zeros((3, 4)))
+
+
+@told(
+    """
+site 'y': dim -1 of the distribution's batch has length 4, but plate 'rows' has 5 rows there.
+  the distribution's batch: (4,)
+  plate 'rows':             dim -1, 5 rows
+  To mend it: Make the plate's size 4, or use arrays with 5 rows. If each row is a vector of 4, write .to_event(1).
+"""
+)
+def another_size_of_plate():
+    regression(Y, Y, size=5)
+
+
+@told(
+    """
+site 'y': obs has shape (4,), but the site has shape (2,).
+  obs:          (4,)
+  site:         (2,) = batch (2,) + event ()
+  plate 'rows': dim -1, 2 of 4 rows
+  To mend it: The plate shows a part of its rows; show the same of the data: obs=vb.subsample(y).
+"""
+)
+def rows_not_subsampled_in_obs():
+    def model():
+        with vb.plate("rows", N, subsample_size=2):
+            vb.sample("y", dist.Normal(0.0, 1.0), obs=Y)
+
+    vb.target(vb.model(model)()).log_density(np.zeros(0), {"rows": [0, 1]})
+
+
+@told(
+    """
+site 'y': dim -1 of the distribution's batch has length 4, but plate 'rows' has 2 rows there.
+  the distribution's batch: (4,)
+  plate 'rows':             dim -1, 2 of 4 rows
+  To mend it: Show the same rows of the arrays: vb.subsample(array), or array[i] where the plate yields i.
+"""
+)
+def rows_not_subsampled_in_the_parameters():
+    def model():
+        with vb.plate("rows", N, subsample_size=2):
+            vb.sample("y", dist.Normal(Y, 1.0), obs=vb.subsample(Y))
+
+    vb.target(vb.model(model)()).log_density(np.zeros(0), {"rows": [0, 1]})
+
+
+@told(
+    """
+axis -2 of the array given to subsample has length 5, but plate 'rows' has 4 rows.
+  array:        (5, 2)
+  plate 'rows': dim -1, 4 rows
+  To mend it: Pass the whole array, with event_dim= the number of dims to the right of the plates'.
+"""
+)
+def subsample_of_another_array():
+    def model():
+        with vb.plate("rows", N):
+            vb.subsample(np.zeros((5, 2)), event_dim=1)
+
+    run(model)
+
+
+@told(
+    """
+site 'x': the name is used twice, by a sample and then by a sample statement.
+  To mend it: Give each statement its own name; for many like variables use a plate.
+"""
+)
+def a_name_used_twice():
+    def model():
+        for _ in range(2):
+            vb.sample("x", dist.Normal(0.0, 1.0))
+
+    run(model)
+
+
+@told(
+    """
+sample('x', ...) was called outside a model.
+  To mend it: Put it into a function under @vb.model. Then my_model(x) runs nothing yet: vb.fit(my_model(x)) or my_model(x).sample() runs it.
+"""
+)
+def a_word_outside_a_model():
+    vb.sample("x", dist.Normal(0.0, 1.0))
+
+
+@told(
+    """
+site 'k': a latent variable cannot be discrete (Categorical): its density has no gradient.
+  To mend it: Pass obs=... if it is observed. Otherwise sum it out: dist.MixtureSameFamily for mixtures, or vb.factor with jax.scipy.special.logsumexp over its values.
+"""
+)
+def a_discrete_latent_variable():
+    @vb.model
+    def mixture():
+        vb.sample("k", dist.Categorical(jnp.ones(3) / 3))
+
+    vb.fit(mixture())
+
+
+@told(
+    """
+site 'x': a latent variable cannot have all its mass on one point (Delta): its density has no gradient.
+  To mend it: Write vb.deterministic(name, value), or pass obs=... if it is observed.
+"""
+)
+def a_point_mass_as_a_latent_variable():
+    vb.target(vb.model(lambda: vb.sample("x", dist.Delta(1.0)))())
+
+
+@told(
+    """
+regression(x, y=None): missing a required argument: 'x'
+"""
+)
+def a_missing_argument():
+    @vb.model
+    def regression(x, y=None):
+        pass
+
+    regression(y=Y)
+
+
+@told(
+    """
+plate 'rows': size must be a positive int, not 4.0.
+  To mend it: Take it from the shape of the data: len(y), x.shape[0].
+"""
+)
+def a_plate_size_that_is_no_int():
+    def model():
+        with vb.plate("rows", 4.0):
+            pass
+
+    run(model)
+
+
+@told(
+    """
+plate 'group': size must be an int known before the run, but it is computed from data.
+  To mend it: Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.
+"""
+)
+def a_plate_size_computed_from_data():
+    def model(k):
+        with vb.plate("group", k.max() + 1):
+            pass
+
+    run(model, np.array([0, 1, 2]))
+
+
+@told(
+    """
+plates 'a' and 'b' both own dim -1.
+  plate 'a': dim -1, 3 rows
+  plate 'b': dim -1, 4 rows
+  To mend it: Give one of them another dim=..., or create the inner plate inside the outer one.
+"""
+)
+def two_plates_on_one_dim():
+    def model():
+        a, b = vb.plate("a", 3), vb.plate("b", 4)
+        with a, b:
+            pass
+
+    run(model)
+
+
+@told(
+    """
+site 'rows': the name is used by a plate of 3 rows and by a plate of 4 rows.
+  To mend it: Rename one of the two.
+"""
+)
+def two_plates_of_one_name():
+    def model():
+        with vb.plate("rows", 3):
+            pass
+        with vb.plate("rows", 4):
+            pass
+
+    run(model)
+
+
+@told(
+    """
+site 'x': the second argument of sample must be a distribution, not a float (1.0).
+  To mend it: Write sample("x", dist.Normal(0.0, 1.0)); deterministic records a value.
+"""
+)
+def a_float_as_distribution():
+    run(lambda: vb.sample("x", 1.0))
+
+
+@told(
+    """
+site 'x': the second argument of sample is the function prior, not a distribution.
+  To mend it: A model stands here applied to its arguments: write prior(...), with prior under @vb.model.
+"""
+)
+def a_model_without_its_arguments():
+    @vb.model
+    def prior():
+        pass
+
+    run(lambda: vb.sample("x", prior))
+
+
+@told(
+    """
+NumPy met a value that has no number yet, after site 'x'.
+  FILE:226: vb.deterministic("y", np.exp(x))
+  To mend it: Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i].
+"""
+)
+def numpy_inside_a_model():
+    def model():
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        vb.deterministic("y", np.exp(x))
+
+    run(model)
+
+
+@told(
+    """
+Python's `if`, `while`, `and` or `not` met a value that has no number yet, after site 'x'.
+  FILE:234: if vb.sample("x", dist.Normal(0.0, 1.0)) > 0:
+  To mend it: Write jnp.where(condition, a, b), or jax.lax.cond.
+"""
+)
+def a_python_if_inside_a_model():
+    def model():
+        if vb.sample("x", dist.Normal(0.0, 1.0)) > 0:
+            vb.factor("f", 1.0)
+
+    run(model)
+
+
+@told(
+    """
+model got an argument of type set, which is neither numbers nor hashable.
+  {1, 2}
+  To mend it: Pass arrays, numbers, strings, or lists, tuples and dicts of these.
+"""
+)
+def an_argument_that_is_no_data():
+    @vb.model
+    def model(options):
+        pass
+
+    model({1, 2})
+
+
+@told(
+    """
+model got an array of strings, not of numbers.
+  To mend it: Encode categories as integers, for instance with np.unique(column, return_inverse=True).
+"""
+)
+def an_array_of_strings():
+    @vb.model
+    def model(x):
+        pass
+
+    model(np.array(["a", "b"]))
+
+
+@told(
+    """
+school has no site 'thete'.
+  its sites: mu, school, theta, total
+  To mend it: Did you mean 'theta'?
+"""
+)
+def a_condition_on_an_unknown_name():
+    school().condition(thete=np.zeros(4))
+
+
+@told(
+    """
+axis -1 of the array given to subsample has length 3, but plate 'school' has 4 rows.
+  array:          (3,)
+  plate 'school': dim -1, 4 rows
+  To mend it: Pass the whole array, with event_dim= the number of dims to the right of the plates'.
+"""
+)
+def a_condition_of_another_shape():
+    school().condition(theta=np.zeros(3))
+
+
+@told(
+    """
+site 'total': condition cannot set a deterministic statement.
+  To mend it: Set sample sites; use do for deterministic ones, and arguments of the model for the rest.
+"""
+)
+def a_condition_on_a_deterministic_site():
+    school().condition(total=1.0)
+
+
+@told(
+    """
+site 'theta': no value was given for this site.
+  To mend it: Add 'theta' to the values: an array of shape (4,), or draws (n, ...) of it.
+"""
+)
+def values_that_lack_a_site():
+    school().log_joint({"mu": 0.0})
+
+
+@told(
+    """
+school has no site 'tau'.
+  its sites: mu, school, theta, total
+  To mend it: Use one of these names.
+"""
+)
+def values_with_an_unknown_name():
+    school().log_joint({"mu": 0.0, "theta": Y, "tau": 1.0})
+
+
+@told(
+    """
+site 'theta': the site is observed, so its value is the model's own data.
+  To mend it: Leave it out of the values, or apply the model to other data.
+"""
+)
+def values_of_an_observed_site():
+    school().condition(theta=Y).log_joint({"mu": 0.0, "theta": Y})
+
+
+@told(
+    """
+the values are neither one value for each site nor the same number of draws of each.
+  mu: site (), values (10,)
+  theta: site (4,), values (4,)
+  To mend it: Give every latent site a value of its own shape, or n of them along a new first axis.
+"""
+)
+def draws_and_values_together():
+    school().log_joint({"mu": np.zeros(10), "theta": Y})
+
+
+@told(
+    """
+site 'w': init is a function (zeros), not a value.
+  To mend it: Pass the initial value itself, for instance init(jax.random.key(0)).
+"""
+)
+def a_param_that_is_a_function():
+    run(lambda: vb.param("w", jnp.zeros))
+
+
+@told(
+    """
+site 'w': init holds no floating-point number, so there is nothing to learn.
+  To mend it: Write it with floats: 1.0, not 1; jnp.zeros(3), not jnp.zeros(3, int).
+"""
+)
+def a_param_without_floats():
+    vb.target(vb.model(lambda: vb.param("w", np.zeros(3, int)))())
+
+
+@told(
+    """
+site 'sd': init does not lie inside the param's support, or is not finite.
+  To mend it: Start from a value strictly inside, for instance 1.0 for constraints.positive.
+"""
+)
+def a_param_off_its_support():
+    vb.target(vb.model(lambda: vb.param("sd", 0.0, constraint=dist.constraints.positive))())
+
+
+@told(
+    """
+site 'sd': constraint is 'positive', which is not a constraint.
+  To mend it: Take one from vbppl.distributions.constraints, such as constraints.positive.
+"""
+)
+def a_constraint_that_is_none():
+    run(lambda: vb.param("sd", 1.0, constraint="positive"))
+
+
+@told(
+    """
+site 'theta': the guide does not sample this latent site of the model.
+  mu:    model (), guide ()
+  theta: model (4,), guide none
+  To mend it: Add vb.sample("theta", ...) to it.
+"""
+)
+def a_guide_that_lacks_a_site():
+    @vb.guide
+    def guide():
+        vb.sample("mu", dist.Normal(0.0, 1.0))
+
+    vb.fit(school(), guide())
+
+
+@told(
+    """
+site 'theta': the site has shape (4,) in the model and () in the guide.
+  mu:    model (), guide ()
+  theta: model (4,), guide ()
+  To mend it: Open the same plates in the guide as in the model, or expand the guide's distribution.
+"""
+)
+def a_guide_of_another_shape():
+    @vb.guide
+    def guide():
+        vb.sample("mu", dist.Normal(0.0, 1.0))
+        vb.sample("theta", dist.Normal(0.0, 1.0))
+
+    vb.fit(school(), guide())
+
+
+@told(
+    """
+expected a model applied to its arguments, but got the model function <model school()> itself.
+  To mend it: Apply it to its arguments, which runs nothing yet: school(...).
+"""
+)
+def a_model_that_was_not_applied():
+    vb.fit(school)
+
+
+@told(
+    """
+expected a model applied to its arguments, but got the plain function my_model.
+  To mend it: Write @vb.model above it, and apply it to its arguments: my_model(...).
+"""
+)
+def a_plain_function():
+    def my_model(y):
+        pass
+
+    vb.fit(my_model)
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_wrong_model_is_told_what_where_and_how_to_mend_it(name):
+    function, message = MESSAGES[name]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function()
+    assert str(caught.value) == message.strip().replace("FILE", __file__)
