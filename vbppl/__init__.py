@@ -1,21 +1,23 @@
 """vbppl: probabilistic programs, variational Bayes, and the evidence of how good the answer is."""
 
 from vbppl import distributions
-from vbppl.errors import ModelError, VbpplWarning
 from vbppl.distributions.foreign import foreign
-from vbppl.language import deterministic, factor, param, plate, sample, subsample
-from vbppl.models import Model, guide, model
-from vbppl.target import Target, target
+from vbppl.engine import Stochastic
+from vbppl.errors import ModelError, VbpplWarning
+from vbppl.fitting import fit
+from vbppl.fixed_draws import Deterministic
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.point import MAP
-from vbppl.records import Progress, Status
-from vbppl.engine import Stochastic
-from vbppl.fixed_draws import Deterministic
+from vbppl.language import deterministic, factor, param, plate, sample, subsample
+from vbppl.models import Model, guide, model
 from vbppl.posterior import Posterior
-from vbppl.fitting import fit
+from vbppl.records import Progress, Status
+from vbppl.reparam import decenter
+from vbppl.target import Target, target
 
 __version__ = "0.1.0"
 
+# In the order of the floors: how a model is written, the waist, how it is approximated.
 __all__ = [
     "ModelError",
     "VbpplWarning",
@@ -30,13 +32,14 @@ __all__ = [
     "model",
     "guide",
     "Model",
+    "decenter",
     "target",
     "Target",
+    "Progress",
+    "Status",
     "MeanField",
     "FullRank",
     "MAP",
-    "Progress",
-    "Status",
     "Stochastic",
     "Deterministic",
     "Posterior",

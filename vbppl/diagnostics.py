@@ -73,6 +73,7 @@ class ReportCard:
       log_sd_shift: how much it changes the log sd of the worst coordinate, and which.
       rivals: other modes met by restarts: the nats by which their bound is lower, and how many sds away.
       status: why the fit ended.
+      choices: what the fit chose by itself, and why.
     """
 
     verdict: str
@@ -87,6 +88,7 @@ class ReportCard:
     log_sd_shift: tuple[float, str]
     rivals: tuple[tuple[float, float], ...]
     status: Status
+    choices: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """The card as lines of text."""
@@ -99,6 +101,7 @@ class ReportCard:
             f"weighing would move a mean by {self.mean_shift[0]:.2f} sd ({self.mean_shift[1]}), "
             f"a log sd by {self.log_sd_shift[0]:.2f} ({self.log_sd_shift[1]})",
             f"stopped: {self.status}",
+            *self.choices,
         ]
 
     def __str__(self) -> str:
@@ -110,7 +113,9 @@ class ReportCard:
         return "<pre>" + html.escape(str(self)) + "</pre>"
 
 
-def judge(guide: Guide, phi: PyTree, target: Target, bound: Estimate, status: Status, raw_key: np.ndarray) -> ReportCard:
+def judge(
+    guide: Guide, phi: PyTree, target: Target, bound: Estimate, status: Status, raw_key: np.ndarray
+) -> ReportCard:
     """The report card of a fit, from fresh draws of the guide."""
     draws = 256 if target.data_size > HEAVY else DRAWS
     log_weights, z = guide.weighed_draws(phi, target, host_generator(raw_key, "judge"), draws)
@@ -137,9 +142,7 @@ def judge(guide: Guide, phi: PyTree, target: Target, bound: Estimate, status: St
     return _with_verdict(card, target.dim, 1 - float(finite.mean()))
 
 
-def _shifts(
-    weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]
-) -> tuple[tuple[float, str], tuple[float, str]]:
+def _shifts(weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[float, str], tuple[float, str]]:
     """How far weighing moves the means (in sds) and log sds of the coordinates: the worst of each."""
     if not names:
         return (0.0, "none"), (0.0, "none")

@@ -70,7 +70,9 @@ class Stochastic:
         if self.draws < 1 or (self.steps is not None and self.steps < 1):
             raise ValueError(f"draws and steps must be at least 1, not {self.draws} and {self.steps}.")
         if self.optimizer is not None and not hasattr(self.optimizer, "update"):
-            raise TypeError(f"optimizer must be an Optax transformation such as optax.adam(1e-2), not {self.optimizer!r}.")
+            raise TypeError(
+                f"optimizer must be an Optax transformation such as optax.adam(1e-2), not {self.optimizer!r}."
+            )
 
 
 @pytree
@@ -154,7 +156,7 @@ class _Driver:
             return "steps"
         for number in range(MAX_ROUNDS):
             before = self.best
-            self.round(ROUND, 0.5**min(number, 4))
+            self.round(ROUND, 0.5 ** min(number, 4))
             self.shift = self.problem.guide.shift(before["guide"], self.best["guide"])
             if number > 0 and self.shift <= TOLERANCE:
                 return "agreed"

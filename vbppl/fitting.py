@@ -13,18 +13,19 @@ import numpy as np
 
 from vbppl import diagnostics, engine, fixed_draws
 from vbppl.aliases import Seed
-from vbppl.fixed_draws import Deterministic
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
+from vbppl.fixed_draws import Deterministic
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
-from vbppl.models import Model
+from vbppl.models import Model, check_applied
 from vbppl.posterior import Posterior
 from vbppl.progress import watcher
-from vbppl.records import Fitted, Progress
+from vbppl.records import Progress
+from vbppl.reparam import decenter, hierarchical_sites
 from vbppl.start import find_starts
 from vbppl.streams import Rows
 from vbppl.target import HEAVY, Target
@@ -75,33 +76,75 @@ def fit(
     Raises:
       ModelError: the model does not mean what it says; the message names the site.
     """
-    target = Target.of(model)
-    _check_observed(target)
     raw = raw_key(seed)
+    check_applied(model)
+    with watcher(progress, callback) as watch:
+        posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
+        if guide == "auto" and _is_poor(posterior) and not model.decentered:
+            posterior = _in_other_coordinates(posterior, method, raw, watch)
+    _warn(posterior)
+    return posterior
+
+
+def _fit_once(
+    model: Model,
+    guide: str | Guide | Model,
+    method: Method,
+    raw: np.ndarray,
+    batch_size: int | Mapping[str, int] | None,
+    start: Posterior | Mapping[str, Any] | None,
+    watch: Callable[[Progress], None],
+) -> Posterior:
+    """One fit, from a model to its posterior and report card."""
+    target = Target.of(model)
     stream = _stream(target, batch_size)
     guide = _guide(guide, target, stream)
     method = _method(method, target, guide, stream)
     starts = _starts(start, target, guide, method, raw)
-    with watcher(progress, callback) as watch:
-        if isinstance(method, Deterministic):
-            fitted = fixed_draws.run(target, guide, starts, method, raw, watch)
-        else:
-            phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
-            fitted = engine.run(target, guide, phi, method, raw, stream, watch)
-    return _posterior(target, guide, fitted, raw)
-
-
-def _posterior(target: Target, guide: Guide, fitted: Fitted, raw: np.ndarray) -> Posterior:
+    if isinstance(method, Deterministic):
+        fitted = fixed_draws.run(target, guide, starts, method, raw, watch)
+    else:
+        phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
+        fitted = engine.run(target, guide, phi, method, raw, stream, watch)
     target = dataclasses.replace(target, params=fitted.params["model"])
     phi, status = fitted.params["guide"], fitted.status
     elbo = diagnostics.elbo(guide, phi, target, raw)
     report = None if isinstance(guide, MAP) else diagnostics.judge(guide, phi, target, elbo, status, raw)
-    if (not status.converged and status.reason != "steps") or status.skipped:
-        warnings.warn(VbpplWarning(f"the fit of {target.model!r}: {status}."), stacklevel=3)
-    elif report is not None and report.verdict == "poor":
-        reasons = "; ".join(report.reasons)
-        warnings.warn(VbpplWarning(f"the fit of {target.model!r} is poor: {reasons}. See posterior.check()."), stacklevel=3)
     return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
+
+
+def _in_other_coordinates(
+    before: Posterior, method: Method, raw: np.ndarray, watch: Callable[[Progress], None]
+) -> Posterior:
+    """Fit again with hierarchical sites decentred, if there are any; keep the higher bound, and say so."""
+    model = before.target.model
+    names = hierarchical_sites(model)
+    if not names or before.status.reason == "interrupted":
+        return before
+    sizes = {rows.name: rows.subsample_size for rows in before.target.layout.plates if rows.subsample_size}
+    after = _fit_once(decenter(model, *names), "auto", method, raw, sizes, None, watch)
+    bounds = f"ELBO {after.elbo} decentred, {before.elbo} centred"
+    better = after.elbo.value > before.elbo.value
+    chosen = after if better else before
+    note = f"coordinates: {', '.join(names)} {'decentred' if better else 'left centred'} ({bounds})"
+    return dataclasses.replace(chosen, report=dataclasses.replace(chosen.report, choices=(note,)))
+
+
+def _is_poor(posterior: Posterior) -> bool:
+    return posterior.report is not None and posterior.report.verdict == "poor"
+
+
+def _warn(posterior: Posterior) -> None:
+    """Say aloud what a user must not overlook."""
+    status, model = posterior.status, posterior.target.model
+    if _forgot_data(posterior.target):
+        said = "observes nothing: every sample statement is a latent variable. Was the data argument forgotten?"
+        warnings.warn(VbpplWarning(f"{model!r} {said}"), stacklevel=3)
+    if (not status.converged and status.reason != "steps") or status.skipped:
+        warnings.warn(VbpplWarning(f"the fit of {model!r}: {status}."), stacklevel=3)
+    elif _is_poor(posterior):
+        reasons = "; ".join(posterior.report.reasons)
+        warnings.warn(VbpplWarning(f"the fit of {model!r} is poor: {reasons}. See posterior.check()."), stacklevel=3)
 
 
 def _guide(guide: str | Guide | Model, target: Target, stream: Rows) -> Guide:
@@ -125,7 +168,9 @@ def _method(method: Method, target: Target, guide: Guide, stream: Rows) -> Deter
     """Deterministic wherever it can be: a Gaussian guide, no learnt params, all rows."""
     why_not = _why_not_deterministic(target, guide, stream)
     if isinstance(method, Deterministic) and why_not:
-        raise ModelError(f"the deterministic method cannot fit {why_not}.", mend="Use method='auto' or vb.Stochastic().")
+        raise ModelError(
+            f"the deterministic method cannot fit {why_not}.", mend="Use method='auto' or vb.Stochastic()."
+        )
     if isinstance(method, (Deterministic, Stochastic)):
         return method
     if method == "auto":
@@ -177,19 +222,10 @@ def _starts(
     return find_starts(target, host_generator(raw, "start"), count).astype(dtype)
 
 
-def _check_observed(target: Target) -> None:
-    """A model whose data argument was forgotten is a model of nothing."""
+def _forgot_data(target: Target) -> bool:
+    """Nothing is observed, although the model has an argument that is None: data, most likely."""
+    if target.layout.observed or target.layout.params or target.model.conditions:
+        return False
     args, kwargs = target.model.arguments
-    if not target.layout.observed and not target.model.conditions:
-        if None in (*args, *kwargs.values()) or _none_by_default(target.model):
-            warnings.warn(
-                VbpplWarning(
-                    f"{target.model!r} observes nothing: every sample statement is a latent variable. "
-                    "Was the data argument forgotten?"
-                ),
-                stacklevel=3,
-            )
-
-
-def _none_by_default(model: Model) -> bool:
-    return None in (model.function.__defaults__ or ())
+    given = [*args, *kwargs.values(), *(getattr(target.model.function, "__defaults__", None) or ())]
+    return any(value is None for value in given)

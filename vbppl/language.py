@@ -82,8 +82,11 @@ class Run:
         """Let the interpreter answer `site`, and remember the answer."""
         before = self.sites.get(site.name)
         if before is not None:
+            kinds = f"a {before.kind} and a {site.kind} statement"
+            if before.kind == site.kind:
+                kinds = f"two {site.kind} statements"
             raise ModelError(
-                f"the name is used twice, by a {before.kind} and then by a {site.kind} statement.",
+                f"the name is used twice, by {kinds}.",
                 site=site.name,
                 mend="Give each statement its own name; for many like variables use a plate.",
             )
@@ -120,8 +123,7 @@ def _run(word: str) -> Run:
     if run is None:
         raise ModelError(
             f"{word} was called outside a model.",
-            mend="Put it into a function under @vb.model. Then my_model(x) runs nothing yet: vb.fit(my_model(x)) "
-            "or my_model(x).sample() runs it.",
+            mend="Put it into a function under @vb.model; vb.fit(my_model(x)) or my_model(x).sample() then runs it.",
         )
     return run
 

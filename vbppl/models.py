@@ -23,7 +23,7 @@ from vbppl.errors import ModelError
 from vbppl.keys import raw_key, wrap
 from vbppl.language import Interpreter, Program, Site, interpreted, subsample
 from vbppl.pytree import is_array, pytree, static
-from vbppl.shapes import check_value
+from vbppl.shapes import all_rows, check_value
 from vbppl.trace import (
     Outline,
     drawn_anew,
@@ -94,6 +94,7 @@ class Model(Program):
       arrays: the arrays among the arguments, in order: data.
       conditions: values of sites that count as observed.
       interventions: values of sites whose own density is cut out (`do`).
+      decentered: sites that are fitted in other coordinates: see `reparam.py`.
     """
 
     arrays: tuple[Any, ...]
@@ -102,6 +103,7 @@ class Model(Program):
     function: Callable[..., Any] = static()
     structure: Any = static()
     settings: tuple[Setting | None, ...] = static()
+    decentered: tuple[str, ...] = static(default=())
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
@@ -204,9 +206,9 @@ class Model(Program):
                 return interpreter(site)
             cut = name in self.interventions
             value = jnp.asarray(self.interventions[name] if cut else self.conditions[name])
-            if value.ndim == len(site.shape):
-                value = subsample(value, event_dim=len(site.dist.event_shape))
-            check_value(site.name, value, site.shape, site.frames)
+            batch, event = all_rows(site.dist.batch_shape, site.frames), site.dist.event_shape
+            check_value(site.name, value, (*batch, *event), site.frames)
+            value = subsample(value, event_dim=len(event))
             if cut:
                 return interpreter(Site("deterministic", site.name, value, frames=site.frames))
             return interpreter(Site("sample", site.name, value, site.dist, True, site.frames))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +21,7 @@ AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate valu
 
 
 def predict(
-    model: Model, draws: Mapping[str, Array], params: Mapping[str, Any], raw_key: np.ndarray
+    model: Model, draws: Mapping[str, Array], params: Mapping[str, Any], raw_key: np.ndarray, n: int = 1
 ) -> dict[str, Array]:
     """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
 
@@ -30,10 +31,11 @@ def predict(
     Args:
       model: the fitted model, or the same function with other data.
       draws: of the posterior, `(n, ...)` for each latent site.
+      n: the number of draws of a model that has no latent site at all.
     """
     sites = abstract_sites(model)
     latent = {n: s for n, s in sites.items() if s.kind == "sample" and n in draws}
-    if not latent:
+    if draws and not latent:
         raise ModelError(
             f"{model!r} has none of the posterior's sites ({', '.join(draws)}).",
             mend="Predict with the function that was fitted, applied to other data.",
@@ -42,8 +44,9 @@ def predict(
     for name in changed:
         _say_drawn_from_prior(name, np.shape(draws[name])[1:], latent[name])
     kept = {name: draws[name] for name in latent if name not in changed}
-    new = _forward(model, kept, dict(params), raw_key)
-    return {name: value for name, value in new.items() if name not in kept}
+    n = next((np.shape(value)[0] for value in draws.values()), n)
+    new = _forward(model, kept, dict(params), raw_key, n)
+    return {name: new[name] for name in sites if name in new and name not in kept}
 
 
 def log_likelihood(model: Model, draws: Mapping[str, Array], params: Mapping[str, Any]) -> dict[str, Array]:
@@ -68,13 +71,12 @@ def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> 
     )
 
 
-@jax.jit
-def _forward(model: Model, draws: dict[str, Array], params: dict[str, Any], raw_key: Array) -> dict[str, Array]:
+@functools.partial(jax.jit, static_argnames="n")
+def _forward(model: Model, draws: dict[str, Array], params: dict[str, Any], raw_key: Array, n: int) -> dict[str, Array]:
     def one(draw: tuple[Array, dict[str, Array]]) -> dict[str, Array]:
         key, values = draw
         return values_of(model.trace(drawn_anew(given({**values, **params}, from_prior(wrap(key))))))
 
-    n = jax.tree.leaves(draws)[0].shape[0]
     keys = jax.random.key_data(jax.random.split(wrap(raw_key), n))
     return jax.lax.map(one, (keys, draws), batch_size=min(n, AT_ONCE))
 
@@ -86,5 +88,7 @@ def _log_likelihood(model: Model, draws: dict[str, Array], params: dict[str, Any
         observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
         return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
 
+    if not draws:
+        return jax.tree.map(lambda value: value[None], one({}))
     n = jax.tree.leaves(draws)[0].shape[0]
     return jax.lax.map(one, draws, batch_size=min(n, AT_ONCE))

@@ -22,8 +22,8 @@ from vbppl.aliases import Array
 from vbppl.distributions.kl import has_kl, kl_divergence
 from vbppl.errors import ModelError
 from vbppl.language import Interpreter, Site
-from vbppl.models import Model
-from vbppl.target import Target
+from vbppl.models import Model, abstract_sites, leading_draws
+from vbppl.target import Target, initial_params
 from vbppl.trace import Outline, from_prior, given, log_density, required, values_of, with_params, with_rows
 
 
@@ -55,8 +55,22 @@ def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Arra
 
 
 def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:
-    """The guide's log density at `values`, a scalar."""
-    return _total(_sampled(program.trace(given(values, _reads_params(phi, {}, required)))))
+    """The guide's log density at `values`: a scalar, or `(n,)` for draws."""
+    return _log_prob(program, phi, {name: jnp.asarray(value) for name, value in values.items()})
+
+
+@jax.jit
+def _log_prob(program: Model, phi: Any, values: dict[str, Array]) -> Array:
+    def one(values: dict[str, Array]) -> Array:
+        return _total(_sampled(program.trace(given(values, _reads_params(phi, {}, required)))))
+
+    return one(values) if leading_draws(abstract_sites(program), values) is None else jax.vmap(one)(values)
+
+
+def first_params(program: Model, target: Target) -> dict[str, Any]:
+    """The unconstrained initial values of the guide's params, after checking that guide and model agree."""
+    check(program, target, abstract_sites(program))
+    return initial_params(program)
 
 
 def param_values(program: Model, phi: Any) -> dict[str, Any]:
@@ -99,7 +113,7 @@ def _disagreement(name: str, latent: Mapping[str, Any], drawn: Mapping[str, Any]
     if name not in drawn:
         problem, mend = (
             "the guide does not sample this latent site of the model.",
-            f'Add vb.sample("{name}", ...) to it.',
+            f'Add vb.sample("{name}", ...) to the guide.',
         )
     elif name not in latent:
         problem = "the guide samples a site that is no latent site of the model."

@@ -56,7 +56,9 @@ class Status:
         text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"
         if self.skipped:
             where = f" in site {', '.join(self.guilty)}" if self.guilty else ""
-            text += f"; {self.skipped:,} steps were not finite and skipped (first at step {self.first_skipped:,}{where})"
+            text += (
+                f"; {self.skipped:,} steps were not finite and skipped (first at step {self.first_skipped:,}{where})"
+            )
         return text
 
 

@@ -47,6 +47,14 @@ def plated(batch: Shape, frames: Frames) -> Shape:
     return tuple(wide)
 
 
+def all_rows(batch: Shape, frames: Frames) -> Shape:
+    """`batch` as it is where the plates show all of their rows."""
+    whole = list(batch)
+    for frame in frames:
+        whole[frame.dim] = frame.size
+    return tuple(whole)
+
+
 def expanded(site: str, dist: Distribution, frames: Frames) -> Distribution:
     """`dist` with its batch expanded to the rows of the open plates, after checking that it fits."""
     if not frames:
@@ -152,10 +160,7 @@ def _unowned_mend(batch: Shape, dim: int, frames: Frames, parts: Sequence[tuple[
     columns = [name for name, shape in parts if isinstance(shape, tuple) and len(shape) > 1 and shape[-1] == 1]
     if columns:
         return f"Drop the last dim of {columns[0]}: {columns[0]}.squeeze(-1). It broadcasts to {batch} otherwise."
-    return (
-        f"Open a plate over it: vb.plate(..., {length}, dim={dim}). Or, if its entries form one event, move "
-        "the dim to the far right and write .to_event(1)."
-    )
+    return f"Open a plate over it, vb.plate(..., {length}, dim={dim}); or move it to the right and write .to_event(1)."
 
 
 def _owned_mend(batch: Shape, dim: int, frame: Frame) -> str:
@@ -173,7 +178,7 @@ def _owned_mend(batch: Shape, dim: int, frame: Frame) -> str:
 def _obs_mend(obs: Shape, batch: Shape, event: Shape, frames: Frames) -> str:
     shape = (*batch, *event)
     partial = [frame for frame in frames if frame.length != frame.size]
-    if partial and obs == (*_all_rows(batch, frames), *event):
+    if partial and obs == (*all_rows(batch, frames), *event):
         words = f"y, event_dim={len(event)}" if event else "y"
         return f"The plate shows a part of its rows; show the same of the data: obs=vb.subsample({words})."
     if [n for n in obs if n != 1] == [n for n in shape if n != 1]:
@@ -186,10 +191,3 @@ def _obs_mend(obs: Shape, batch: Shape, event: Shape, frames: Frames) -> str:
     if len(frames) == 1 and not event and len(obs) == 1:
         return f"Make the size of plate '{frames[0].name}' {obs[0]}, or pass {_rows(frames[0].length)} of observations."
     return "Make the plates, the parameters and the observations agree in length."
-
-
-def _all_rows(batch: Shape, frames: Frames) -> Shape:
-    whole = list(batch)
-    for frame in frames:
-        whole[frame.dim] = frame.size
-    return tuple(whole)

@@ -57,4 +57,3 @@ def _no_start(target: Target, z: np.ndarray) -> ModelError:
         details=f"for instance at\n{shown}",
         mend="Look for NaN or values outside the support in the data of this site, or give start={...}.",
     )
-

@@ -33,6 +33,7 @@ from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
 from vbppl.models import Model, abstract_sites, check_applied, leading_draws
 from vbppl.pytree import pytree, static
+from vbppl.reparam import coordinates
 from vbppl.shapes import check_value
 from vbppl.trace import (
     Outline,
@@ -76,6 +77,7 @@ class Layout:
     plates: tuple[Rows, ...]
     params: tuple[str, ...]
     observed: tuple[str, ...]
+    reported: tuple[str, ...]
 
     @property
     def dim(self) -> int:
@@ -151,7 +153,11 @@ class Target:
 
     def constrain(self, z: Any) -> dict[str, Array]:
         """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
-        return _constrain(self, _flat(self.layout, z, batched=True))
+        return self.in_order(_constrain(self, _flat(self.layout, z, batched=True)))
+
+    def in_order(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The latent and deterministic sites in the order of the model's statements, which JAX forgets."""
+        return {name: values[name] for name in self.layout.reported}
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
@@ -206,6 +212,7 @@ class _Reader:
     def __init__(self, target: Target, z: Array, rows: Mapping[str, Array]):
         self.slots = {slot.name: slot for slot in target.layout.slots}
         self.params, self.z, self.rows = target.params, z, rows
+        self.decentered = target.model.decentered
         self.log_dets: dict[str, Array] = {}
 
     def __call__(self, site: Site) -> Site:
@@ -219,7 +226,7 @@ class _Reader:
         z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
         if self.rows:
             z = subsample(z, event_dim=len(slot.unconstrained) - len(slot.shape) + len(slot.event_shape))
-        value, log_det = site.dist.support.forward_and_log_det(z)
+        value, log_det = coordinates(site, site.name in self.decentered).forward_and_log_det(z)
         self.log_dets[site.name] = jnp.sum(log_det) * site.scale
         return dataclasses.replace(site, value=value)
 
@@ -271,9 +278,10 @@ def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array
                 return site
             value = values[site.name]
             check_value(site.name, value, site.shape, site.frames)
-            z = jnp.asarray(site.dist.support.inverse(value), dtype)
+            bijector = coordinates(site, site.name in target.model.decentered)
+            z = jnp.asarray(bijector.inverse(value), dtype)
             parts.append(z.reshape(-1))
-            log_dets.append(jnp.sum(site.dist.support.forward_and_log_det(z)[1]))
+            log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
             return dataclasses.replace(site, value=value)
 
         target.model.trace(interpret)
@@ -333,6 +341,7 @@ def _layout(sites: Mapping[str, Outline]) -> Layout:
         plates=tuple(Rows(s.name, s.size, s.subsample_size) for s in sites.values() if s.kind == "plate"),
         params=tuple(s.name for s in sites.values() if s.kind == "param"),
         observed=tuple(s.name for s in sites.values() if s.observed),
+        reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
     )
 
 
@@ -341,8 +350,7 @@ def _slot(site: Outline, start: int) -> Slot:
         raise ModelError(
             f"a latent variable cannot be discrete ({site.distribution}): its density has no gradient.",
             site=site.name,
-            mend="Pass obs=... if it is observed. Otherwise sum it out: dist.MixtureSameFamily for mixtures, "
-            "or vb.factor with jax.scipy.special.logsumexp over its values.",
+            mend="Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.",
         )
     if site.distribution == Delta.__name__:
         raise ModelError(

@@ -107,9 +107,7 @@ class Distribution:
         raise self._no("icdf")
 
     def _no(self, what: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"{type(self).__name__} has no closed form for `{what}`; estimate it from draws."
-        )
+        return NotImplementedError(f"{type(self).__name__} has no closed form for `{what}`; estimate it from draws.")
 
     def _fill(self, value: ArrayLike) -> Array:
         return jnp.broadcast_to(value, self.shape())

@@ -147,9 +147,7 @@ class BetaBinomial(_Count):
 
     @property
     def mean(self):
-        return self._fill(
-            self.total_count * self.concentration1 / (self.concentration1 + self.concentration0)
-        )
+        return self._fill(self.total_count * self.concentration1 / (self.concentration1 + self.concentration0))
 
     @property
     def variance(self):

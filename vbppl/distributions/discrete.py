@@ -183,9 +183,7 @@ class Categorical(_Classes):
         else:
             shape = np.broadcast_shapes(index.shape, log_probs.shape[:-1])
             log_probs = jnp.broadcast_to(log_probs, (*shape, self._classes))
-            picked = jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[
-                ..., 0
-            ]
+            picked = jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
         return jnp.where(inside, picked, -jnp.inf)
 
     @property

@@ -65,8 +65,7 @@ def as_distribution(value: Any, site_name: str) -> Distribution:
         )
     if not _is_distribution_like(value):
         raise ModelError(
-            "the second argument of sample must be a distribution, "
-            f"not a {type(value).__name__} ({_short(value)}).",
+            f"the second argument of sample must be a distribution, not a {type(value).__name__} ({_short(value)}).",
             site=site_name,
             mend=f'Write sample("{site_name}", dist.Normal(0.0, 1.0)); deterministic records a value.',
         )

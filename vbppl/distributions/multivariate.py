@@ -35,9 +35,7 @@ class Dirichlet(Distribution):
     def __post_init__(self):
         Distribution.__post_init__(self)
         if np.ndim(self.concentration) == 0:
-            raise TypeError(
-                f"Dirichlet needs a vector of concentrations, not the number {self.concentration!r}."
-            )
+            raise TypeError(f"Dirichlet needs a vector of concentrations, not the number {self.concentration!r}.")
 
     @property
     def event_shape(self):
@@ -57,9 +55,7 @@ class Dirichlet(Distribution):
 
     @property
     def mean(self):
-        return self.concentration / jnp.sum(
-            jnp.asarray(self.concentration, self.dtype), axis=-1, keepdims=True
-        )
+        return self.concentration / jnp.sum(jnp.asarray(self.concentration, self.dtype), axis=-1, keepdims=True)
 
     @property
     def variance(self):
@@ -98,9 +94,7 @@ class MultivariateNormal(Distribution):
             set_field(self, "loc", jnp.reshape(self.loc, (1,)))
         if given != "scale_tril":
             matrix = jnp.asarray(matrix, jnp.result_type(matrix, 0.0))
-            factor = (
-                jnp.linalg.cholesky(matrix) if given == "covariance_matrix" else _factor_of_inverse(matrix)
-            )
+            factor = jnp.linalg.cholesky(matrix) if given == "covariance_matrix" else _factor_of_inverse(matrix)
             set_field(self, "scale_tril", factor)
             set_field(self, given, None)
 
@@ -179,9 +173,7 @@ class LKJCholesky(Distribution):
     def __post_init__(self):
         Distribution.__post_init__(self)
         if not isinstance(self.dimension, (int, np.integer)) or self.dimension < 2:
-            raise ModelError(
-                f"the dimension of LKJCholesky must be an int of at least 2, not {self.dimension!r}."
-            )
+            raise ModelError(f"the dimension of LKJCholesky must be an int of at least 2, not {self.dimension!r}.")
 
     @property
     def event_shape(self):

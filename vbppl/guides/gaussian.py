@@ -171,7 +171,7 @@ class MeanField(Gaussian):
 class FullRank(Gaussian):
     """A normal with any covariance: `z = loc + sd * (noise + A noise)`; `phi` is `(2 + dim, dim)`.
 
-    >>> phi = np.array([[0.0, 0.0], [0.0, 0.0], [9.0, 9.0], [3.0, 9.0]])   # only A[1, 0] = 3 counts
+    >>> phi = np.array([[0.0, 0.0], [0.0, 0.0], [9.0, 9.0], [3.0, 9.0]])  # only A[1, 0] = 3 counts
     >>> FullRank().factor(phi).tolist()
     [[1.0, 0.0], [3.0, 1.0]]
     """
@@ -216,4 +216,3 @@ def _log_densities(target: Target, z: Array, rows: Mapping[str, Array]) -> Array
     if z.shape[0] == 1:
         return target.log_density(z[0], rows)[None]
     return jax.vmap(lambda point: target.log_density(point, rows))(z)
-

@@ -6,27 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vbppl import programs
 from vbppl.aliases import Array, PyTree
 from vbppl.guides.base import Guide
-from vbppl.models import Model, abstract_sites, leading_draws
 from vbppl.pytree import pytree
-from vbppl.target import Target, initial_params
+from vbppl.target import Target
 
 
 @pytree
 class ProgramGuide(Guide):
     """What `vb.fit(model, guide=my_guide(x))` makes of a guide program; `phi` holds its params."""
 
-    program: Model
+    program: Any  # a `Model` under `@vb.guide`; how it is written stays below the waist
 
     def init(self, target: Target, loc: np.ndarray) -> PyTree:
         """The params' own initial values; `loc` is not used."""
-        programs.check(self.program, target, abstract_sites(self.program))
-        return initial_params(self.program)
+        return programs.first_params(self.program, target)
 
     def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
         """A key for each draw, as raw data `(draws, 2)`."""
@@ -59,11 +56,11 @@ class ProgramGuide(Guide):
 
     def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Independent runs of the guide, and the model's deterministic sites at them."""
-        return _draw(self.program, phi, target, _raw_keys(rng, draws))
+        return target.in_order(_draw(self.program, phi, target, _raw_keys(rng, draws)))
 
     def log_prob(self, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
         """The guide's log density."""
-        return _log_prob(self.program, phi, {name: jnp.asarray(value) for name, value in values.items()})
+        return programs.log_prob(self.program, phi, values)
 
     def shift(self, before: PyTree, after: PyTree) -> float:
         """The greatest relative move of a param's unconstrained value."""
@@ -90,13 +87,5 @@ def _weighed(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) 
 
 
 @jax.jit
-def _draw(program: Model, phi: PyTree, target: Target, raw_keys: Array) -> dict[str, Array]:
+def _draw(program: Any, phi: PyTree, target: Target, raw_keys: Array) -> dict[str, Array]:
     return _over(raw_keys, lambda key: programs.draw(program, phi, target, key))
-
-
-@jax.jit
-def _log_prob(program: Model, phi: PyTree, values: dict[str, Array]) -> Array:
-    def one(values: dict[str, Array]) -> Array:
-        return programs.log_prob(program, phi, values)
-
-    return one(values) if leading_draws(abstract_sites(program), values) is None else jax.vmap(one)(values)
