@@ -23,7 +23,7 @@ FLOORS = (
     ("models",),
     ("reparam",),
     ("target",),  # the waist
-    ("programs",),
+    ("programs", "evaluation"),
     ("draws", "streams", "optimise", "lbfgs", "stein", "psis", "start", "records"),
     ("guides",),
     ("objectives",),

@@ -1,11 +1,11 @@
 """Judging a guide against a density: the report card.
 
-Draws from the guide are weighed by `w = p / q`. Three questions are asked of them, because none alone is
-enough. How much do the `log w` vary? (At the exact posterior not at all.) Does weighing move a mean or a standard deviation?
-And can the weights themselves be trusted (effective sample size, Pareto k)? On 108 fits of real
-posteriors the first finds 98% of the bad ones and passes 95% of the good ones; Pareto k alone gives false
-alarms exactly where a fit is nearly perfect. What the draws cannot see, a mode that the guide never visits, the restarts of
-the fit may.
+Draws from the guide are weighed by `w = p / q`, and three questions are asked of them, because none
+alone is enough. How much do the `log w` vary? (At the exact posterior not at all.) Does weighing
+move a mean or a standard deviation? And can the weights themselves be trusted (effective sample
+size, Pareto k)? Pareto k alone gives false alarms exactly where a fit is nearly perfect and the
+weights almost constant. What the draws cannot see, a mode that the guide never visits, the
+restarts of the fit may.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ import numpy as np
 
 from vbppl import psis
 from vbppl.aliases import PyTree
+from vbppl.evaluation import HEAVY
 from vbppl.guides.base import Guide
 from vbppl.keys import host_generator
 from vbppl.records import Status
-from vbppl.target import HEAVY, Target
+from vbppl.target import Target
 
 SETS = 8
 DRAWS = 4000
@@ -31,6 +32,7 @@ MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25
 LEAST_ESS, CORRECTING_ESS = 0.05, 0.1
 SAME_MODE = 4.0  # sds
 RIVAL = 10.0  # nats
+DRAW_NOISE = 0.2  # sds
 
 
 class Estimate(NamedTuple):
@@ -97,7 +99,8 @@ class ReportCard:
             f"verdict: {self.verdict}" + "".join(f"\n  - {reason}" for reason in self.reasons),
             *(f"  try: {step}" for step in self.advice),
             f"ELBO {self.elbo} nats, so log evidence >= {self.elbo.value - 2 * self.elbo.se:.3f} ({evidence})",
-            f"log p - log q: sd {self.log_weight_sd:.2f} nats, ESS {self.ess:.0%} of the draws, Pareto k {self.pareto_k:.2f}",
+            f"log p - log q: sd {self.log_weight_sd:.2f} nats, ESS {self.ess:.0%} of the draws, "
+            f"Pareto k {self.pareto_k:.2f}",
             f"weighing would move a mean by {self.mean_shift[0]:.2f} sd ({self.mean_shift[1]}), "
             f"a log sd by {self.log_sd_shift[0]:.2f} ({self.log_sd_shift[1]})",
             f"stopped: {self.status}",
@@ -121,30 +124,29 @@ def judge(
     log_weights, z = guide.weighed_draws(phi, target, host_generator(raw_key, "judge"), draws)
     finite = np.isfinite(log_weights)
     log_weights, z = log_weights[finite], z[finite]
-    smoothed, pareto_k = psis.smooth(log_weights)
-    weights = np.exp(smoothed)
-    mean_shift, log_sd_shift = _shifts(weights, z, target.layout.coordinates)
-    evidence = psis.log_sum_exp(log_weights) - np.log(draws)
+    smoothed = psis.smooth(log_weights)
+    mean_shift, log_sd_shift = _shifts(np.exp(smoothed.log_weights), z, target.layout.coordinates)
+    lost = 1 - float(finite.mean())
     card = ReportCard(
         "good",
         (),
         (),
         bound,
-        float(log_weights.std()),
-        float(1 / np.sum(weights**2) / draws),
-        pareto_k,
-        float(evidence) if pareto_k < psis.usable(draws) else np.nan,
+        float(log_weights.std()) if len(z) else np.nan,
+        smoothed.ess / draws,
+        smoothed.shape,
+        smoothed.log_mean + float(np.log1p(-lost)) if smoothed.usable else np.nan,
         mean_shift,
         log_sd_shift,
         status.rivals,
         status,
     )
-    return _with_verdict(card, target.dim, 1 - float(finite.mean()))
+    return _with_verdict(card, target.dim, lost)
 
 
 def _shifts(weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[float, str], tuple[float, str]]:
     """How far weighing moves the means (in sds) and log sds of the coordinates: the worst of each."""
-    if not names:
+    if not names or not len(z):
         return (0.0, "none"), (0.0, "none")
     mean, sd = z.mean(axis=0), z.std(axis=0)
     weighed = weights @ z
@@ -162,7 +164,10 @@ def _with_verdict(card: ReportCard, dim: int, lost: float) -> ReportCard:
     fatal = list(_fatal_reasons(card))
     if (reasons and not correctable) or fatal:
         verdict = "poor"
-        advice = ["other coordinates (a non-centred hierarchy), or a sampler such as NUTS on vb.target(model)"]
+        advice = [
+            "vb.decenter(model), where the scale of a site is latent",
+            "a sampler, such as BlackJAX's NUTS on vb.target(model).log_density",
+        ]
     else:
         verdict = "corrected" if reasons else "good"
     advice = advice if reasons or fatal else []
@@ -188,6 +193,8 @@ def _shape_reasons(card: ReportCard, dim: int, lost: float) -> list[str]:
 
 def _fatal_reasons(card: ReportCard) -> list[str]:
     reasons = []
+    if card.status.draw_noise > DRAW_NOISE:
+        reasons.append(f"another set of fixed draws would move the answer by {card.status.draw_noise:.2f} sd")
     if not card.status.converged and card.status.reason != "steps":
         reasons.append(f"the fit did not converge: {card.status.text}")
     for lower, away in card.rivals:

@@ -20,9 +20,19 @@ def normal_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def _quantiles(n: int) -> np.ndarray:
-    """`Phi^-1((i - 1/2) / n)`, rescaled to unit mean square, `(n,)`."""
+    """`Phi^-1((i - 1/2) / n)`, stretched to mean square 1 and mean fourth power 3, `(n,)`.
+
+    The middles of the strata alone have too light tails: for 32 of them the mean of `exp(e)` is 1.5% too
+    small, and this is an error that no other set of draws would show. Stretched, it is 0.25%.
+    """
     values = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n)])
     values = (values - values[::-1]) / 2  # exactly antisymmetric
+    low, high = 0.0, 1.0 if n >= 8 else 0.0  # fewer values cannot have a fourth power of 3
+    for _ in range(50):
+        middle = (low + high) / 2
+        square = (values + middle * values**3) ** 2
+        low, high = (middle, high) if np.mean(square**2) < 3 * np.mean(square) ** 2 else (low, middle)
+    values = values + low * values**3
     return values / np.sqrt(np.mean(values**2)) if n > 1 else np.ones(1)
 
 

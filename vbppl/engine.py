@@ -38,6 +38,7 @@ from vbppl.streams import Rows
 from vbppl.target import Target
 
 CHUNK = 500
+AHEAD = 2**19  # numbers made ahead at once: more fall out of the cache
 ROUND = 1000
 MAX_ROUNDS = 20
 TOLERANCE = 0.02
@@ -90,15 +91,31 @@ class Problem:
 
 
 @pytree
-class State:
-    """Everything a step changes. `params` is `{"guide": phi, "model": the model's params}`."""
+class Moving:
+    """What a step moves. `params` is `{"guide": phi, "model": the model's params}`."""
 
-    step: Array
     params: PyTree
     moments: PyTree
     mean: PyTree
+
+
+@pytree
+class State:
+    """Where a fit stands: the number of steps done, what they moved, and the place in the rows' streams."""
+
+    step: Array
+    moving: Moving
     cursor: PyTree
-    skipped: Array
+
+
+@pytree
+class Ahead:
+    """What a step reads and never changes, made for many steps at once: random numbers and schedules."""
+
+    noise: Array
+    rows: dict[str, Array]
+    rates: PyTree
+    weight: Array
 
 
 @pytree
@@ -142,7 +159,7 @@ class _Driver:
     """The Python side of the loop: rounds, chunks, records."""
 
     def __init__(self, problem: Problem, params: PyTree, method: Stochastic, watch: Callable[[Progress], None]):
-        self.problem, self.method, self.watch = problem, method, watch
+        self.problem, self.method, self.watch = jax.device_put(problem), method, watch
         self.best = jax.tree.map(np.array, params)
         self.state = _first_state(problem, self.best)
         self.bounds: list[np.ndarray] = []
@@ -168,8 +185,9 @@ class _Driver:
         end = self.done + steps
         while self.done < end:
             self.chunk(min(self.method.every, end - self.done), schedule)
-        self.best = jax.tree.map(np.array, self.state.mean if self.method.average else self.state.params)
-        self.state = dataclasses.replace(self.state, params=self.best)
+        moving = self.state.moving
+        self.best = jax.tree.map(np.array, moving.mean if self.method.average else moving.params)
+        self.state = dataclasses.replace(self.state, moving=dataclasses.replace(moving, params=self.best))
 
     def chunk(self, steps: int, schedule: Schedule) -> None:
         """Some steps in one call of the compiled loop."""
@@ -181,13 +199,14 @@ class _Driver:
         if self.bad is None and not np.isfinite(bounds).all():
             self.bad = (before, int(np.argmax(~np.isfinite(bounds))), schedule)
         finite = bounds[np.isfinite(bounds)]
-        self.best = jax.tree.map(np.array, self.state.params)
+        self.best = jax.tree.map(np.array, self.state.moving.params)
         mean = float(finite.mean()) if finite.size else math.nan
         self.watch(Progress(self.done, mean, time.perf_counter() - self.began, self.best))
 
     def fitted(self, reason: str) -> Fitted:
         """What the run leaves behind."""
-        skipped, first, guilty = int(self.state.skipped), None, ()
+        bounds = np.concatenate([*self.bounds, np.zeros(0)])
+        skipped, first, guilty = int((~np.isfinite(bounds)).sum()), None, ()
         if self.bad is not None:
             first, guilty = self.blame()
         said = {
@@ -198,71 +217,83 @@ class _Driver:
         }[reason]
         gradients = self.done * self.problem.draws
         status = Status(reason, reason == "agreed", said, self.done, gradients, skipped, first, guilty)
-        bounds = np.concatenate(self.bounds) if self.bounds else np.zeros(0)
         return Fitted(self.best, bounds, status)
 
     def blame(self) -> tuple[int, tuple[str, ...]]:
         """Make the first bad step again and ask each site of the model at its draws."""
         before, offset, schedule = self.bad
         at, _ = _run_chunk(self.problem, before, np.int32(offset), schedule)
-        target = dataclasses.replace(self.problem.target, params=at.params["model"])
-        z, rows = _where(self.problem, at)
+        target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
+        z, rows = _where(self.problem, at, schedule)
         return int(at.step), target.guilty_sites(np.asarray(z), rows)
 
 
 @functools.partial(jax.jit, donate_argnames="state")
 def _run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule) -> tuple[State, Array]:
     """`steps` steps (at most `CHUNK`); returns the state and the bound at each step, `(CHUNK,)`."""
+    block = _block(problem, state, schedule)
 
-    def body(i: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-        state, bound = _step(problem, carry[0], schedule)
-        return state, carry[1].at[i].set(bound)
+    def turn(number: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, bounds = carry
+        done = number * block
+        ahead = _ahead(problem, state, schedule, block)
 
-    return jax.lax.fori_loop(0, steps, body, (state, jnp.zeros(CHUNK)))
+        def body(i: Array, carry: tuple[Moving, Array]) -> tuple[Moving, Array]:
+            moving, bound = _step(problem, carry[0], jax.tree.map(lambda leaf: leaf[i], ahead))
+            return moving, carry[1].at[done + i].set(bound)
+
+        count = jnp.minimum(block, steps - done)
+        moving, bounds = jax.lax.fori_loop(0, count, body, (state.moving, bounds))
+        return State(state.step + count, moving, problem.stream.after(state.cursor, count)), bounds
+
+    return jax.lax.fori_loop(0, (steps + block - 1) // block, turn, (state, jnp.zeros(CHUNK)))
 
 
-def _step(problem: Problem, state: State, schedule: Schedule) -> tuple[State, Array]:
-    noise, rows, cursor = _randomness(problem, state)
-
+def _step(problem: Problem, moving: Moving, ahead: Ahead) -> tuple[Moving, Array]:
     def loss(params: PyTree) -> Array:
         target = dataclasses.replace(problem.target, params=params["model"])
-        return -problem.objective(problem.guide, params["guide"], target, noise, rows)
+        return -problem.objective(problem.guide, params["guide"], target, ahead.noise, ahead.rows)
 
-    value, gradient = jax.value_and_grad(loss)(state.params)
-    progress = (state.step - schedule.begin) / schedule.steps
-    update, moments = problem.optimiser.update(gradient, state.moments, state.params, progress, schedule.size)
+    value, gradient = jax.value_and_grad(loss)(moving.params)
     # A NaN or an infinity anywhere in the gradient makes the sum of its squares not finite.
     squares = sum(jnp.sum(g * g) for g in jax.tree.leaves(gradient))
     finite = jnp.isfinite(value + squares)
-
-    def keep(new: Array, old: Array) -> Array:
-        return jnp.where(finite, new, old)
-
-    params = jax.tree.map(lambda p, u: keep(p + u, p), state.params, update)
-    count = jnp.maximum(state.step - schedule.window + 1, 1)
-    # Before the window opens count is 1 and the mean is the last iterate.
-    mean = jax.tree.map(lambda m, p: m + (p - m) / count.astype(p.dtype), state.mean, params)
-    moments = jax.tree.map(keep, moments, state.moments)
-    skipped = state.skipped + jnp.where(finite, 0, 1)
-    return State(state.step + 1, params, moments, mean, cursor, skipped), jnp.where(finite, -value, jnp.nan)
+    params, moments = problem.optimiser.update(gradient, moving.moments, moving.params, ahead.rates, finite)
+    mean = jax.tree.map(lambda m, p: m + (p - m) * ahead.weight.astype(p.dtype), moving.mean, params)
+    return Moving(params, moments, mean), jnp.where(finite, -value, jnp.nan)
 
 
-def _randomness(problem: Problem, state: State) -> tuple[Array, dict[str, Array], PyTree]:
-    """The noise and the rows of a step, and where the rows' streams stand next."""
+def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ahead:
+    """What the next `count` steps need and do not change; a step's part depends on its number alone."""
     key = wrap(problem.raw_key)
-    noise = problem.guide.noise(problem.strata, jax.random.fold_in(named(key, "noise"), state.step), problem.draws)
-    rows, cursor = problem.stream(named(key, "rows"), state.cursor)
-    return noise, rows, cursor
+    steps = state.step + jnp.arange(count)
+    noise_key = named(key, "noise")
+
+    def noise(step: Array) -> Array:
+        return problem.guide.noise(problem.strata, jax.random.fold_in(noise_key, step), problem.draws)
+
+    rows = problem.stream.ahead(named(key, "rows"), state.cursor, count)
+    rates = problem.optimiser.rates(steps, (steps - schedule.begin) / schedule.steps, schedule.size)
+    # Before the window opens the weight is 1 and the mean is the last iterate.
+    weight = 1 / jnp.maximum(steps - schedule.window + 1, 1)
+    return Ahead(jax.vmap(noise)(steps), rows, rates, weight)
+
+
+def _block(problem: Problem, state: State, schedule: Schedule) -> int:
+    """For how many steps at a time random numbers are made: as many as `AHEAD` numbers allow."""
+    one = jax.eval_shape(lambda state: _ahead(problem, state, schedule, 1), state)
+    return int(np.clip(AHEAD // max(1, sum(leaf.size for leaf in jax.tree.leaves(one))), 1, CHUNK))
 
 
 @jax.jit
-def _where(problem: Problem, state: State) -> tuple[Array, dict[str, Array]]:
+def _where(problem: Problem, state: State, schedule: Schedule) -> tuple[Array, dict[str, Array]]:
     """The points `z`, `(draws, dim)`, and the rows at which a step evaluates the density."""
-    noise, rows, _ = _randomness(problem, state)
-    target = dataclasses.replace(problem.target, params=state.params["model"])
-    return problem.guide.points(state.params["guide"], target, noise), rows
+    ahead = jax.tree.map(lambda leaf: leaf[0], _ahead(problem, state, schedule, 1))
+    params = state.moving.params
+    target = dataclasses.replace(problem.target, params=params["model"])
+    return problem.guide.points(params["guide"], target, ahead.noise), ahead.rows
 
 
 def _first_state(problem: Problem, params: PyTree) -> State:
-    moments = problem.optimiser.init(params)
-    return State(np.int32(0), params, moments, jax.tree.map(np.array, params), problem.stream.start(), np.int32(0))
+    moving = Moving(params, problem.optimiser.init(params), jax.tree.map(np.array, params))
+    return State(np.int32(0), moving, problem.stream.start())

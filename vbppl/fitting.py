@@ -15,6 +15,7 @@ from vbppl import diagnostics, engine, fixed_draws
 from vbppl.aliases import Seed
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
+from vbppl.evaluation import HEAVY
 from vbppl.fixed_draws import Deterministic
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
@@ -28,7 +29,7 @@ from vbppl.records import Progress
 from vbppl.reparam import decenter, hierarchical_sites
 from vbppl.start import find_starts
 from vbppl.streams import Rows
-from vbppl.target import HEAVY, Target
+from vbppl.target import Target
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
@@ -127,7 +128,8 @@ def _in_other_coordinates(
     better = after.elbo.value > before.elbo.value
     chosen = after if better else before
     note = f"coordinates: {', '.join(names)} {'decentred' if better else 'left centred'} ({bounds})"
-    return dataclasses.replace(chosen, report=dataclasses.replace(chosen.report, choices=(note,)))
+    advice = tuple(step for step in chosen.report.advice if "decenter" not in step)
+    return dataclasses.replace(chosen, report=dataclasses.replace(chosen.report, choices=(note,), advice=advice))
 
 
 def _is_poor(posterior: Posterior) -> bool:
@@ -156,7 +158,7 @@ def _guide(guide: str | Guide | Model, target: Target, stream: Rows) -> Guide:
         deterministic = not target.layout.params and not stream.plates
         most = FULL_RANK_DIM if deterministic else STOCHASTIC_FULL_RANK_DIM
         return FullRank() if 1 < target.dim <= most else MeanField()
-    if guide in GUIDES:
+    if isinstance(guide, str) and guide in GUIDES:
         return GUIDES[guide]()
     raise ValueError(
         f"guide must be 'auto', {', '.join(map(repr, GUIDES))}, a guide such as vb.MeanField(), or a function "
@@ -215,7 +217,15 @@ def _starts(
     dtype = jnp.result_type(float)
     if start is not None:
         values = start.mean() if isinstance(start, Posterior) else start
-        return np.asarray(target.unconstrain(values), dtype)[None]
+        z = np.asarray(target.unconstrain(values), dtype)
+        outside = [name for name, value in zip(target.layout.coordinates, z) if not np.isfinite(value)]
+        if outside:
+            raise ModelError(
+                "start does not lie inside the support.",
+                site=outside[0],
+                mend="Start from values strictly inside, such as a posterior's means.",
+            )
+        return z[None]
     if isinstance(guide, ProgramGuide) or target.dim == 0:
         return np.zeros((1, target.dim), dtype)
     count = STARTS if isinstance(method, Deterministic) and target.data_size <= HEAVY else 1

@@ -29,11 +29,12 @@ import numpy as np
 from vbppl import lbfgs, stein
 from vbppl.draws import latin_hypercube, whitened_draws
 from vbppl.errors import ModelError
+from vbppl.evaluation import evaluate
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.keys import host_generator
 from vbppl.records import Fitted, Progress, Status
-from vbppl.target import Target, evaluate
+from vbppl.target import Target
 
 DRAW_NOISE = 0.01
 FEWEST, MOST = 32, 2048
@@ -161,9 +162,10 @@ class _Fit:
             "stuck": f"no step improves the bound, yet {self.decrement:.2g} nats seem to be left: not converged",
             "interrupted": "interrupted: not converged",
         }[self.reason]
+        noise = self.draw_noise if np.isfinite(self.draw_noise) else 0.0
         if self.reason != "interrupted":
             said += f"; {self.draws} fixed draws (others would move the answer by {self.draw_noise:.2g} sd)"
-        status = Status(self.reason, converged, said, len(self.bounds), self.gradients, rivals=self.rivals)
+        status = Status(self.reason, converged, said, len(self.bounds), self.gradients, rivals=self.rivals, draw_noise=noise)
         return Fitted({"guide": phi, "model": self.target.params}, np.array(self.bounds), status)
 
     def _minimise(self, function: lbfgs.ValueAndGradient, x: np.ndarray, tolerance: float) -> lbfgs.Minimum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,9 @@ import optax
 
 from vbppl.aliases import Array, PyTree
 from vbppl.pytree import pytree, static
+
+DECAYS = (0.9, 0.99)
+TINY = 1e-8
 
 
 @pytree
@@ -30,16 +34,30 @@ class AnnealedAdam:
 
     def init(self, params: PyTree) -> PyTree:
         """Zero moments, made on the host."""
-        shapes = jax.eval_shape(_adam().init, params)
-        return jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), shapes)
+        return tuple(jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), leaf.dtype), params) for _ in range(2))
+
+    def rates(self, steps: Array, progress: Array, size: Array) -> tuple[Array, Array]:
+        """For each step its size over `1 - b1^t`, and `1 / (1 - b2^t)`: what unbiases the moments."""
+        size = size * self.first * (self.last + (1 - self.last) * (1 + jnp.cos(jnp.pi * progress)) / 2)
+        return size / (1 - DECAYS[0] ** (steps + 1)), 1 / (1 - DECAYS[1] ** (steps + 1))
 
     def update(
-        self, gradient: PyTree, state: PyTree, params: PyTree, progress: Array, size: Array
+        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[Array, Array], finite: Array
     ) -> tuple[PyTree, PyTree]:
-        """The step to add to `params`; `progress` runs from 0 to 1 in a round of step size `size`."""
-        direction, state = _adam().update(gradient, state)
-        size = size * self.first * (self.last + (1 - self.last) * (1 + jnp.cos(jnp.pi * progress)) / 2)
-        return jax.tree.map(lambda d: (-size * d).astype(d.dtype), direction), state
+        """New params and moments; the old ones where not `finite`."""
+        size, unbias = rates
+
+        def decayed(decay: float) -> Callable[[Array, Array], Array]:
+            return lambda moment, new: jnp.where(finite, decay * moment + (1 - decay) * new, moment)
+
+        means = jax.tree.map(decayed(DECAYS[0]), moments[0], gradient)
+        squares = jax.tree.map(decayed(DECAYS[1]), moments[1], jax.tree.map(jnp.square, gradient))
+        size = jnp.where(finite, size, 0.0)
+
+        def moved(param: Array, mean: Array, square: Array) -> Array:
+            return (param - size * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
+
+        return jax.tree.map(moved, params, means, squares), (means, squares)
 
 
 @pytree
@@ -52,12 +70,14 @@ class Optax:
         """The transformation's state."""
         return self.transformation.init(params)
 
+    def rates(self, steps: Array, progress: Array, size: Array) -> tuple[()]:
+        """None: the transformation has its own."""
+        return ()
+
     def update(
-        self, gradient: PyTree, state: PyTree, params: PyTree, progress: Array, size: Array
+        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[()], finite: Array
     ) -> tuple[PyTree, PyTree]:
-        """The step to add to `params`."""
-        return self.transformation.update(gradient, state, params)
-
-
-def _adam() -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=0.9, b2=0.99)
+        """New params and moments; the old ones where not `finite`."""
+        update, new_moments = self.transformation.update(gradient, moments, params)
+        new = (optax.apply_updates(params, update), new_moments)
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (params, moments))

@@ -111,15 +111,14 @@ class Posterior:
         """
         rng = host_generator(raw_key(seed), "resample")
         log_weights, z = self.guide.weighed_draws(self.phi, self.target, rng, 20 * n)
-        smoothed, shape = psis.smooth(np.where(np.isfinite(log_weights), log_weights, -np.inf))
-        ess = 1 / np.sum(np.exp(2 * smoothed))
-        if shape >= psis.usable(20 * n) or ess < n:
+        smoothed = psis.smooth(np.where(np.isfinite(log_weights), log_weights, -np.inf))
+        if not smoothed.usable or smoothed.ess < n:
             raise ValueError(
-                f"importance weights cannot repair this guide: Pareto k {shape:.2f}, and {20 * n} draws are worth "
-                f"{ess:.0f}, fewer than the {n} asked for. See posterior.check() for what to try."
+                f"importance weights cannot repair this guide: Pareto k {smoothed.shape:.2f}, and {20 * n} draws "
+                f"are worth {smoothed.ess:.0f}, where {n} are asked for. See posterior.check() for what to try."
             )
         # Gumbel-top-k: sampling without replacement in proportion to the weights.
-        order = np.argsort(-(smoothed + rng.gumbel(size=20 * n)))[:n]
+        order = np.argsort(-(smoothed.log_weights + rng.gumbel(size=20 * n)))[:n]
         return self.target.constrain(z[order])
 
     def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
@@ -133,7 +132,7 @@ class Posterior:
           for each site that the posterior does not fix, observed and deterministic, `(n, ...)`.
         """
         model = self.target.model if model is None else model
-        return predictive.predict(model, self._latent(n, seed), self.target.param_values(), raw_key(seed))
+        return predictive.predict(model, self._latent(n, seed), self.target.param_values(), raw_key(seed), n)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""

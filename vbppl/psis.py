@@ -2,34 +2,66 @@
 
 The largest weights are replaced by the expected order statistics of a generalised Pareto
 distribution fitted to them; its shape `k` says whether their average settles down: the weights have
-finite variance for `k < 1/2`, and are usable up to `min(1 - 1 / log10 S, 0.7)` (Vehtari, Simpson, Gelman, Yao and Gabry 2024,
-"Pareto Smoothed Importance Sampling", sections 2 and 3).
+finite variance for `k < 1/2`, and are usable up to `min(1 - 1 / log10 S, 0.7)` (Vehtari, Simpson,
+Gelman, Yao and Gabry 2024, "Pareto Smoothed Importance Sampling", sections 2 and 3).
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
+EVEN = 0.8  # of the draws: with so large an effective size the weights are nearly constant, whatever their tail
 
-def smooth(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
-    """Normalised, smoothed log weights, `(draws,)`, and the shape `k` of their tail.
 
-    Where the largest weights are all but equal there is no tail to fit: `k` is minus infinity.
+class Smoothed(NamedTuple):
+    """Importance weights and what they are worth.
+
+    Attributes:
+      log_weights: normalised: their exponentials add up to 1, `(draws,)`.
+      shape: the shape `k` of the tail; minus infinity where the largest weights are all but equal.
+      ess: the effective sample size, in draws.
+      log_mean: the log of the average weight: the log evidence, where the weights are `p / q`.
+    """
+
+    log_weights: np.ndarray
+    shape: float
+    ess: float
+    log_mean: float
+
+    @property
+    def usable(self) -> bool:
+        """Whether averages with these weights settle down, or there is next to nothing to weigh."""
+        draws = len(self.log_weights)
+        return draws > 1 and (self.shape < min(1 - 1 / np.log10(draws), 0.7) or self.ess > EVEN * draws)
+
+
+def smooth(log_weights: np.ndarray) -> Smoothed:
+    """Smooth the largest of `log_weights`, `(draws,)`; minus infinity is a weight of zero.
+
+    A fitted tail with `k >= 1` has no mean, so its order statistics have no expectation that could
+    replace the weights: they stay as they are.
     """
     log_weights = np.asarray(log_weights, np.float64)
-    draws = len(log_weights)
-    log_weights = log_weights - log_weights.max()
+    draws, top = len(log_weights), log_weights.max(initial=-np.inf)
+    if not np.isfinite(top):
+        return Smoothed(log_weights, np.inf, 0.0, float(top))
+    log_weights = log_weights - top
     tail = int(np.ceil(min(0.2 * draws, 3 * np.sqrt(draws))))
-    order = np.argsort(log_weights)
-    cut = log_weights[order[-tail - 1]]
-    excess = np.exp(log_weights[order[-tail:]]) - np.exp(cut)
-    shape = -np.inf
-    if tail > 4 and excess[0] >= 0 and excess[-1] > 1e-10:
+    order = np.argsort(log_weights)[-tail - 1 :]
+    cut, *largest = np.exp(log_weights[order])
+    shape, excess = -np.inf, np.array(largest) - cut
+    if tail > 4 and excess[-1] > 1e-10:
         shape, scale = fit_pareto(np.maximum(excess, 1e-300))
+    if -np.inf < shape < 1:
         ranks = (np.arange(tail) + 0.5) / tail
         quantiles = scale * (-np.log1p(-ranks) if abs(shape) < 1e-8 else np.expm1(-shape * np.log1p(-ranks)) / shape)
-        log_weights[order[-tail:]] = np.minimum(np.log(quantiles + np.exp(cut)), 0.0)
-    return log_weights - log_sum_exp(log_weights), float(shape)
+        log_weights[order[1:]] = np.minimum(np.log(quantiles + cut), 0.0)
+    log_sum = log_sum_exp(log_weights)
+    log_weights = log_weights - log_sum
+    ess = 1 / np.sum(np.exp(2 * log_weights))
+    return Smoothed(log_weights, float(shape), float(ess), float(top + log_sum - np.log(draws)))
 
 
 def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
@@ -48,11 +80,6 @@ def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
     slope = np.sum(weights * slopes)
     shape = np.log1p(-slope * excess).mean()
     return float((n * shape + 5) / (n + 10)), float(-shape / slope)
-
-
-def usable(draws: int) -> float:
-    """The largest shape with which `draws` weights may be averaged."""
-    return min(1 - 1 / np.log10(draws), 0.7)
 
 
 def log_sum_exp(values: np.ndarray) -> float:

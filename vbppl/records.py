@@ -39,6 +39,7 @@ class Status:
       skipped: steps that were not finite and therefore changed nothing.
       first_skipped: the number of the first of them.
       guilty: the sites whose density or gradient was not finite there.
+      draw_noise: by how many sds another set of fixed draws would move the answer.
       rivals: where restarts ended: the nats by which their bound is lower, and how many sds away.
     """
 
@@ -51,6 +52,7 @@ class Status:
     first_skipped: int | None = None
     guilty: tuple[str, ...] = ()
     rivals: tuple[tuple[float, float], ...] = ()
+    draw_noise: float = 0.0
 
     def __str__(self) -> str:
         text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"

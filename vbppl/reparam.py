@@ -1,9 +1,10 @@
 """Centred or not: in which coordinates a hierarchical site is seen.
 
 A site `theta ~ Normal(mu, tau)` whose `mu` or `tau` is itself latent makes a funnel: the scale of
-`theta` hangs on `tau`. In the coordinates `z = (theta - mu) / tau` the funnel is gone from the prior, and a Gaussian
-guide fits much better where the data say little about each `theta` (Papaspiliopoulos, Roberts and Sköld 2007, "A General Framework for
-the Parametrization of Hierarchical Models").
+`theta` hangs on `tau`. In the coordinates `z = (theta - mu) / tau` the funnel is gone from the
+prior, and a Gaussian guide fits much better where the data say little about each `theta`
+(Papaspiliopoulos, Roberts and Sköld 2007, "A General Framework for the Parametrization of
+Hierarchical Models").
 
 That is a choice of coordinates, not of model: `decenter` changes the bijector between the flat vector and the
 site, and nothing else. Names, shapes, densities of values and the evidence stay as they are.

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from vbppl.errors import ModelError
-from vbppl.target import BLOCK, Target, evaluate
+from vbppl.evaluation import BLOCK, evaluate
+from vbppl.target import Target
 
 RADII = (2.0, 1.0, 0.1)
 CLIMB = 16

@@ -33,25 +33,33 @@ class Rows:
         """Where each plate's stream begins: `(epoch, place)`."""
         return tuple(np.zeros(2, np.int32) for _ in self.plates)
 
-    def __call__(self, key: Array, cursor: tuple[Array, ...]) -> tuple[dict[str, Array], tuple[Array, ...]]:
-        """The indices to show now, by the plate's name, and where the streams stand next.
+    def ahead(self, key: Array, cursor: tuple[Array, ...], steps: int) -> dict[str, Array]:
+        """The indices to show at the next steps, `(steps, rows shown)`, by the plate's name.
 
         Args:
           key: of the whole fit, the same at every step.
           cursor: for each plate the epoch and the place in it, `(2,)`.
+          steps: how many.
         """
-        rows, after = {}, []
-        for (name, size, length), at in zip(self.plates, cursor):
-            place = at[1] + jnp.arange(length + 1)
-            epoch, place = at[0] + place // size, place % size
-            rows[name] = permuted(_epoch_bits(named(key, name), epoch[:-1]), place[:-1], size)
-            after.append(jnp.stack([epoch[-1], place[-1]]))
-        return rows, tuple(after)
+        return {
+            name: _shown(named(key, name), at, size, steps * length).reshape(steps, length)
+            for (name, size, length), at in zip(self.plates, cursor)
+        }
+
+    def after(self, cursor: tuple[Array, ...], steps: Array) -> tuple[Array, ...]:
+        """Where the streams stand `steps` steps later."""
+        return tuple(
+            jnp.stack([at[0] + (at[1] + steps * length) // size, (at[1] + steps * length) % size])
+            for (_, size, length), at in zip(self.plates, cursor)
+        )
 
 
-def _epoch_bits(key: Array, epoch: Array) -> Array:
-    """The keys of the rounds of each place's epoch, `(places, ROUNDS)`."""
-    return jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (ROUNDS,)))(epoch)
+def _shown(key: Array, at: Array, size: int, count: int) -> Array:
+    """The next `count` indices of a stream that stands at `at`: `(count,)`."""
+    epoch, place = jnp.divmod(at[1] + jnp.arange(count), size)
+    epochs = at[0] + jnp.arange(count // size + 2)  # as many as the places can touch
+    round_keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (ROUNDS,)))(epochs)
+    return permuted(round_keys[epoch], place, size)
 
 
 def permuted(round_keys: Array, place: Array, size: int) -> Array:

@@ -177,35 +177,6 @@ def target(model: Model) -> Target:
     return Target.of(model)
 
 
-BLOCK = 32  # points that one call of the compiled evaluation takes
-HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
-
-
-def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The log density and its gradient at any number of points `z`, `(points, dim)`, on the host.
-
-    The one compiled evaluation that everything outside the stochastic loop uses, always with the
-    same shapes.
-
-    Returns:
-      log densities `(points,)` and gradients `(points, dim)`.
-    """
-    z = np.asarray(z, jnp.result_type(float))
-    size, blocks = BLOCK // 8 if target.data_size > HEAVY else BLOCK, []
-    for start in range(0, len(z), size):
-        block = z[start : start + size]
-        padded = np.concatenate([block, np.repeat(block[-1:], size - len(block), axis=0)])
-        log_p, gradient = _value_and_gradient(target, padded)
-        blocks.append((np.asarray(log_p)[: len(block)], np.asarray(gradient)[: len(block)]))
-    log_ps, gradients = zip(*blocks)
-    return np.concatenate(log_ps), np.concatenate(gradients)
-
-
-@jax.jit
-def _value_and_gradient(target: Target, z: Array) -> tuple[Array, Array]:
-    return jax.vmap(jax.value_and_grad(target.log_density))(z)
-
-
 class _Reader:
     """Answers latent sites from slices of `z`, and sums log |dx/dz|."""
 

@@ -21,9 +21,10 @@ import numpy as np
 
 from vbppl.aliases import Array
 from vbppl.draws import normal_draws, whitened_draws
+from vbppl.evaluation import evaluate
 from vbppl.guides.base import Guide
 from vbppl.pytree import pytree
-from vbppl.target import Target, evaluate
+from vbppl.target import Target
 
 
 class Gaussian(Guide):
@@ -130,7 +131,7 @@ class Gaussian(Guide):
         """The greatest move of a mean, in sds of `after`, or of a log sd."""
         sd = self.sd(after)
         means = np.abs(self.loc(after) - self.loc(before)) / sd
-        return float(max(means.max(), np.abs(np.log(sd / self.sd(before))).max()))
+        return float(max(means.max(initial=0.0), np.abs(np.log(sd / self.sd(before))).max(initial=0.0)))
 
 
 @pytree
