@@ -19,10 +19,10 @@ CLIMB = 16
 
 
 def find_starts(target: Target, rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    """Points `(count, dim)` with a finite log density and gradient, the highest first.
+    """Points `(count, dim)` with a finite log density and gradient: the highest, then others far from it.
 
-    Each is the best of its own share of the candidates, so that several starts are independent.
-    There may be fewer than `count`, but at least one.
+    Starts that lie apart are the ones that may end in different modes. There may be fewer than `count`, but at
+    least one.
 
     Raises:
       ModelError: no candidate has one; the message names the guilty site.
@@ -43,9 +43,19 @@ def find_starts(target: Target, rng: np.random.Generator, count: int = 1) -> np.
         z, previous = z + step * sign, sign
     if not np.isfinite(best_log_p).any():
         raise _no_start(target, z[-1])
-    winners = [np.arange(BLOCK)[k::count][np.argmax(best_log_p[k::count])] for k in range(count)]
-    winners = [w for w in sorted(winners, key=lambda w: -best_log_p[w]) if np.isfinite(best_log_p[w])]
-    return best[winners]
+    return best[_apart(best, best_log_p, count)]
+
+
+def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
+    """The highest point, then again and again the one of the higher half that lies farthest from those taken."""
+    finite = np.isfinite(heights)
+    pool = np.flatnonzero(heights >= np.median(heights[finite]))
+    scaled = points / np.maximum(points[pool].std(axis=0), 1e-300)
+    taken = [int(np.argmax(heights))]
+    while len(taken) < min(count, len(pool)):
+        distances = ((scaled[pool, None] - scaled[taken]) ** 2).sum(axis=-1).min(axis=1)
+        taken.append(int(pool[np.argmax(distances)]))
+    return taken
 
 
 def _no_start(target: Target, z: np.ndarray) -> ModelError:
