@@ -28,7 +28,7 @@ FLOORS = (
     ("guides",),
     ("objectives",),
     ("engine", "fixed_draws"),
-    ("diagnostics", "summary", "predictive", "progress"),
+    ("diagnostics", "linear_response", "summary", "predictive", "progress"),
     ("posterior",),
     ("fitting",),
 )

@@ -12,8 +12,10 @@ from vbppl import predictive, programs, psis
 from vbppl.aliases import Array, PyTree, Seed
 from vbppl.diagnostics import Estimate, ReportCard
 from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import MeanField
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
+from vbppl.linear_response import LinearResponse, linear_response
 from vbppl.models import Model
 from vbppl.pytree import pytree, static
 from vbppl.records import Status
@@ -99,6 +101,24 @@ class Posterior:
         if self.report is None:
             raise TypeError("a MAP estimate is a point: there is no distribution to judge.")
         return self.report
+
+    def linear_response(self, *names: str) -> LinearResponse:
+        """Covariances of the sites `names` (all if none), corrected for what mean field leaves out.
+
+        Where the posterior is near Gaussian they are right although the guide's own standard deviations are
+        too small; `available` is False, with the reason, where the bound has no strict maximum.
+
+        Raises:
+          TypeError: the guide is not mean-field.
+        """
+        if not isinstance(self.guide, MeanField):
+            raise TypeError(f"linear response corrects a mean-field guide, not {type(self.guide).__name__}.")
+        unknown = [name for name in names if name not in self.target.layout.reported]
+        if unknown:
+            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(self.target.layout.reported)}.")
+        loc, log_sd = np.asarray(self.phi, np.float64)
+        rng = host_generator(np.zeros(2, np.uint32), "linear response")
+        return linear_response(self.target, loc, log_sd, names or self.target.layout.reported, rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """Draws of the posterior itself, by importance resampling: `n` different draws, never copies.

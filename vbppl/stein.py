@@ -4,12 +4,14 @@ In the whitened coordinates of the current `q = N(loc, L L^T)`, with `z_n = loc 
 `g_n` the gradient of the log density there and `h_n = L^T g_n`,
 
     h = mean h_n,    A = I + sym(mean h_n e_n^T)        (both are zero at the optimum)
-    P = I - r A,     or I - r A + r^2/2 A^2 where that is not positive definite
+    P = I - r A
     loc' = loc + r L P^-1 h,    L' = L P^-1/2
 
 which is Newton's method with the expected Hessian, by Stein's lemma `E[Hess] = E[g e^T] L^-1`
-(Lin, Schmidt and Khan 2020, "Handling the Positive-Definite Constraint in the Bayesian Learning
-Rule", section 4). On antithetic draws with second moment I the step is exact for every log
+(Khan and Lin 2017, "Conjugate-Computation Variational Inference", section 4). Where `P` is not
+positive definite, the eigenvalues `x` of `r A` above 1/2 give `1 / 4x` instead of `1 - x`: this is
+smooth, and a longer step always widens more. (The square `1 - x + x^2/2` of Lin, Schmidt and Khan
+2020 turns round at 1, and at 2 it stands still far from any optimum.) On antithetic draws with second moment I the step is exact for every log
 density that is a polynomial of degree three or less.
 
 The natural gradient's squared length, `|h|^2 / 2 + |A|^2 / 4`, estimates the nats still to gain.
@@ -130,7 +132,7 @@ def _step(density: Density, at: Ascent, noise: np.ndarray, r: float) -> Ascent:
     values, vectors = np.linalg.eigh(at.curvature)
     precision = 1 - r * values
     if precision.min(initial=1.0) <= 0:
-        precision = precision + r**2 / 2 * values**2
+        precision = np.where(r * values < 0.5, precision, 0.25 / np.maximum(r * values, 0.5))
     loc = at.loc + r * at.factor @ (vectors @ ((vectors.T @ at.drift) / precision))
     # The symmetric root: a triangular one would also turn the noise, and on fixed draws that changes the bound.
     factor = at.factor @ (vectors / np.sqrt(precision)) @ vectors.T
