@@ -27,7 +27,7 @@ FLOORS = (
     ("draws", "streams", "optimise", "lbfgs", "stein", "psis", "start", "records"),
     ("guides",),
     ("objectives",),
-    ("engine", "fixed_draws"),
+    ("engine", "fixed_draws", "modes"),
     ("diagnostics", "linear_response", "summary", "predictive", "progress"),
     ("posterior",),
     ("fitting",),

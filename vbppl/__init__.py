@@ -6,7 +6,7 @@ from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.fitting import fit
 from vbppl.fixed_draws import Deterministic
-from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.point import MAP
 from vbppl.language import deterministic, factor, param, plate, sample, subsample
 from vbppl.models import Model, guide, model
@@ -39,6 +39,8 @@ __all__ = [
     "Status",
     "MeanField",
     "FullRank",
+    "Laplace",
+    "Pathfinder",
     "MAP",
     "Stochastic",
     "Deterministic",

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import diagnostics, engine, fixed_draws
+from vbppl import diagnostics, engine, fixed_draws, modes
 from vbppl.aliases import Seed
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.evaluation import HEAVY
 from vbppl.fixed_draws import Deterministic
 from vbppl.guides.base import Guide
-from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.gaussian import FullRank, Gaussian, Laplace, MeanField, Pathfinder
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
@@ -102,7 +102,9 @@ def _fit_once(
     guide = _guide(guide, target, stream)
     method = _method(method, target, guide, stream)
     starts = _starts(start, target, guide, method, raw)
-    if isinstance(method, Deterministic):
+    if isinstance(guide, (Laplace, Pathfinder)):
+        fitted = modes.run(target, guide, starts, raw, watch)
+    elif isinstance(method, Deterministic):
         fitted = fixed_draws.run(target, guide, starts, method, raw, watch)
     else:
         phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
@@ -172,6 +174,12 @@ def _method(method: Method, target: Target, guide: Guide, stream: Rows) -> Deter
     if isinstance(method, Deterministic) and why_not:
         raise ModelError(
             f"the deterministic method cannot fit {why_not}.", mend="Use method='auto' or vb.Stochastic()."
+        )
+    if isinstance(guide, (Laplace, Pathfinder)) and (why_not or isinstance(method, Stochastic)):
+        raise ModelError(
+            f"{type(guide).__name__} climbs to the mode of a fixed density; it cannot fit "
+            f"{why_not or 'by stochastic steps'}.",
+            mend="Use guide='full_rank', or leave the method to vb.fit.",
         )
     if isinstance(method, (Deterministic, Stochastic)):
         return method

@@ -8,11 +8,12 @@ In the whitened coordinates of the current `q = N(loc, L L^T)`, with `z_n = loc 
     loc' = loc + r L P^-1 h,    L' = L P^-1/2
 
 which is Newton's method with the expected Hessian, by Stein's lemma `E[Hess] = E[g e^T] L^-1`
-(Khan and Lin 2017, "Conjugate-Computation Variational Inference", section 4). Where `P` is not
-positive definite, the eigenvalues `x` of `r A` above 1/2 give `1 / 4x` instead of `1 - x`: this is
-smooth, and a longer step always widens more. (The square `1 - x + x^2/2` of Lin, Schmidt and Khan
-2020 turns round at 1, and at 2 it stands still far from any optimum.) On antithetic draws with second moment I the step is exact for every log
-density that is a polynomial of degree three or less.
+(Khan and Lin 2017, "Conjugate-Computation Variational Inference"). On antithetic draws with second
+moment I it is exact for every log density that is a polynomial of degree three or less.
+
+Where `P` is not positive definite, an eigenvalue `x` of `r A` above 1/2 gives `1 / 4x` instead of
+`1 - x`: this is smooth, and a longer step always widens more. (The square `1 - x + x^2/2` of Lin,
+Schmidt and Khan 2020 turns round at 1, and at 2 it stands still, far from any optimum.)
 
 The natural gradient's squared length, `|h|^2 / 2 + |A|^2 / 4`, estimates the nats still to gain.
 """
