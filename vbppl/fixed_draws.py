@@ -165,7 +165,8 @@ class _Fit:
         noise = self.draw_noise if np.isfinite(self.draw_noise) else 0.0
         if self.reason != "interrupted":
             said += f"; {self.draws} fixed draws (others would move the answer by {self.draw_noise:.2g} sd)"
-        status = Status(self.reason, converged, said, len(self.bounds), self.gradients, rivals=self.rivals, draw_noise=noise)
+        counts = (len(self.bounds), self.gradients)
+        status = Status(self.reason, converged, said, *counts, rivals=self.rivals, draw_noise=noise)
         return Fitted({"guide": phi, "model": self.target.params}, np.array(self.bounds), status)
 
     def _minimise(self, function: lbfgs.ValueAndGradient, x: np.ndarray, tolerance: float) -> lbfgs.Minimum:

@@ -6,15 +6,15 @@ order in `t`, the mean of any quantity then moves by
     Cov(f1, f2) = (d E_q[f1] / d eta)^T  H^-1  (d E_q[f2] / d eta),      H = Hess J(eta),
 
 where `J` is the negated bound on fixed draws `z_n = loc + sd e_n` (Giordano, Broderick and Jordan
-2018, "Covariances, Robustness, and Variational Bayes", theorem 1). For a Gaussian density these are the exact covariances,
-which mean field alone cannot have. With `H_n = Hess l(z_n)` and `s_n = sd e_n`,
+2018, "Covariances, Robustness, and Variational Bayes", theorem 1). For a Gaussian density these are
+the exact covariances, which mean field alone cannot have. With `H_n = Hess l(z_n)` and `s_n = sd e_n`,
 
     H_loc,loc = -mean H_n,   H_loc,sd = -mean H_n diag(s_n),
     H_sd,sd   = -mean diag(s_n) H_n diag(s_n) - diag(mean s_n g_n).
 
 Up to `DENSE_DIM` dimensions `H` is formed and factored; beyond, each quantity is solved for by
-conjugate gradients on Hessian-vector products. Where `H` is not positive definite there is no linear response, and none is
-made up.
+conjugate gradients on Hessian-vector products. Where `H` is not positive definite there is no
+linear response, and none is made up.
 """
 
 from __future__ import annotations

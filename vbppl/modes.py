@@ -4,7 +4,8 @@ Both climb the log density itself by L-BFGS. Laplace takes the last point and th
 exact Hessian there. Pathfinder looks at every point on the way, builds the Gaussian
 `N(z + H grad l(z), H)` with the inverse Hessian estimate `H` that L-BFGS has there, and keeps the one with
 the highest bound (Zhang, Carpenter, Gelman and Vehtari 2022, "Pathfinder: Parallel Quasi-Newton
-Variational Inference", algorithm 1): where a density's mode lies far from its mass, an early point is better than the last.
+Variational Inference", algorithm 1): where a density's mode lies far from its mass, an early point
+is better than the last.
 
 They are quick and rough; the report card says how rough.
 """

@@ -113,12 +113,9 @@ class Posterior:
         """
         if not isinstance(self.guide, MeanField):
             raise TypeError(f"linear response corrects a mean-field guide, not {type(self.guide).__name__}.")
-        unknown = [name for name in names if name not in self.target.layout.reported]
-        if unknown:
-            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(self.target.layout.reported)}.")
         loc, log_sd = np.asarray(self.phi, np.float64)
         rng = host_generator(np.zeros(2, np.uint32), "linear response")
-        return linear_response(self.target, loc, log_sd, names or self.target.layout.reported, rng)
+        return linear_response(self.target, loc, log_sd, self._checked(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """Draws of the posterior itself, by importance resampling: `n` different draws, never copies.
@@ -171,12 +168,17 @@ class Posterior:
         draws = self.sample(n, seed)
         return {slot.name: draws[slot.name] for slot in self.target.layout.slots}
 
+    def _checked(self, names: Sequence[str]) -> Sequence[str]:
+        """The names asked for, all if none, after checking that there are such sites."""
+        known = self.target.layout.reported
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(known)}.")
+        return tuple(names) or known
+
     def _chosen(self, names: Sequence[str]) -> dict[str, np.ndarray]:
         draws = self._table_draws()
-        unknown = [name for name in names if name not in draws]
-        if unknown:
-            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(draws)}.")
-        return {name: draws[name] for name in names or draws}
+        return {name: draws[name] for name in self._checked(names)}
 
     def _table_draws(self) -> dict[str, np.ndarray]:
         """Moment-exact draws, the same at each call; fewer for very large models."""
