@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import jax
-import numpy as np
 
 Array: TypeAlias = jax.Array
-ArrayLike: TypeAlias = jax.Array | np.ndarray | np.generic | float | int
+# A number, an array of JAX or NumPy, or, as the parameter of a distribution, a list of them. A checker reads `Any`:
+# of the union it would refuse `loc + scale * noise`, because a list and a NumPy bool cannot.
+ArrayLike: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 PyTree: TypeAlias = Any
 Seed: TypeAlias = int | jax.Array

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from vbppl.aliases import Array, PyTree, Shape
@@ -309,9 +310,8 @@ def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
 
 def _rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
     """The sizes as ints, after checking them."""
-    for what, value in (("size", size), ("subsample_size", subsample_size)):
-        if value is None and what == "subsample_size":
-            continue
+    given = {"size": size} if subsample_size is None else {"size": size, "subsample_size": subsample_size}
+    for what, value in given.items():
         if isinstance(value, jax.core.Tracer):
             raise ModelError(
                 f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",

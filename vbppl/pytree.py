@@ -29,9 +29,6 @@ def static(**kwargs: Any) -> Any:
 def pytree(cls: type[T]) -> type[T]:
     """Make `cls` a frozen dataclass and a JAX pytree.
 
-    Lists of numbers given for array fields become NumPy arrays, as elsewhere in the field
-    (`Normal([0, 1], 2.0)`).
-
     >>> import jax
     >>> @pytree
     ... class Line:
@@ -41,7 +38,7 @@ def pytree(cls: type[T]) -> type[T]:
     Line(slope=6.0, name='line')
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
-    fields = dataclasses.fields(cls)
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType] -- the line above made it a dataclass
     data = tuple(f.name for f in fields if not f.metadata.get("static"))
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
 

@@ -88,7 +88,8 @@ def hierarchical_sites(model: Model) -> tuple[str, ...]:
             return of_the_right_shape(site)
 
         sites = model.trace(interpret)
-        return [location_scale(sites[name].dist)[1] for name in names]
+        parts = (location_scale(sites[name].dist) for name in names)
+        return [loc_and_scale[1] for loc_and_scale in parts if loc_and_scale is not None]
 
     values = {name: jax.ShapeDtypeStruct(s.shape, jnp.result_type(float)) for name, s in outlines.items()}
     depends = _depend_on_first_argument(scales, values, model)

@@ -22,11 +22,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, ArrayLike, Shape
-from vbppl.bijectors.base import independent
+from vbppl.bijectors.base import Bijector, independent
 from vbppl.errors import ModelError
 from vbppl.numerics import sum_rightmost
 from vbppl.pytree import pytree, set_field, static
@@ -35,9 +36,10 @@ from vbppl.pytree import pytree, set_field, static
 class Distribution:
     """The protocol, with what can be derived from it.
 
-    Each class, or each object, also has `support`: the bijector onto the set of its values.
+    A parameter may be a number, an array, or a list of them (`Normal([0, mu], 2.0)`).
 
     Attributes:
+      support: the bijector onto the set of values; of the class, or a property of the object.
       event_dim: how many rightmost dimensions of a draw make one event (0: scalars).
       is_discrete: True where the support is countable.
       has_rsample: True where `sample` is differentiable in the parameters.
@@ -45,6 +47,7 @@ class Distribution:
         dimensions do not belong to the batch (0 where not listed).
     """
 
+    support: ClassVar[Bijector]
     event_dim: ClassVar[int] = 0
     is_discrete: ClassVar[bool] = False
     has_rsample: ClassVar[bool] = True
@@ -53,7 +56,7 @@ class Distribution:
     def __post_init__(self) -> None:
         for name, value in parameters(self).items():
             if isinstance(value, (list, tuple)):
-                set_field(self, name, np.asarray(value))
+                set_field(self, name, as_array(value))
 
     @property
     def batch_shape(self) -> Shape:
@@ -131,6 +134,12 @@ class Distribution:
     def mask(self, mask: ArrayLike) -> Distribution:
         """The same distribution, whose log density counts only where `mask` is true."""
         return MaskedDistribution(self, mask)
+
+
+def as_array(values: Sequence[Any]) -> ArrayLike:
+    """A list as an array: NumPy's, which compiles nothing, unless some of its values may be latent variables."""
+    latent = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values))
+    return jnp.asarray(values) if latent else np.asarray(values)
 
 
 def parameters(distribution: Any) -> dict[str, Any]:
@@ -324,7 +333,7 @@ class MaskedDistribution(Distribution):
 
     def __post_init__(self):
         if isinstance(self.mask, (list, tuple)):
-            set_field(self, "mask", np.asarray(self.mask, bool))
+            set_field(self, "mask", as_array(self.mask))
 
     @property
     def batch_shape(self):

@@ -28,6 +28,8 @@ def _whole(x: Array) -> Array:
 class _Coin(Distribution):
     """What the distributions made of coins share: `probs` or `logits`, and no reparameterised draws."""
 
+    probs: ArrayLike
+    logits: ArrayLike
     is_discrete: ClassVar[bool] = True
     has_rsample: ClassVar[bool] = False
 
@@ -116,8 +118,7 @@ class Geometric(_Coin):
 
     def _sample(self, key, shape):
         u = jax.random.exponential(key, shape, self.dtype)
-        rate = jax.nn.softplus(self.logits) if self.probs is None else -jnp.log1p(-self.probs)
-        return _whole(jnp.floor(u / rate))
+        return _whole(jnp.floor(-u / self._log_heads_and_tails(0.0, 1.0)))
 
     def log_prob(self, x):
         inside = jnp.greater_equal(x, 0)
@@ -136,6 +137,8 @@ class Geometric(_Coin):
 class _Classes(Distribution):
     """What the distributions made of classes share: `probs`, which sum to one, or `logits`, `(..., K)`."""
 
+    probs: ArrayLike
+    logits: ArrayLike
     is_discrete: ClassVar[bool] = True
     has_rsample: ClassVar[bool] = False
     parameter_dims: ClassVar[dict[str, int]] = {"probs": 1, "logits": 1}
@@ -223,7 +226,7 @@ class Multinomial(_Classes):
         x = jnp.where(inside[..., None], jnp.asarray(x, self.dtype), 0.0)
         ways = special.gammaln(total + 1) - jnp.sum(special.gammaln(x + 1), axis=-1)
         if self.probs is None:
-            weights = jnp.sum(x * jax.nn.log_softmax(self.logits, axis=-1), axis=-1)
+            weights = jnp.sum(x * self._log_probs(), axis=-1)
         else:
             weights = jnp.sum(xlogy(x, jnp.asarray(self.probs, self.dtype)), axis=-1)
         return jnp.where(inside, ways + weights, -jnp.inf)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -115,5 +115,5 @@ class MixtureSameFamily(Distribution):
         return self._average(components.variance + jnp.square(between))
 
 
-def _without_expand(distribution: Distribution) -> Distribution:
+def _without_expand(distribution: Distribution) -> Any:
     return distribution.base_dist if isinstance(distribution, ExpandedDistribution) else distribution

@@ -74,7 +74,7 @@ class MultivariateNormal(Distribution):
     loc: ArrayLike = 0.0
     covariance_matrix: ArrayLike | None = None
     precision_matrix: ArrayLike | None = None
-    scale_tril: ArrayLike | None = None
+    scale_tril: ArrayLike = None  # once made, always given
     event_dim: ClassVar[int] = 1
     parameter_dims: ClassVar[dict[str, int]] = {"loc": 1, "scale_tril": 2}
     support: ClassVar[Bijector] = real_vector
@@ -151,8 +151,25 @@ def solve_lower(factor: ArrayLike, x: ArrayLike) -> Array:
     return jax.lax.linalg.triangular_solve(factor, x, left_side=True, lower=True)[..., 0]
 
 
+class _Correlations(Distribution):
+    """What the distributions of correlations share: events of shape `(dimension, dimension)`."""
+
+    dimension: int
+    event_dim: ClassVar[int] = 2
+
+    def __post_init__(self):
+        Distribution.__post_init__(self)
+        if not isinstance(self.dimension, (int, np.integer)) or self.dimension < 2:
+            name = type(self).__name__
+            raise ModelError(f"the dimension of {name} must be an int of at least 2, not {self.dimension!r}.")
+
+    @property
+    def event_shape(self):
+        return (self.dimension, self.dimension)
+
+
 @pytree
-class LKJCholesky(Distribution):
+class LKJCholesky(_Correlations):
     """Cholesky factors `L` of correlations `R = L L'`, with density `det(R)^(concentration - 1)` in `R`.
 
     In `L`: `log p = sum_i (dimension - 1 - i + 2 (concentration - 1)) log L_ii` up to a constant;
@@ -167,17 +184,7 @@ class LKJCholesky(Distribution):
     dimension: int = static()
     concentration: ArrayLike = 1.0
     sample_method: str = static(default="onion")
-    event_dim: ClassVar[int] = 2
     support: ClassVar[Bijector] = corr_cholesky
-
-    def __post_init__(self):
-        Distribution.__post_init__(self)
-        if not isinstance(self.dimension, (int, np.integer)) or self.dimension < 2:
-            raise ModelError(f"the dimension of LKJCholesky must be an int of at least 2, not {self.dimension!r}.")
-
-    @property
-    def event_shape(self):
-        return (self.dimension, self.dimension)
 
     def _shapes(self) -> tuple[Array, Array]:
         """The two Beta parameters of the squared length of the rows from the second on."""
@@ -208,21 +215,13 @@ class LKJCholesky(Distribution):
 
 
 @pytree
-class LKJ(Distribution):
+class LKJ(_Correlations):
     """Correlation matrices `R` with density proportional to `det(R)^(concentration - 1)`."""
 
     dimension: int = static()
     concentration: ArrayLike = 1.0
     sample_method: str = static(default="onion")
-    event_dim: ClassVar[int] = 2
     support: ClassVar[Bijector] = corr_matrix
-
-    def __post_init__(self):
-        LKJCholesky.__post_init__(self)
-
-    @property
-    def event_shape(self):
-        return (self.dimension, self.dimension)
 
     @property
     def _factor(self) -> LKJCholesky:

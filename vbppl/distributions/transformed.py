@@ -87,20 +87,22 @@ class TransformedDistribution(Distribution):
 
     @property
     def mean(self):
-        self._need_affine("mean")
+        self._affine("mean")
         return self._chain.forward(self.base_distribution.mean)
 
     @property
     def variance(self):
-        self._need_affine("variance")
         variance = self.base_distribution.variance
-        for transform in self.transforms:
+        for transform in self._affine("variance"):
             variance = variance * jnp.square(transform.scale)
         return variance
 
-    def _need_affine(self, what: str) -> None:
-        if not all(isinstance(transform, Affine) for transform in self.transforms):
+    def _affine(self, what: str) -> tuple[Affine, ...]:
+        """The transforms, where all are affine: only then moments have a closed form."""
+        affine = tuple(transform for transform in self.transforms if isinstance(transform, Affine))
+        if len(affine) < len(self.transforms):
             raise self._no(what)
+        return affine
 
 
 def _widen(base: Distribution, chain: Chain) -> Distribution:

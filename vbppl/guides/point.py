@@ -56,7 +56,7 @@ class MAP(Guide):
         """The log joint density at the point."""
         return np.asarray(jax.jit(self.bound)(phi, target, np.zeros(1), {}), np.float64)
 
-    def sample(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
+    def sample(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, np.ndarray]:
         """The point, `draws` times."""
         values = target.constrain(phi)
         return {name: np.broadcast_to(np.asarray(v), (draws, *np.shape(v))) for name, v in values.items()}

@@ -72,7 +72,7 @@ def _raw_keys(rng: np.random.Generator, draws: int) -> np.ndarray:
     return rng.integers(0, 2**32, size=(draws, 2), dtype=np.uint32)
 
 
-def _over(raw_keys: Array, function: Any) -> Array:
+def _over(raw_keys: Array, function: Any) -> Any:
     return jax.vmap(lambda raw: function(jax.random.wrap_key_data(raw)))(raw_keys)
 
 
