@@ -99,7 +99,7 @@ class Engine:
 
     def chunk(self):
         """`CHUNK` more steps; the bounds."""
-        self.state, bounds = engine._run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule)
+        self.state, bounds = engine._run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, False)
         return bounds.block_until_ready()
 
 def timed(loop):

@@ -2,13 +2,14 @@
 
 The references are closed forms, linear algebra, or quadrature optimised for long in float64; see
 tests/cases.py for the models. Tolerances: the bound to 0.01 nat, means to 0.02 posterior sds, scales to
-3%. `python -m tests.test_acceptance` prints how close each fit comes.
+3%. `python tests/test_acceptance.py` prints how close each fit comes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+import cases
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
-from tests import cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,7 @@ OPTIMA = {
     "13 shifted by 1e6, mean field": Optimum(
         SHIFTED, "mean_field", LOC7_MF, SD7_MF, 1e6 - 72.29974, elbo_tolerance=BIG
     ),
-    "13 shifted by 1e6, full rank": Optimum(
-        SHIFTED, "full_rank", LOC7_FR, SD7_FR, 1e6 - 72.13746, elbo_tolerance=BIG
-    ),
+    "13 shifted by 1e6, full rank": Optimum(SHIFTED, "full_rank", LOC7_FR, SD7_FR, 1e6 - 72.13746, elbo_tolerance=BIG),
     "13 scaled columns, mean field": Optimum(SCALED, "mean_field", scaled(LOC4), scaled(SD4_MF), -14.002775),
     "13 scaled columns, full rank": Optimum(
         SCALED, "full_rank", scaled(LOC4), scaled(SD4_FR), -13.129251, CORRELATIONS4

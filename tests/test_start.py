@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import cases
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from tests import cases
 from vbppl.start import find_starts
 
 

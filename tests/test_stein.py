@@ -64,7 +64,9 @@ def test_scales_a_million_apart_are_no_obstacle():
     scales = np.array([1e-3, 1.0, 1e3])
     covariance = np.outer(scales, scales) * np.array([[1, 0.9, 0], [0.9, 1, -0.3], [0, -0.3, 1]])
     at = ascend(gaussian(scales, covariance), np.zeros(3), np.diag(scales))
-    np.testing.assert_allclose(covariance_of(at) / np.outer(scales, scales), covariance / np.outer(scales, scales), atol=1e-5)
+    np.testing.assert_allclose(
+        covariance_of(at) / np.outer(scales, scales), covariance / np.outer(scales, scales), atol=1e-5
+    )
     np.testing.assert_allclose(at.loc / scales, 1.0, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ import scipy.stats as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.errors import ModelError
-from vbppl.target import evaluate
+from vbppl.evaluation import evaluate
 
 Y = np.array([[-0.1, 0.3], [0.0, 0.4], [0.2, 0.5], [0.1, 0.7]])
 

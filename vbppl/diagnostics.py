@@ -25,7 +25,7 @@ from vbppl.records import Status
 from vbppl.target import Target
 
 SETS = 8
-DRAWS = 4000
+DRAWS, WORK = 16_000, 4e8  # draws; draws times numbers in the data
 
 LOG_WEIGHT_SD = 0.7  # nats
 MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25
@@ -120,7 +120,8 @@ def judge(
     guide: Guide, phi: PyTree, target: Target, bound: Estimate, status: Status, raw_key: np.ndarray
 ) -> ReportCard:
     """The report card of a fit, from fresh draws of the guide."""
-    draws = 256 if target.data_size > HEAVY else DRAWS
+    # The tail shape of few draws is a noisy thing: take as many as the size of the data allows.
+    draws = int(np.clip(WORK / (target.data_size + 10 * target.dim), 256, DRAWS))
     log_weights, z = guide.weighed_draws(phi, target, host_generator(raw_key, "judge"), draws)
     finite = np.isfinite(log_weights)
     log_weights, z = log_weights[finite], z[finite]

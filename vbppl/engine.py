@@ -10,8 +10,12 @@ last half are averaged (Polyak and Juditsky 1992); the next round starts from th
 the step size. The fit ends when two successive averages agree to `TOLERANCE` posterior sds, or
 when `MAX_ROUNDS` are spent, and the status says which.
 
-A step whose bound or gradient is not finite changes nothing and is counted. Since the noise of a step depends only
-on the seed and the step's number, the first such step is made again afterwards to name the site.
+Random numbers and schedules do not depend on what the steps find, so they are made ahead for as many
+steps as the cache holds; the noise of a step is a function of the seed and the step's number. The compiled
+step is the bare one, without a look at whether its numbers are finite: a look at every step would make a
+small model's step half as dear again. If a chunk ends in something that is not finite, it is made again by a
+second program, which is careful: there a step that is not finite changes nothing and is counted, and the
+first such step is made once more to name the site.
 """
 
 from __future__ import annotations
@@ -160,10 +164,10 @@ class _Driver:
 
     def __init__(self, problem: Problem, params: PyTree, method: Stochastic, watch: Callable[[Progress], None]):
         self.problem, self.method, self.watch = jax.device_put(problem), method, watch
-        self.best = jax.tree.map(np.array, params)
+        self.best = _on_host(params)
         self.state = _first_state(problem, self.best)
         self.bounds: list[np.ndarray] = []
-        self.shift, self.done, self.bad = math.inf, 0, None
+        self.shift, self.done, self.careful, self.bad = math.inf, 0, False, None
         self.began = time.perf_counter()
 
     def rounds(self) -> str:
@@ -186,21 +190,24 @@ class _Driver:
         while self.done < end:
             self.chunk(min(self.method.every, end - self.done), schedule)
         moving = self.state.moving
-        self.best = jax.tree.map(np.array, moving.mean if self.method.average else moving.params)
+        self.best = _on_host(moving.mean if self.method.average else moving.params)
         self.state = dataclasses.replace(self.state, moving=dataclasses.replace(moving, params=self.best))
 
     def chunk(self, steps: int, schedule: Schedule) -> None:
-        """Some steps in one call of the compiled loop."""
-        before = jax.tree.map(np.array, self.state)
-        self.state, bounds = _run_chunk(self.problem, self.state, np.int32(steps), schedule)
+        """Some steps in one call of the compiled loop; with care if they end in something not finite."""
+        before = _on_host(self.state)
+        self.state, bounds = _run_chunk(self.problem, self.state, np.int32(steps), schedule, self.careful)
+        if not self.careful and not _is_finite((self.state.moving, bounds)):
+            self.careful = True
+            self.state, bounds = _run_chunk(self.problem, before, np.int32(steps), schedule, True)
         bounds = np.asarray(bounds)[:steps]
+        finite = np.isfinite(bounds)
+        if self.bad is None and not finite.all():
+            self.bad = (before, int(np.argmin(finite)), schedule)
         self.done += steps
         self.bounds.append(bounds)
-        if self.bad is None and not np.isfinite(bounds).all():
-            self.bad = (before, int(np.argmax(~np.isfinite(bounds))), schedule)
-        finite = bounds[np.isfinite(bounds)]
-        self.best = jax.tree.map(np.array, self.state.moving.params)
-        mean = float(finite.mean()) if finite.size else math.nan
+        self.best = _on_host(self.state.moving.params)
+        mean = float(bounds[finite].mean()) if finite.any() else math.nan
         self.watch(Progress(self.done, mean, time.perf_counter() - self.began, self.best))
 
     def fitted(self, reason: str) -> Fitted:
@@ -222,14 +229,14 @@ class _Driver:
     def blame(self) -> tuple[int, tuple[str, ...]]:
         """Make the first bad step again and ask each site of the model at its draws."""
         before, offset, schedule = self.bad
-        at, _ = _run_chunk(self.problem, before, np.int32(offset), schedule)
+        at, _ = _run_chunk(self.problem, before, np.int32(offset), schedule, True)
         target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
         z, rows = _where(self.problem, at, schedule)
         return int(at.step), target.guilty_sites(np.asarray(z), rows)
 
 
-@functools.partial(jax.jit, donate_argnames="state")
-def _run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule) -> tuple[State, Array]:
+@functools.partial(jax.jit, donate_argnames="state", static_argnames="careful")
+def _run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule, careful: bool) -> tuple[State, Array]:
     """`steps` steps (at most `CHUNK`); returns the state and the bound at each step, `(CHUNK,)`."""
     block = _block(problem, state, schedule)
 
@@ -239,8 +246,8 @@ def _run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule)
         ahead = _ahead(problem, state, schedule, block)
 
         def body(i: Array, carry: tuple[Moving, Array]) -> tuple[Moving, Array]:
-            moving, bound = _step(problem, carry[0], jax.tree.map(lambda leaf: leaf[i], ahead))
-            return moving, carry[1].at[done + i].set(bound)
+            moving, bound = _step(problem, carry[0], jax.tree.map(lambda leaf: _at(leaf, i), ahead), careful)
+            return moving, _set(carry[1], done + i, bound)
 
         count = jnp.minimum(block, steps - done)
         moving, bounds = jax.lax.fori_loop(0, count, body, (state.moving, bounds))
@@ -249,18 +256,34 @@ def _run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule)
     return jax.lax.fori_loop(0, (steps + block - 1) // block, turn, (state, jnp.zeros(CHUNK)))
 
 
-def _step(problem: Problem, moving: Moving, ahead: Ahead) -> tuple[Moving, Array]:
+def _step(problem: Problem, moving: Moving, ahead: Ahead, careful: bool) -> tuple[Moving, Array]:
     def loss(params: PyTree) -> Array:
         target = dataclasses.replace(problem.target, params=params["model"])
         return -problem.objective(problem.guide, params["guide"], target, ahead.noise, ahead.rows)
 
     value, gradient = jax.value_and_grad(loss)(moving.params)
-    # A NaN or an infinity anywhere in the gradient makes the sum of its squares not finite.
-    squares = sum(jnp.sum(g * g) for g in jax.tree.leaves(gradient))
-    finite = jnp.isfinite(value + squares)
-    params, moments = problem.optimiser.update(gradient, moving.moments, moving.params, ahead.rates, finite)
+    params, moments = problem.optimiser.update(gradient, moving.moments, moving.params, ahead.rates)
     mean = jax.tree.map(lambda m, p: m + (p - m) * ahead.weight.astype(p.dtype), moving.mean, params)
-    return Moving(params, moments, mean), jnp.where(finite, -value, jnp.nan)
+    after = Moving(params, moments, mean)
+    if not careful:
+        return after, -value
+    finite = _all_finite((value, gradient, after))
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, moving)
+    return kept, jnp.where(finite, -value, jnp.nan)
+
+
+def _all_finite(tree: PyTree) -> Array:
+    floats = (leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact))
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in floats]).all()
+
+
+def _at(leaf: Array, i: Array) -> Array:
+    # `leaf[i]` would ask at every step whether `i` is negative.
+    return jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False, allow_negative_indices=False)
+
+
+def _set(bounds: Array, i: Array, bound: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(bounds, bound, i, 0, allow_negative_indices=False)
 
 
 def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ahead:
@@ -295,5 +318,13 @@ def _where(problem: Problem, state: State, schedule: Schedule) -> tuple[Array, d
 
 
 def _first_state(problem: Problem, params: PyTree) -> State:
-    moving = Moving(params, problem.optimiser.init(params), jax.tree.map(np.array, params))
+    moving = Moving(params, problem.optimiser.init(params), _on_host(params))
     return State(np.int32(0), moving, problem.stream.start())
+
+
+def _on_host(tree: PyTree) -> PyTree:
+    return jax.tree.map(np.array, tree)
+
+
+def _is_finite(tree: PyTree) -> bool:
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_on_host(tree)))

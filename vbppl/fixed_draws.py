@@ -113,7 +113,7 @@ class _Fit:
         for loc in starts.astype(np.float64):
             x = np.concatenate([loc, np.full(dim, np.log(START_SD))])
             ends.append(self._minimise(bound, x, ROUGHLY if len(starts) > 1 else self.tolerance))
-        best = min(ends, key=lambda at: at.value)
+        best = min(ends, key=lambda at: at.value if np.isfinite(at.value) else np.inf)
         for at in ends:
             scale = np.exp(np.maximum(at.x[dim:], best.x[dim:]))
             away = np.abs(at.x - best.x)[:dim] / scale
@@ -204,6 +204,8 @@ class _Fit:
         return 16 * float(jnp.finfo(self.dtype).eps) * max(abs(value), 1.0)
 
     def _verdict(self, at: lbfgs.Minimum) -> str:
+        if not np.isfinite(at.value):
+            return "stuck"
         if at.decrement <= self.tolerance:
             return "converged"
         if at.stuck:

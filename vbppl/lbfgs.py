@@ -59,7 +59,7 @@ def minimise(
         direction = at.newton(at.gradient, metric(at.x))
         at.decrement = float(-at.gradient @ direction / 2)
         watch(at)
-        if at.decrement <= tolerance:
+        if at.decrement <= tolerance and np.isfinite(at.value):
             return at
         found = _line_search(function, at, direction, rounding(at.value), longest(at.x, direction))
         if found is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,17 +41,12 @@ class AnnealedAdam:
         return size / (1 - DECAYS[0] ** (steps + 1)), 1 / (1 - DECAYS[1] ** (steps + 1))
 
     def update(
-        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[Array, Array], finite: Array
+        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[Array, Array]
     ) -> tuple[PyTree, PyTree]:
-        """New params and moments; the old ones where not `finite`."""
+        """New params and moments."""
         size, unbias = rates
-
-        def decayed(decay: float) -> Callable[[Array, Array], Array]:
-            return lambda moment, new: jnp.where(finite, decay * moment + (1 - decay) * new, moment)
-
-        means = jax.tree.map(decayed(DECAYS[0]), moments[0], gradient)
-        squares = jax.tree.map(decayed(DECAYS[1]), moments[1], jax.tree.map(jnp.square, gradient))
-        size = jnp.where(finite, size, 0.0)
+        means = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, moments[0], gradient)
+        squares = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g * g, moments[1], gradient)
 
         def moved(param: Array, mean: Array, square: Array) -> Array:
             return (param - size * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
@@ -74,10 +68,7 @@ class Optax:
         """None: the transformation has its own."""
         return ()
 
-    def update(
-        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[()], finite: Array
-    ) -> tuple[PyTree, PyTree]:
-        """New params and moments; the old ones where not `finite`."""
-        update, new_moments = self.transformation.update(gradient, moments, params)
-        new = (optax.apply_updates(params, update), new_moments)
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, (params, moments))
+    def update(self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[()]) -> tuple[PyTree, PyTree]:
+        """New params and moments."""
+        update, moments = self.transformation.update(gradient, moments, params)
+        return optax.apply_updates(params, update), moments

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from vbppl.aliases import Array
 from vbppl.bijectors.scalar import Affine
+from vbppl.distributions.base import ExpandedDistribution, Independent, MaskedDistribution
 from vbppl.distributions.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
 from vbppl.errors import ModelError
 from vbppl.language import Site
@@ -69,7 +70,7 @@ def coordinates(site: Site, decentered: bool) -> Any:
 def location_scale(dist: Any) -> tuple[Array, Array] | None:
     """The location and scale of `dist`, in the shape of its draws; None if it has none."""
     shape, core = tuple(dist.batch_shape) + tuple(dist.event_shape), dist
-    while hasattr(core, "base_dist"):
+    while isinstance(core, (ExpandedDistribution, Independent, MaskedDistribution)):
         core = core.base_dist
     if not isinstance(core, LOCATION_SCALE):
         return None

@@ -87,7 +87,7 @@ def ascend(
     at, r, stalls = look(density, loc, factor, noise), 1.0, 0
     for _ in range(STEPS):
         watch(at)
-        if at.decrement <= tolerance:
+        if at.decrement <= tolerance and np.isfinite(at.bound):
             at.reason = "converged"
             return at
         new = _step(density, at, noise, r)
@@ -100,7 +100,7 @@ def ascend(
         if new.bound <= at.bound and new.decrement >= at.decrement:
             stalls, r = stalls + 1, r / 4
             if stalls == STALLS:
-                at.reason = "rounding"
+                at.reason = "rounding" if np.isfinite(at.bound) else "stuck"
                 return at
             continue
         at, r = new, _next_length(at, new, r)
@@ -124,7 +124,7 @@ def draw_noise(density: Density, at: Ascent, sets: list[np.ndarray]) -> float:
     for noise in sets:
         other = look(density, at.loc, at.factor, noise)
         means = (at.factor @ other.drift) / at.sd
-        log_sds = np.einsum("ij,jk,ik->i", at.factor, other.curvature, at.factor) / at.sd**2 / 2
+        log_sds = np.sum((at.factor @ other.curvature) * at.factor, axis=1) / at.sd**2 / 2
         moves.append(np.concatenate([means, log_sds]))
     return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 
