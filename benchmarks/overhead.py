@@ -60,12 +60,14 @@ def by_hand(log_density: Callable, full_rank: bool, draws: int, strata: np.ndarr
         unbias = 1 / (1 - 0.99 ** (steps + 1))
 
         def step(carry, ahead):
-            (phi, m, v), (noise, rate, unbias) = carry, ahead
+            (phi, m, v, mean), (noise, rate, unbias, weight) = carry, ahead
             value, gradient = jax.value_and_grad(loss)(phi, noise, data)
             m, v = 0.9 * m + 0.1 * gradient, 0.99 * v + 0.01 * gradient**2
-            return (phi - rate * m / (jnp.sqrt(v * unbias) + 1e-8), m, v), -value
+            phi = phi - rate * m / (jnp.sqrt(v * unbias) + 1e-8)
+            return (phi, m, v, mean + weight * (phi - mean)), -value
 
-        return jax.lax.scan(step, carry, (jax.vmap(noise, (None, 0))(key, steps), rate, unbias))
+        weight = 1 / jnp.maximum(steps - ROUND // 2 + 1, 1)
+        return jax.lax.scan(step, carry, (jax.vmap(noise, (None, 0))(key, steps), rate, unbias, weight))
 
     return run
 
@@ -75,7 +77,7 @@ class ByHand:
 
     def __init__(self, case, guide, draws, strata, phi):
         self.run = by_hand(case.log_density, isinstance(guide, FullRank), draws, strata)
-        self.carry, self.first, self.data = (phi, 0 * phi, 0 * phi), 0, case.data
+        self.carry, self.first, self.data = (phi, 0 * phi, 0 * phi, phi), 0, case.data
         self.key = jax.random.fold_in(jax.random.key(0), zlib.crc32(b"noise"))
 
     def chunk(self):
@@ -95,7 +97,7 @@ class Engine:
         problem = engine.Problem(target, guide, ClosedForm(), AnnealedAdam(), Rows(), strata, raw_key(0), draws)
         self.problem = jax.device_put(problem)
         self.state = engine._first_state(problem, {"guide": phi, "model": {}})
-        self.schedule = Schedule.of(0, ROUND, 1.0)
+        self.schedule = jax.device_put(Schedule.of(0, ROUND, 1.0))
 
     def chunk(self):
         """`CHUNK` more steps; the bounds."""

@@ -193,9 +193,12 @@ def test_maps_are_those_of_numpyro():
     ids=str,
 )
 def test_a_support_knows_its_members(support, inside, outside):
-    assert np.all(support.check(np.array(inside)))
-    assert not np.any(support(np.array(outside)))
-    assert np.all(support.check(support.feasible(np.shape(inside))))
+    @jax.jit
+    def ask(inside, outside):
+        return support.check(inside), support(outside), support.check(support.feasible(np.shape(inside)))
+
+    members, strangers, feasible = ask(np.array(inside), np.array(outside))
+    assert np.all(members) and not np.any(strangers) and np.all(feasible)
 
 
 def test_no_map_leads_to_a_discrete_support():

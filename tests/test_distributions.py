@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,7 @@ DISCRETE = {
 }
 CASES = CONTINUOUS | DISCRETE
 HEAVY = {"Cauchy", "HalfCauchy"}
+PROBABILITIES = [0.1, 0.5, 0.8]
 Z = {"real": np.sinh(np.linspace(-20, 20, 8001)), "bounded": np.linspace(-60, 60, 8001)}
 
 # Counts and sums of Gammas go through jax.scipy.special.betaln, which is good to 1e-7 (and to 1e-5 in 32 bits
@@ -108,47 +110,76 @@ def log_density_in_z(d, z):
     return d.log_prob(x) + log_det
 
 
+@jax.jit
+def examine(d, points, grid):
+    """All that the tests of one case ask of it but draws, in one program; a discrete `grid` is of values."""
+    x, log_det = (grid, 0.0) if d.is_discrete else d.support.forward_and_log_det(grid)
+    log_probs = d.log_prob(jnp.concatenate([points, x]))
+    found = {"log_prob": log_probs[: len(points)], "log_density": log_probs[len(points) :] + log_det}
+    for name, where in {"mean": (), "variance": (), "cdf": (points,), "icdf": (np.array(PROBABILITIES),)}.items():
+        try:
+            value = getattr(d, name)
+            found[name] = value(*where) if where else value
+        except NotImplementedError as error:
+            assert "no closed form" in str(error)
+    return found
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request):
+    """A case with its examination in float64; the tests of one case stand together, so it is made once."""
+    ours, theirs, points = CASES[request.param]
+    grid = np.arange(-2, 400) if ours.is_discrete else Z["real" if str(ours.support) == "real" else "bounded"]
+    with jax.enable_x64(True):
+        found = jax.tree.map(np.asarray, examine(ours, points.astype(float), grid))
+    return SimpleNamespace(name=request.param, ours=ours, theirs=theirs, points=points, grid=grid, **found)
+
+
 def with_slow(names):
     """The names, those of slow cases marked."""
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
 
 
 @functools.partial(jax.jit, static_argnums=2)
+def checked_sample(d, key, shape=()):
+    draws = d.sample(key, shape)
+    return draws, d.support.check(draws)
+
+
 def sample(d, key, shape=()):
-    return d.sample(key, shape)
+    return checked_sample(d, key, shape)[0]
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_log_density_is_scipys(name, x64):
-    ours, theirs, points = CASES[name]
-    reference = theirs.logpmf(points) if name in DISCRETE else theirs.logpdf(points)
-    tolerance = 1e-6 if name in BETALN else 1e-9
-    np.testing.assert_allclose(log_prob(ours, points), reference, rtol=tolerance, atol=tolerance)
-    with jax.enable_x64(False):
-        in_32_bits = log_prob(ours, points.astype(np.float32))
+def test_the_log_density_is_scipys(case):
+    reference = case.theirs.logpmf(case.points) if case.ours.is_discrete else case.theirs.logpdf(case.points)
+    tolerance = 1e-6 if case.name in BETALN else 1e-9
+    np.testing.assert_allclose(case.log_prob, reference, rtol=tolerance, atol=tolerance)
+    in_32_bits = log_prob(case.ours, case.points.astype(np.float32))
     assert in_32_bits.dtype == jnp.float32
     np.testing.assert_allclose(in_32_bits, reference, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", CONTINUOUS)
-def test_the_density_integrates_to_one_through_its_support(name, x64):
-    ours = CONTINUOUS[name][0]
-    z = Z["real" if str(ours.support) == "real" else "bounded"]
-    np.testing.assert_allclose(np.trapezoid(np.exp(log_density_in_z(ours, z)), z), 1.0, atol=1e-5)
+def test_the_density_has_mass_one_through_its_support(case):
+    density = np.exp(case.log_density)
+    mass = density.sum() if case.ours.is_discrete else np.trapezoid(density, case.grid)
+    np.testing.assert_allclose(mass, 1.0, atol=1e-6 if case.ours.is_discrete else 1e-5)
 
 
-@pytest.mark.parametrize("name", DISCRETE)
-def test_the_probabilities_sum_to_one(name, x64):
-    total = np.sum(np.exp(log_prob(DISCRETE[name][0], np.arange(-2, 400))))
-    np.testing.assert_allclose(total, 1.0, atol=1e-6)
+def test_moments_and_quantiles_are_scipys(case):
+    if case.name not in HEAVY | {"Transformed", "Categorical"}:
+        moments = np.ravel([case.mean, case.variance])
+        np.testing.assert_allclose(moments, [case.theirs.mean(), case.theirs.var()], rtol=2e-4)
+    for name, reference in {"cdf": case.theirs.cdf(case.points), "icdf": case.theirs.ppf(PROBABILITIES)}.items():
+        if hasattr(case, name):
+            np.testing.assert_allclose(getattr(case, name), reference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", with_slow(CASES))
 def test_draws_follow_the_distribution(name):
     ours, theirs, _ = CASES[name]
-    draws = sample(ours, jax.random.key(3), (DRAWS,))
+    draws, on_support = checked_sample(ours, jax.random.key(3), (DRAWS,))
     assert draws.shape == (DRAWS, *ours.shape())
-    assert np.all(ours.support.check(draws))
+    assert np.all(on_support)
     draws = np.asarray(draws, float).reshape(-1)
     if name in CONTINUOUS:
         assert draws.dtype == float and stats.kstest(draws, theirs.cdf).pvalue > 1e-4
@@ -156,21 +187,6 @@ def test_draws_follow_the_distribution(name):
         errors = np.std(draws), np.std(np.square(draws - draws.mean()))
         gaps = draws.mean() - theirs.mean(), draws.var() - theirs.var()
         assert np.all(np.abs(gaps) < 4 * np.array(errors) / np.sqrt(DRAWS)), gaps
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_moments_and_quantiles_are_scipys(name, x64):
-    ours, theirs, points = CASES[name]
-    if name not in HEAVY | {"Transformed", "Categorical"}:
-        moments = jax.jit(lambda d: (d.mean, d.variance))(ours)
-        np.testing.assert_allclose(np.ravel(moments), [theirs.mean(), theirs.var()], rtol=2e-4)
-    for mine, reference, where in ((ours.cdf, theirs.cdf, points), (ours.icdf, theirs.ppf, [0.1, 0.5, 0.8])):
-        try:
-            values = jax.jit(mine)(np.array(where, float))
-        except NotImplementedError as error:
-            assert "no closed form" in str(error)
-        else:
-            np.testing.assert_allclose(values, reference(where), rtol=1e-4, atol=1e-5)
 
 
 def grid(support, dims, far, points):
@@ -228,9 +244,7 @@ def test_a_normal_vector_is_scipys_whichever_matrix_is_given(given, x64):
     x = np.random.default_rng(0).normal(size=(4, 3))
     reference = stats.multivariate_normal(np.arange(3.0), COVARIANCE)
     np.testing.assert_allclose(log_prob(d, x), reference.logpdf(x), rtol=1e-9)
-    stack = dist.MultivariateNormal(
-        np.arange(3.0), **{name: np.stack([value] * 4) for name, value in given.items()}
-    )
+    stack = dist.MultivariateNormal(np.arange(3.0), **{name: np.stack([value] * 4) for name, value in given.items()})
     np.testing.assert_allclose(log_prob(stack, x), reference.logpdf(x), rtol=1e-9)
     draws = np.asarray(sample(d, jax.random.key(0), (DRAWS,)))
     np.testing.assert_allclose(np.cov(draws.T), COVARIANCE, atol=6 * COVARIANCE.max() / np.sqrt(DRAWS))
@@ -248,8 +262,13 @@ def test_dirichlet_and_multinomial_are_scipys(x64):
     for given in ({"probs": weights}, {"logits": np.log(weights) + 3.0}):
         d = dist.Multinomial(7, **given)
         np.testing.assert_allclose(log_prob(d, counts), reference, rtol=1e-9)
-    draws = np.asarray(sample(d, jax.random.key(1), (DRAWS,)))
-    assert np.all(d.support.check(draws)) and draws.dtype == int
+
+
+@pytest.mark.slow
+def test_draws_of_counts_have_the_multinomial_mean(x64):
+    weights = np.array([0.2, 0.5, 0.3])
+    draws, on_support = checked_sample(dist.Multinomial(7, logits=np.log(weights)), jax.random.key(1), (DRAWS,))
+    assert np.all(on_support) and draws.dtype == int
     np.testing.assert_allclose(draws.mean(0), 7 * weights, atol=4 * np.sqrt(7 * 0.25 / DRAWS))
 
 
@@ -308,11 +327,21 @@ EDGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def edges():
+    """Value and slopes at every edge, from one program; parameters and points are its arguments."""
+
+    def at(name, parameter, point):
+        make = EDGES[name][0]
+        return jax.value_and_grad(lambda a, x: make(a).log_prob(x), argnums=(0, 1))(parameter, point)
+
+    places = {name: (parameter, point) for name, (_, parameter, point, _) in EDGES.items()}
+    return jax.jit(lambda places: {name: at(name, *place) for name, place in places.items()})(places)
+
+
 @pytest.mark.parametrize("name", EDGES)
-def test_gradients_are_finite_at_the_edge(name):
-    make, parameter, point, expected = EDGES[name]
-    both = jax.jit(jax.value_and_grad(lambda a, x: make(a).log_prob(x), argnums=(0, 1)))
-    value, slopes = both(parameter, point)
+def test_gradients_are_finite_at_the_edge(name, edges):
+    (value, slopes), expected = edges[name], EDGES[name][3]
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-6)
     assert np.all(np.isfinite(slopes)), slopes
 
@@ -363,14 +392,6 @@ SHAPES = [
 ]
 
 
-def somewhere(d, shape):
-    """Points of the support, without compiling a sampler."""
-    if d.is_discrete:
-        return d.support.feasible(shape)
-    z = np.random.default_rng(0).normal(size=d.support.unconstrained_shape(shape))
-    return jax.jit(d.support.forward)(z)
-
-
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 def test_shapes_and_densities_are_numpyros(number):
     numpyro = pytest.importorskip("numpyro.distributions")
@@ -381,8 +402,14 @@ def test_shapes_and_densities_are_numpyros(number):
     if not isinstance(ours, dist.ImproperUniform):
         draws = jax.eval_shape(lambda key: ours.sample(key, (2,)), jax.random.key(0))
         assert draws.shape == theirs.shape((2,)) == ours.shape((2,))
-        x = somewhere(ours, draws.shape)
-        np.testing.assert_allclose(log_prob(ours, x), jax.jit(theirs.log_prob)(x), rtol=2e-5, atol=1e-5)
+
+        @jax.jit
+        def both(z):
+            x = ours.support.feasible(draws.shape) if ours.is_discrete else ours.support.forward(z)
+            return ours.log_prob(x), theirs.log_prob(x)
+
+        z = np.random.default_rng(0).normal(size=ours.support.unconstrained_shape(draws.shape))
+        np.testing.assert_allclose(*both(z), rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -400,6 +427,27 @@ def test_shapes_and_densities_are_numpyros(number):
 def test_an_expanded_distribution_draws_independently(base):
     draws = np.asarray(sample(base.expand((2, 3)).to_event(1), jax.random.key(0), (5,)))
     assert draws.shape == (5, 2, 3) and np.unique(draws).size == draws.size
+
+
+def test_a_parameter_may_be_a_list_of_numbers_or_of_what_is_not_yet_known():
+    def log_prob(a, b):
+        whole = dist.Normal([0.0, 1.0], (a, b)).log_prob(1.0).sum()
+        matrix = dist.MultivariateNormal([a, 0.0], [[b, 0.5], [0.5, 2.0]]).log_prob(np.zeros(2))
+        return whole + matrix + dist.Normal(0.0, 1.0).mask([a > 0, a < 0]).log_prob(a).sum()
+
+    def reference(a, b):
+        whole = stats.norm.logpdf(1.0, [0.0, 1.0], [a, b]).sum()
+        matrix = stats.multivariate_normal.logpdf(np.zeros(2), [a, 0.0], [[b, 0.5], [0.5, 2.0]])
+        return whole + matrix + stats.norm.logpdf(a)
+
+    value, slope = jax.jit(jax.value_and_grad(log_prob))(1.5, 0.7)
+    np.testing.assert_allclose(value, reference(1.5, 0.7), rtol=1e-6)
+    np.testing.assert_allclose(slope, (reference(1.5 + 1e-6, 0.7) - reference(1.5 - 1e-6, 0.7)) / 2e-6, rtol=1e-4)
+
+
+def test_a_list_of_numbers_compiles_nothing(compilations):
+    before = compilations()
+    assert isinstance(dist.Normal([0, 1], (1.0, 2.0)).scale, np.ndarray) and compilations() == before
 
 
 def test_a_mask_hides_whatever_is_missing():

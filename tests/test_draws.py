@@ -40,6 +40,13 @@ def test_whitened_draws_make_the_mean_of_any_cubic_exact():
     assert values.mean() == pytest.approx(1.0 + np.trace(matrix), abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_two_draws_a_dimension_are_whitened_even_where_their_columns_repeat(seed):
+    """Four values in two columns are often the same column twice, up to signs."""
+    noise = whitened_draws(generator(seed), 4, 2)
+    np.testing.assert_allclose(noise.T @ noise / 4, np.eye(2), atol=1e-12)
+
+
 def test_fewer_draws_than_two_a_dimension_keep_the_mean_and_each_variance():
     noise = whitened_draws(generator(), 32, 100)
     np.testing.assert_allclose(noise.mean(axis=0), 0.0, atol=1e-15)

@@ -61,7 +61,9 @@ def test_the_deterministic_method_is_refused_where_it_cannot_be(model, options, 
 def test_an_unknown_guide_or_method_is_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"^guide must be 'auto', 'mean_field', 'full_rank', .*; not 'meanfield'\.$"):
         vb.fit(FAR, "meanfield")
-    with pytest.raises(ValueError, match=r"^method must be 'auto', vb\.Determ.* or vb\.Stochastic\(\.\.\.\), not 'svi'\.$"):
+    with pytest.raises(
+        ValueError, match=r"^method must be 'auto', vb\.Determ.* or vb\.Stochastic\(\.\.\.\), not 'svi'\.$"
+    ):
         vb.fit(FAR, method="svi")
 
 
@@ -138,7 +140,7 @@ def test_start_from_a_posterior_ends_at_the_same_place_in_fewer_steps(guide):
     warm = vb.fit(LOGISTIC, guide, start=cold, seed=1)
     sd = cases.flat_moments(cold)[1]
     assert np.abs((warm.phi[0] - cold.phi[0]) / sd).max() < 0.02
-    assert warm.status.gradients < cold.status.gradients
+    assert warm.status.steps < cold.status.steps
 
 
 def test_start_from_values_begins_there():
@@ -210,5 +212,7 @@ def test_integer_and_float_data_give_one_answer():
     np.testing.assert_allclose(whole.phi, real.phi, atol=1e-5)
 
 
-def test_many_fits_under_one_program_of_jax_arrays_and_numpy_arrays_agree():
-    np.testing.assert_array_equal(vb.fit(LOGISTIC).phi, vb.fit(cases.logistic_regression(jnp.asarray(X), jnp.asarray(Y))).phi)
+def test_jax_arrays_and_numpy_arrays_give_the_same_bits():
+    np.testing.assert_array_equal(
+        vb.fit(LOGISTIC).phi, vb.fit(cases.logistic_regression(jnp.asarray(X), jnp.asarray(Y))).phi
+    )

@@ -39,7 +39,9 @@ def test_at_zero_the_slope_of_x_log_y_is_log_y():
 
 def test_the_safe_logarithm_is_the_logarithm_or_minus_infinity():
     y = np.array([-1.0, 0.0, 1e-30, 2.0], np.float32)
-    np.testing.assert_allclose(numerics.safe_log(y), [-np.inf, -np.inf, np.log(np.float32(1e-30)), np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(
+        numerics.safe_log(y), [-np.inf, -np.inf, np.log(np.float32(1e-30)), np.log(2)], rtol=1e-6
+    )
     np.testing.assert_array_equal(jax.vmap(jax.grad(numerics.safe_log))(y), [0, 0, 1 / y[2], 0.5])
 
 

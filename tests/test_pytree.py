@@ -51,7 +51,8 @@ def test_a_check_runs_where_a_thing_is_made_and_never_where_it_is_rebuilt():
 
 def test_leaves_are_the_data_under_their_names():
     leaves, structure = jax.tree_util.tree_flatten_with_path(Line(1.0, 2.0, name="a"))
-    assert [(jax.tree_util.keystr(path), float(leaf)) for path, leaf in leaves] == [(".slope", 1.0), (".intercept", 2.0)]
+    found = [(jax.tree_util.keystr(path), float(leaf)) for path, leaf in leaves]
+    assert found == [(".slope", 1.0), (".intercept", 2.0)]
     assert structure != jax.tree.structure(Line(1.0, 2.0, name="b"))
 
 

@@ -121,7 +121,7 @@ def judge(
 ) -> ReportCard:
     """The report card of a fit, from fresh draws of the guide."""
     # The tail shape of few draws is a noisy thing: take as many as the size of the data allows.
-    draws = int(np.clip(WORK / (target.data_size + 10 * target.dim), 256, DRAWS))
+    draws = int(np.clip(WORK / max(target.data_size + 10 * target.dim, 1), 256, DRAWS))
     log_weights, z = guide.weighed_draws(phi, target, host_generator(raw_key, "judge"), draws)
     finite = np.isfinite(log_weights)
     log_weights, z = log_weights[finite], z[finite]

@@ -56,6 +56,5 @@ def whitened_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray
     quantiles = np.broadcast_to(_quantiles(draws)[draws // 2 :, None], (draws // 2, dim))
     half = rng.permuted(quantiles, axis=0) * rng.choice([-1.0, 1.0], size=(draws // 2, dim))
     if draws >= 2 * dim and dim > 1:
-        factor = np.linalg.cholesky(half.T @ half / len(half))
-        half = np.linalg.solve(factor, half.T).T
+        half = np.linalg.qr(half)[0] * np.sqrt(len(half))  # exact even where the columns are nearly dependent
     return np.concatenate([half, -half])

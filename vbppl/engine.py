@@ -41,7 +41,7 @@ from vbppl.records import Fitted, Progress, Status
 from vbppl.streams import Rows
 from vbppl.target import Target
 
-CHUNK = 500
+CHUNK = 1000
 AHEAD = 2**19  # numbers made ahead at once: more fall out of the cache
 ROUND = 1000
 MAX_ROUNDS = 20
@@ -59,7 +59,7 @@ class Stochastic:
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
       average: return the average of the last iterates, not the last one.
-      every: steps between two looks of progress and callback, at most 500.
+      every: steps between two looks of progress and callback, at most 1,000.
     """
 
     optimizer: Any = None
@@ -185,7 +185,7 @@ class _Driver:
 
     def round(self, steps: int, size: float) -> None:
         """One round: anneal over `steps`, average its last half, go on from there."""
-        schedule = Schedule.of(self.done, steps, size)
+        schedule = jax.device_put(Schedule.of(self.done, steps, size))
         end = self.done + steps
         while self.done < end:
             self.chunk(min(self.method.every, end - self.done), schedule)

@@ -87,6 +87,8 @@ def fit(
     return posterior
 
 
+# What is not finite is told by the status and the report card, not by warnings from NumPy.
+@np.errstate(all="ignore")
 def _fit_once(
     model: Model,
     guide: str | Guide | Model,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl import lbfgs, stein
-from vbppl.draws import latin_hypercube, whitened_draws
+from vbppl.draws import latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
 from vbppl.evaluation import evaluate
 from vbppl.guides.base import Guide
@@ -51,13 +51,18 @@ class Deterministic:
 
     Attributes:
       draws: how many to begin with, an even number; None for enough. They grow while they matter.
+      kind: "auto" (whitened where there are enough of them, else a Latin hypercube), "latin_hypercube", or
+        "independent", which is there to be compared with. Full rank needs "auto".
     """
 
     draws: int | None = None
+    kind: str = "auto"
 
     def __post_init__(self) -> None:
         if self.draws is not None and (self.draws < 2 or self.draws % 2):
             raise ValueError(f"draws come in antithetic pairs: an even number from 2 on, not {self.draws}.")
+        if self.kind not in ("auto", "latin_hypercube", "independent"):
+            raise ValueError(f"kind must be 'auto', 'latin_hypercube' or 'independent', not {self.kind!r}.")
 
 
 def run(
@@ -75,6 +80,11 @@ def run(
             f"a full-rank guide of {target.dim} dimensions cannot be fitted on {method.draws} fixed draws: "
             f"with fewer draws than dimensions the bound has no maximum, and below {2 * target.dim} no exact moments.",
             mend=f"Give at least {2 * target.dim} draws, or leave draws=None.",
+        )
+    if full and method.kind != "auto":
+        raise ModelError(
+            f"a full-rank guide needs draws with exact second moments, and {method.kind!r} draws have none.",
+            mend="Leave kind='auto', or fit a mean-field guide.",
         )
     fit = _Fit(target, method, host_generator(raw_key, "draws"), watch)
     try:
@@ -180,7 +190,11 @@ class _Fit:
 
     def _noise(self, draws: int) -> np.ndarray:
         dim = self.target.dim
-        return whitened_draws(self.rng, draws, dim) if draws >= 2 * dim else latin_hypercube(self.rng, draws, dim)
+        if self.method.kind == "independent":
+            return normal_draws(self.rng, draws, dim)
+        if self.method.kind == "auto" and draws >= 2 * dim:
+            return whitened_draws(self.rng, draws, dim)
+        return latin_hypercube(self.rng, draws, dim)
 
     def _density(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self.gradients += len(z)

@@ -118,10 +118,11 @@ class Posterior:
         return linear_response(self.target, loc, log_sd, self._checked(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
-        """Draws of the posterior itself, by importance resampling: `n` different draws, never copies.
+        """`n` draws of the posterior itself, by importance resampling.
 
-        Twenty times as many draws of the guide are weighed, the weights Pareto-smoothed, and `n` of
-        them taken without replacement.
+        Twenty times as many draws of the guide are weighed, and the weights Pareto-smoothed. A draw of
+        weight `w` is taken `n w` times, rounded up or down at random: only one that is worth more than one
+        in `n` can come twice.
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
@@ -134,8 +135,9 @@ class Posterior:
                 f"importance weights cannot repair this guide: Pareto k {smoothed.shape:.2f}, and {20 * n} draws "
                 f"are worth {smoothed.ess:.0f}, where {n} are asked for. See posterior.check() for what to try."
             )
-        # Gumbel-top-k: sampling without replacement in proportion to the weights.
-        order = np.argsort(-(smoothed.log_weights + rng.gumbel(size=20 * n)))[:n]
+        # Systematic, with replacement: to take the heaviest draws once only would bring back the guide's sds.
+        shares = np.cumsum(np.exp(smoothed.log_weights))
+        order = np.searchsorted(shares / shares[-1], rng.permutation(np.arange(n) + rng.uniform()) / n)
         return self.target.constrain(z[order])
 
     def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:

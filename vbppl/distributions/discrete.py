@@ -65,7 +65,13 @@ class Bernoulli(_Coin):
 
     def log_prob(self, x):
         x = jnp.asarray(x, jnp.result_type(x, self.dtype))
-        return jnp.where(self.support.check(x), self._log_heads_and_tails(x, 1 - x), -jnp.inf)
+        if self.probs is None:
+            # `log sigmoid(logits)` for heads, `log sigmoid(-logits)` for tails: one softplus, where two would be
+            # most of the cost of a large logistic regression.
+            log_prob = -jax.nn.softplus((1 - 2 * x) * self.logits)
+        else:
+            log_prob = self._log_heads_and_tails(x, 1 - x)
+        return jnp.where(self.support.check(x), log_prob, -jnp.inf)
 
     @property
     def mean(self):
