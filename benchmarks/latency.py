@@ -88,7 +88,9 @@ def main(repetitions: int = 3) -> None:
     for guide in GUIDES:
         first, again = median(guide, "cpu"), 1000 * median(guide, "again")
         counts = [int(median(guide, key)) for key in ("programs", "programs_again", "gradients")]
-        print(f"| {guide} | {first:.2f} | {first / floor:.1f} | {counts[0]} | {again:.0f} | {counts[1]} | {counts[2]:,} |")
+        print(
+            f"| {guide} | {first:.2f} | {first / floor:.1f} | {counts[0]} | {again:.0f} | {counts[1]} | {counts[2]:,} |"
+        )
     print(f"\nImporting vbppl after JAX: {median('auto', 'import'):.2f} CPU-s.")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick import jit
 
 from vbppl.bijectors.base import independent
 from vbppl.bijectors.chain import Chain
@@ -81,7 +82,7 @@ def examine(name):
     bijector, event = CASES[name]
     z_shape = bijector.unconstrained_shape(event)
 
-    @jax.jit
+    @jit
     def run(z):
         x, log_det = bijector.forward_and_log_det(z.reshape(z_shape))
 
@@ -133,7 +134,7 @@ def test_values_and_gradients_are_finite_far_out_in_32_bits(name):
     corners[:2] = [[far], [-far]]
     weights = np.linspace(-1.0, 2.0, int(np.prod(event)) + 1, dtype=np.float32)
 
-    @jax.jit
+    @jit
     @jax.vmap
     def run(z):
         def both(z):
@@ -193,7 +194,7 @@ def test_maps_are_those_of_numpyro():
     ids=str,
 )
 def test_a_support_knows_its_members(support, inside, outside):
-    @jax.jit
+    @jit
     def ask(inside, outside):
         return support.check(inside), support(outside), support.check(support.feasible(np.shape(inside)))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import jit
 
 import vbppl.distributions as dist
 from vbppl.distributions.foreign import as_bijector, as_distribution, foreign
@@ -53,7 +54,7 @@ class Single:
 def test_every_calling_convention_is_understood(cls):
     d = foreign(cls(), support=dist.constraints.real)
 
-    @jax.jit
+    @jit
     def run(key):
         draws = d.expand((3,)).sample(key, (4,))
         return draws, d.expand((3,)).log_prob(draws)
@@ -110,7 +111,7 @@ def test_numpyros_distributions_serve_as_they_are(name):
     assert ours.is_discrete == theirs.is_discrete and ours.has_rsample == theirs.has_rsample
     assert str(ours.support) == support
 
-    @jax.jit
+    @jit
     def run(d):
         x = d.sample(jax.random.key(0), (2,))
         return x, d.log_prob(x), theirs.log_prob(x), d.support.check(x)

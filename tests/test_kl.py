@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
+from quick import jit
 
 import vbppl.distributions as dist
 from vbppl.distributions.kl import has_kl, kl_divergence
@@ -20,7 +20,7 @@ PAIRS = [
 ]
 
 
-@jax.jit
+@jit
 def both(q, p, z):
     """The closed form, and at `z` the parts of the integral of `q (log q - log p)`."""
     x, log_det = q.support.forward_and_log_det(z)

@@ -257,10 +257,10 @@ def test_a_map_estimate_has_no_card():
 
 @vb.model
 def everything_large():
-    vb.sample("x", dist.Normal(jnp.zeros(1000), 1.0).to_event(1))
+    vb.sample("x", dist.Normal(jnp.zeros(300), 1.0).to_event(1))
 
 
-def test_a_thousand_dimensions_keep_their_table_small():
+def test_hundreds_of_dimensions_keep_their_table_small():
     posterior = vb.fit(everything_large(), "mean_field")
     assert posterior.check().verdict == "good"
     np.testing.assert_allclose(posterior.sd()["x"], 1.0, rtol=1e-2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,6 @@ import scipy.stats as st
 
 import vbppl as vb
 import vbppl.distributions as dist
-from tests import cases
 from vbppl.distributions.transforms import ExpTransform
 from vbppl.errors import ModelError
 from vbppl.reparam import decenter, hierarchical_sites

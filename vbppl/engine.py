@@ -1,7 +1,7 @@
 """The stochastic fit as one compiled loop, driven in chunks from Python.
 
 One step draws noise, evaluates the bound and its gradient, and updates the parameters. Steps run
-inside one compiled program, `_run_chunk`, a loop whose number of turns is data, so that one compilation
+inside one compiled program, `run_chunk`, a loop whose number of turns is data, so that one compilation
 serves every chunk and every round. Between chunks Python has the word: progress, callback,
 Ctrl-C, stopping.
 
@@ -165,7 +165,7 @@ class _Driver:
     def __init__(self, problem: Problem, params: PyTree, method: Stochastic, watch: Callable[[Progress], None]):
         self.problem, self.method, self.watch = jax.device_put(problem), method, watch
         self.best = _on_host(params)
-        self.state = _first_state(problem, self.best)
+        self.state = first_state(problem, self.best)
         self.bounds: list[np.ndarray] = []
         self.shift, self.done, self.careful, self.bad = math.inf, 0, False, None
         self.began = time.perf_counter()
@@ -196,10 +196,10 @@ class _Driver:
     def chunk(self, steps: int, schedule: Schedule) -> None:
         """Some steps in one call of the compiled loop; with care if they end in something not finite."""
         before = _on_host(self.state)
-        self.state, bounds = _run_chunk(self.problem, self.state, np.int32(steps), schedule, self.careful)
+        self.state, bounds = run_chunk(self.problem, self.state, np.int32(steps), schedule, self.careful)
         if not self.careful and not _is_finite((self.state.moving, bounds)):
             self.careful = True
-            self.state, bounds = _run_chunk(self.problem, before, np.int32(steps), schedule, True)
+            self.state, bounds = run_chunk(self.problem, before, np.int32(steps), schedule, True)
         bounds = np.asarray(bounds)[:steps]
         finite = np.isfinite(bounds)
         if self.bad is None and not finite.all():
@@ -229,14 +229,14 @@ class _Driver:
     def blame(self) -> tuple[int, tuple[str, ...]]:
         """Make the first bad step again and ask each site of the model at its draws."""
         before, offset, schedule = self.bad
-        at, _ = _run_chunk(self.problem, before, np.int32(offset), schedule, True)
+        at, _ = run_chunk(self.problem, before, np.int32(offset), schedule, True)
         target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
         z, rows = _where(self.problem, at, schedule)
         return int(at.step), target.guilty_sites(np.asarray(z), rows)
 
 
 @functools.partial(jax.jit, donate_argnames="state", static_argnames="careful")
-def _run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule, careful: bool) -> tuple[State, Array]:
+def run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule, careful: bool) -> tuple[State, Array]:
     """`steps` steps (at most `CHUNK`); returns the state and the bound at each step, `(CHUNK,)`."""
     block = _block(problem, state, schedule)
 
@@ -317,7 +317,8 @@ def _where(problem: Problem, state: State, schedule: Schedule) -> tuple[Array, d
     return problem.guide.points(params["guide"], target, ahead.noise), ahead.rows
 
 
-def _first_state(problem: Problem, params: PyTree) -> State:
+def first_state(problem: Problem, params: PyTree) -> State:
+    """Where a fit begins: at `params`, with no step done."""
     moving = Moving(params, problem.optimiser.init(params), _on_host(params))
     return State(np.int32(0), moving, problem.stream.start())
 
