@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vbppl.draws import latin_hypercube, normal_draws, whitened_draws
+from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 
 SHAPES = [(2, 1), (32, 1), (32, 3), (32, 16), (64, 32), (130, 64)]
 
@@ -98,6 +98,14 @@ def test_the_same_generator_gives_the_same_bits_and_another_seed_others(make):
     first, again, other = (make(generator(seed), 16, 3) for seed in (7, 7, 8))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_fresh_draws_are_whitened_and_differ_from_set_to_set(dim):
+    first, other = (np.sort(fresh_draws(generator(seed), 32, dim), axis=0) for seed in (0, 1))
+    np.testing.assert_allclose(first.mean(axis=0), 0.0, atol=1e-14)
+    np.testing.assert_allclose(first.T @ first / 32 if dim == 1 else (first**2).mean(axis=0), 1.0, atol=1e-12)
+    assert not np.allclose(first, other)
 
 
 def test_draws_without_dimensions_are_empty():

@@ -34,7 +34,7 @@ def example(tmp_path):
     return run
 
 
-@pytest.mark.filterwarnings("ignore:site 'z':vbppl.VbpplWarning")
+@pytest.mark.filterwarnings("ignore:site 'theta':vbppl.VbpplWarning")
 def test_eight_schools_agree_with_the_integral_over_tau(example):
     module, found = example("eight_schools")
     y, sigma = module.y, module.sigma

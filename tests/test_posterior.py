@@ -185,30 +185,30 @@ def test_resampling_is_refused_where_the_weights_are_hopeless():
 def test_predictive_draws_on_the_same_rows_have_the_models_moments():
     posterior = fit("linear")
     x, _ = cases.quadratic_data()
-    draws = np.asarray(posterior.predict(n=4000, seed=1)["y"], float)
-    assert draws.shape == (4000, 20)
+    draws = np.asarray(posterior.predict(n=4096, seed=1)["y"], float)
+    assert draws.shape == (4096, 20)
     variance = np.einsum("ni,ij,nj->n", x, EXACT, x) + 0.25
-    np.testing.assert_allclose(draws.mean(axis=0), x @ MEAN, atol=4.5 * np.sqrt(variance.max() / 4000))
-    np.testing.assert_allclose(draws.var(axis=0), variance, rtol=4.5 * np.sqrt(2 / 4000))
+    np.testing.assert_allclose(draws.mean(axis=0), x @ MEAN, atol=4.5 * np.sqrt(variance.max() / 4096))
+    np.testing.assert_allclose(draws.var(axis=0), variance, rtol=4.5 * np.sqrt(2 / 4096))
 
 
 def test_predictive_draws_on_new_rows_follow_the_new_rows():
     new = np.array([[1.0, 0.0, 0.0], [1.0, 10.0, 100.0]])
-    draws = fit("linear").predict(cases.linear_regression(new, np.zeros(2)), n=2000)["y"]
-    assert draws.shape == (2000, 2)
-    assert float(draws[:, 1].mean()) == pytest.approx(new[1] @ MEAN, abs=4 * np.sqrt(new[1] @ EXACT @ new[1] / 2000))
+    draws = fit("linear").predict(cases.linear_regression(new, np.zeros(2)), n=2048)["y"]
+    assert draws.shape == (2048, 2)
+    assert float(draws[:, 1].mean()) == pytest.approx(new[1] @ MEAN, abs=4 * np.sqrt(new[1] @ EXACT @ new[1] / 2048))
 
 
 def test_predictive_draws_without_observations_are_those_of_the_model():
-    draws = fit("worked").predict(worked(np.zeros(3)), n=500)
-    assert draws["y"].shape == (500, 3)
+    draws = fit("worked").predict(worked(np.zeros(3)), n=512)
+    assert draws["y"].shape == (512, 3)
     assert "slope" not in draws
 
 
 def test_new_rows_of_a_latent_plate_are_drawn_from_their_prior_with_a_warning():
     with pytest.warns(vb.VbpplWarning, match="site 'level' has shape .3,. in the posterior and .5,. here"):
-        draws = fit("grouped").predict(grouped(np.array([4]), 5), n=500)
-    assert draws["level"].shape == (500, 5) and draws["y"].shape == (500, 1)
+        draws = fit("grouped").predict(grouped(np.array([4]), 5), n=512)
+    assert draws["level"].shape == (512, 5) and draws["y"].shape == (512, 1)
 
 
 def test_log_likelihood_is_scipys():

@@ -58,3 +58,14 @@ def whitened_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray
     if draws >= 2 * dim and dim > 1:
         half = np.linalg.qr(half)[0] * np.sqrt(len(half))  # exact even where the columns are nearly dependent
     return np.concatenate([half, -half])
+
+
+def fresh_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
+    """As `whitened_draws`, but never the same set twice, `(draws, dim)`: for errors taken between sets.
+
+    In one dimension whitened draws are the quantiles, whatever the generator; here they are independent pairs.
+    """
+    if dim != 1:
+        return whitened_draws(rng, draws, dim)
+    half = rng.standard_normal((draws // 2, 1))
+    return np.concatenate([half, -half]) / np.sqrt(np.mean(half**2))

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array, PyTree
+from vbppl.aliases import Array, ArrayLike, PyTree
 from vbppl.guides.base import Guide
 from vbppl.keys import host_generator, named, wrap
 from vbppl.objectives import ClosedForm, StickingTheLanding
@@ -90,7 +90,7 @@ class Problem:
     optimiser: Any
     stream: Rows
     strata: Any
-    raw_key: Array
+    raw_key: ArrayLike
     draws: int = static()
 
 
@@ -107,7 +107,7 @@ class Moving:
 class State:
     """Where a fit stands: the number of steps done, what they moved, and the place in the rows' streams."""
 
-    step: Array
+    step: ArrayLike
     moving: Moving
     cursor: PyTree
 
@@ -215,7 +215,7 @@ class _Driver:
         bounds = np.concatenate([*self.bounds, np.zeros(0)])
         skipped, first, guilty = int((~np.isfinite(bounds)).sum()), None, ()
         if self.bad is not None:
-            first, guilty = self.blame()
+            first, guilty = self.blame(*self.bad)
         said = {
             "agreed": f"two rounds agree within {TOLERANCE} sd (last shift {self.shift:.3f})",
             "steps": "all steps asked for; convergence was not tested",
@@ -226,9 +226,8 @@ class _Driver:
         status = Status(reason, reason == "agreed", said, self.done, gradients, skipped, first, guilty)
         return Fitted(self.best, bounds, status)
 
-    def blame(self) -> tuple[int, tuple[str, ...]]:
+    def blame(self, before: State, offset: int, schedule: Schedule) -> tuple[int, tuple[str, ...]]:
         """Make the first bad step again and ask each site of the model at its draws."""
-        before, offset, schedule = self.bad
         at, _ = run_chunk(self.problem, before, np.int32(offset), schedule, True)
         target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
         z, rows = _where(self.problem, at, schedule)

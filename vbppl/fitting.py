@@ -107,7 +107,8 @@ def _fit_once(
     if isinstance(guide, (Laplace, Pathfinder)):
         fitted = modes.run(target, guide, starts, raw, watch)
     elif isinstance(method, Deterministic):
-        fitted = fixed_draws.run(target, guide, starts, method, raw, watch)
+        # `_method` has made sure that the guide is Gaussian.
+        fitted = fixed_draws.run(target, guide, starts, method, raw, watch)  # pyright: ignore[reportArgumentType]
     else:
         phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
         fitted = engine.run(target, guide, phi, method, raw, stream, watch)
@@ -132,8 +133,9 @@ def _in_other_coordinates(
     better = after.elbo.value > before.elbo.value
     chosen = after if better else before
     note = f"coordinates: {', '.join(names)} {'decentred' if better else 'left centred'} ({bounds})"
-    advice = tuple(step for step in chosen.report.advice if "decenter" not in step)
-    return dataclasses.replace(chosen, report=dataclasses.replace(chosen.report, choices=(note,), advice=advice))
+    report: Any = chosen.report  # there is one for every guide but MAP
+    advice = tuple(step for step in report.advice if "decenter" not in step)
+    return dataclasses.replace(chosen, report=dataclasses.replace(report, choices=(note,), advice=advice))
 
 
 def _is_poor(posterior: Posterior) -> bool:
@@ -148,7 +150,7 @@ def _warn(posterior: Posterior) -> None:
         warnings.warn(VbpplWarning(f"{model!r} {said}"), stacklevel=3)
     if (not status.converged and status.reason != "steps") or status.skipped:
         warnings.warn(VbpplWarning(f"the fit of {model!r}: {status}."), stacklevel=3)
-    elif _is_poor(posterior):
+    elif posterior.report is not None and _is_poor(posterior):
         reasons = "; ".join(posterior.report.reasons)
         warnings.warn(VbpplWarning(f"the fit of {model!r} is poor: {reasons}. See posterior.check()."), stacklevel=3)
 

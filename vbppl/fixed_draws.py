@@ -30,7 +30,6 @@ from vbppl import lbfgs, stein
 from vbppl.draws import latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
 from vbppl.evaluation import evaluate
-from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.keys import host_generator
 from vbppl.records import Fitted, Progress, Status
@@ -138,7 +137,8 @@ class _Fit:
             x, (self.loc, log_sd) = at.x, np.split(at.x, 2)
             self.factor, self.decrement = np.diag(np.exp(log_sd)), at.decrement
             self.reason = self._verdict(at)
-            moves = [at.newton(self._bound_on(self._noise(self.draws))(x)[1], _metric(x)) for _ in range(SETS)]
+            # Sets of twice as many draws: what sets of one size have in common would not show between them.
+            moves = [at.newton(self._bound_on(self._noise(2 * self.draws))(x)[1], _metric(x)) for _ in range(SETS)]
             scale = np.concatenate([np.exp(-log_sd), np.ones(dim)])
             self.draw_noise = float(np.sqrt(np.mean(np.square(np.array(moves) * scale), axis=0)).max(initial=0.0))
             if not self._more_draws():
@@ -154,7 +154,7 @@ class _Fit:
             self.loc, self.factor, self.decrement, self.reason = at.loc, at.factor, at.decrement, at.reason
             if tolerance == self.tolerance:
                 return
-            sets = [whitened_draws(self.rng, self.draws, dim) for _ in range(SETS)]
+            sets = [whitened_draws(self.rng, 2 * self.draws, dim) for _ in range(SETS)]
             self.draw_noise = stein.draw_noise(self._density, at, sets)
             if self._more_draws():
                 noise = whitened_draws(self.rng, self.draws, dim)
@@ -233,7 +233,7 @@ class _Fit:
     def _note_full(self, at: stein.Ascent) -> None:
         self._tell(at.bound, FullRank(), at.loc, at.factor)
 
-    def _tell(self, bound: float, guide: Guide, loc: np.ndarray, factor: np.ndarray) -> None:
+    def _tell(self, bound: float, guide: Gaussian, loc: np.ndarray, factor: np.ndarray) -> None:
         self.loc, self.factor = loc, factor
         bound += self.target.dim / 2 * (1 + np.log(2 * np.pi))
         self.bounds.append(bound)

@@ -56,11 +56,11 @@ class Posterior:
             raise ValueError(f"n must be at least 1, not {n}.")
         return self.guide.sample(self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
 
-    def mean(self) -> dict[str, np.ndarray]:
+    def mean(self) -> dict[str, np.ndarray | np.floating]:
         """The mean of each site; exact where the guide is Gaussian and the site is real."""
         return {name: np.mean(draws, axis=0, dtype=np.float64) for name, draws in self._table_draws().items()}
 
-    def sd(self) -> dict[str, np.ndarray]:
+    def sd(self) -> dict[str, np.ndarray | np.floating]:
         """The standard deviation of each site; exact where `mean` is."""
         return {name: np.std(draws, axis=0, dtype=np.float64) for name, draws in self._table_draws().items()}
 

@@ -123,8 +123,10 @@ def draw_noise(density: Density, at: Ascent, sets: list[np.ndarray]) -> float:
     moves = []
     for noise in sets:
         other = look(density, at.loc, at.factor, noise)
-        means = (at.factor @ other.drift) / at.sd
-        log_sds = np.sum((at.factor @ other.curvature) * at.factor, axis=1) / at.sd**2 / 2
+        # The difference: what `at` itself has still to go is not the draws' doing.
+        drift, curvature = other.drift - at.drift, other.curvature - at.curvature
+        means = (at.factor @ drift) / at.sd
+        log_sds = np.sum((at.factor @ curvature) * at.factor, axis=1) / at.sd**2 / 2
         moves.append(np.concatenate([means, log_sds]))
     return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 

@@ -135,7 +135,7 @@ class TruncatedNormal(Distribution):
 
     def log_prob(self, x):
         u = (x - self.loc) / self.scale
-        log_prob = -0.5 * u * u - (jnp.log(self.scale) + HALF_LOG_TWO_PI) - self._log_mass()
+        log_prob = -0.5 * jnp.square(u) - (jnp.log(self.scale) + HALF_LOG_TWO_PI) - self._log_mass()
         inside = jnp.ones(np.shape(log_prob), bool)
         if self.low is not None:
             inside &= jnp.greater_equal(x, self.low)

@@ -56,8 +56,8 @@ class Bernoulli(_Coin):
     -100
     """
 
-    probs: ArrayLike | None = None
-    logits: ArrayLike | None = None
+    probs: ArrayLike = None
+    logits: ArrayLike = None
     support: ClassVar[Bijector] = boolean
 
     def _sample(self, key, shape):
@@ -87,8 +87,8 @@ class Binomial(_Coin):
     """The number of heads among `n` = `total_count` coins: `p(x) = C(n, x) probs^x (1 - probs)^(n - x)`."""
 
     total_count: ArrayLike = 1
-    probs: ArrayLike | None = None
-    logits: ArrayLike | None = None
+    probs: ArrayLike = None
+    logits: ArrayLike = None
 
     @property
     def support(self):
@@ -118,8 +118,8 @@ class Binomial(_Coin):
 class Geometric(_Coin):
     """The number of tails before the first head: `p(x) = (1 - probs)^x probs`."""
 
-    probs: ArrayLike | None = None
-    logits: ArrayLike | None = None
+    probs: ArrayLike = None
+    logits: ArrayLike = None
     support: ClassVar[Bijector] = nonnegative_integer
 
     def _sample(self, key, shape):
@@ -172,8 +172,8 @@ class _Classes(Distribution):
 class Categorical(_Classes):
     """Class `k` out of `0 ... K - 1` with probability `probs[k]`."""
 
-    probs: ArrayLike | None = None
-    logits: ArrayLike | None = None
+    probs: ArrayLike = None
+    logits: ArrayLike = None
 
     @property
     def support(self):
@@ -209,8 +209,8 @@ class Multinomial(_Classes):
     """Counts of each class among `total_count` draws; an event has shape `(K,)`."""
 
     total_count: ArrayLike = 1
-    probs: ArrayLike | None = None
-    logits: ArrayLike | None = None
+    probs: ArrayLike = None
+    logits: ArrayLike = None
     event_dim: ClassVar[int] = 1
 
     @property

@@ -110,7 +110,7 @@ class MultivariateNormal(Distribution):
         u = solve_lower(self.scale_tril, x - self.loc)
         diagonal = jnp.diagonal(jnp.asarray(self.scale_tril), axis1=-2, axis2=-1)
         half_log_det = jnp.sum(jnp.log(diagonal), axis=-1) + HALF_LOG_TWO_PI * diagonal.shape[-1]
-        return -0.5 * jnp.sum(u * u, axis=-1) - half_log_det
+        return -0.5 * jnp.sum(jnp.square(u), axis=-1) - half_log_det
 
     @property
     def mean(self):

@@ -41,7 +41,7 @@ class LogNormal(Distribution):
         inside = jnp.greater(x, 0)
         log_x = jnp.log(_split(x, inside))
         u = (log_x - self.loc) / self.scale
-        return jnp.where(inside, -0.5 * u * u - log_x - (jnp.log(self.scale) + HALF_LOG_TWO_PI), -jnp.inf)
+        return jnp.where(inside, -0.5 * jnp.square(u) - log_x - (jnp.log(self.scale) + HALF_LOG_TWO_PI), -jnp.inf)
 
     @property
     def mean(self):
@@ -71,7 +71,7 @@ class HalfNormal(Distribution):
 
     def log_prob(self, x):
         u = x / self.scale
-        log_prob = -0.5 * u * u - (jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO))
+        log_prob = -0.5 * jnp.square(u) - (jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO))
         return jnp.where(jnp.greater_equal(x, 0), log_prob, -jnp.inf)
 
     @property

@@ -35,7 +35,7 @@ class Normal(Distribution):
 
     def log_prob(self, x):
         u = (x - self.loc) / self.scale
-        return -0.5 * u * u - (jnp.log(self.scale) + HALF_LOG_TWO_PI)
+        return -0.5 * jnp.square(u) - (jnp.log(self.scale) + HALF_LOG_TWO_PI)
 
     @property
     def mean(self):

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array
-from vbppl.draws import normal_draws, whitened_draws
+from vbppl.aliases import AnyArray, Array
+from vbppl.draws import fresh_draws, normal_draws, whitened_draws
 from vbppl.evaluation import evaluate
 from vbppl.guides.base import Guide
 from vbppl.pytree import pytree
@@ -32,15 +32,15 @@ class Gaussian(Guide):
 
     start_sd = 0.1
 
-    def transform(self, phi: Array, noise: Array) -> Array:
+    def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
         """`loc + L noise_n` for `noise`, `(draws, dim)`."""
         raise NotImplementedError
 
-    def residual(self, phi: Array, z: Array) -> Array:
+    def residual(self, phi: AnyArray, z: AnyArray) -> AnyArray:
         """`L^-1 (z_n - loc)`: the noise that makes `z`, `(draws, dim)`."""
         raise NotImplementedError
 
-    def factor(self, phi: Array) -> Array:
+    def factor(self, phi: AnyArray) -> AnyArray:
         """`L`, lower triangular, `(dim, dim)`."""
         raise NotImplementedError
 
@@ -48,15 +48,15 @@ class Gaussian(Guide):
         """The `phi` with this mean and the covariance `factor factor^T`, as far as the family has it."""
         raise NotImplementedError
 
-    def sd(self, phi: Array) -> Array:
+    def sd(self, phi: AnyArray) -> AnyArray:
         """The marginal standard deviations of `z`, `(dim,)`."""
         raise NotImplementedError
 
-    def loc(self, phi: Array) -> Array:
+    def loc(self, phi: AnyArray) -> AnyArray:
         """The mean of `z`, `(dim,)`."""
         return phi[0]
 
-    def entropy(self, phi: Array) -> Array:
+    def entropy(self, phi: AnyArray) -> AnyArray:
         """`H = dim/2 (1 + log 2 pi) + sum log sd`, a scalar, in nats."""
         return phi.shape[-1] / 2 * (1 + math.log(2 * math.pi)) + phi[1].sum()
 
@@ -102,7 +102,7 @@ class Gaussian(Guide):
 
     def fresh_bound(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
         """`log p(z_n) + H` on one set of moment-exact draws."""
-        z = self.transform(phi, whitened_draws(rng, draws, phi.shape[-1]).astype(phi.dtype))
+        z = self.transform(phi, fresh_draws(rng, draws, phi.shape[-1]).astype(phi.dtype))
         return evaluate(target, z)[0].astype(np.float64) + float(self.entropy(phi))
 
     def weighed_draws(
@@ -151,19 +151,19 @@ class MeanField(Gaussian):
         """The same mean and marginal variances."""
         return np.stack([loc, np.log(np.sum(factor**2, axis=1)) / 2])
 
-    def transform(self, phi: Array, noise: Array) -> Array:
+    def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
         """`loc + sd * noise_n`."""
         return phi[0] + phi.__array_namespace__().exp(phi[1]) * noise
 
-    def residual(self, phi: Array, z: Array) -> Array:
+    def residual(self, phi: AnyArray, z: AnyArray) -> AnyArray:
         """`(z_n - loc) / sd`."""
         return (z - phi[0]) * phi.__array_namespace__().exp(-phi[1])
 
-    def sd(self, phi: Array) -> Array:
+    def sd(self, phi: AnyArray) -> AnyArray:
         """`sd`, `(dim,)`."""
         return phi.__array_namespace__().exp(phi[1])
 
-    def factor(self, phi: Array) -> Array:
+    def factor(self, phi: AnyArray) -> AnyArray:
         """`diag(sd)`."""
         return phi.__array_namespace__().diag(self.sd(phi))
 
@@ -184,28 +184,28 @@ class FullRank(Gaussian):
 
     def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """The same mean and covariance: `factor^T = Q R` makes `L = R^T` lower triangular."""
-        lower = np.linalg.qr(factor.T, mode="r").T
+        lower = np.linalg.qr(factor.T, mode="r").T  # pyright: ignore[reportAttributeAccessIssue] -- R alone
         lower = lower * np.sign(np.diagonal(lower))
         scale = np.diagonal(lower)[:, None]
         return np.concatenate([loc[None], np.log(scale).T, np.tril(lower / scale, -1)])
 
-    def transform(self, phi: Array, noise: Array) -> Array:
+    def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
         """`loc + sd * (noise_n + A noise_n)`."""
         xp = phi.__array_namespace__()
         return phi[0] + xp.exp(phi[1]) * (noise + noise @ xp.tril(phi[2:], -1).T)
 
-    def residual(self, phi: Array, z: Array) -> Array:
+    def residual(self, phi: AnyArray, z: AnyArray) -> AnyArray:
         """`(I + A)^-1 ((z_n - loc) / sd)`, by forward substitution."""
         scaled = (z - phi[0]) * phi.__array_namespace__().exp(-phi[1])
         unit = jnp.tril(phi[2:], -1) + jnp.eye(phi.shape[-1], dtype=phi.dtype)
         return jax.scipy.linalg.solve_triangular(unit, scaled.T, lower=True, unit_diagonal=True).T
 
-    def factor(self, phi: Array) -> Array:
+    def factor(self, phi: AnyArray) -> AnyArray:
         """`diag(sd) (I + A)`."""
         xp = phi.__array_namespace__()
         return xp.exp(phi[1])[:, None] * (xp.tril(phi[2:], -1) + xp.eye(phi.shape[-1], dtype=phi.dtype))
 
-    def sd(self, phi: Array) -> Array:
+    def sd(self, phi: AnyArray) -> AnyArray:
         """The norms of the rows of `L`, `(dim,)`."""
         return (self.factor(phi) ** 2).sum(-1) ** 0.5
 
