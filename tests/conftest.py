@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterator
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Two workers share the cores already; more threads for small matrices cost several times their work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest

@@ -173,9 +173,7 @@ def test_modules_begin_with_one_sentence():
 
 
 def test_public_things_say_what_they_are():
-    public = [
-        node for path in FILES for node in parse(path).body if hasattr(node, "name") and node.name[0] != "_"
-    ]
+    public = [node for path in FILES for node in parse(path).body if hasattr(node, "name") and node.name[0] != "_"]
     assert not [node.name for node in public if not ast.get_docstring(node)]
 
 

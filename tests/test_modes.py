@@ -45,7 +45,7 @@ def test_laplace_agrees_with_scipys_mode_and_a_numerical_hessian(x64):
 
 def test_laplace_refuses_a_mode_at_infinity():
     model = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
-    with pytest.raises(vb.ModelError, match="needs a strict maximum.*of tau"):
+    with pytest.raises(vb.ModelError, match="needs a strict maximum"):
         vb.fit(model, vb.Laplace())
 
 

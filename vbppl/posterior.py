@@ -22,6 +22,8 @@ from vbppl.records import Status
 from vbppl.summary import Summary, summarise
 from vbppl.target import Target
 
+POOL = 20  # draws that are weighed at first for one that is asked for
+MOST_LOST = 0.03  # of the weight, to draws that would be needed more than once
 VALUES = 2**24  # numbers that the draws behind a table may hold
 
 
@@ -118,27 +120,31 @@ class Posterior:
         return linear_response(self.target, loc, log_sd, self._checked(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
-        """`n` draws of the posterior itself, by importance resampling.
+        """`n` draws of the posterior itself, by importance resampling: all different, never copies.
 
-        Twenty times as many draws of the guide are weighed, and the weights Pareto-smoothed. A draw of
-        weight `w` is taken `n w` times, rounded up or down at random: only one that is worth more than one
-        in `n` can come twice.
+        Draws of the guide are weighed, and the weights Pareto-smoothed. A draw of weight `w` is taken
+        `n w` times, rounded up or down at random, and never twice: what a weight exceeds 1/n by is cut
+        off. The number weighed grows until that is at most three per cent of the whole.
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
         """
         rng = host_generator(raw_key(seed), "resample")
-        log_weights, z = self.guide.weighed_draws(self.phi, self.target, rng, 20 * n)
-        smoothed = psis.smooth(np.where(np.isfinite(log_weights), log_weights, -np.inf))
-        if not smoothed.usable or smoothed.ess < n:
-            raise ValueError(
-                f"importance weights cannot repair this guide: Pareto k {smoothed.shape:.2f}, and {20 * n} draws "
-                f"are worth {smoothed.ess:.0f}, where {n} are asked for. See posterior.check() for what to try."
-            )
-        # Systematic, with replacement: to take the heaviest draws once only would bring back the guide's sds.
-        shares = np.cumsum(np.exp(smoothed.log_weights))
-        order = np.searchsorted(shares / shares[-1], rng.permutation(np.arange(n) + rng.uniform()) / n)
-        return self.target.constrain(z[order])
+        log_weights, z = np.zeros(0), np.zeros((0, self.target.dim))
+        for pool in (POOL * n, 3 * POOL * n):
+            more, new = self.guide.weighed_draws(self.phi, self.target, rng, pool)
+            log_weights, z = np.append(log_weights, more), np.append(z, new, axis=0)
+            smoothed = psis.smooth(np.where(np.isfinite(log_weights), log_weights, -np.inf))
+            kept, lost = psis.capped(np.exp(smoothed.log_weights), 1 / n)
+            if smoothed.usable and lost <= MOST_LOST:
+                # Systematic: to take the heaviest draws once only would bring back the guide's sds.
+                shares = np.cumsum(kept)
+                at = rng.permutation(np.arange(n) + rng.uniform()) / n
+                return self.target.constrain(z[np.searchsorted(shares / shares[-1], at)])
+        raise ValueError(
+            f"importance weights cannot repair this guide: Pareto k {smoothed.shape:.2f}, and {lost:.1%} of the weight "
+            f"of {len(z):,} draws lies in a few that {n} different ones cannot hold. See posterior.check()."
+        )
 
     def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """Posterior predictive draws: what the model says of data not yet seen.

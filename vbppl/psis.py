@@ -86,3 +86,16 @@ def log_sum_exp(values: np.ndarray) -> float:
     """`log sum exp(values)` without overflow."""
     top = values.max()
     return float(top + np.log(np.exp(values - top).sum()))
+
+
+def capped(weights: np.ndarray, most: float) -> tuple[np.ndarray, float]:
+    """Weights that sum to one with none above `most`, and the share that was cut off and spread over the rest."""
+    capped, lost = weights, 0.0
+    for _ in range(100):
+        excess = float(np.maximum(capped - most, 0).sum())
+        if excess <= 1e-12:
+            break
+        lost += excess
+        room = np.where(capped < most, capped, 0.0)
+        capped = np.minimum(capped, most) + excess * room / max(room.sum(), 1e-300)
+    return np.minimum(capped, most), min(lost, 1.0)
