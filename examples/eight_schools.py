@@ -18,8 +18,8 @@ sigma = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 # %% [markdown]
 # The true effects `theta` vary around `mu` with standard deviation `tau`. Such a hierarchy is a funnel: where `tau` is
-# small, every `theta` must be close to `mu`. `fit` notices, tries the coordinates `(theta - mu) / tau` as well, keeps the
-# better, and says so in the last line of the summary.
+# small, every `theta` must be close to `mu`. `fit` notices, tries the coordinates `(theta - mu) / tau` as well, keeps
+# the better, and says so in the last line of the summary.
 
 
 # %%

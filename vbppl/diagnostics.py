@@ -181,9 +181,9 @@ def _shape_reasons(card: ReportCard, dim: int, lost: float) -> list[str]:
     if lost:
         reasons.append(f"{lost:.1%} of the guide's draws have no finite density")
     if mean > MEAN_SHIFT:
-        reasons.append(f"the mean of {mean_name} is off by about {mean:.2f} sd")
+        reasons.append(f"in unconstrained space the mean of {mean_name} is off by about {mean:.2f} sd")
     if log_sd > LOG_SD_SHIFT:
-        reasons.append(f"the sd of {log_sd_name} is off by about {np.expm1(log_sd):.0%}")
+        reasons.append(f"in unconstrained space the sd of {log_sd_name} is off by about {np.expm1(log_sd):.0%}")
     if card.ess < LEAST_ESS:
         reasons.append(f"the effective sample size is {card.ess:.1%} of the draws")
     # The sd of log w grows with sqrt(dim) by itself; with many dims it needs a second witness.
