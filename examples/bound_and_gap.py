@@ -10,6 +10,8 @@
 # moment of a fit from the parameters of Q alone, and the identity is checked.
 
 # %%
+import warnings
+
 import _style
 import numpy as np
 
@@ -73,6 +75,8 @@ def watch(guide, steps):
         moments.append((progress.step, np.asarray(guide.loc(phi)), factor @ factor.T))
 
     method = vb.Stochastic(steps=steps, draws=16, every=2)
+    # `fit` warns that mean field is no good approximation here. How far off it is, is what we are about to see.
+    warnings.simplefilter("ignore", vb.VbpplWarning)
     vb.fit(line(x, y), guide, method=method, start={"weights": np.array([1.7, -0.9])}, callback=keep)
     return moments
 

@@ -30,6 +30,7 @@ DRAWS, WORK = 16_000, 4e8  # draws; draws times numbers in the data
 LOG_WEIGHT_SD = 0.7  # nats
 MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25
 LEAST_ESS, CORRECTING_ESS = 0.05, 0.1
+MANY_DIMS, MEASURED = 30, 400  # dims; effective draws
 SAME_MODE = 4.0  # sds
 RIVAL = 10.0  # nats
 DRAW_NOISE = 0.2  # sds
@@ -142,7 +143,7 @@ def judge(
         status.rivals,
         status,
     )
-    return _with_verdict(card, target.dim, lost)
+    return _with_verdict(card, target.dim, draws, lost)
 
 
 def _shifts(weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[float, str], tuple[float, str]]:
@@ -158,8 +159,8 @@ def _shifts(weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> tuple
     return (float(means[worst]), names[worst]), (float(log_sds[widest]), names[widest])
 
 
-def _with_verdict(card: ReportCard, dim: int, lost: float) -> ReportCard:
-    reasons = list(_shape_reasons(card, dim, lost))
+def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float) -> ReportCard:
+    reasons = _shape_reasons(card, dim, draws, lost)
     correctable = card.pareto_k < 0.7 and card.ess >= CORRECTING_ESS and not lost
     advice = ["posterior.resample(n): draws weighed by importance, which are right here"] if correctable else []
     fatal = list(_fatal_reasons(card))
@@ -175,7 +176,7 @@ def _with_verdict(card: ReportCard, dim: int, lost: float) -> ReportCard:
     return dataclasses.replace(card, verdict=verdict, reasons=tuple(reasons + fatal), advice=tuple(advice))
 
 
-def _shape_reasons(card: ReportCard, dim: int, lost: float) -> list[str]:
+def _shape_reasons(card: ReportCard, dim: int, draws: int, lost: float) -> list[str]:
     reasons = []
     (mean, mean_name), (log_sd, log_sd_name) = card.mean_shift, card.log_sd_shift
     if lost:
@@ -186,8 +187,10 @@ def _shape_reasons(card: ReportCard, dim: int, lost: float) -> list[str]:
         reasons.append(f"in unconstrained space the sd of {log_sd_name} is off by about {np.expm1(log_sd):.0%}")
     if card.ess < LEAST_ESS:
         reasons.append(f"the effective sample size is {card.ess:.1%} of the draws")
-    # The sd of log w grows with sqrt(dim) by itself; with many dims it needs a second witness.
-    if card.log_weight_sd > LOG_WEIGHT_SD * max(1.0, np.sqrt(dim / 30)):
+    # The sd of log w grows with sqrt(dim) by itself. With many dims it decides only where the shifts,
+    # which are known to one over the root of the effective number of draws, cannot.
+    measured = dim > MANY_DIMS and card.ess * draws >= MEASURED
+    if card.log_weight_sd > LOG_WEIGHT_SD * max(1.0, np.sqrt(dim / MANY_DIMS)) and not measured:
         reasons.append(f"log p - log q varies by {card.log_weight_sd:.2f} nats over the guide's draws")
     return reasons
 

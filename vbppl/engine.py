@@ -179,6 +179,8 @@ class _Driver:
             before = self.best
             self.round(ROUND, 0.5 ** min(number, 4))
             self.shift = self.problem.guide.shift(before["guide"], self.best["guide"])
+            if np.isfinite(np.concatenate(self.bounds)[-ROUND:]).mean() < 0.5:
+                return "stuck"  # steps that are skipped agree perfectly
             if number > 0 and self.shift <= TOLERANCE:
                 return "agreed"
         return "capped"
@@ -220,6 +222,7 @@ class _Driver:
             "agreed": f"two rounds agree within {TOLERANCE} sd (last shift {self.shift:.3f})",
             "steps": "all steps asked for; convergence was not tested",
             "capped": f"still moving after {MAX_ROUNDS} rounds (last shift {self.shift:.3f} sd): not converged",
+            "stuck": "more than half of the last steps were not finite: not converged",
             "interrupted": "interrupted: not converged",
         }[reason]
         gradients = self.done * self.problem.draws

@@ -9,10 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl import lbfgs
 from vbppl.aliases import Array, PyTree
+from vbppl.evaluation import evaluate
 from vbppl.guides.base import Guide
 from vbppl.pytree import pytree, static
 from vbppl.target import Target
+
+CLIMB = 200  # steps of L-BFGS before the fit
+SHAKES = 3
 
 
 @pytree
@@ -31,8 +36,17 @@ class MAP(Guide):
             raise ValueError(f"space must be 'constrained' or 'unconstrained', not {self.space!r}.")
 
     def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
-        """The point itself."""
-        return loc
+        """The mode in unconstrained space above `loc`, whichever mode is wanted.
+
+        On its support a density may grow without bound towards the edge (a Dirichlet with
+        concentrations below one). The mode inside is then a local one, and found from nearby only.
+        """
+        best = _climbed(target, loc.astype(np.float64))
+        for shake in np.random.default_rng(0).standard_normal((SHAKES, loc.size)):
+            # A start between two modes may end on the saddle between them: see whether it was one.
+            other = _climbed(target, best.x + 0.5 * shake)
+            best = other if other.value < best.value else best
+        return best.x.astype(loc.dtype)
 
     def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
         """None is used."""
@@ -68,3 +82,19 @@ class MAP(Guide):
     def shift(self, before: np.ndarray, after: np.ndarray) -> float:
         """The greatest move of a coordinate, times 100: a point has no sd to compare with."""
         return 100 * float(np.abs(after - before).max(initial=0.0))
+
+
+def _climbed(target: Target, z: np.ndarray) -> lbfgs.Minimum:
+    tolerance = float(jnp.finfo(jnp.result_type(float)).eps)
+
+    def negated(z: np.ndarray) -> tuple[float, np.ndarray]:
+        log_p, gradient = evaluate(target, z[None])
+        return -float(log_p[0]), -gradient[0].astype(np.float64)
+
+    def rounding(value: float) -> float:
+        return 16 * tolerance * max(abs(value), 1.0)
+
+    def longest(z: np.ndarray, direction: np.ndarray) -> float:
+        return 1 / max(np.abs(direction).max(initial=0.0), 1e-300)
+
+    return lbfgs.minimise(negated, z, np.ones_like, rounding, tolerance, CLIMB, longest)
