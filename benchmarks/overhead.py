@@ -3,10 +3,11 @@
 Both do the same job and give the same numbers, which is checked before anything is timed: the same
 draws, bit for bit, the same flat parameters, the same annealed Adam, the average of the last
 iterates, the bound at every step. The loop by hand is the limit: one `scan` over random numbers
-and schedules that were made ahead in one batch, one array of parameters, a density written out
-for the flat vector, moments in place, no look at anything at run time. What we tried and what did not make it
-faster: random numbers inside the loop (1.7 times slower on eight schools), `fori_loop` for `scan`, Optax's Adam, one array
-for parameters and moments.
+and schedules that were made ahead in one batch, one array of parameters, a density written out for
+the flat vector, and no look at anything at run time. Its step for eight schools is 16 fusions, as
+many as that of the compiled loop. Dearer were, on eight schools with one draw a step: random numbers
+made inside the loop (1.7 times), a look at every step whether its numbers are finite (1.2 times,
+7 fusions more), Optax's own Adam (1.08 times, 4 fusions more).
 
 Times are medians over repetitions in which the two take turns, so that a busy machine slows both;
 a ratio is the median of the ratios of neighbours. A call of the compiled program counts as well,

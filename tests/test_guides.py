@@ -139,6 +139,7 @@ def beta_guide(flips):
     vb.sample("p", dist.Beta(a, b))
 
 
+@pytest.mark.slow  # the derivatives of Beta draws take long to compile
 def test_a_guide_program_of_the_right_family_reaches_the_evidence():
     method = vb.Stochastic(steps=1000, draws=16)
     posterior = vb.fit(cases.beta_bernoulli(cases.FLIPS), beta_guide(cases.FLIPS), method=method)
