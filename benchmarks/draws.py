@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -71,9 +72,13 @@ def error(model: vb.Model, best: np.ndarray, number: int, kind: str) -> float:
     return float(np.sqrt(np.mean(np.square(errors))))
 
 
-def main(out: str = "benchmarks/draws.png") -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print the table and save the picture."""
     import matplotlib.pyplot as plt
+
+    parser = argparse.ArgumentParser(prog="benchmarks draws", description=__doc__)
+    parser.add_argument("--out", default="benchmarks/draws.png")
+    out = parser.parse_args(arguments).out
 
     warnings.simplefilter("ignore", vb.VbpplWarning)
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, constrained_layout=True)
@@ -93,9 +98,3 @@ def main(out: str = "benchmarks/draws.png") -> None:
     axes[0].legend(frameon=False)
     figure.savefig(out, dpi=150)
     print(f"\nSaved {out}.")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", default="benchmarks/draws.png")
-    main(parser.parse_args().out)

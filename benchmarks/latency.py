@@ -7,10 +7,12 @@ and is CPU seconds over all threads; medians of several, all in one run.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 
 CHILD = """
 import json, resource, sys, time, warnings
@@ -71,8 +73,11 @@ def measure(what: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main(repetitions: int = 3) -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks latency", description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    repetitions = parser.parse_args(arguments).repetitions
     runs: dict[str, list[dict[str, float]]] = {what: [] for what in ("floor", *GUIDES)}
     for _ in range(repetitions):  # interleaved, so that a busy minute hits all of them
         for what, found in runs.items():
@@ -92,7 +97,3 @@ def main(repetitions: int = 3) -> None:
             f"| {guide} | {first:.2f} | {first / floor:.1f} | {counts[0]} | {again:.0f} | {counts[1]} | {counts[2]:,} |"
         )
     print(f"\nImporting vbppl after JAX: {median('auto', 'import'):.2f} CPU-s.")
-
-
-if __name__ == "__main__":
-    main()
