@@ -11,11 +11,11 @@ the step size. The fit ends when two successive averages agree to `TOLERANCE` po
 when `MAX_ROUNDS` are spent, and the status says which.
 
 Random numbers and schedules do not depend on what the steps find, so they are made ahead for as many
-steps as the cache holds; the noise of a step is a function of the seed and the step's number. The compiled
-step is the bare one, without a look at whether its numbers are finite: a look at every step would make a
-small model's step half as dear again. If a chunk ends in something that is not finite, it is made again by a
-second program, which is careful: there a step that is not finite changes nothing and is counted, and the
-first such step is made once more to name the site.
+steps as the cache holds; the noise of a step is a function of the seed and the step's number. The
+compiled step is the bare one, without a look at whether its numbers are finite: a look at every step
+makes that of a small model a fifth dearer. If a chunk ends in something that is not finite, it is made
+again by a second program, which is careful: there a step that is not finite changes nothing and is
+counted, and the first such step is made once more to name the site.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class _Driver:
             "stuck": "more than half of the last steps were not finite: not converged",
             "interrupted": "interrupted: not converged",
         }[reason]
-        gradients = self.done * self.problem.draws
+        gradients = self.done * _draws(self.problem)
         status = Status(reason, reason == "agreed", said, self.done, gradients, skipped, first, guilty)
         return Fitted(self.best, bounds, status)
 
@@ -285,7 +285,7 @@ def _at(leaf: Array, i: Array) -> Array:
 
 
 def _set(bounds: Array, i: Array, bound: Array) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(bounds, bound, i, 0, allow_negative_indices=False)
+    return jax.lax.dynamic_update_index_in_dim(bounds, bound.astype(bounds.dtype), i, 0, allow_negative_indices=False)
 
 
 def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ahead:
@@ -323,6 +323,12 @@ def first_state(problem: Problem, params: PyTree) -> State:
     """Where a fit begins: at `params`, with no step done."""
     moving = Moving(params, problem.optimiser.init(params), _on_host(params))
     return State(np.int32(0), moving, problem.stream.start())
+
+
+def _draws(problem: Problem) -> int:
+    """The draws that a step really makes: a point needs but one."""
+    noise = jax.eval_shape(lambda raw: problem.guide.noise(problem.strata, wrap(raw), problem.draws), problem.raw_key)
+    return noise.shape[0]
 
 
 def _on_host(tree: PyTree) -> PyTree:
