@@ -235,3 +235,23 @@ def test_double_precision_follows_the_flag():
     assert vb.fit(LOGISTIC).phi.dtype == np.float32
     with jax.enable_x64(True):
         assert vb.fit(LOGISTIC).phi.dtype == np.float64
+
+
+def test_mean_field_takes_memory_for_its_dims_only():
+    """A square matrix of 20,000 dims would be 3.2 GB."""
+    import tracemalloc
+
+    @vb.model
+    def wide(y):
+        with vb.plate("row", len(y)):
+            x = vb.sample("x", dist.Normal(0.0, 1.0))
+            vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    y = np.linspace(-2, 2, 20_000)
+    tracemalloc.start()
+    phi = vb.fit(wide(y), "mean_field").phi
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(phi[0], y / 2, atol=0.01)
+    np.testing.assert_allclose(np.exp(phi[1]), 0.5**0.5, rtol=0.01)
+    assert peak < 1.6e9

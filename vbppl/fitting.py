@@ -64,7 +64,8 @@ def fit(
       model: a function under `@vb.model`, applied to its arguments.
       guide: "auto", "mean_field", "full_rank", a guide object (`vb.FullRank()`), or a function
         under `@vb.guide` applied to its arguments.
-      method: "auto", or `vb.Stochastic(...)` to choose the optimizer, steps and draws.
+      method: "auto": on fixed draws to the end (`vb.Deterministic()`) where the guide is Gaussian, all
+        rows are shown and no params are learnt, else `vb.Stochastic()`. Either can be given.
       seed: an int or a JAX key; the same seed gives the same bits on the same machine.
       batch_size: rows of a plate shown at each step: for the only plate, or by plates' names.
       start: a posterior, or values of all latent sites, to start from.
@@ -82,7 +83,7 @@ def fit(
     with watcher(progress, callback) as watch:
         posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
         if guide == "auto" and _is_poor(posterior) and not model.decentered:
-            posterior = _in_other_coordinates(posterior, method, raw, watch)
+            posterior = _in_other_coordinates(posterior, method, raw, batch_size, start, watch)
     _warn(posterior)
     return posterior
 
@@ -120,15 +121,19 @@ def _fit_once(
 
 
 def _in_other_coordinates(
-    before: Posterior, method: Method, raw: np.ndarray, watch: Callable[[Progress], None]
+    before: Posterior,
+    method: Method,
+    raw: np.ndarray,
+    batch_size: int | Mapping[str, int] | None,
+    start: Posterior | Mapping[str, Any] | None,
+    watch: Callable[[Progress], None],
 ) -> Posterior:
     """Fit again with hierarchical sites decentred, if there are any; keep the higher bound, and say so."""
     model = before.target.model
     names = hierarchical_sites(model)
     if not names or before.status.reason == "interrupted":
         return before
-    sizes = {rows.name: rows.subsample_size for rows in before.target.layout.plates if rows.subsample_size}
-    after = _fit_once(decenter(model, *names), "auto", method, raw, sizes, None, watch)
+    after = _fit_once(decenter(model, *names), "auto", method, raw, batch_size, start, watch)
     bounds = f"ELBO {after.elbo} decentred, {before.elbo} centred"
     better = after.elbo.value > before.elbo.value
     chosen = after if better else before

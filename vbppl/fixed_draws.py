@@ -30,7 +30,7 @@ from vbppl import lbfgs, stein
 from vbppl.draws import latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
 from vbppl.evaluation import evaluate
-from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.gaussian import START_SD, FullRank, Gaussian
 from vbppl.keys import host_generator
 from vbppl.records import Fitted, Progress, Status
 from vbppl.target import Target
@@ -40,7 +40,6 @@ FEWEST, MOST = 32, 2048
 WHITENED_DIM = 64
 STEPS = 300
 SETS = 4
-START_SD = 0.1
 ROUGHLY = 1e-3  # nats to gain that are well spent on more draws first
 
 
@@ -104,7 +103,7 @@ class _Fit:
         self.target, self.method, self.rng, self.watch = target, method, rng, watch
         self.dtype = jnp.result_type(float)
         self.tolerance = max(1e-12, float(jnp.finfo(self.dtype).eps))  # nats still to gain
-        self.loc, self.factor = np.zeros(target.dim), np.eye(target.dim)
+        self.phi = np.zeros((2, target.dim))  # of the mean-field guide until full rank begins
         self.reason, self.decrement, self.draw_noise, self.draws = "capped", np.inf, np.inf, 0
         self.rivals: tuple[tuple[float, float], ...] = ()
         self.bounds: list[float] = []
@@ -134,9 +133,8 @@ class _Fit:
         dim = self.target.dim
         while True:
             at = self._minimise(self._bound_on(self._noise(self.draws)), x, self.tolerance)
-            x, (self.loc, log_sd) = at.x, np.split(at.x, 2)
-            self.factor, self.decrement = np.diag(np.exp(log_sd)), at.decrement
-            self.reason = self._verdict(at)
+            x, log_sd, self.phi = at.x, at.x[dim:], at.x.reshape(2, dim)
+            self.decrement, self.reason = at.decrement, self._verdict(at)
             # Sets of twice as many draws: what sets of one size have in common would not show between them.
             moves = [at.newton(self._bound_on(self._noise(2 * self.draws))(x)[1], _metric(x)) for _ in range(SETS)]
             scale = np.concatenate([np.exp(-log_sd), np.ones(dim)])
@@ -149,9 +147,14 @@ class _Fit:
         dim = self.target.dim
         self.draws = self.method.draws or max(FEWEST, 2 * dim)
         noise, tolerance = whitened_draws(self.rng, self.draws, dim), ROUGHLY
+        loc, factor = self.phi[0], np.diag(np.exp(self.phi[1]))
         while True:
-            at = stein.ascend(self._density, self.loc, self.factor, noise, self._rounding, tolerance, self._note_full)
-            self.loc, self.factor, self.decrement, self.reason = at.loc, at.factor, at.decrement, at.reason
+            at = stein.ascend(self._density, loc, factor, noise, self._rounding, tolerance, self._note_full)
+            loc, factor, self.decrement, self.reason = at.loc, at.factor, at.decrement, at.reason
+            self.phi = FullRank().of(loc, factor)
+            # Steps that gain nothing are the optimum's sign only where little is left to gain.
+            if self.reason == "rounding" and at.decrement > max(ROUGHLY, self._rounding(at.bound)):
+                self.reason = "stuck"
             if tolerance == self.tolerance:
                 return
             sets = [whitened_draws(self.rng, 2 * self.draws, dim) for _ in range(SETS)]
@@ -163,7 +166,9 @@ class _Fit:
 
     def fitted(self, guide: Gaussian) -> Fitted:
         """What the fit leaves behind."""
-        phi = guide.of(self.loc, self.factor).astype(self.dtype)
+        phi = self.phi
+        if isinstance(guide, FullRank) and len(phi) == 2:  # interrupted before full rank began
+            phi = guide.of(phi[0], np.diag(np.exp(phi[1])))
         converged = self.reason in ("converged", "rounding")
         said = {
             "converged": f"at the optimum ({self.decrement:.0e} nats to gain)",
@@ -172,12 +177,14 @@ class _Fit:
             "stuck": f"no step improves the bound, yet {self.decrement:.2g} nats seem to be left: not converged",
             "interrupted": "interrupted: not converged",
         }[self.reason]
-        noise = self.draw_noise if np.isfinite(self.draw_noise) else 0.0
+        noise = 0.0
         if self.reason != "interrupted":
-            said += f"; {self.draws} fixed draws (others would move the answer by {self.draw_noise:.2g} sd)"
+            # Draws at which the density is not finite would move the answer by who knows how much.
+            noise = np.inf if np.isnan(self.draw_noise) else self.draw_noise
+            said += f"; {self.draws} fixed draws (others would move the answer by {noise:.2g} sd)"
         counts = (len(self.bounds), self.gradients)
         status = Status(self.reason, converged, said, *counts, rivals=self.rivals, draw_noise=noise)
-        return Fitted({"guide": phi, "model": self.target.params}, np.array(self.bounds), status)
+        return Fitted({"guide": phi.astype(self.dtype), "model": self.target.params}, np.array(self.bounds), status)
 
     def _minimise(self, function: lbfgs.ValueAndGradient, x: np.ndarray, tolerance: float) -> lbfgs.Minimum:
         return lbfgs.minimise(function, x, _metric, self._rounding, tolerance, STEPS, _longest, self._note)
@@ -227,17 +234,16 @@ class _Fit:
         return "capped"
 
     def _note(self, at: lbfgs.Minimum) -> None:
-        loc, log_sd = np.split(at.x, 2)
-        self._tell(-at.value, MeanField(), loc, np.diag(np.exp(log_sd)))
+        self._tell(-at.value, at.x.reshape(2, -1))
 
     def _note_full(self, at: stein.Ascent) -> None:
-        self._tell(at.bound, FullRank(), at.loc, at.factor)
+        self._tell(at.bound, FullRank().of(at.loc, at.factor))
 
-    def _tell(self, bound: float, guide: Gaussian, loc: np.ndarray, factor: np.ndarray) -> None:
-        self.loc, self.factor = loc, factor
+    def _tell(self, bound: float, phi: np.ndarray) -> None:
+        self.phi = phi
         bound += self.target.dim / 2 * (1 + np.log(2 * np.pi))
         self.bounds.append(bound)
-        params = {"guide": guide.of(loc, factor).astype(self.dtype), "model": self.target.params}
+        params = {"guide": phi.astype(self.dtype), "model": self.target.params}
         self.watch(Progress(len(self.bounds), bound, time.perf_counter() - self.began, params))
 
 

@@ -26,11 +26,11 @@ from vbppl.guides.base import Guide
 from vbppl.pytree import pytree
 from vbppl.target import Target
 
+START_SD = 0.1  # in unconstrained space, where a start is narrower than most posteriors
+
 
 class Gaussian(Guide):
     """What mean-field and full rank share. They give `init`, `transform`, `residual`, `factor`."""
-
-    start_sd = 0.1
 
     def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
         """`loc + L noise_n` for `noise`, `(draws, dim)`."""
@@ -145,7 +145,7 @@ class MeanField(Gaussian):
 
     def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
         """Around `loc`, with small standard deviations."""
-        return np.stack([loc, np.full_like(loc, math.log(self.start_sd))])
+        return np.stack([loc, np.full_like(loc, math.log(START_SD))])
 
     def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """The same mean and marginal variances."""
@@ -179,7 +179,7 @@ class FullRank(Gaussian):
 
     def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
         """Around `loc`, with small standard deviations and no correlations."""
-        rows = [loc, np.full_like(loc, math.log(self.start_sd))]
+        rows = [loc, np.full_like(loc, math.log(START_SD))]
         return np.concatenate([np.stack(rows), np.zeros((loc.size, loc.size), loc.dtype)])
 
     def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
