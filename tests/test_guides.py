@@ -10,7 +10,7 @@ from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.gaussian import START_SD, FullRank, MeanField
 from vbppl.target import Target
 
 DIM = 4
@@ -44,7 +44,7 @@ def test_a_gaussian_guide_is_scipys_normal(guide, factor, x64):
 def test_the_start_is_narrow_and_around_the_point(guide, factor):
     phi = guide.init(Target.of(flat(DIM)), LOC)
     np.testing.assert_allclose(guide.loc(phi), LOC)
-    np.testing.assert_allclose(guide.factor(phi), guide.start_sd * np.eye(DIM), atol=1e-12)
+    np.testing.assert_allclose(guide.factor(phi), START_SD * np.eye(DIM), atol=1e-12)
 
 
 @pytest.mark.parametrize(("guide", "factor"), GAUSSIANS, ids=IDS)
