@@ -17,7 +17,7 @@ from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
 import vbppl as vb
 from vbppl.errors import ModelError
-from vbppl.models import abstract_sites
+from vbppl.trace import abstract_sites
 
 RNG = np.random.default_rng(0)
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0])

@@ -19,7 +19,7 @@ from numpyro.infer.util import log_density
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.errors import ModelError
-from vbppl.models import abstract_sites
+from vbppl.trace import abstract_sites
 
 SIGMA = np.array([15.0, 10.0, 16.0])
 Y = np.array([28.0, 8.0, -3.0])

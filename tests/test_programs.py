@@ -14,8 +14,8 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl import programs
 from vbppl.errors import ModelError
-from vbppl.models import abstract_sites
 from vbppl.target import initial_params
+from vbppl.trace import abstract_sites
 
 positive = dist.constraints.positive
 FLIPS = np.array([1, 1, 1, 1, 1, 1, 1, 1, 0, 0])

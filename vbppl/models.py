@@ -26,11 +26,11 @@ from vbppl.pytree import is_array, pytree, static
 from vbppl.shapes import all_rows, check_value
 from vbppl.trace import (
     Outline,
+    abstract_sites,
     drawn_anew,
     from_prior,
     given,
     log_joint,
-    of_the_right_shape,
     required,
     trace,
     values_of,
@@ -269,17 +269,6 @@ class Shapes:
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
 
     __repr__ = __str__
-
-
-def abstract_sites(model: Model) -> dict[str, Outline]:
-    """The sites of a run with shapes in the place of numbers: nothing is computed or compiled."""
-    found: dict[str, Outline] = {}
-
-    def run(model: Model) -> None:
-        found.update({name: Outline.of(site) for name, site in model.trace(of_the_right_shape).items()})
-
-    jax.eval_shape(run, model)
-    return found
 
 
 @functools.partial(jax.jit, static_argnames="n")

@@ -14,8 +14,8 @@ import numpy as np
 from vbppl.aliases import Array
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.keys import wrap
-from vbppl.models import Model, abstract_sites
-from vbppl.trace import Outline, drawn_anew, from_prior, given, required, values_of
+from vbppl.models import Model
+from vbppl.trace import Outline, abstract_sites, drawn_anew, from_prior, given, required, values_of
 
 AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
 

@@ -22,9 +22,19 @@ from vbppl.aliases import Array
 from vbppl.distributions.kl import has_kl, kl_divergence
 from vbppl.errors import ModelError
 from vbppl.language import Interpreter, Site
-from vbppl.models import Model, abstract_sites, leading_draws
+from vbppl.models import Model, leading_draws
 from vbppl.target import Target, initial_params
-from vbppl.trace import Outline, from_prior, given, log_density, required, values_of, with_params, with_rows
+from vbppl.trace import (
+    Outline,
+    abstract_sites,
+    from_prior,
+    given,
+    log_density,
+    required,
+    values_of,
+    with_params,
+    with_rows,
+)
 
 
 def bound(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:

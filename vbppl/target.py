@@ -28,16 +28,17 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array, Shape
+from vbppl.aliases import Array, ArrayLike, Shape
 from vbppl.distributions.degenerate import Delta
+from vbppl.distributions.location_scale import coordinates
 from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
-from vbppl.models import Model, abstract_sites, check_applied, leading_draws
+from vbppl.models import Model, check_applied, leading_draws
 from vbppl.pytree import pytree, static
-from vbppl.reparam import coordinates
 from vbppl.shapes import check_value
 from vbppl.trace import (
     Outline,
+    abstract_sites,
     log_density,
     log_joint,
     of_the_right_shape,
@@ -72,13 +73,17 @@ class Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The shapes of a model: hashable, so that equal shapes share compiled programs."""
+    """The shapes of a model: hashable, so that equal shapes share compiled programs.
+
+    `movable` are the sites that can be seen centred or not.
+    """
 
     slots: tuple[Slot, ...]
     plates: tuple[Rows, ...]
     params: tuple[str, ...]
     observed: tuple[str, ...]
     reported: tuple[str, ...]
+    movable: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -112,20 +117,23 @@ class Target:
     Attributes:
       model: what the density belongs to, with its data.
       params: the current unconstrained values of the model's params, by name.
+      centred: for each of the layout's `movable` sites 1.0 if it is centred, 0.0 if not.
       layout: the shapes.
     """
 
     model: Model
     params: dict[str, Any]
+    centred: ArrayLike
     layout: Layout = static()
 
     @classmethod
     def of(cls, model: Model) -> Target:
         """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
         check_applied(model)
-        layout = _layout(abstract_sites(model))
+        layout = _layout(abstract_sites(model), model.decentered)
         model = jax.device_put(model)
-        return cls(model, initial_params(model) if layout.params else {}, layout)
+        centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
+        return cls(model, initial_params(model) if layout.params else {}, centred, layout)
 
     @property
     def dim(self) -> int:
@@ -183,24 +191,29 @@ class _Reader:
 
     def __init__(self, target: Target, z: Array, rows: Mapping[str, Array]):
         self.slots = {slot.name: slot for slot in target.layout.slots}
-        self.params, self.z, self.rows = target.params, z, rows
-        self.decentered = target.model.decentered
+        self.target, self.z, self.rows = target, z, rows
         self.log_dets: dict[str, Array] = {}
 
     def __call__(self, site: Site) -> Site:
         if site.kind == "plate":
             return with_rows(site, self.rows)
         if site.kind == "param":
-            return with_params(site, self.params[site.name])
+            return with_params(site, self.target.params[site.name])
         if site.kind != "sample" or site.value is not None:
             return site
         slot = self.slots[site.name]
         z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
         if self.rows:
             z = subsample(z, event_dim=len(slot.unconstrained) - len(slot.shape) + len(slot.event_shape))
-        value, log_det = coordinates(site, site.name in self.decentered).forward_and_log_det(z)
+        value, log_det = _coordinates(self.target, site).forward_and_log_det(z)
         self.log_dets[site.name] = jnp.sum(log_det) * site.scale
         return dataclasses.replace(site, value=value)
+
+
+def _coordinates(target: Target, site: Site) -> Any:
+    """The bijector from a site's slice of the flat vector onto its values."""
+    movable = target.layout.movable
+    return coordinates(site.dist, target.centred[movable.index(site.name)] if site.name in movable else None)
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
@@ -250,7 +263,7 @@ def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array
                 return site
             value = values[site.name]
             check_value(site.name, value, site.shape, site.frames)
-            bijector = coordinates(site, site.name in target.model.decentered)
+            bijector = _coordinates(target, site)
             z = jnp.asarray(bijector.inverse(value), dtype)
             parts.append(z.reshape(-1))
             log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
@@ -303,7 +316,7 @@ def _param_values(target: Target) -> dict[str, Any]:
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
 
 
-def _layout(sites: Mapping[str, Outline]) -> Layout:
+def _layout(sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
     slots: list[Slot] = []
     for site in sites.values():
         if site.kind == "sample" and not site.observed:
@@ -314,6 +327,7 @@ def _layout(sites: Mapping[str, Outline]) -> Layout:
         params=tuple(s.name for s in sites.values() if s.kind == "param"),
         observed=tuple(s.name for s in sites.values() if s.observed),
         reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
+        movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vbppl.aliases import Array, Shape
+from vbppl.aliases import Array, ArrayLike, Shape
+from vbppl.distributions.location_scale import location_scale
 from vbppl.errors import ModelError
 from vbppl.keys import named
 from vbppl.language import Interpreter, Run, Site, running
@@ -96,16 +98,25 @@ def required(site: Site) -> Site:
     return site
 
 
+def at_point(coordinate: ArrayLike) -> Interpreter:
+    """The interpreter for runs whose shapes are wanted: each latent site where all its `z` are `coordinate`."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind != "sample" or site.value is not None:
+            return site
+        with at_site(site):
+            if site.dist.is_discrete:
+                return from_prior(jax.random.key(0))(site)
+            support = site.dist.support
+            z = jnp.full(support.unconstrained_shape(site.shape), coordinate, jnp.result_type(float))
+            return dataclasses.replace(site, value=support.forward(z))
+
+    return interpret
+
+
 def of_the_right_shape(site: Site) -> Site:
     """The interpreter for runs whose shapes alone are wanted: some point of each site's support."""
-    if site.kind != "sample" or site.value is not None:
-        return site
-    with at_site(site):
-        if site.dist.is_discrete:
-            return from_prior(jax.random.key(0))(site)
-        support = site.dist.support
-        zeros = jnp.zeros(support.unconstrained_shape(site.shape))
-        return dataclasses.replace(site, value=support.forward(zeros))
+    return at_point(0.0)(site)
 
 
 def with_rows(site: Site, rows: Mapping[str, Array]) -> Site:
@@ -150,7 +161,8 @@ class Outline:
     """What is known of a site without numbers: everything here is static.
 
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
-    vector. `distribution` is the name of the class, without the wrappers around it.
+    vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
+    `location_scale` family is `hierarchical` if its scale depends on other latent sites.
     """
 
     kind: str
@@ -166,6 +178,8 @@ class Outline:
     distribution: str = ""
     is_discrete: bool = False
     has_rsample: bool = False
+    location_scale: bool = False
+    hierarchical: bool = False
 
     @classmethod
     def of(cls, site: Site) -> Outline:
@@ -179,7 +193,47 @@ class Outline:
         with at_site(site):
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
-            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample)
+            movable = not site.observed and location_scale(dist) is not None
+            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, movable)
+
+
+def abstract_sites(model: Any) -> dict[str, Outline]:
+    """The sites of a run of a `Model` with shapes in the place of numbers: nothing is computed or compiled.
+
+    What has been found is kept for models of the same function and shapes, as their compiled programs are.
+    """
+    leaves, structure = jax.tree.flatten(model)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return dict(_abstract_sites(structure, shapes, jnp.result_type(float)))
+
+
+@functools.lru_cache(maxsize=256)
+def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> dict[str, Outline]:
+    found: dict[str, Outline] = {}
+
+    def scales(coordinate: Array, leaves: Any) -> dict[str, Any]:
+        sites = jax.tree.unflatten(structure, leaves).trace(at_point(coordinate))
+        found.update({name: Outline.of(site) for name, site in sites.items()})
+        parts = {name: location_scale(sites[name].dist) for name, site in found.items() if site.location_scale}
+        return {name: loc_and_scale[1] for name, loc_and_scale in parts.items() if loc_and_scale is not None}
+
+    jaxpr, outputs = jax.make_jaxpr(scales, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
+    for name, depends in zip(sorted(outputs), _depend_on_first_argument(jaxpr.jaxpr)):
+        found[name] = dataclasses.replace(found[name], hierarchical=depends)
+    return found
+
+
+def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
+    """Which outputs of a program depend on its first argument: followed through its equations."""
+    first, reached = jaxpr.invars[0], {jaxpr.invars[0]}
+
+    def is_reached(atom: Any) -> bool:
+        return isinstance(atom, type(first)) and atom in reached
+
+    for equation in jaxpr.eqns:
+        if any(map(is_reached, equation.invars)):
+            reached.update(equation.outvars)
+    return [is_reached(atom) for atom in jaxpr.outvars]
 
 
 def log_density(site: Site) -> Array:
