@@ -25,6 +25,8 @@ FLOORS = (
     ("target",),  # the waist
     ("programs", "evaluation"),
     ("draws", "streams", "optimise", "lbfgs", "stein", "psis", "start", "records"),
+    ("lanes",),
+    ("mean_field",),
     ("guides",),
     ("objectives",),
     ("engine", "fixed_draws", "modes"),

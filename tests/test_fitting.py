@@ -69,8 +69,14 @@ def test_an_unknown_guide_or_method_is_refused_with_the_choices():
 
 @pytest.mark.parametrize(
     ("model", "guide"),
-    [(FAR, vb.MeanField), (PAIRS, vb.FullRank), (nothing_latent(1.0), vb.MeanField)],
-    ids=["one dimension", "two", "none"],
+    [
+        (FAR, vb.MeanField),
+        (PAIRS, vb.MeanField),
+        (LOGISTIC, vb.FullRank),
+        (cases.correlated_pair(), vb.FullRank),
+        (nothing_latent(1.0), vb.MeanField),
+    ],
+    ids=["one dimension", "independent", "correlated a little", "correlated", "none"],
 )
 def test_auto_means_full_rank_where_there_are_correlations_to_learn(model, guide):
     assert isinstance(vb.fit(model).guide, guide)
@@ -84,7 +90,8 @@ def test_a_model_without_latent_sites_has_its_log_density_for_elbo():
 
 
 def test_one_dimension_by_full_rank_is_mean_field():
-    np.testing.assert_allclose(vb.fit(FAR, "full_rank").phi[:2], vb.fit(FAR, "mean_field").phi, atol=1e-4)
+    """In 32 bits a fit ends with 1e-7 nats to gain, which is `sqrt(2e-7)` sds."""
+    np.testing.assert_allclose(vb.fit(FAR, "full_rank").phi[:2], vb.fit(FAR, "mean_field").phi, atol=5e-4)
 
 
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 from scipy import optimize
@@ -9,17 +11,39 @@ from scipy import optimize
 from vbppl.lbfgs import minimise
 
 
-def search(function, x, metric=None, rounding=1e-15, tolerance=1e-10, iterations=300, **options):
-    """Minimise with an identity metric and no bound on the step."""
-    return minimise(
-        function,
-        np.asarray(x, float),
-        metric or (lambda x: np.ones_like(x)),
-        lambda value: rounding * max(abs(value), 1.0),
+def search(function, x, metric=None, rounding=1e-15, tolerance=1e-10, iterations=300, watch=None):
+    """Minimise in one lane, with an identity metric and no bound on the step."""
+    at = minimise(
+        in_lanes(function),
+        np.asarray(x, float)[None],
+        lambda x: np.stack([metric(row) for row in x]) if metric else np.ones_like(x),
+        lambda value: rounding * np.maximum(np.abs(value), 1.0),
         tolerance,
         iterations,
-        lambda x, direction: np.inf,
-        **options,
+        lambda x, direction: np.full(len(x), np.inf),
+        lambda at, lanes: watch(only(at)) if watch else None,
+    )
+    return only(at)
+
+
+def in_lanes(function):
+    """A function of one point as one of many."""
+
+    def of_many(x, lanes):
+        values, gradients = zip(*(function(row) for row in x))
+        return np.array(values), np.array(gradients)
+
+    return of_many
+
+
+def only(at):
+    """The one lane of a search."""
+    return types.SimpleNamespace(
+        x=at.x[0],
+        value=at.value[0],
+        decrement=at.decrement[0],
+        stuck=at.stuck[0],
+        newton=lambda gradient, diagonal: at.newton(gradient[None], diagonal[None], np.zeros(1, int))[0],
     )
 
 
@@ -173,13 +197,13 @@ def test_no_step_is_longer_than_allowed():
         return quadratic(np.eye(1), np.array([100.0]))(x)
 
     minimise(
-        function,
-        np.zeros(1),
-        lambda x: np.ones(1),
-        lambda value: 1e-15,
+        in_lanes(function),
+        np.zeros((1, 1)),
+        np.ones_like,
+        lambda value: np.full(len(value), 1e-15),
         1e-10,
         300,
-        lambda x, direction: 2 / abs(direction[0]),
+        lambda x, direction: 2 / np.abs(direction[:, 0]),
     )
     assert np.abs(np.diff(np.concatenate(visited))).max() <= 2 + 1e-9
     assert visited[-1] == pytest.approx(100.0, abs=1e-4)

@@ -9,11 +9,11 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.start import find_starts
+from vbppl.start import starts_of
 
 
 def starts(model, count=1, seed=0):
-    return find_starts(vb.target(model), np.random.default_rng(seed), count)
+    return starts_of(vb.target(model), np.random.default_rng(seed), count)
 
 
 @vb.model
@@ -50,6 +50,20 @@ def test_the_first_start_is_the_highest_and_there_are_as_many_as_asked_for():
     heights = [float(target.log_density(z)) for z in starts(cases.funnel(), count=4)]
     assert len(heights) == 4
     assert heights[0] == max(heights)
+
+
+@vb.model
+def lower_mode():
+    """A mode of 0.4 and one of 0.6 of the mass: fewer than half of the candidates may climb to the lower."""
+    modes = dist.Normal(jnp.array([-4.0, 4.0]), 1.0)
+    x = vb.sample("x", dist.MixtureSameFamily(dist.Categorical(jnp.array([0.4, 0.6])), modes))
+    vb.sample("y", dist.Normal(x / 4, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_lower_mode_gets_a_start_too(seed):
+    signs = {float(np.sign(z[0])) for z in starts(lower_mode(), count=3, seed=seed)}
+    assert signs == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -56,8 +56,21 @@ def whitened_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray
     quantiles = np.broadcast_to(_quantiles(draws)[draws // 2 :, None], (draws // 2, dim))
     half = rng.permuted(quantiles, axis=0) * rng.choice([-1.0, 1.0], size=(draws // 2, dim))
     if draws >= 2 * dim and dim > 1:
-        half = np.linalg.qr(half)[0] * np.sqrt(len(half))  # exact even where the columns are nearly dependent
+        half = _orthogonal(half) * np.sqrt(len(half))
     return np.concatenate([half, -half])
+
+
+def _orthogonal(tall: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that span those of `tall`.
+
+    By Cholesky's factor of their products, twice (Yamamoto et al. 2015), which is several times quicker than by
+    reflections; by these where the columns may be nearly dependent.
+    """
+    if len(tall) < 2 * tall.shape[1]:
+        return np.linalg.qr(tall)[0]
+    for _ in range(2):
+        tall = tall @ np.linalg.inv(np.linalg.cholesky(tall.T @ tall)).T
+    return tall
 
 
 def fresh_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:

@@ -144,14 +144,14 @@ def run(
     method: Stochastic,
     raw_key: np.ndarray,
     stream: Rows | None = None,
-    watch: Callable[[Progress], None] = lambda progress: None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> Fitted:
     """Maximise the bound from `phi` on; `watch` is called after each chunk."""
     optimiser = AnnealedAdam() if method.optimizer is None else Optax(method.optimizer)
     objective = StickingTheLanding() if method.sticking_the_landing else ClosedForm()
     strata = guide.strata(target, method.draws, host_generator(raw_key, "strata"))
     problem = Problem(target, guide, objective, optimiser, stream or Rows(), strata, raw_key, method.draws)
-    driver = _Driver(problem, {"guide": phi, "model": target.params}, method, watch)
+    driver = _Driver(problem, {"guide": phi, "model": target.params}, method, watch or (lambda progress: None))
     try:
         reason = driver.rounds()
     except KeyboardInterrupt:

@@ -1,12 +1,19 @@
-"""The one compiled evaluation of a target: its log density and gradient at many points.
+"""The one compiled evaluation of a density: its value and gradient at many points.
 
-Everything outside the stochastic loop (start, fit on fixed draws, bound, report card) asks this one
-program, always with the same shapes, so the model is traced and compiled once.
+Everything outside the stochastic loop (starts, fits on fixed draws, bounds, report cards) asks this
+one program, always with the same shapes, so the model is traced and compiled once. Everything around it is
+linear algebra in float64 on the host.
+
+Fits advance side by side in *lanes*: several starts, both coordinates, many data sets. A lane is a
+fit's data and its coordinates; a request is a block of draws for each lane.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,37 +24,121 @@ from vbppl.target import Target
 
 BLOCK = 32  # points that are evaluated side by side
 CALL = 512  # points that one call of the compiled evaluation can take
+MANY_CALL = 4096  # the same where there are many data sets
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
 
 
 def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The log density and its gradient at any number of points `z`, `(points, dim)`, on the host.
+    """The log density and its gradient at any number of points `z`, `(points, dim)`, in float64.
 
     Returns:
       log densities `(points,)` and gradients `(points, dim)`.
     """
-    z = np.asarray(z, jnp.result_type(float))
-    side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
-    calls = []
-    for start in range(0, len(z), CALL):
-        part = z[start : start + CALL]
-        padded = np.concatenate([part, np.broadcast_to(part[-1], (CALL - len(part), target.dim))])
-        blocks = np.int32(-(-len(part) // side_by_side))
-        log_p, gradient = _value_and_gradient(target, padded, blocks, side_by_side)
-        calls.append((np.asarray(log_p)[: len(part)], np.asarray(gradient)[: len(part)]))
-    log_ps, gradients = zip(*calls)
-    return np.concatenate(log_ps), np.concatenate(gradients)
+    log_p, gradient = Density([target])(z[None], np.zeros(1, int), np.asarray(target.centred)[None])
+    return log_p[0], gradient[0]
 
 
-@functools.partial(jax.jit, static_argnames="side_by_side")
-def _value_and_gradient(target: Target, z: Array, blocks: Array, side_by_side: int) -> tuple[Array, Array]:
-    """The first `blocks` blocks of `z`, `(CALL, dim)`: how many is data, so that one program serves all numbers."""
-    evaluate_block = jax.vmap(jax.value_and_grad(target.log_density))
+class Density:
+    """The log density of one or many targets of the same structure and shapes, on the host.
+
+    Attributes:
+      gradients: how many gradients each target has been asked for, `(targets,)`.
+    """
+
+    def __init__(self, targets: Sequence[Target]):
+        target = targets[0]
+        leaves, structure = jax.tree.flatten(target)
+        self._structure, self._many = _shared(structure), len(targets) > 1
+        if self._many:
+            leaves = [jax.device_put(np.stack(parts)) for parts in zip(*map(jax.tree.leaves, targets))]
+        self._leaves = tuple(leaves)
+        self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
+        self._side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
+        self.gradients = np.zeros(len(targets), int)
+
+    def __call__(self, z: np.ndarray, fits: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities `(lanes, draws)` and gradients `(lanes, draws, dim)`, float64.
+
+        Args:
+          z: points for each lane, `(lanes, draws, dim)`.
+          fits: the target of each lane, `(lanes,)`.
+          centred: its coordinates, `(lanes, movable sites)`.
+        """
+        lanes, draws, dim = z.shape
+        np.add.at(self.gradients, fits, draws)
+        if not self._many:
+            log_p, gradient = self._flat(z.reshape(lanes * draws, dim), np.repeat(centred, draws, axis=0))
+            return log_p.reshape(lanes, draws), gradient.reshape(z.shape)
+        # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
+        blocks = -(-draws // self._side_by_side)
+        padded = np.minimum(np.arange(blocks * self._side_by_side), draws - 1)
+        log_p, gradient = self._flat(
+            z[:, padded].reshape(lanes * len(padded), dim),
+            np.repeat(centred, len(padded), axis=0),
+            np.repeat(fits, blocks),
+        )
+        return log_p.reshape(lanes, -1)[:, :draws], gradient.reshape(lanes, len(padded), dim)[:, :draws]
+
+    def _flat(
+        self, z: np.ndarray, centred: np.ndarray, fits: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """At points `(points, dim)` in calls of one size; `fits` names the target of each block."""
+        side, call = self._side_by_side, MANY_CALL if self._many else CALL
+        log_p, gradient = np.empty(len(z)), np.empty(z.shape)
+        for start in range(0, len(z), call):
+            part = slice(start, min(start + call, len(z)))
+            count = part.stop - start
+            points = np.zeros((call, self.dim), self.dtype)
+            points[:count], points[count:] = z[part], z[part.stop - 1]
+            weights = np.ones((call, centred.shape[1]), self.dtype)
+            weights[:count] = centred[part]
+            whose = np.zeros(call // side, np.int32)
+            if fits is not None:
+                mine = fits[start // side : -(-part.stop // side)]
+                whose[: len(mine)] = mine
+            where = (points, weights, whose, np.int32(-(-count // side)))
+            found = _value_and_gradient(self._structure, self._leaves, *where, side, self._many)
+            log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
+        return log_p, gradient
+
+
+class _Structure:
+    """The static half of a target. Compared by identity, because it is compared at every call."""
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(tree: Any) -> _Structure:
+    """The same object for equal structures, so that they share compiled programs."""
+    return _Structure(tree)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
+def _value_and_gradient(
+    structure: _Structure,
+    leaves: tuple[Array, ...],
+    z: Array,
+    centred: Array,
+    fits: Array,
+    blocks: Array,
+    side_by_side: int,
+    many: bool,
+) -> tuple[Array, Array]:
+    """The first `blocks` blocks of points: how many is data, so that one program serves all numbers."""
 
     def body(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        mine = [leaf[fits[i]] for leaf in leaves] if many else leaves
+        target: Target = jax.tree.unflatten(structure.tree, mine)
+
+        def log_density(z: Array, centred: Array) -> Array:
+            return dataclasses.replace(target, centred=centred).log_density(z)
+
         at = i * side_by_side
-        log_p, gradient = evaluate_block(jax.lax.dynamic_slice_in_dim(z, at, side_by_side))
+        block = (jax.lax.dynamic_slice_in_dim(part, at, side_by_side) for part in (z, centred))
+        log_p, gradient = jax.vmap(jax.value_and_grad(log_density))(*block)
         update = jax.lax.dynamic_update_slice_in_dim
         return update(found[0], log_p, at, 0), update(found[1], gradient, at, 0)
 
-    return jax.lax.fori_loop(0, blocks, body, (jnp.zeros_like(z, shape=(CALL,)), jnp.zeros_like(z)))
+    return jax.lax.fori_loop(0, blocks, body, (jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)))

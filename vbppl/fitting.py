@@ -15,26 +15,24 @@ from vbppl import diagnostics, engine, fixed_draws, modes
 from vbppl.aliases import Seed
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
-from vbppl.evaluation import HEAVY
-from vbppl.fixed_draws import Deterministic
+from vbppl.fixed_draws import STARTS, Deterministic, Wish
 from vbppl.guides.base import Guide
-from vbppl.guides.gaussian import FullRank, Gaussian, Laplace, MeanField, Pathfinder
+from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, MeanField, Pathfinder
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model, check_applied
 from vbppl.posterior import Posterior
 from vbppl.progress import watcher
-from vbppl.records import Progress
-from vbppl.reparam import decenter, hierarchical_sites
-from vbppl.start import find_starts
+from vbppl.records import Fitted, Progress
+from vbppl.start import starts_of
 from vbppl.streams import Rows
 from vbppl.target import Target
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
+WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
-STARTS = 3
 GUIDES = {"mean_field": MeanField, "full_rank": FullRank}
 
 
@@ -82,8 +80,6 @@ def fit(
     check_applied(model)
     with watcher(progress, callback) as watch:
         posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
-        if guide == "auto" and _is_poor(posterior) and not model.decentered:
-            posterior = _in_other_coordinates(posterior, method, raw, batch_size, start, watch)
     _warn(posterior)
     return posterior
 
@@ -97,50 +93,63 @@ def _fit_once(
     raw: np.ndarray,
     batch_size: int | Mapping[str, int] | None,
     start: Posterior | Mapping[str, Any] | None,
-    watch: Callable[[Progress], None],
+    watch: Callable[[Progress], None] | None,
 ) -> Posterior:
     """One fit, from a model to its posterior and report card."""
     target = Target.of(model)
     stream = _stream(target, batch_size)
-    guide = _guide(guide, target, stream)
-    method = _method(method, target, guide, stream)
-    starts = _starts(start, target, guide, method, raw)
-    if isinstance(guide, (Laplace, Pathfinder)):
-        fitted = modes.run(target, guide, starts, raw, watch)
-    elif isinstance(method, Deterministic):
-        # `_method` has made sure that the guide is Gaussian.
-        fitted = fixed_draws.run(target, guide, starts, method, raw, watch)  # pyright: ignore[reportArgumentType]
+    guides = _guides(guide, target, stream)
+    method = _method(method, target, guides[-1], stream)
+    where = _start(start, target)
+    climbs = isinstance(guides[-1], (Laplace, Pathfinder))
+    if isinstance(method, Deterministic) and not climbs:
+        wish = Wish(guides, method, _coordinates(guide, target), where)  # pyright: ignore[reportArgumentType]
+        posterior = _posterior(target, *fixed_draws.run([target], wish, [raw], watch), raw)
+        return _climbed_on(posterior, wish, raw, watch)
+    guide = guides[-1]
+    if climbs:
+        fitted = modes.run(target, guide, _starts(where, target, raw, STARTS), raw, watch)
     else:
-        phi = jax.tree.map(np.asarray, guide.init(target, starts[0]))
+        loc = np.zeros(target.dim) if isinstance(guide, ProgramGuide) else _starts(where, target, raw, 1)[0]
+        phi = jax.tree.map(np.asarray, guide.init(target, loc.astype(jnp.result_type(float))))
         fitted = engine.run(target, guide, phi, method, raw, stream, watch)
-    target = dataclasses.replace(target, params=fitted.params["model"])
-    phi, status = fitted.params["guide"], fitted.status
+    return _posterior(target, dataclasses.replace(fitted, guide=guide), raw)
+
+
+def _posterior(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
+    """What was fitted, judged."""
+    centred = target.centred if fitted.centred is None else fitted.centred
+    target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
+    guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
     elbo = diagnostics.elbo(guide, phi, target, raw)
     report = None if isinstance(guide, MAP) else diagnostics.judge(guide, phi, target, elbo, status, raw)
+    if report is not None:
+        report = dataclasses.replace(report, choices=fitted.choices)
     return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
 
 
-def _in_other_coordinates(
-    before: Posterior,
-    method: Method,
-    raw: np.ndarray,
-    batch_size: int | Mapping[str, int] | None,
-    start: Posterior | Mapping[str, Any] | None,
-    watch: Callable[[Progress], None],
-) -> Posterior:
-    """Fit again with hierarchical sites decentred, if there are any; keep the higher bound, and say so."""
-    model = before.target.model
-    names = hierarchical_sites(model)
-    if not names or before.status.reason == "interrupted":
+def _climbed_on(before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None) -> Posterior:
+    """Where the report is poor and there are other coordinates: try these too, keep the higher bound, and say so."""
+    others = wish.centred[np.any(wish.centred != before.target.centred, axis=1)]
+    if not len(others) or not _is_poor(before) or before.status.reason == "interrupted":
         return before
-    after = _fit_once(decenter(model, *names), "auto", method, raw, batch_size, start, watch)
-    bounds = f"ELBO {after.elbo} decentred, {before.elbo} centred"
+    wish = dataclasses.replace(wish, centred=others)
+    after = _posterior(before.target, *fixed_draws.run([before.target], wish, [raw], watch), raw)
     better = after.elbo.value > before.elbo.value
-    chosen = after if better else before
-    note = f"coordinates: {', '.join(names)} {'decentred' if better else 'left centred'} ({bounds})"
-    report: Any = chosen.report  # there is one for every guide but MAP
+    kept, left = (after, before) if better else (before, after)
+    note = f"both coordinates were fitted to the end: ELBO {kept.elbo} kept, {left.elbo} left"
+    report: Any = kept.report  # there is one for every guide but MAP
     advice = tuple(step for step in report.advice if "decenter" not in step)
-    return dataclasses.replace(chosen, report=dataclasses.replace(report, choices=(note,), advice=advice))
+    report = dataclasses.replace(report, choices=(*before.check().choices, note), advice=advice)
+    return dataclasses.replace(kept, report=report)
+
+
+def _coordinates(guide: str | Guide | Model, target: Target) -> np.ndarray:
+    """The coordinates to choose from, `(choices, movable sites)`: both, where the guide is chosen too."""
+    given = np.asarray(target.centred)[None]
+    if isinstance(guide, str) and guide == "auto" and given.size and given.all():
+        return np.concatenate([given, np.zeros_like(given)])
+    return given
 
 
 def _is_poor(posterior: Posterior) -> bool:
@@ -160,17 +169,18 @@ def _warn(posterior: Posterior) -> None:
         warnings.warn(VbpplWarning(f"the fit of {model!r} is poor: {reasons}. See posterior.check()."), stacklevel=3)
 
 
-def _guide(guide: str | Guide | Model, target: Target, stream: Rows) -> Guide:
+def _guides(guide: str | Guide | Model, target: Target, stream: Rows) -> tuple[Guide, ...]:
+    """The guides to choose from, the simplest first."""
     if isinstance(guide, Guide):
-        return guide
+        return (guide,)
     if isinstance(guide, Model):
-        return ProgramGuide(guide)
+        return (ProgramGuide(guide),)
     if guide == "auto":
-        deterministic = not target.layout.params and not stream.plates
-        most = FULL_RANK_DIM if deterministic else STOCHASTIC_FULL_RANK_DIM
-        return FullRank() if 1 < target.dim <= most else MeanField()
+        if target.layout.params or stream.plates or not target.dim:
+            return (FullRank() if 1 < target.dim <= STOCHASTIC_FULL_RANK_DIM else MeanField(),)
+        return (MeanField(), FullRank()) if 1 < target.dim <= FULL_RANK_DIM else (MeanField(),)
     if isinstance(guide, str) and guide in GUIDES:
-        return GUIDES[guide]()
+        return (GUIDES[guide](),)
     raise ValueError(
         f"guide must be 'auto', {', '.join(map(repr, GUIDES))}, a guide such as vb.MeanField(), or a function "
         f"under @vb.guide applied to its arguments; not {guide!r}."
@@ -227,26 +237,28 @@ def _stream(target: Target, batch_size: int | Mapping[str, int] | None) -> Rows:
     return Rows(tuple(shown))
 
 
-def _starts(
-    start: Posterior | Mapping[str, Any] | None, target: Target, guide: Guide, method: object, raw: np.ndarray
-) -> np.ndarray:
-    """Where to begin, `(starts, dim)`: several where the method can use them."""
-    dtype = jnp.result_type(float)
-    if start is not None:
-        values = start.mean() if isinstance(start, Posterior) else start
-        z = np.asarray(target.unconstrain(values), dtype)
-        outside = [name for name, value in zip(target.layout.coordinates, z) if not np.isfinite(value)]
-        if outside:
-            raise ModelError(
-                "start does not lie inside the support.",
-                site=outside[0],
-                mend="Start from values strictly inside, such as a posterior's means.",
-            )
-        return z[None]
-    if isinstance(guide, ProgramGuide) or target.dim == 0:
-        return np.zeros((1, target.dim), dtype)
-    count = STARTS if isinstance(method, Deterministic) and target.data_size <= HEAVY else 1
-    return find_starts(target, host_generator(raw, "start"), count).astype(dtype)
+def _start(start: Posterior | Mapping[str, Any] | None, target: Target) -> np.ndarray | None:
+    """Mean and log sd of the Gaussian that the user wants to start from, `(2, dim)`, if any."""
+    if start is None:
+        return None
+    draws = isinstance(start, Posterior)
+    z = np.asarray(target.unconstrain(start.sample(WARM_DRAWS) if draws else start), np.float64)
+    loc, sd = (z.mean(axis=0), z.std(axis=0)) if draws else (z, np.full_like(z, START_SD))
+    outside = [name for name, value in zip(target.layout.coordinates, loc) if not np.isfinite(value)]
+    if outside:
+        raise ModelError(
+            "start does not lie inside the support.",
+            site=outside[0],
+            mend="Start from values strictly inside, such as a posterior's means.",
+        )
+    return np.stack([loc, np.log(np.maximum(sd, 1e-300))])
+
+
+def _starts(where: np.ndarray | None, target: Target, raw: np.ndarray, count: int) -> np.ndarray:
+    """Where to begin, `(starts, dim)`: at the point that the user wants, or at some that lie apart."""
+    if where is not None or not target.dim:
+        return np.zeros((1, target.dim)) if where is None else where[:1]
+    return starts_of(target, host_generator(raw, "start"), count)
 
 
 def _forgot_data(target: Target) -> bool:

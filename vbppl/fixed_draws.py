@@ -8,39 +8,41 @@ is an ordinary smooth function, and can be maximised until it is (Giordano, Ingr
 2023, "Black Box Variational Inference with a Deterministic Objective", eq. 3). Nothing is left to
 choose: the fit ends when an estimate of the nats still to gain is negligible.
 
-Mean field goes first, by L-BFGS (`lbfgs.py`); full rank starts where it ends, by natural-gradient
-steps (`stein.py`). At the end the fit asks how much its draws matter: other sets of draws would
-move the optimum by their own Newton steps. Where that is more than `DRAW_NOISE` sds, there are
-four times as many draws from then on.
+1. Every start, in every kind of coordinates, climbs most of the way by L-BFGS on the mean-field bound
+   (`mean_field.py`), all of them side by side. The highest bound wins; the others are remembered as rivals.
+2. Full rank goes on from there by natural-gradient steps (`stein.py`), mean field by L-BFGS to the end.
+3. How much do the draws matter? Two new sets of twice as many would move the optimum by their own Newton
+   steps. Where that is more than `DRAW_NOISE` sds, the two sets together are the next draws.
 
 Everything outside the model's own density is linear algebra in float64 on the host, around the
-one compiled evaluation `target.evaluate`.
+one compiled evaluation (`evaluation.py`). All fits of a call advance side by side, so a hundred data sets
+cost little more than one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
-from vbppl import lbfgs, stein
-from vbppl.draws import latin_hypercube, normal_draws, whitened_draws
+from vbppl import lbfgs, mean_field, stein
 from vbppl.errors import ModelError
-from vbppl.evaluation import evaluate
-from vbppl.guides.gaussian import START_SD, FullRank, Gaussian
+from vbppl.evaluation import HEAVY, Density
+from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, MeanField
 from vbppl.keys import host_generator
+from vbppl.lanes import FixedNoise, Lanes
 from vbppl.records import Fitted, Progress, Status
+from vbppl.start import find_starts, no_start
 from vbppl.target import Target
 
 DRAW_NOISE = 0.01
 FEWEST, MOST = 32, 2048
 WHITENED_DIM = 64
-STEPS = 300
-SETS = 4
+STARTS = 3
 ROUGHLY = 1e-3  # nats to gain that are well spent on more draws first
+WORTHWHILE = 0.05  # nats that the richer guide must gain to be kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,196 +65,307 @@ class Deterministic:
             raise ValueError(f"kind must be 'auto', 'latin_hypercube' or 'independent', not {self.kind!r}.")
 
 
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What is asked of a deterministic fit.
+
+    Attributes:
+      guides: the families to choose from, by what each gains: mean field, full rank or both.
+      method: how the draws are made.
+      centred: the coordinates to choose from, `(choices, movable sites)`.
+      start: mean and log sd to begin with, `(2, dim)`; None to look for starts.
+    """
+
+    guides: tuple[Gaussian, ...]
+    method: Deterministic
+    centred: np.ndarray
+    start: np.ndarray | None = None
+
+    def check(self, dim: int) -> None:
+        """Refuse fixed draws on which a full-rank guide has no maximum."""
+        draws = self.method.draws
+        if not any(isinstance(guide, FullRank) for guide in self.guides):
+            return
+        if draws is not None and draws < 2 * dim:
+            raise ModelError(
+                f"a full-rank guide of {dim} dimensions cannot be fitted on {draws} fixed draws: "
+                f"with fewer draws than dimensions the bound has no maximum, and below {2 * dim} no exact moments.",
+                mend=f"Give at least {2 * dim} draws, or leave draws=None.",
+            )
+        if self.method.kind != "auto":
+            raise ModelError(
+                f"a full-rank guide needs draws with exact second moments, and {self.method.kind!r} draws have none.",
+                mend="Leave kind='auto', or fit a mean-field guide.",
+            )
+
+
+Watch = Callable[[Progress], None]
+
+
 def run(
-    target: Target,
-    guide: Gaussian,
-    starts: np.ndarray,
-    method: Deterministic,
-    raw_key: np.ndarray,
-    watch: Callable[[Progress], None] = lambda progress: None,
-) -> Fitted:
-    """Maximise the bound of `guide`, mean field or full rank, from the best of `starts`, `(starts, dim)`."""
-    full = isinstance(guide, FullRank)
-    if full and method.draws is not None and method.draws < 2 * target.dim:
-        raise ModelError(
-            f"a full-rank guide of {target.dim} dimensions cannot be fitted on {method.draws} fixed draws: "
-            f"with fewer draws than dimensions the bound has no maximum, and below {2 * target.dim} no exact moments.",
-            mend=f"Give at least {2 * target.dim} draws, or leave draws=None.",
-        )
-    if full and method.kind != "auto":
-        raise ModelError(
-            f"a full-rank guide needs draws with exact second moments, and {method.kind!r} draws have none.",
-            mend="Leave kind='auto', or fit a mean-field guide.",
-        )
-    fit = _Fit(target, method, host_generator(raw_key, "draws"), watch)
+    targets: Sequence[Target], wish: Wish, raw_keys: Sequence[np.ndarray], watch: Watch | None = None
+) -> list[Fitted]:
+    """Maximise the bound for each of `targets`, which are alike in structure and shapes.
+
+    `watch` is called after each step; it is for a single target.
+    """
+    wish.check(targets[0].dim)
+    fits = _Fits(targets, wish, raw_keys, watch)
     try:
-        fit.mean_field(fit.best_start(starts))
-        if full:
-            fit.full_rank()
+        fits.begin()
+        fits.finish()
     except KeyboardInterrupt:
-        fit.reason = "interrupted"
-    return fit.fitted(guide)
+        fits.interrupt()
+    return [fits.fitted(number) for number in range(len(targets))]
 
 
-class _Fit:
-    """One fit on the way: where it stands, and what it has cost."""
+class _Fits:
+    """Some fits on the way: where they stand, and what they have cost. Arrays have a row for each fit."""
 
-    def __init__(
-        self, target: Target, method: Deterministic, rng: np.random.Generator, watch: Callable[[Progress], None]
-    ):
-        self.target, self.method, self.rng, self.watch = target, method, rng, watch
-        self.dtype = jnp.result_type(float)
-        self.tolerance = max(1e-12, float(jnp.finfo(self.dtype).eps))  # nats still to gain
-        self.phi = np.zeros((2, target.dim))  # of the mean-field guide until full rank begins
-        self.reason, self.decrement, self.draw_noise, self.draws = "capped", np.inf, np.inf, 0
-        self.rivals: tuple[tuple[float, float], ...] = ()
-        self.bounds: list[float] = []
-        self.gradients, self.began = 0, time.perf_counter()
+    def __init__(self, targets: Sequence[Target], wish: Wish, raw_keys: Sequence[np.ndarray], watch: Watch | None):
+        self.targets, self.wish, self.raw_keys, self.watch = targets, wish, raw_keys, watch
+        self.density = Density(targets)
+        self.dim, self.dtype = targets[0].dim, self.density.dtype
+        self.noise = FixedNoise(wish.method.kind, self.dim, raw_keys)
+        self.tolerance = max(1e-12, float(np.finfo(self.dtype).eps))  # nats still to gain
+        count = len(targets)
+        self.x = np.zeros((count, 2 * self.dim))  # `(loc, log sd)` of the mean-field guide
+        self.factor: dict[int, np.ndarray] = {}  # of the full-rank guide, once it has begun
+        self.centred = np.tile(wish.centred[0], (count, 1))
+        self.bound = np.full(count, -np.inf)
+        self.reason = np.full(count, "capped", dtype=object)
+        self.decrement, self.draw_noise = np.full(count, np.inf), np.full(count, np.inf)
+        self.draws = np.zeros(count, int)
+        self.rivals: list[tuple[tuple[float, float], ...]] = [()] * count
+        self.bounds: list[list[float]] = [[] for _ in targets]
+        self.choices: list[list[str]] = [[] for _ in targets]
+        self.began = time.perf_counter()
 
-    def best_start(self, starts: np.ndarray) -> np.ndarray:
-        """Go most of the way to the mean-field optimum from each start; returns the best, `(2 dim,)`.
+    # The start.
 
-        Starts that end far from the best are remembered as rivals: other modes.
-        """
-        dim = self.target.dim
-        self.draws = self.method.draws or max(FEWEST, 2 * dim if dim <= WHITENED_DIM else 0)
-        bound = self._bound_on(self._noise(self.draws))
-        ends = []
-        for loc in starts.astype(np.float64):
-            x = np.concatenate([loc, np.full(dim, np.log(START_SD))])
-            ends.append(self._minimise(bound, x, ROUGHLY if len(starts) > 1 else self.tolerance))
-        best = min(ends, key=lambda at: at.value if np.isfinite(at.value) else np.inf)
-        for at in ends:
-            scale = np.exp(np.maximum(at.x[dim:], best.x[dim:]))
-            away = np.abs(at.x - best.x)[:dim] / scale
-            self.rivals += ((at.value - best.value, float(away.max(initial=0.0))),) if at is not best else ()
-        return best.x
+    def begin(self) -> None:
+        """Go most of the way to the mean-field optimum from each start in each coordinates; keep the best."""
+        count, options = len(self.targets), len(self.wish.centred)
+        every = self._lanes(np.repeat(np.arange(count), options), np.tile(self.wish.centred, (count, 1)))
+        starts = self._starts(every)
+        each = starts.shape[1]
+        lanes = every.take(np.repeat(np.arange(len(every)), each))
+        x = starts.reshape(len(lanes), 2 * self.dim)
+        draws = self._fewest(2 * self.dim if self.dim <= WHITENED_DIM else 0)
+        at = self._minimise(lanes, x, self.noise(lanes.fits, draws), ROUGHLY)
+        value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(count, options, each)
+        for fit in range(count):
+            option, start = np.unravel_index(int(np.argmin(value[fit])), (options, each))
+            ends = at.x.reshape(count, options, each, -1)[fit, option]
+            self.x[fit], self.bound[fit] = ends[start], -value[fit, option, start]
+            self.centred[fit] = self.wish.centred[option]
+            self.rivals[fit] = self._rivals(ends, value[fit, option], int(start))
+            self._say_coordinates(fit, int(option), -value[fit].min(axis=1))
 
-    def mean_field(self, x: np.ndarray) -> None:
-        """Maximise over `loc` and `log sd`, from `x`, `(2 dim,)`, with more draws while they matter."""
-        dim = self.target.dim
-        while True:
-            at = self._minimise(self._bound_on(self._noise(self.draws)), x, self.tolerance)
-            x, log_sd, self.phi = at.x, at.x[dim:], at.x.reshape(2, dim)
-            self.decrement, self.reason = at.decrement, self._verdict(at)
-            # Sets of twice as many draws: what sets of one size have in common would not show between them.
-            moves = [at.newton(self._bound_on(self._noise(2 * self.draws))(x)[1], _metric(x)) for _ in range(SETS)]
-            scale = np.concatenate([np.exp(-log_sd), np.ones(dim)])
-            self.draw_noise = float(np.sqrt(np.mean(np.square(np.array(moves) * scale), axis=0)).max(initial=0.0))
-            if not self._more_draws():
-                return
+    def _starts(self, lanes: Lanes) -> np.ndarray:
+        """Mean and log sd that each lane begins with, `(lanes, starts, 2 dim)`."""
+        if self.wish.start is not None:
+            return np.broadcast_to(self.wish.start.ravel(), (len(lanes), 1, 2 * self.dim))
+        rngs = [host_generator(self.raw_keys[fit], "start") for fit in lanes.fits]
+        count = STARTS if self.targets[0].data_size <= HEAVY else 1
+        points, found = find_starts(lanes, self.dim, rngs, count)
+        if not found.all():
+            lost = int(np.argmin(found))
+            raise no_start(self.targets[lanes.fits[lost]], points[lost, 0])
+        return np.concatenate([points, np.full_like(points, np.log(START_SD))], axis=-1)
 
-    def full_rank(self) -> None:
-        """Maximise over `loc` and any factor, from the mean-field optimum on."""
-        dim = self.target.dim
-        self.draws = self.method.draws or max(FEWEST, 2 * dim)
-        noise, tolerance = whitened_draws(self.rng, self.draws, dim), ROUGHLY
-        loc, factor = self.phi[0], np.diag(np.exp(self.phi[1]))
-        while True:
-            at = stein.ascend(self._density, loc, factor, noise, self._rounding, tolerance, self._note_full)
-            loc, factor, self.decrement, self.reason = at.loc, at.factor, at.decrement, at.reason
-            self.phi = FullRank().of(loc, factor)
-            # Steps that gain nothing are the optimum's sign only where little is left to gain.
-            if self.reason == "rounding" and at.decrement > max(ROUGHLY, self._rounding(at.bound)):
-                self.reason = "stuck"
-            if tolerance == self.tolerance:
-                return
-            sets = [whitened_draws(self.rng, 2 * self.draws, dim) for _ in range(SETS)]
-            self.draw_noise = stein.draw_noise(self._density, at, sets)
-            if self._more_draws():
-                noise = whitened_draws(self.rng, self.draws, dim)
-            else:
-                tolerance = self.tolerance
+    def _rivals(self, ends: np.ndarray, value: np.ndarray, best: int) -> tuple[tuple[float, float], ...]:
+        """Where the other starts ended: the nats by which their bound is lower, and how many sds away."""
+        found = []
+        for end, other in enumerate(ends):
+            if end != best and np.isfinite(value[end]):
+                scale = np.exp(np.maximum(other[self.dim :], ends[best, self.dim :]))
+                away = np.abs(other - ends[best])[: self.dim] / scale
+                found.append((float(value[end] - value[best]), float(away.max(initial=0.0))))
+        return tuple(found)
 
-    def fitted(self, guide: Gaussian) -> Fitted:
-        """What the fit leaves behind."""
-        phi = self.phi
-        if isinstance(guide, FullRank) and len(phi) == 2:  # interrupted before full rank began
-            phi = guide.of(phi[0], np.diag(np.exp(phi[1])))
-        converged = self.reason in ("converged", "rounding")
+    def _say_coordinates(self, fit: int, chosen: int, bounds: np.ndarray) -> None:
+        if len(bounds) > 1:
+            names = ", ".join(self.targets[fit].layout.movable)
+            other, gain = 1 - chosen, bounds[chosen] - bounds[1 - chosen]
+            words = ("centred" if self.wish.centred[i].any() else "decentred" for i in (chosen, other))
+            kept, left = words
+            self.choices[fit].append(f"coordinates: {names} {kept} (mean-field bound {gain:.2f} nats above {left})")
+
+    # The end.
+
+    def finish(self) -> None:
+        """Maximise to the end, in the richest family that is worth its while."""
+        everyone = np.arange(len(self.targets))
+        if not isinstance(self.wish.guides[-1], FullRank):
+            return self.mean_field(everyone)
+        simple = self.x.copy()
+        self.full_rank(everyone)
+        if len(self.wish.guides) == 1:
+            return None
+        gain = self._gain_over(simple)
+        for fit in everyone:
+            self.choices[fit].append(f"guide: full rank, {gain[fit]:.2f} nats above mean field")
+        for fit in np.flatnonzero(gain < WORTHWHILE):
+            del self.factor[fit]
+            self.choices[fit][-1] = f"guide: mean field; full rank would gain {max(gain[fit], 0.0):.2f} nats"
+        self.x[gain < WORTHWHILE] = simple[gain < WORTHWHILE]
+        return self.mean_field(np.flatnonzero(gain < WORTHWHILE))
+
+    def _gain_over(self, simple: np.ndarray) -> np.ndarray:
+        """The nats that full rank gains over mean field at `simple`, on common new draws, `(fits,)`."""
+        fits = np.arange(len(self.targets))
+        lanes, noise = self._lanes(fits), self.noise(fits, self._fewest(2 * self.dim), 3)
+        factor = np.stack([self.factor[fit] for fit in fits])
+        rich = stein.look(lanes, self.x[:, : self.dim], factor, noise, fits).bound
+        return rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0]
+
+    def mean_field(self, fits: np.ndarray) -> None:
+        """Maximise over `loc` and `log sd`, with more draws while they matter."""
+        draws = self._fewest(2 * self.dim if self.dim <= WHITENED_DIM else 0)
+        noise = self.noise(fits, draws)
+        while len(fits):
+            lanes = self._lanes(fits)
+            at = self._minimise(lanes, self.x[fits], noise, self.tolerance)
+            self.x[fits], self.bound[fits] = at.x, -at.value
+            self.decrement[fits], self.draws[fits] = at.decrement, draws
+            self.reason[fits] = mean_field.reason(lanes, at, self.tolerance)
+            # Sets of twice as many: what sets of one size have in common would not show between them.
+            halves = (self.noise(fits, 2 * draws, half) for half in (1, 2))
+            self.draw_noise[fits] = _worst(np.array([mean_field.moves(lanes, at, half) for half in halves]))
+            fits, draws = self._that_want_more(fits, draws)
+            noise = self.noise.joined(fits, draws)
+
+    def full_rank(self, fits: np.ndarray) -> None:
+        """Maximise over `loc` and any factor, from the mean-field optimum on, with more draws while they matter."""
+        draws = self._fewest(2 * self.dim)
+        lanes, noise = self._lanes(fits), self.noise(fits, draws)
+        factor = np.stack([np.diag(sd) for sd in np.exp(self.x[fits, self.dim :])])
+        at = stein.look(lanes, self.x[fits, : self.dim], factor, noise, np.arange(len(fits)))
+        while len(fits):
+            self._ascend(fits, at, noise, np.full(len(fits), ROUGHLY))
+            self.draws[fits] = draws
+            size = min(2 * draws, max(MOST, draws))
+            looks = [
+                stein.look(lanes, at.loc, at.factor, self.noise(fits, size, half), np.arange(len(fits)))
+                for half in (1, 2)
+            ]
+            self.draw_noise[fits] = _worst(np.array([stein.moves(at, other) for other in looks]))
+            more, draws = self._that_want_more(fits, draws)
+            wanting = np.isin(fits, more)
+            if not wanting.all():
+                # To come nearer to the optimum than a tenth of what the draws leave open is in vain.
+                enough = np.maximum(self.tolerance, (self.draw_noise[fits] / 10) ** 2 / 2)
+                self._ascend(fits[~wanting], at.take(~wanting), noise[~wanting], enough[~wanting])
+            at, fits, lanes = stein.Ascents.joined(looks).take(wanting), more, lanes.take(wanting)
+            noise = self.noise.joined(fits, draws)
+            if 2 * size != draws or self.dim == 1:
+                at = stein.look(lanes, at.loc, at.factor, noise, np.arange(len(fits)))
+
+    def _ascend(self, fits: np.ndarray, at: stein.Ascents, noise: np.ndarray, tolerance: np.ndarray) -> None:
+        """Climb from `at` on, in place."""
+
+        def watch(at: stein.Ascents, moved: np.ndarray) -> None:
+            for lane in moved:
+                self._note(fits[lane], at.bound[lane], at.loc[lane], at.factor[lane])
+
+        lanes = self._lanes(fits)
+        stein.ascend(lanes, at, noise, lanes.rounding, tolerance, watch)
+        # Steps that gain nothing are the optimum's sign only where little is left to gain.
+        far = (at.reason == "rounding") & (at.decrement > np.maximum(ROUGHLY, lanes.rounding(at.bound)))
+        at.reason[far] = "stuck"
+        self.x[fits, : self.dim], self.bound[fits] = at.loc, at.bound
+        self.decrement[fits], self.reason[fits] = at.decrement, at.reason
+        self.factor.update(zip(fits.tolist(), at.factor))
+
+    # What the stages share.
+
+    def _lanes(self, fits: np.ndarray, centred: np.ndarray | None = None) -> Lanes:
+        return Lanes(self.density, fits, self.centred[fits] if centred is None else centred)
+
+    def _fewest(self, least: int) -> int:
+        return self.wish.method.draws or max(FEWEST, least)
+
+    def _minimise(self, lanes: Lanes, x: np.ndarray, noise: np.ndarray, tolerance: float) -> lbfgs.Minima:
+        def watch(at: lbfgs.Minima, going: np.ndarray) -> None:
+            for fit in np.unique(lanes.fits[going]):
+                mine = going[lanes.fits[going] == fit]
+                best = mine[np.argmin(np.where(np.isfinite(at.value[mine]), at.value[mine], np.inf))]
+                loc, log_sd = np.split(at.x[best], 2)
+                self.centred[fit] = lanes.centred[best]
+                self._note(fit, -at.value[best], loc, log_sd)
+
+        return mean_field.minimise(lanes, x, noise, tolerance, watch)
+
+    def _that_want_more(self, fits: np.ndarray, draws: int) -> tuple[np.ndarray, int]:
+        """The fits whose draws still matter, and how many draws to give them."""
+        wanting = (self.draw_noise[fits] > DRAW_NOISE) & (self.reason[fits] != "stuck")
+        if draws >= MOST or self.wish.method.draws:
+            wanting[:] = False
+        return fits[wanting], min(4 * draws, max(MOST, draws))
+
+    # What is told.
+
+    def _note(self, fit: int, bound: float, loc: np.ndarray, scale: np.ndarray) -> None:
+        """One step more; `scale` is a log sd, `(dim,)`, or a factor, `(dim, dim)`."""
+        bound = float(bound) + self.dim / 2 * (1 + np.log(2 * np.pi))
+        self.bounds[fit].append(bound)
+        # An interrupt may come at any time: what has been reached stands here.
+        if scale.ndim == 1:
+            self.x[fit] = np.concatenate([loc, scale])
+        else:
+            self.x[fit, : self.dim], self.factor[fit] = loc, scale
+        if self.watch is not None:
+            params = {"guide": self._phi(fit), "model": self.targets[fit].params}
+            self.watch(Progress(len(self.bounds[fit]), bound, time.perf_counter() - self.began, params))
+
+    def interrupt(self) -> None:
+        """Stop where the fits stand."""
+        self.reason[:] = "interrupted"
+        self.draw_noise[:] = 0.0
+        if not isinstance(self.wish.guides[0], FullRank):
+            return
+        for fit in range(len(self.targets)):
+            self.factor.setdefault(fit, np.diag(np.exp(self.x[fit, self.dim :])))
+
+    def _phi(self, fit: int) -> np.ndarray:
+        loc, log_sd = np.split(self.x[fit], 2)
+        phi = FullRank().of(loc, self.factor[fit]) if fit in self.factor else np.stack([loc, log_sd])
+        return phi.astype(self.dtype)
+
+    def fitted(self, fit: int) -> Fitted:
+        """What a fit leaves behind."""
+        reason, left = self.reason[fit], self.decrement[fit]
         said = {
-            "converged": f"at the optimum ({self.decrement:.0e} nats to gain)",
-            "rounding": f"at the optimum to rounding ({self.decrement:.0e} nats to gain)",
-            "capped": f"out of steps with {self.decrement:.2g} nats to gain: not converged",
-            "stuck": f"no step improves the bound, yet {self.decrement:.2g} nats seem to be left: not converged",
+            "converged": f"at the optimum ({left:.0e} nats to gain)",
+            "rounding": f"at the optimum to rounding ({left:.0e} nats to gain)",
+            "capped": f"out of steps with {left:.2g} nats to gain: not converged",
+            "stuck": f"no step improves the bound, yet {left:.2g} nats seem to be left: not converged",
             "interrupted": "interrupted: not converged",
-        }[self.reason]
-        noise = 0.0
-        if self.reason != "interrupted":
-            # Draws at which the density is not finite would move the answer by who knows how much.
-            noise = np.inf if np.isnan(self.draw_noise) else self.draw_noise
-            said += f"; {self.draws} fixed draws (others would move the answer by {noise:.2g} sd)"
-        counts = (len(self.bounds), self.gradients)
-        status = Status(self.reason, converged, said, *counts, rivals=self.rivals, draw_noise=noise)
-        return Fitted({"guide": phi.astype(self.dtype), "model": self.target.params}, np.array(self.bounds), status)
-
-    def _minimise(self, function: lbfgs.ValueAndGradient, x: np.ndarray, tolerance: float) -> lbfgs.Minimum:
-        return lbfgs.minimise(function, x, _metric, self._rounding, tolerance, STEPS, _longest, self._note)
-
-    def _more_draws(self) -> bool:
-        if self.draw_noise <= DRAW_NOISE or self.draws >= MOST or self.method.draws or self.reason == "stuck":
-            return False
-        self.draws = min(4 * self.draws, MOST)
-        return True
-
-    def _noise(self, draws: int) -> np.ndarray:
-        dim = self.target.dim
-        if self.method.kind == "independent":
-            return normal_draws(self.rng, draws, dim)
-        if self.method.kind == "auto" and draws >= 2 * dim:
-            return whitened_draws(self.rng, draws, dim)
-        return latin_hypercube(self.rng, draws, dim)
-
-    def _density(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.gradients += len(z)
-        log_p, gradient = evaluate(self.target, z)
-        return log_p.astype(np.float64), gradient.astype(np.float64)
-
-    def _bound_on(self, noise: np.ndarray) -> lbfgs.ValueAndGradient:
-        """The mean-field bound, negated, as a function of `(loc, log sd)`, up to a constant."""
-
-        def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-            loc, log_sd = np.split(x, 2)
-            spread = np.exp(log_sd) * noise
-            log_p, gradient = self._density(loc + spread)
-            slope = np.concatenate([gradient.mean(axis=0), (gradient * spread).mean(axis=0) + 1])
-            return float(-log_p.mean() - log_sd.sum()), -slope
-
-        return value_and_gradient
-
-    def _rounding(self, value: float) -> float:
-        """By how much two equal bounds of this size may differ, in nats: 16 units in the last place."""
-        return 16 * float(jnp.finfo(self.dtype).eps) * max(abs(value), 1.0)
-
-    def _verdict(self, at: lbfgs.Minimum) -> str:
-        if not np.isfinite(at.value):
-            return "stuck"
-        if at.decrement <= self.tolerance:
-            return "converged"
-        if at.stuck:
-            return "rounding" if at.decrement <= self._rounding(at.value) else "stuck"
-        return "capped"
-
-    def _note(self, at: lbfgs.Minimum) -> None:
-        self._tell(-at.value, at.x.reshape(2, -1))
-
-    def _note_full(self, at: stein.Ascent) -> None:
-        self._tell(at.bound, FullRank().of(at.loc, at.factor))
-
-    def _tell(self, bound: float, phi: np.ndarray) -> None:
-        self.phi = phi
-        bound += self.target.dim / 2 * (1 + np.log(2 * np.pi))
-        self.bounds.append(bound)
-        params = {"guide": phi.astype(self.dtype), "model": self.target.params}
-        self.watch(Progress(len(self.bounds), bound, time.perf_counter() - self.began, params))
+        }[reason]
+        # Draws at which the density is not finite would move the answer by who knows how much.
+        noise = float(np.inf if np.isnan(self.draw_noise[fit]) else self.draw_noise[fit])
+        if reason != "interrupted":
+            said += f"; {self.draws[fit]} fixed draws (others would move the answer by {noise:.2g} sd)"
+        status = Status(
+            reason,
+            reason in ("converged", "rounding"),
+            said,
+            steps=len(self.bounds[fit]),
+            gradients=int(self.density.gradients[fit]),
+            rivals=self.rivals[fit],
+            draw_noise=noise,
+        )
+        return Fitted(
+            {"guide": self._phi(fit), "model": self.targets[fit].params},
+            np.array(self.bounds[fit]),
+            status,
+            guide=FullRank() if fit in self.factor else MeanField(),
+            centred=self.centred[fit].astype(self.dtype),
+            choices=tuple(self.choices[fit]),
+        )
 
 
-def _metric(x: np.ndarray) -> np.ndarray:
-    """The inverse Hessian of the bound at a Gaussian density's optimum: `(sd^2, 1/2)`."""
-    _, log_sd = np.split(x, 2)
-    return np.concatenate([np.exp(2 * log_sd), np.full_like(log_sd, 0.5)])
-
-
-def _longest(x: np.ndarray, direction: np.ndarray) -> float:
-    """No standard deviation grows or shrinks by more than e^2 in one step."""
-    return float(2 / max(np.abs(np.split(direction, 2)[1]).max(initial=0.0), 1e-300))
+def _worst(moves: np.ndarray) -> np.ndarray:
+    """The greatest root mean square of a quantity's moves, `(sets, lanes, quantities)` to `(lanes,)`."""
+    return np.sqrt(np.mean(np.square(moves), axis=0)).max(axis=1, initial=0.0)

@@ -1,15 +1,15 @@
 """L-BFGS on the host, for smooth functions whose values are rounded and may be infinite.
 
-Three things differ from a textbook (Nocedal and Wright 2006, chapter 7): the initial inverse Hessian is
-given by the caller at every point, so that coordinates need not have like scales; the line search
-brackets by slopes and forgives differences of values below their rounding error; and a point where the function is not
+Many searches advance side by side, in lanes; a function is asked for all of them at once. Three things
+differ from a textbook (Nocedal and Wright 2006, chapter 7): the initial inverse Hessian is given by
+the caller at every point, so that coordinates need not have like scales; the line search brackets by
+slopes and forgives differences of values below their rounding error; and a point where the function is not
 finite only shortens the step.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,96 +17,146 @@ MEMORY = 12
 ARMIJO, CURVATURE = 1e-4, 0.9
 TRIES = 30
 
-ValueAndGradient = Callable[[np.ndarray], tuple[float, np.ndarray]]
-Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
+# `f(x, lanes) -> value, gradient`: `(k, n)` and the numbers of the lanes, `(k,)`, to `(k,)` and `(k, n)`.
+Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-@dataclasses.dataclass
-class Minimum:
-    """Where the search stands; `decrement = 1/2 g^T H^-1 g` is what a Newton step would still gain."""
+class Minima:
+    """Where each search stands.
 
-    x: np.ndarray
-    value: float
-    gradient: np.ndarray
-    decrement: float = np.inf
-    pairs: Pairs = ()
-    stuck: bool = False
+    Attributes:
+      x: `(lanes, n)`.
+      value: `(lanes,)`.
+      gradient: `(lanes, n)`.
+      decrement: `1/2 g^T H^-1 g`, what a Newton step would still gain, `(lanes,)`.
+      stuck: no step improves the value, `(lanes,)`.
+    """
 
-    def newton(self, gradient: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-        """The approximate Newton step `-H^-1 gradient`, from the curvature met on the way."""
-        return -_inverse_hessian_times(gradient, self.pairs, diagonal)
+    def __init__(self, x: np.ndarray, value: np.ndarray, gradient: np.ndarray):
+        self.x, self.value, self.gradient = x.copy(), value, gradient
+        self.decrement = np.full(len(x), np.inf)
+        self.stuck = np.zeros(len(x), bool)
+        # The last steps and changes of the gradient, oldest first; zeros where there are none yet.
+        self._steps = np.zeros((len(x), MEMORY, x.shape[1]))
+        self._changes = np.zeros_like(self._steps)
+
+    def newton(self, gradient: np.ndarray, diagonal: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """The approximate Newton step `-H^-1 gradient` of each lane, from the curvature met on the way."""
+        return -_inverse_hessian_times(gradient, self._steps[lanes], self._changes[lanes], diagonal)
+
+    def has_curvature(self, lanes: np.ndarray) -> np.ndarray:
+        """Which lanes know anything beyond the diagonal, `(lanes,)`."""
+        return self._changes[lanes, -1].any(axis=-1)
+
+    def forget(self, lanes: np.ndarray) -> None:
+        """Drop the curvature met so far."""
+        self._steps[lanes] = self._changes[lanes] = 0.0
+
+    def move(self, lanes: np.ndarray, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> None:
+        """Go to `x`, and learn from the way there."""
+        step, change = x - self.x[lanes], gradient - self.gradient[lanes]
+        least = 1e-10 * np.linalg.norm(step, axis=1) * np.linalg.norm(change, axis=1)
+        curved = np.sum(step * change, axis=1) > least
+        for pairs, new in ((self._steps, step), (self._changes, change)):
+            pairs[lanes[curved]] = np.concatenate([pairs[lanes[curved], 1:], new[curved, None]], axis=1)
+        self.x[lanes], self.value[lanes], self.gradient[lanes] = x, value, gradient
 
 
 def minimise(
-    function: ValueAndGradient,
+    function: Function,
     x: np.ndarray,
     metric: Callable[[np.ndarray], np.ndarray],
-    rounding: Callable[[float], float],
+    rounding: Callable[[np.ndarray], np.ndarray],
     tolerance: float,
     iterations: int,
-    longest: Callable[[np.ndarray, np.ndarray], float],
-    watch: Callable[[Minimum], None] = lambda at: None,
-) -> Minimum:
-    """Minimise `function` from `x`, `(n,)`, until `1/2 g^T H^-1 g <= tolerance`.
+    longest: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    watch: Callable[[Minima, np.ndarray], None] = lambda at, lanes: None,
+) -> Minima:
+    """Minimise `function` from each row of `x`, `(lanes, n)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
-      metric: the diagonal of an inverse Hessian guess at a point, `(n,)`.
-      rounding: how far two values of this size may differ by rounding alone.
-      longest: the largest multiple of a direction that is safe to try at a point.
+      metric: the diagonal of an inverse Hessian guess at points `(k, n)`.
+      rounding: how far two values of this size may differ by rounding alone, `(k,)`.
+      longest: the largest multiple of a direction that is safe to try at a point, `(k,)`.
+      watch: is told the lanes that are still on their way.
     """
-    at = Minimum(x, *function(x))
+    lanes = np.arange(len(x))
+    at = Minima(x, *function(x, lanes))
     for _ in range(iterations):
-        direction = at.newton(at.gradient, metric(at.x))
-        at.decrement = float(-at.gradient @ direction / 2)
-        watch(at)
-        if at.decrement <= tolerance and np.isfinite(at.value):
-            return at
-        found = _line_search(function, at, direction, rounding(at.value), longest(at.x, direction))
-        if found is None:
-            at.stuck = not at.pairs
-            if at.stuck:
-                return at
-            at.pairs = ()  # forget the curvature and try the plain direction once
-            continue
-        step, change = found.x - at.x, found.gradient - at.gradient
-        curved = step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change)
-        found.pairs = (*at.pairs[-MEMORY + 1 :], (step, change)) if curved else at.pairs
-        at = found
+        if not len(lanes):
+            break
+        direction = at.newton(at.gradient[lanes], metric(at.x[lanes]), lanes)
+        at.decrement[lanes] = -np.sum(at.gradient[lanes] * direction, axis=1) / 2
+        watch(at, lanes)
+        going = ~((at.decrement[lanes] <= tolerance) & np.isfinite(at.value[lanes]))
+        lanes, direction = lanes[going], direction[going]
+        limit = longest(at.x[lanes], direction)
+        found, *there = _line_search(function, at, lanes, direction, rounding(at.value[lanes]), limit)
+        at.move(lanes[found], *there)
+        # Where the direction led nowhere, forget the curvature and try the plain direction once.
+        lost = lanes[~found]
+        at.stuck[lost] = ~at.has_curvature(lost)
+        at.forget(lost)
+        lanes = lanes[~at.stuck[lanes]]
     return at
 
 
-def _inverse_hessian_times(vector: np.ndarray, pairs: Pairs, diagonal: np.ndarray) -> np.ndarray:
-    """The two-loop recursion (Nocedal and Wright 2006, algorithm 7.4)."""
-    vector, weights = vector.copy(), []
-    for step, change in reversed(pairs):
-        weights.append(step @ vector / (step @ change))
-        vector -= weights[-1] * change
-    if pairs:
-        step, change = pairs[-1]
-        diagonal = diagonal * (step @ change) / (change @ (diagonal * change))
-    vector = diagonal * vector
-    for (step, change), weight in zip(pairs, reversed(weights)):
-        vector += (weight - change @ vector / (step @ change)) * step
-    return vector
+def _inverse_hessian_times(
+    vector: np.ndarray, steps: np.ndarray, changes: np.ndarray, diagonal: np.ndarray
+) -> np.ndarray:
+    """The compact form of the inverse Hessian (Nocedal and Wright 2006, equation 7.24), lane by lane.
+
+    `H = G + [S, G Y] [[R^-T (D + Y^T G Y) R^-1, -R^-T], [-R^-1, 0]] [S^T; Y^T G]`, with `R` the upper
+    triangle of `S^T Y`, `D` its diagonal, and `G` the given diagonal scaled to the last curvature met.
+    """
+    products = steps @ changes.swapaxes(1, 2)
+    curvature = np.diagonal(products, axis1=1, axis2=2)
+    empty = curvature == 0
+    weighed = changes * diagonal[:, None]
+    squares = changes @ weighed.swapaxes(1, 2)
+    scale = np.where(empty[:, -1], 1.0, curvature[:, -1] / np.where(empty[:, -1], 1.0, squares[:, -1, -1]))[:, None]
+    index = np.arange(steps.shape[1])
+    upper, inner = np.triu(products), squares * scale[..., None]
+    upper[:, index, index] += empty
+    inner[:, index, index] += curvature
+    along = np.linalg.solve(upper, steps @ vector[..., None])
+    across = np.linalg.solve(upper.swapaxes(1, 2), inner @ along - scale[..., None] * (weighed @ vector[..., None]))
+    corrections = steps.swapaxes(1, 2) @ across - scale[..., None] * (weighed.swapaxes(1, 2) @ along)
+    return scale * diagonal * vector + corrections[..., 0]
 
 
 def _line_search(
-    function: ValueAndGradient, at: Minimum, direction: np.ndarray, rounding: float, longest: float
-) -> Minimum | None:
-    """A step that satisfies the weak Wolfe conditions, by bisection (Lewis and Overton 2013, algorithm 2.6)."""
-    slope = at.gradient @ direction
-    if not slope < 0:
-        return None
-    low, high, length, best = 0.0, np.inf, min(1.0, longest), None
+    function: Function,
+    at: Minima,
+    lanes: np.ndarray,
+    direction: np.ndarray,
+    rounding: np.ndarray,
+    longest: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that satisfy the weak Wolfe conditions, by bisection (Lewis and Overton 2013, algorithm 2.6).
+
+    Returns:
+      in which lanes there is one, `(lanes,)`, and for these `x`, values and gradients.
+    """
+    start, slope = at.value[lanes], np.sum(at.gradient[lanes] * direction, axis=1)
+    low, high, length = np.zeros(len(lanes)), np.full(len(lanes), np.inf), np.minimum(1.0, longest)
+    x, values, gradients = at.x[lanes], start.copy(), at.gradient[lanes]
+    found, searching = np.zeros(len(lanes), bool), slope < 0
     for _ in range(TRIES):
-        value, gradient = function(at.x + length * direction)
-        new = Minimum(at.x + length * direction, value, gradient)
-        finite = np.isfinite(value) and np.isfinite(gradient).all()
-        if not finite or value > at.value + ARMIJO * length * slope + rounding:
-            high = length
-        elif gradient @ direction < CURVATURE * slope and length < longest:
-            low, best = length, new
-        else:
-            return new
-        length = (low + high) / 2 if np.isfinite(high) else min(2 * low, longest)
-    return best
+        k = np.flatnonzero(searching)
+        if not len(k):
+            break
+        tried = at.x[lanes[k]] + length[k, None] * direction[k]
+        value, gradient = function(tried, lanes[k])
+        finite = np.isfinite(value) & np.isfinite(gradient).all(axis=1)
+        too_far = ~finite | (value > start[k] + ARMIJO * length[k] * slope[k] + rounding[k])
+        steep = np.sum(gradient * direction[k], axis=1) < CURVATURE * slope[k]
+        too_short = ~too_far & steep & (length[k] < longest[k])
+        better = k[~too_far]
+        x[better], values[better], gradients[better] = tried[~too_far], value[~too_far], gradient[~too_far]
+        found[better] = True
+        searching[k[~too_far & ~too_short]] = False
+        high[k[too_far]], low[k[too_short]] = length[k[too_far]], length[k[too_short]]
+        bounded = np.isfinite(high[k])
+        length[k] = np.where(bounded, (low[k] + np.where(bounded, high[k], 0)) / 2, np.minimum(2 * low[k], longest[k]))
+    return found, x[found], values[found], gradients[found]

@@ -23,9 +23,10 @@ from vbppl import lbfgs, stein
 from vbppl.aliases import Array
 from vbppl.draws import whitened_draws
 from vbppl.errors import ModelError
-from vbppl.evaluation import evaluate
+from vbppl.evaluation import Density
 from vbppl.guides.gaussian import FullRank, Laplace, Pathfinder
 from vbppl.keys import host_generator
+from vbppl.lanes import Lanes
 from vbppl.records import Fitted, Progress, Status
 from vbppl.target import Target
 
@@ -38,85 +39,86 @@ def run(
     guide: Laplace | Pathfinder,
     starts: np.ndarray,
     raw_key: np.ndarray,
-    watch: Callable[[Progress], None] = lambda progress: None,
+    watch: Callable[[Progress], None] | None = None,
 ) -> Fitted:
     """Fit `guide` from the best of `starts`, `(starts, dim)`."""
-    climb = _Climb(target, watch)
-    ends = [climb.to_the_mode(start) for start in starts.astype(np.float64)]
+    climb = _Climb(target, starts.astype(np.float64), watch, keep_path=isinstance(guide, Pathfinder))
+    best = int(np.argmin(climb.ends.value))
     if isinstance(guide, Laplace):
-        loc, factor = _laplace(target, min(ends, key=lambda at: at.value).x)
+        loc, factor = _laplace(target, climb.ends.x[best])
         text = "the mode and the inverse Hessian there"
     else:
         loc, factor = climb.best_on_the_path(host_generator(raw_key, "pathfinder"))
         text = f"the best of {len(climb.path)} Gaussians on the way to the mode"
-    reached = min(ends, key=lambda at: at.value)
-    converged = reached.decrement <= climb.tolerance or reached.stuck
+    converged = bool(climb.ends.decrement[best] <= climb.tolerance or climb.ends.stuck[best])
     phi = FullRank().of(loc, factor).astype(climb.dtype)
     said = text if converged else f"{text}; the mode was not reached in {STEPS} steps"
-    status = Status("mode" if converged else "capped", converged, said, len(climb.values), climb.gradients)
+    gradients = int(climb.lanes.density.gradients.sum())
+    status = Status("mode" if converged else "capped", converged, said, len(climb.values), gradients)
     return Fitted({"guide": phi, "model": target.params}, np.array(climb.values), status)
 
 
 class _Climb:
-    """The way uphill, remembered point by point."""
+    """The way uphill from each start, all side by side, and the Gaussians passed on it."""
 
-    def __init__(self, target: Target, watch: Callable[[Progress], None]):
-        self.target, self.watch = target, watch
+    def __init__(self, target: Target, starts: np.ndarray, watch: Callable[[Progress], None] | None, keep_path: bool):
+        self.target, self.watch, self.keep_path = target, watch, keep_path
         self.dtype = jnp.result_type(float)
         self.tolerance = max(1e-10, float(jnp.finfo(self.dtype).eps))
-        self.path: list[lbfgs.Minimum] = []
+        self.path: list[tuple[np.ndarray, np.ndarray]] = []  # mean and factor
         self.values: list[float] = []
-        self.gradients, self.began = 0, time.perf_counter()
-
-    def to_the_mode(self, start: np.ndarray) -> lbfgs.Minimum:
-        """The highest point reached from `start`."""
-        ones = np.ones(self.target.dim)
-        return lbfgs.minimise(
-            self._negated, start, lambda z: ones, self._rounding, self.tolerance, STEPS, self._longest, self._note
+        self.began = time.perf_counter()
+        centred = np.broadcast_to(np.asarray(target.centred), (len(starts), *np.shape(target.centred)))
+        self.lanes = Lanes(Density([target]), np.zeros(len(starts), int), centred)
+        self.ends = lbfgs.minimise(
+            self._negated, starts, np.ones_like, self._rounding, self.tolerance, STEPS, _longest, self._note
         )
 
     def best_on_the_path(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and factor of the Gaussian with the highest bound among those of all points passed."""
-        noise = whitened_draws(rng, max(DRAWS, 2 * self.target.dim), self.target.dim)
-        ones = np.ones(self.target.dim)
-        best = None
-        for at in self.path:
-            if not at.pairs:
-                continue
-            inverse = -np.stack([at.newton(unit, ones) for unit in np.eye(self.target.dim)])
-            values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
-            if values[0] <= 0:
-                continue
-            loc = at.x + at.newton(at.gradient, ones)
-            found = stein.look(self._density, loc, vectors * np.sqrt(values), noise)
-            if np.isfinite(found.bound) and (best is None or found.bound > best.bound):
+        """Mean and factor of the Gaussian with the highest bound among those passed."""
+        dim = self.target.dim
+        noise = whitened_draws(rng, max(DRAWS, 2 * dim), dim)[None]
+        one, best = self.lanes.take(np.zeros(1, int)), None
+        for loc, factor in self.path:
+            found = stein.look(one, loc[None], factor[None], noise, np.zeros(1, int))
+            if np.isfinite(found.bound[0]) and (best is None or found.bound[0] > best.bound[0]):
                 best = found
         if best is None:
             raise ModelError("Pathfinder found no Gaussian with a finite bound on its way.", mend="Use guide='auto'.")
-        return best.loc, best.factor
+        return best.loc[0], best.factor[0]
 
-    def _density(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        self.gradients += len(z)
-        log_p, gradient = evaluate(self.target, z)
-        return log_p.astype(np.float64), gradient.astype(np.float64)
+    def _negated(self, z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_p, gradient = self.lanes(z[:, None], lanes)
+        return -log_p[:, 0], -gradient[:, 0]
 
-    def _negated(self, z: np.ndarray) -> tuple[float, np.ndarray]:
-        log_p, gradient = self._density(z[None])
-        return -float(log_p[0]), -gradient[0]
+    def _rounding(self, value: np.ndarray) -> np.ndarray:
+        return 16 * float(jnp.finfo(self.dtype).eps) * np.maximum(np.abs(value), 1.0)
 
-    def _rounding(self, value: float) -> float:
-        return 16 * float(jnp.finfo(self.dtype).eps) * max(abs(value), 1.0)
+    def _note(self, at: lbfgs.Minima, going: np.ndarray) -> None:
+        if self.keep_path:
+            for lane in going[at.has_curvature(going)]:
+                self._pass(at, lane)
+        best = going[np.argmin(at.value[going])]
+        self.values.append(-float(at.value[best]))
+        if self.watch is not None:
+            phi = FullRank().of(at.x[best], np.eye(self.target.dim)).astype(self.dtype)
+            params = {"guide": phi, "model": self.target.params}
+            self.watch(Progress(len(self.values), self.values[-1], time.perf_counter() - self.began, params))
 
-    def _longest(self, z: np.ndarray, direction: np.ndarray) -> float:
-        """The first direction is the bare gradient, which has no scale: no coordinate moves by more than 10."""
-        return 10 / max(np.abs(direction).max(initial=0.0), 1e-300)
+    def _pass(self, at: lbfgs.Minima, lane: int) -> None:
+        """Remember `N(z + H grad l(z), H)` at the point that a climb passes."""
+        dim = self.target.dim
+        lanes, vectors = np.full(dim + 1, lane), np.concatenate([np.eye(dim), at.gradient[lane][None]])
+        *inverse, step = at.newton(vectors, np.ones((dim + 1, dim)), lanes)
+        inverse = -np.stack(inverse)
+        values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
+        if values[0] > 0:
+            self.path.append((at.x[lane] + step, vectors * np.sqrt(values)))
 
-    def _note(self, at: lbfgs.Minimum) -> None:
-        self.path.append(at)
-        self.values.append(-at.value)
-        phi = FullRank().of(at.x, np.eye(self.target.dim)).astype(self.dtype)
-        params = {"guide": phi, "model": self.target.params}
-        self.watch(Progress(len(self.values), -at.value, time.perf_counter() - self.began, params))
+
+def _longest(z: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """The first direction is the bare gradient, which has no scale: no coordinate moves by more than 10."""
+    return 10 / np.maximum(np.abs(direction).max(axis=1, initial=0.0), 1e-300)
 
 
 def _laplace(target: Target, mode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,8 +16,8 @@ Watch = Callable[[Progress], None]
 
 
 @contextlib.contextmanager
-def watcher(progress: bool | None, callback: Watch | None) -> Iterator[Watch]:
-    """A function to call after each chunk: it draws the bar, then calls `callback`."""
+def watcher(progress: bool | None, callback: Watch | None) -> Iterator[Watch | None]:
+    """A function to call after each chunk: it draws the bar, then calls `callback`; None where nobody watches."""
     show = progress if progress is not None else sys.stderr.isatty()
     patience = 0.0 if progress else PATIENCE
     bar = _Bar() if show else None
@@ -29,7 +29,7 @@ def watcher(progress: bool | None, callback: Watch | None) -> Iterator[Watch]:
             callback(now)
 
     try:
-        yield watch
+        yield watch if bar is not None or callback is not None else None
     finally:
         if bar is not None:
             bar.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -66,8 +67,20 @@ class Status:
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """The end of a fit: `params` as in `Progress`, on the host, and the bound at each step in nats."""
+    """The end of a fit.
+
+    Attributes:
+      params: as in `Progress`, on the host.
+      bounds: the bound at each step, in nats.
+      status: why the fit ended.
+      guide: the family that was chosen, where the fit chose it.
+      centred: the coordinates that were chosen, likewise.
+      choices: what was chosen and why, in words.
+    """
 
     params: PyTree
     bounds: np.ndarray
     status: Status
+    guide: Any = None
+    centred: np.ndarray | None = None
+    choices: tuple[str, ...] = ()

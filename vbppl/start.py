@@ -2,63 +2,94 @@
 
 Candidates are drawn in shrinking boxes around the origin of unconstrained space, climb together
 for a few sign-based steps (Riedmiller and Braun 1993, "Rprop": scale-free, no step size to choose), and
-the highest finite point wins. The climb is short on purpose: the mode of a hierarchical density
+the highest finite points win. The climb is short on purpose: the mode of a hierarchical density
 may lie at infinity, and a fit wants its body, not its mode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from vbppl.errors import ModelError
-from vbppl.evaluation import BLOCK, evaluate
+from vbppl.evaluation import BLOCK, Density
 from vbppl.target import Target
 
 RADII = (2.0, 1.0, 0.1)
 CLIMB = 16
+LOWER = 10.0  # nats
 
 
-def find_starts(target: Target, rng: np.random.Generator, count: int = 1) -> np.ndarray:
-    """Points `(count, dim)` with a finite log density and gradient: the highest, then others far from it.
+def find_starts(
+    density: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    dim: int,
+    rngs: Sequence[np.random.Generator],
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each lane `count` points of finite log density and gradient: the highest, then others far from it.
 
-    Starts that lie apart are the ones that may end in different modes. There may be fewer than `count`, but at
-    least one.
+    Starts that lie apart are the ones that may end in different modes.
 
-    Raises:
-      ModelError: no candidate has one; the message names the guilty site.
+    Args:
+      density: `(lanes, points, dim)` to log densities `(lanes, points)` and gradients.
+      dim: of a point.
+      rngs: for each lane where its candidates come from.
+      count: how many points are wanted of each.
+
+    Returns:
+      points `(lanes, count, dim)`, and which lanes have any, `(lanes,)`; where a lane has fewer than `count`
+      points, its highest stands more than once. Where a lane has none, some candidate.
     """
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
-    z = radius * rng.uniform(-1, 1, (BLOCK, target.dim))
+    z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
     step = np.full_like(z, 0.1)
-    best, best_log_p, previous = z.copy(), np.full(BLOCK, -np.inf), np.zeros_like(z)
+    best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
     for _ in range(CLIMB):
-        log_p, gradient = evaluate(target, z)
-        finite = np.isfinite(log_p) & np.isfinite(gradient).all(1)
+        log_p, gradient = density(z)
+        finite = np.isfinite(log_p) & np.isfinite(gradient).all(axis=2)
         better = finite & (log_p > best_log_p)
         best[better], best_log_p[better] = z[better], log_p[better]
         # Where the density is not finite, go half the way back to the best point, or to the origin.
-        z = np.where(finite[:, None], z, (z + np.where(np.isfinite(best_log_p)[:, None], best, 0.0)) / 2)
-        sign = np.sign(np.where(finite[:, None], gradient, 0.0))
+        z = np.where(finite[..., None], z, (z + np.where(np.isfinite(best_log_p)[..., None], best, 0.0)) / 2)
+        sign = np.sign(np.where(finite[..., None], gradient, 0.0))
         step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, 1.2]), 1e-6, 0.5)
         z, previous = z + step * sign, sign
-    if not np.isfinite(best_log_p).any():
-        raise _no_start(target, z[-1])
-    return best[_apart(best, best_log_p, count)]
+    found = np.isfinite(best_log_p).any(axis=1)
+    points = np.stack([points[_apart(points, heights, count)] for points, heights in zip(best, best_log_p)])
+    return points, found
+
+
+def starts_of(target: Target, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Such points for one target, `(count, dim)`.
+
+    Raises:
+      ModelError: no candidate has a finite density and gradient; the message names the guilty site.
+    """
+    density, centred = Density([target]), np.asarray(target.centred)[None]
+    points, found = find_starts(lambda z: density(z, np.zeros(1, int), centred), target.dim, [rng], count)
+    if not found[0]:
+        raise no_start(target, points[0, 0])
+    return points[0]
 
 
 def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
-    """The highest point, then again and again the one of the higher half that lies farthest from those taken."""
-    finite = np.isfinite(heights)
-    pool = np.flatnonzero(heights >= np.median(heights[finite]))
-    scaled = points / np.maximum(points[pool].std(axis=0), 1e-300)
-    taken = [int(np.argmax(heights))]
-    while len(taken) < min(count, len(pool)):
-        distances = ((scaled[pool, None] - scaled[taken]) ** 2).sum(axis=-1).min(axis=1)
-        taken.append(int(pool[np.argmax(distances)]))
-    return taken
+    """The highest point, then again and again the one that lies farthest from those taken.
+
+    Out of the higher half, and of all that are not much lower: one mode may hold less than half of the candidates.
+    """
+    taken, finite = [int(np.argmax(heights))], np.isfinite(heights)
+    if count > 1 and finite.any():
+        pool = np.flatnonzero(heights >= min(np.median(heights[finite]), heights.max() - LOWER))
+        scaled = points / np.maximum(points[pool].std(axis=0), 1e-300)
+        while len(taken) < min(count, len(pool)):
+            distances = ((scaled[pool, None] - scaled[taken]) ** 2).sum(axis=-1).min(axis=1)
+            taken.append(int(pool[np.argmax(distances)]))
+    return taken + taken[:1] * (count - len(taken))
 
 
-def _no_start(target: Target, z: np.ndarray) -> ModelError:
+def no_start(target: Target, z: np.ndarray) -> ModelError:
+    """What to tell where no candidate has a finite density, as at `z`, `(dim,)`."""
     culprits = target.guilty_sites(z[None])
     where = {name: np.asarray(value) for name, value in target.constrain(z).items()}
     shown = "\n".join(f"{name} = {np.array2string(value, threshold=6, precision=4)}" for name, value in where.items())

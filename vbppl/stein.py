@@ -1,4 +1,4 @@
-"""Natural-gradient steps for a full-rank Gaussian on fixed draws, with Stein's estimate of the Hessian.
+"""Natural-gradient steps for full-rank Gaussians on fixed draws, with Stein's estimate of the Hessian.
 
 In the whitened coordinates of the current `q = N(loc, L L^T)`, with `z_n = loc + L e_n`,
 `g_n` the gradient of the log density there and `h_n = L^T g_n`,
@@ -16,12 +16,12 @@ Where `P` is not positive definite, an eigenvalue `x` of `r A` above 1/2 gives `
 Schmidt and Khan 2020 turns round at 1, and at 2 it stands still, far from any optimum.)
 
 The natural gradient's squared length, `|h|^2 / 2 + |A|^2 / 4`, estimates the nats still to gain.
+Many ascents advance side by side, in lanes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,115 +29,145 @@ STEPS = 80
 SHORTEST, LONGEST = 1e-4, 10.0
 STALLS = 3
 
-Density = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+# `density(z, lanes) -> log_p, gradient`: `(k, draws, dim)` to `(k, draws)` and `(k, draws, dim)`.
+Density = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-@dataclasses.dataclass
-class Ascent:
-    """A Gaussian on the way up: `factor` is any `L` with covariance `L L^T`."""
+class Ascents:
+    """Gaussians on the way up.
 
-    loc: np.ndarray
-    factor: np.ndarray
-    bound: float
-    drift: np.ndarray
-    curvature: np.ndarray
-    reason: str = "capped"
+    Attributes:
+      loc: `(lanes, dim)`.
+      factor: any `L` with covariance `L L^T`, `(lanes, dim, dim)`.
+      bound: up to a constant, in nats, `(lanes,)`.
+      drift: `h`, `(lanes, dim)`.
+      curvature: `A`, `(lanes, dim, dim)`.
+      reason: why each ended, `(lanes,)`.
+    """
+
+    FIELDS = ("loc", "factor", "bound", "drift", "curvature")
+
+    def __init__(self, *parts: np.ndarray):
+        self.loc, self.factor, self.bound, self.drift, self.curvature = parts
+        self.reason = np.full(len(self.loc), "capped", dtype=object)
 
     @property
-    def decrement(self) -> float:
-        """The nats still to gain, to second order."""
-        return float(self.drift @ self.drift / 2 + np.sum(self.curvature**2) / 4)
+    def decrement(self) -> np.ndarray:
+        """The nats still to gain, to second order, `(lanes,)`."""
+        return np.sum(self.drift**2, axis=1) / 2 + np.sum(self.curvature**2, axis=(1, 2)) / 4
 
     @property
     def sd(self) -> np.ndarray:
-        """The marginal standard deviations."""
-        return np.sqrt(np.sum(self.factor**2, axis=1))
+        """The marginal standard deviations, `(lanes, dim)`."""
+        return np.sqrt(np.sum(self.factor**2, axis=2))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ascents]) -> Ascents:
+        """What equally many draws saw at the same Gaussians, as one look at all of them."""
+        averages = (np.mean([getattr(part, name) for part in parts], axis=0) for name in cls.FIELDS[2:])
+        return cls(parts[0].loc, parts[0].factor, *averages)
+
+    def take(self, lanes: np.ndarray) -> Ascents:
+        """Some lanes, as they stand."""
+        return Ascents(*(getattr(self, name)[lanes] for name in self.FIELDS))
+
+    def put(self, lanes: np.ndarray, new: Ascents, chosen: np.ndarray) -> None:
+        """Let `lanes[chosen]` stand where `new` does."""
+        for name in self.FIELDS:
+            getattr(self, name)[lanes[chosen]] = getattr(new, name)[chosen]
 
 
-def look(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray) -> Ascent:
-    """The bound (up to a constant), the drift `h` and the curvature `A` of a Gaussian."""
-    log_p, gradient = density(loc + noise @ factor.T)
+def look(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray, lanes: np.ndarray) -> Ascents:
+    """The bound (up to a constant), the drift `h` and the curvature `A` of Gaussians, on `(lanes, draws, dim)`."""
+    log_p, gradient = density(loc[:, None] + noise @ factor.swapaxes(1, 2), lanes)
     h = gradient @ factor
-    cross = h.T @ noise / len(noise)
+    cross = h.swapaxes(1, 2) @ noise / noise.shape[1]
     _, log_det = np.linalg.slogdet(factor)
-    curvature = np.eye(len(loc)) + (cross + cross.T) / 2
-    return Ascent(loc, factor, float(log_p.mean() + log_det), h.mean(axis=0), curvature)
+    curvature = np.eye(loc.shape[1]) + (cross + cross.swapaxes(1, 2)) / 2
+    return Ascents(loc, factor, log_p.mean(axis=1) + log_det, h.mean(axis=1), curvature)
 
 
 def ascend(
     density: Density,
-    loc: np.ndarray,
-    factor: np.ndarray,
+    at: Ascents,
     noise: np.ndarray,
-    rounding: Callable[[float], float],
-    tolerance: float,
-    watch: Callable[[Ascent], None],
-) -> Ascent:
-    """Natural-gradient steps from `N(loc, factor factor^T)`, each halved until the bound does not fall.
+    rounding: Callable[[np.ndarray], np.ndarray],
+    tolerance: np.ndarray,
+    watch: Callable[[Ascents, np.ndarray], None] = lambda at, lanes: None,
+) -> Ascents:
+    """Natural-gradient steps, each halved until the bound does not fall.
 
     Args:
-      noise: fixed antithetic draws, `(draws, dim)`, with second moment I.
-      rounding: by how much two bounds of this size may differ by rounding alone, in nats.
-      tolerance: stop when this many nats are still to gain.
+      at: where to begin, as these draws see it; changed in place.
+      noise: fixed antithetic draws, `(lanes, draws, dim)`, with second moment I.
+      rounding: by how much two bounds of this size may differ by rounding alone, in nats, `(lanes,)`.
+      tolerance: stop when this many nats are still to gain, `(lanes,)`.
+      watch: is told the lanes that have moved.
 
     Returns:
-      the last Gaussian; `reason` is "converged", "rounding" (no step gains more than the rounding error),
+      the last Gaussians; `reason` is "converged", "rounding" (no step gains more than the rounding error),
       "capped" or "stuck".
     """
-    at, r, stalls = look(density, loc, factor, noise), 1.0, 0
-    for _ in range(STEPS):
-        watch(at)
-        if at.decrement <= tolerance and np.isfinite(at.bound):
-            at.reason = "converged"
+    lanes = np.arange(len(noise))
+    length, stalls, steps = np.ones(len(noise)), np.zeros(len(noise), int), np.zeros(len(noise), int)
+    at.reason[:] = np.where(np.isfinite(at.decrement), "capped", "stuck")
+    watch(at, lanes)
+    while True:
+        before = at.take(lanes)
+        done = (before.decrement <= tolerance[lanes]) & np.isfinite(before.bound)
+        at.reason[lanes[done]] = "converged"
+        going = ~done & (at.reason[lanes] == "capped") & (steps[lanes] < STEPS)
+        lanes, before = lanes[going], before.take(np.flatnonzero(going))
+        if not len(lanes):
             return at
-        new = _step(density, at, noise, r)
-        while not (np.isfinite(new.decrement) and new.bound >= at.bound - rounding(at.bound)) and r > SHORTEST:
-            r /= 2
-            new = _step(density, at, noise, r)
-        if r <= SHORTEST:
-            at.reason = "stuck"
-            return at
-        if new.bound <= at.bound and new.decrement >= at.decrement:
-            stalls, r = stalls + 1, r / 4
-            if stalls == STALLS:
-                at.reason = "rounding" if np.isfinite(at.bound) else "stuck"
-                return at
-            continue
-        at, r = new, _next_length(at, new, r)
-    return at
+        new = _step(density, before, noise[lanes], length[lanes], lanes)
+        sound = np.isfinite(new.decrement) & (new.bound >= before.bound - rounding(before.bound))
+        idle = sound & (new.bound <= before.bound) & (new.decrement >= before.decrement)
+        gains = sound & ~idle
+        at.put(lanes, new, gains)
+        watch(at, lanes[gains])
+        steps[lanes] += sound
+        stalls[lanes] += idle
+        given_up = ~sound & (length[lanes] <= SHORTEST)
+        at.reason[lanes[given_up | (idle & ~np.isfinite(before.bound))]] = "stuck"
+        at.reason[lanes[idle & (stalls[lanes] == STALLS) & np.isfinite(before.bound)]] = "rounding"
+        shorter = length[lanes] / np.where(idle, 4, 2)
+        length[lanes] = np.where(gains, _next_length(before, new, length[lanes]), shorter)
 
 
-def _next_length(before: Ascent, after: Ascent, r: float) -> float:
-    """The step that fits the curvature just met (Barzilai and Borwein 1988, in the natural metric).
+def _next_length(before: Ascents, after: Ascents, r: np.ndarray) -> np.ndarray:
+    """The steps that fit the curvature just met (Barzilai and Borwein 1988, in the natural metric).
 
     A step of `r` leaves `1 - r k` of the gradient; for a Gaussian density `k = 1`. A skewed one
     has larger `k` in some direction, where `r = 1` would swing to and fro.
     """
-    inner = before.drift @ after.drift / 2 + np.sum(before.curvature * after.curvature) / 4
+    inner = np.sum(before.drift * after.drift, axis=1) / 2
+    inner += np.sum(before.curvature * after.curvature, axis=(1, 2)) / 4
     k = (1 - inner / before.decrement) / r
-    return float(np.clip(1 / k, 0.1, LONGEST)) if k > 1 / LONGEST else LONGEST
+    slow = ~(k > 1 / LONGEST)
+    return np.where(slow, LONGEST, np.clip(1 / np.where(slow, 1.0, k), 0.1, LONGEST))
 
 
-def draw_noise(density: Density, at: Ascent, sets: list[np.ndarray]) -> float:
-    """How far other sets of draws would move the optimum: the worst mean (in sds) or log sd, root mean square."""
-    moves = []
-    for noise in sets:
-        other = look(density, at.loc, at.factor, noise)
-        # The difference: what `at` itself has still to go is not the draws' doing.
-        drift, curvature = other.drift - at.drift, other.curvature - at.curvature
-        means = (at.factor @ drift) / at.sd
-        log_sds = np.sum((at.factor @ curvature) * at.factor, axis=1) / at.sd**2 / 2
-        moves.append(np.concatenate([means, log_sds]))
-    return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
+def moves(at: Ascents, other: Ascents) -> np.ndarray:
+    """How far the draws of `other`, at the same Gaussians, would move the optima.
+
+    Returns:
+      the means, in sds, and the log sds, `(lanes, 2 dim)`.
+    """
+    # The difference: what `at` itself has still to go is not the draws' doing.
+    drift, curvature = other.drift - at.drift, other.curvature - at.curvature
+    means = (at.factor @ drift[..., None])[..., 0] / at.sd
+    log_sds = np.sum((at.factor @ curvature) * at.factor, axis=2) / at.sd**2 / 2
+    return np.concatenate([means, log_sds], axis=1)
 
 
-def _step(density: Density, at: Ascent, noise: np.ndarray, r: float) -> Ascent:
+def _step(density: Density, at: Ascents, noise: np.ndarray, r: np.ndarray, lanes: np.ndarray) -> Ascents:
     values, vectors = np.linalg.eigh(at.curvature)
-    precision = 1 - r * values
-    if precision.min(initial=1.0) <= 0:
-        precision = np.where(r * values < 0.5, precision, 0.25 / np.maximum(r * values, 0.5))
-    loc = at.loc + r * at.factor @ (vectors @ ((vectors.T @ at.drift) / precision))
+    scaled = r[:, None] * values
+    precision = np.where(scaled < 0.5, 1 - scaled, 0.25 / np.maximum(scaled, 0.5))
+    precision = np.where((1 - scaled).min(axis=1, keepdims=True, initial=1.0) > 0, 1 - scaled, precision)
+    turned = (vectors.swapaxes(1, 2) @ at.drift[..., None])[..., 0] / precision
+    loc = at.loc + r[:, None] * (at.factor @ (vectors @ turned[..., None]))[..., 0]
     # The symmetric root: a triangular one would also turn the noise, and on fixed draws that changes the bound.
-    factor = at.factor @ (vectors / np.sqrt(precision)) @ vectors.T
-    with np.errstate(over="ignore", invalid="ignore"):
-        return look(density, loc, factor, noise)
+    factor = at.factor @ (vectors / np.sqrt(precision)[:, None]) @ vectors.swapaxes(1, 2)
+    return look(density, loc, factor, noise, lanes)

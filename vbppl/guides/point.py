@@ -41,12 +41,12 @@ class MAP(Guide):
         On its support a density may grow without bound towards the edge (a Dirichlet with
         concentrations below one). The mode inside is then a local one, and found from nearby only.
         """
-        best = _climbed(target, loc.astype(np.float64))
+        best, height = _climbed(target, loc.astype(np.float64))
         for shake in np.random.default_rng(0).standard_normal((SHAKES, loc.size)):
             # A start between two modes may end on the saddle between them: see whether it was one.
-            other = _climbed(target, best.x + 0.5 * shake)
-            best = other if other.value < best.value else best
-        return best.x.astype(loc.dtype)
+            other, its_height = _climbed(target, best + 0.5 * shake)
+            best, height = (other, its_height) if its_height > height else (best, height)
+        return best.astype(loc.dtype)
 
     def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
         """None is used."""
@@ -84,17 +84,19 @@ class MAP(Guide):
         return 100 * float(np.abs(after - before).max(initial=0.0))
 
 
-def _climbed(target: Target, z: np.ndarray) -> lbfgs.Minimum:
+def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
+    """The mode above `z`, and the log density there."""
     tolerance = float(jnp.finfo(jnp.result_type(float)).eps)
 
-    def negated(z: np.ndarray) -> tuple[float, np.ndarray]:
-        log_p, gradient = evaluate(target, z[None])
-        return -float(log_p[0]), -gradient[0].astype(np.float64)
+    def negated(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_p, gradient = evaluate(target, z)
+        return -log_p, -gradient
 
-    def rounding(value: float) -> float:
-        return 16 * tolerance * max(abs(value), 1.0)
+    def rounding(value: np.ndarray) -> np.ndarray:
+        return 16 * tolerance * np.maximum(np.abs(value), 1.0)
 
-    def longest(z: np.ndarray, direction: np.ndarray) -> float:
-        return 1 / max(np.abs(direction).max(initial=0.0), 1e-300)
+    def longest(z: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return 1 / np.maximum(np.abs(direction).max(axis=1, initial=0.0), 1e-300)
 
-    return lbfgs.minimise(negated, z, np.ones_like, rounding, tolerance, CLIMB, longest)
+    at = lbfgs.minimise(negated, z[None], np.ones_like, rounding, tolerance, CLIMB, longest)
+    return at.x[0], -float(at.value[0])

@@ -1,0 +1,72 @@
+"""The mean-field bound on fixed draws, maximised by L-BFGS over `x = (loc, log sd)`.
+
+    J(x) = -mean log p(loc + sd e_n) - sum log sd
+
+with the gradient `-mean g_n` in `loc` and `-mean g_n sd e_n - 1` in `log sd`. At a Gaussian density's
+optimum the Hessian is `diag(1 / sd^2, 2)`, and its inverse is the metric at every point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vbppl import lbfgs
+from vbppl.lanes import Lanes
+
+STEPS = 300
+
+
+def negated_bound(lanes: Lanes, noise: np.ndarray) -> lbfgs.Function:
+    """`J` of `x`, `(k, 2 dim)`, for the lanes named, on draws `(lanes, draws, dim)`."""
+
+    def value_and_gradient(x: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        loc, log_sd = np.split(x, 2, axis=1)
+        spread = np.exp(log_sd)[:, None] * noise[chosen]
+        log_p, gradient = lanes(loc[:, None] + spread, chosen)
+        slope = np.concatenate([gradient.mean(axis=1), (gradient * spread).mean(axis=1) + 1], axis=1)
+        return -log_p.mean(axis=1) - log_sd.sum(axis=1), -slope
+
+    return value_and_gradient
+
+
+def minimise(
+    lanes: Lanes,
+    x: np.ndarray,
+    noise: np.ndarray,
+    tolerance: float,
+    watch: Callable[[lbfgs.Minima, np.ndarray], None],
+) -> lbfgs.Minima:
+    """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left."""
+    return lbfgs.minimise(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, _longest, watch)
+
+
+def moves(lanes: Lanes, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:
+    """How far other draws would move the optima: the means, in sds, and the log sds, `(lanes, 2 dim)`."""
+    everyone = np.arange(len(lanes))
+    gradient = negated_bound(lanes, noise)(at.x, everyone)[1]
+    # The difference: what `at` itself has still to go is not the draws' doing.
+    step = at.newton(gradient - at.gradient, metric(at.x), everyone)
+    loc, log_sd = np.split(step, 2, axis=1)
+    return np.concatenate([loc * np.exp(-at.x[:, loc.shape[1] :]), log_sd], axis=1)
+
+
+def metric(x: np.ndarray) -> np.ndarray:
+    """The inverse Hessian of the bound at a Gaussian density's optimum: `(sd^2, 1/2)`."""
+    _, log_sd = np.split(x, 2, axis=1)
+    return np.concatenate([np.exp(2 * log_sd), np.full_like(log_sd, 0.5)], axis=1)
+
+
+def reason(lanes: Lanes, at: lbfgs.Minima, tolerance: float) -> np.ndarray:
+    """Why each search ended: "converged", "rounding", "capped" or "stuck", `(lanes,)`."""
+    near = at.decrement <= lanes.rounding(at.value)
+    stuck = np.where(near, "rounding", "stuck")
+    ended = np.where(at.decrement <= tolerance, "converged", np.where(at.stuck, stuck, "capped"))
+    return np.where(np.isfinite(at.value), ended, "stuck").astype(object)
+
+
+def _longest(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+    """No standard deviation grows or shrinks by more than e^2 in one step."""
+    _, log_sd = np.split(direction, 2, axis=1)
+    return 2 / np.maximum(np.abs(log_sd).max(axis=1, initial=0.0), 1e-300)
