@@ -33,13 +33,15 @@ FLOORS = (
     ("diagnostics", "linear_response", "summary", "predictive", "progress"),
     ("posterior",),
     ("fitting",),
+    ("many",),
+    ("calibration",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Above the waist nobody knows how a model is written, but for these, which run models: a guide program beside
 # its model, prediction, and the two rooms where a user comes in.
 WRITING = {"shapes", "language", "trace", "models", "reparam"}
-SEES_MODELS = {"programs", "predictive", "posterior", "fitting"}
+SEES_MODELS = {"programs", "predictive", "posterior", "fitting", "many", "calibration"}
 
 # The dtype follows the inputs; a file that must name float32 stands here, with the reason.
 NAMES_FLOAT32: set[str] = set()

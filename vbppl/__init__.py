@@ -1,6 +1,7 @@
 """vbppl: probabilistic programs, variational Bayes, and the evidence of how good the answer is."""
 
 from vbppl import distributions
+from vbppl.calibration import Calibration, calibrate
 from vbppl.distributions.foreign import foreign
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
@@ -9,6 +10,7 @@ from vbppl.fixed_draws import Deterministic
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.point import MAP
 from vbppl.language import deterministic, factor, param, plate, sample, subsample
+from vbppl.many import fit_many
 from vbppl.models import Model, guide, model
 from vbppl.posterior import Posterior
 from vbppl.records import Progress, Status
@@ -46,4 +48,7 @@ __all__ = [
     "Deterministic",
     "Posterior",
     "fit",
+    "fit_many",
+    "Calibration",
+    "calibrate",
 ]

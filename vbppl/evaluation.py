@@ -25,6 +25,7 @@ from vbppl.target import Target
 BLOCK = 32  # points that are evaluated side by side
 CALL = 512  # points that one call of the compiled evaluation can take
 MANY_CALL = 4096  # the same where there are many data sets
+TOGETHER = 2**18  # numbers of many data sets that are looked at together
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
 
 
@@ -54,6 +55,8 @@ class Density:
         self._leaves = tuple(leaves)
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
         self._side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
+        work = self._side_by_side * (target.data_size + target.dim)
+        self._group = int(np.clip(TOGETHER // work, 1, 16)) if self._many else 0
         self.gradients = np.zeros(len(targets), int)
 
     def __call__(self, z: np.ndarray, fits: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +80,7 @@ class Density:
             np.repeat(centred, len(padded), axis=0),
             np.repeat(fits, blocks),
         )
-        return log_p.reshape(lanes, -1)[:, :draws], gradient.reshape(lanes, len(padded), dim)[:, :draws]
+        return log_p.reshape(lanes, len(padded))[:, :draws], gradient.reshape(lanes, len(padded), dim)[:, :draws]
 
     def _flat(
         self, z: np.ndarray, centred: np.ndarray, fits: np.ndarray | None = None
@@ -96,8 +99,9 @@ class Density:
             if fits is not None:
                 mine = fits[start // side : -(-part.stop // side)]
                 whose[: len(mine)] = mine
-            where = (points, weights, whose, np.int32(-(-count // side)))
-            found = _value_and_gradient(self._structure, self._leaves, *where, side, self._many)
+            turns = np.int32(-(-count // (side * max(self._group, 1))))
+            where = (points, weights, whose, turns)
+            found = _value_and_gradient(self._structure, self._leaves, *where, side, self._group)
             log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
         return log_p, gradient
 
@@ -122,23 +126,30 @@ def _value_and_gradient(
     z: Array,
     centred: Array,
     fits: Array,
-    blocks: Array,
+    turns: Array,
     side_by_side: int,
-    many: bool,
+    group: int,
 ) -> tuple[Array, Array]:
-    """The first `blocks` blocks of points: how many is data, so that one program serves all numbers."""
+    """The first `turns` blocks of points, or groups of blocks: how many is data, so one program serves all numbers."""
 
-    def body(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
-        mine = [leaf[fits[i]] for leaf in leaves] if many else leaves
-        target: Target = jax.tree.unflatten(structure.tree, mine)
+    def evaluate_block(leaves: Sequence[Array], z: Array, centred: Array) -> tuple[Array, Array]:
+        target: Target = jax.tree.unflatten(structure.tree, leaves)
 
         def log_density(z: Array, centred: Array) -> Array:
             return dataclasses.replace(target, centred=centred).log_density(z)
 
-        at = i * side_by_side
-        block = (jax.lax.dynamic_slice_in_dim(part, at, side_by_side) for part in (z, centred))
-        log_p, gradient = jax.vmap(jax.value_and_grad(log_density))(*block)
-        update = jax.lax.dynamic_update_slice_in_dim
-        return update(found[0], log_p, at, 0), update(found[1], gradient, at, 0)
+        return jax.vmap(jax.value_and_grad(log_density))(z, centred)
 
-    return jax.lax.fori_loop(0, blocks, body, (jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)))
+    def body(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        at, size = i * side_by_side * max(group, 1), side_by_side * max(group, 1)
+        points, weights = (jax.lax.dynamic_slice_in_dim(part, at, size) for part in (z, centred))
+        if group:
+            mine = [leaf[jax.lax.dynamic_slice_in_dim(fits, i * group, group)] for leaf in leaves]
+            blocks = (part.reshape(group, side_by_side, -1) for part in (points, weights))
+            log_p, gradient = jax.vmap(evaluate_block)(mine, *blocks)
+        else:
+            log_p, gradient = evaluate_block(leaves, points, weights)
+        update = jax.lax.dynamic_update_slice_in_dim
+        return update(found[0], log_p.reshape(size), at, 0), update(found[1], gradient.reshape(size, -1), at, 0)
+
+    return jax.lax.fori_loop(0, turns, body, (jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)))

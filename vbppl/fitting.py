@@ -101,23 +101,37 @@ def _fit_once(
     guides = _guides(guide, target, stream)
     method = _method(method, target, guides[-1], stream)
     where = _start(start, target)
-    climbs = isinstance(guides[-1], (Laplace, Pathfinder))
-    if isinstance(method, Deterministic) and not climbs:
-        wish = Wish(guides, method, _coordinates(guide, target), where)  # pyright: ignore[reportArgumentType]
-        posterior = _posterior(target, *fixed_draws.run([target], wish, [raw], watch), raw)
-        return _climbed_on(posterior, wish, raw, watch)
-    guide = guides[-1]
-    if climbs:
-        fitted = modes.run(target, guide, _starts(where, target, raw, STARTS), raw, watch)
+    chosen = guides[-1]
+    if isinstance(chosen, (Laplace, Pathfinder)):
+        fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
+    elif isinstance(method, Deterministic):
+        wish = wish_for(target, guide, method, where)
+        return _both_coordinates(
+            judged(target, fixed_draws.run([target], wish, [raw], watch)[0], raw), wish, raw, watch
+        )
     else:
-        loc = np.zeros(target.dim) if isinstance(guide, ProgramGuide) else _starts(where, target, raw, 1)[0]
-        phi = jax.tree.map(np.asarray, guide.init(target, loc.astype(jnp.result_type(float))))
-        fitted = engine.run(target, guide, phi, method, raw, stream, watch)
-    return _posterior(target, dataclasses.replace(fitted, guide=guide), raw)
+        loc = np.zeros(target.dim) if isinstance(chosen, ProgramGuide) else _starts(where, target, raw, 1)[0]
+        phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
+        fitted = engine.run(target, chosen, phi, method, raw, stream, watch)
+    return judged(target, dataclasses.replace(fitted, guide=chosen), raw)
 
 
-def _posterior(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
-    """What was fitted, judged."""
+def wish_for(
+    target: Target, guide: str | Guide | Model, method: Deterministic, where: np.ndarray | None = None
+) -> Wish:
+    """What a deterministic fit is to look for: the guides and coordinates to choose from, and where to begin.
+
+    Raises:
+      ModelError: the guide is not a Gaussian, or the model learns params.
+    """
+    guides = _guides(guide, target, Rows())
+    _method(method, target, guides[-1], Rows())
+    gaussians = tuple(guide for guide in guides if isinstance(guide, Gaussian))
+    return Wish(gaussians, method, _coordinates(guide, target), where)
+
+
+def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
+    """What was fitted, with its report card."""
     centred = target.centred if fitted.centred is None else fitted.centred
     target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
     guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
@@ -128,13 +142,16 @@ def _posterior(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
     return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
 
 
-def _climbed_on(before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None) -> Posterior:
+def _both_coordinates(
+    before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None
+) -> Posterior:
     """Where the report is poor and there are other coordinates: try these too, keep the higher bound, and say so."""
     others = wish.centred[np.any(wish.centred != before.target.centred, axis=1)]
     if not len(others) or not _is_poor(before) or before.status.reason == "interrupted":
         return before
     wish = dataclasses.replace(wish, centred=others)
-    after = _posterior(before.target, *fixed_draws.run([before.target], wish, [raw], watch), raw)
+    (fitted,) = fixed_draws.run([before.target], wish, [raw], watch)
+    after = judged(before.target, fitted, raw)
     better = after.elbo.value > before.elbo.value
     kept, left = (after, before) if better else (before, after)
     note = f"both coordinates were fitted to the end: ELBO {kept.elbo} kept, {left.elbo} left"

@@ -42,6 +42,9 @@ FEWEST, MOST = 32, 2048
 WHITENED_DIM = 64
 STARTS = 3
 ROUGHLY = 1e-3  # nats to gain that are well spent on more draws first
+SAME_MODE = 4.0  # sds
+RIVAL = 10.0  # nats
+VALLEY = 0.1  # nats that the bound falls between two modes
 WORTHWHILE = 0.05  # nats that the richer guide must gain to be kept
 
 
@@ -159,7 +162,7 @@ class _Fits:
             ends = at.x.reshape(count, options, each, -1)[fit, option]
             self.x[fit], self.bound[fit] = ends[start], -value[fit, option, start]
             self.centred[fit] = self.wish.centred[option]
-            self.rivals[fit] = self._rivals(ends, value[fit, option], int(start))
+            self.rivals[fit] = self._rivals(fit, draws, ends, value[fit, option], int(start))
             self._say_coordinates(fit, int(option), -value[fit].min(axis=1))
 
     def _starts(self, lanes: Lanes) -> np.ndarray:
@@ -174,22 +177,29 @@ class _Fits:
             raise no_start(self.targets[lanes.fits[lost]], points[lost, 0])
         return np.concatenate([points, np.full_like(points, np.log(START_SD))], axis=-1)
 
-    def _rivals(self, ends: np.ndarray, value: np.ndarray, best: int) -> tuple[tuple[float, float], ...]:
-        """Where the other starts ended: the nats by which their bound is lower, and how many sds away."""
+    def _rivals(
+        self, fit: int, draws: int, ends: np.ndarray, value: np.ndarray, best: int
+    ) -> tuple[tuple[float, float], ...]:
+        """The other modes among the `ends` of the starts, `(starts, 2 dim)`: how much lower, how many sds away."""
+        others = np.flatnonzero(np.isfinite(value) & (np.arange(len(ends)) != best))
+        lower, scale = value[others] - value[best], np.exp(np.maximum(ends[others], ends[best])[:, self.dim :])
+        away = (np.abs(ends[others] - ends[best])[:, : self.dim] / scale).max(axis=1, initial=0.0)
         found = []
-        for end, other in enumerate(ends):
-            if end != best and np.isfinite(value[end]):
-                scale = np.exp(np.maximum(other[self.dim :], ends[best, self.dim :]))
-                away = np.abs(other - ends[best])[: self.dim] / scale
-                found.append((float(value[end] - value[best]), float(away.max(initial=0.0))))
+        for other in np.flatnonzero((away > SAME_MODE) & (lower < RIVAL)):
+            # Ends that lie apart may lie on one ridge. Two modes have a valley between them.
+            shares = np.linspace(0, 1, 9)[1:-1, None]
+            between = shares * ends[others[other]] + (1 - shares) * ends[best]
+            lanes = self._lanes(np.full(len(between), fit))
+            bounds = mean_field.negated_bound(lanes, self.noise(lanes.fits, draws))(between, np.arange(len(between)))[0]
+            if not bounds.max() <= value[others[other]] + VALLEY:
+                found.append((float(lower[other]), float(away[other])))
         return tuple(found)
 
     def _say_coordinates(self, fit: int, chosen: int, bounds: np.ndarray) -> None:
         if len(bounds) > 1:
             names = ", ".join(self.targets[fit].layout.movable)
             other, gain = 1 - chosen, bounds[chosen] - bounds[1 - chosen]
-            words = ("centred" if self.wish.centred[i].any() else "decentred" for i in (chosen, other))
-            kept, left = words
+            kept, left = ("centred" if self.wish.centred[i].any() else "decentred" for i in (chosen, other))
             self.choices[fit].append(f"coordinates: {names} {kept} (mean-field bound {gain:.2f} nats above {left})")
 
     # The end.
@@ -206,7 +216,7 @@ class _Fits:
         gain = self._gain_over(simple)
         for fit in everyone:
             self.choices[fit].append(f"guide: full rank, {gain[fit]:.2f} nats above mean field")
-        for fit in np.flatnonzero(gain < WORTHWHILE):
+        for fit in np.flatnonzero(gain < WORTHWHILE).tolist():
             del self.factor[fit]
             self.choices[fit][-1] = f"guide: mean field; full rank would gain {max(gain[fit], 0.0):.2f} nats"
         self.x[gain < WORTHWHILE] = simple[gain < WORTHWHILE]
@@ -216,7 +226,7 @@ class _Fits:
         """The nats that full rank gains over mean field at `simple`, on common new draws, `(fits,)`."""
         fits = np.arange(len(self.targets))
         lanes, noise = self._lanes(fits), self.noise(fits, self._fewest(2 * self.dim), 3)
-        factor = np.stack([self.factor[fit] for fit in fits])
+        factor = np.stack([self.factor[fit] for fit in fits.tolist()])
         rich = stein.look(lanes, self.x[:, : self.dim], factor, noise, fits).bound
         return rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0]
 
@@ -267,7 +277,7 @@ class _Fits:
 
         def watch(at: stein.Ascents, moved: np.ndarray) -> None:
             for lane in moved:
-                self._note(fits[lane], at.bound[lane], at.loc[lane], at.factor[lane])
+                self._note(int(fits[lane]), float(at.bound[lane]), at.loc[lane], at.factor[lane])
 
         lanes = self._lanes(fits)
         stein.ascend(lanes, at, noise, lanes.rounding, tolerance, watch)
@@ -288,12 +298,12 @@ class _Fits:
 
     def _minimise(self, lanes: Lanes, x: np.ndarray, noise: np.ndarray, tolerance: float) -> lbfgs.Minima:
         def watch(at: lbfgs.Minima, going: np.ndarray) -> None:
-            for fit in np.unique(lanes.fits[going]):
+            for fit in np.unique(lanes.fits[going]).tolist():
                 mine = going[lanes.fits[going] == fit]
                 best = mine[np.argmin(np.where(np.isfinite(at.value[mine]), at.value[mine], np.inf))]
                 loc, log_sd = np.split(at.x[best], 2)
                 self.centred[fit] = lanes.centred[best]
-                self._note(fit, -at.value[best], loc, log_sd)
+                self._note(fit, -float(at.value[best]), loc, log_sd)
 
         return mean_field.minimise(lanes, x, noise, tolerance, watch)
 
@@ -308,7 +318,7 @@ class _Fits:
 
     def _note(self, fit: int, bound: float, loc: np.ndarray, scale: np.ndarray) -> None:
         """One step more; `scale` is a log sd, `(dim,)`, or a factor, `(dim, dim)`."""
-        bound = float(bound) + self.dim / 2 * (1 + np.log(2 * np.pi))
+        bound = bound + self.dim / 2 * (1 + np.log(2 * np.pi))
         self.bounds[fit].append(bound)
         # An interrupt may come at any time: what has been reached stands here.
         if scale.ndim == 1:

@@ -46,7 +46,7 @@ class Minima:
 
     def has_curvature(self, lanes: np.ndarray) -> np.ndarray:
         """Which lanes know anything beyond the diagonal, `(lanes,)`."""
-        return self._changes[lanes, -1].any(axis=-1)
+        return np.any(self._changes[lanes, -1], axis=-1)
 
     def forget(self, lanes: np.ndarray) -> None:
         """Drop the curvature met so far."""

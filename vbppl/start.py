@@ -55,7 +55,7 @@ def find_starts(
         sign = np.sign(np.where(finite[..., None], gradient, 0.0))
         step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, 1.2]), 1e-6, 0.5)
         z, previous = z + step * sign, sign
-    found = np.isfinite(best_log_p).any(axis=1)
+    found = np.any(np.isfinite(best_log_p), axis=1)
     points = np.stack([points[_apart(points, heights, count)] for points, heights in zip(best, best_log_p)])
     return points, found
 

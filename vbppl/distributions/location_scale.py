@@ -33,8 +33,8 @@ def location_scale(dist: Any) -> tuple[ArrayLike, ArrayLike] | None:
 
 def coordinates(dist: Any, weight: Array | None) -> Any:
     """The bijector from a site's slice of the flat vector onto its values; without a weight, its support."""
-    parts = None if weight is None else location_scale(dist)
-    if parts is None:
+    parts = location_scale(dist)
+    if parts is None or weight is None:
         return dist.support
     loc, scale = parts
     return Affine((1 - weight) * loc, jnp.exp((1 - weight) * jnp.log(scale)))

@@ -1,0 +1,118 @@
+"""Many fits at once: a model function applied to many data sets, or one model from many seeds.
+
+A deterministic fit is linear algebra around one compiled evaluation, so a hundred fits of equal shapes
+advance side by side, and cost little more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl import fixed_draws
+from vbppl.aliases import Seed
+from vbppl.errors import ModelError
+from vbppl.fitting import judged, wish_for
+from vbppl.fixed_draws import Deterministic
+from vbppl.guides.base import Guide
+from vbppl.keys import raw_key
+from vbppl.models import Model, ModelFunction, check_applied
+from vbppl.posterior import Posterior
+from vbppl.records import Fitted
+from vbppl.target import Target
+
+AT_ONCE = 256  # fits that advance side by side
+
+
+def fit_many(
+    model: ModelFunction | Model | Sequence[Model],
+    datasets: Sequence[Mapping[str, Any] | tuple] | None = None,
+    guide: str | Guide = "auto",
+    *,
+    method: Deterministic | None = None,
+    seeds: Seed | Sequence[Seed] = 0,
+) -> list[Posterior]:
+    """Fit a model to many data sets of equal shapes, or from many seeds, side by side.
+
+    Each posterior is the one that `vb.fit` gives with the same data and seed, to rounding; a poor one has its
+    report, and no warning.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def one_number(y):
+    ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
+    ...     vb.sample("y", dist.Normal(x, 1.0), obs=y)
+    >>> posteriors = vb.fit_many(one_number, [{"y": 1.0}, {"y": 4.0}])
+    >>> [f"{posterior.mean()['x']:.2f}" for posterior in posteriors]
+    ['0.50', '2.00']
+
+    Args:
+      model: a model function, with `datasets`; or one model applied to its arguments, with many `seeds`; or
+        several applied models.
+      datasets: for each fit the arguments of the model function: a dict of them by name, or a tuple.
+      guide: "auto", "mean_field", "full_rank" or a Gaussian guide.
+      method: how the fixed draws are made.
+      seeds: one for all fits, or one for each.
+
+    Raises:
+      ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
+    """
+    models, seeds = _each(model, datasets, seeds)
+    raws = [raw_key(seed) for seed in seeds]
+    found = fitted_side_by_side(models, guide, method or Deterministic(), raws)
+    with np.errstate(all="ignore"):
+        return [judged(target, fitted, raw) for (target, fitted), raw in zip(found, raws)]
+
+
+def fitted_side_by_side(
+    models: Sequence[Model], guide: str | Guide, method: Deterministic, raws: Sequence[np.ndarray]
+) -> Iterator[tuple[Target, Fitted]]:
+    """Each model's target, as it was fitted, and its fit; not judged yet."""
+    targets = [Target.of(_checked(each, number, models[0])) for number, each in enumerate(models)]
+    wish = wish_for(targets[0], guide, method)
+    for begin in range(0, len(targets), AT_ONCE):
+        some = targets[begin : begin + AT_ONCE]
+        with np.errstate(all="ignore"):  # what is not finite is told by the status
+            fitted = fixed_draws.run(some, wish, raws[begin : begin + AT_ONCE])
+        yield from zip(some, fitted)
+
+
+def _each(model: Any, datasets: Any, seeds: Any) -> tuple[list[Model], list[Seed]]:
+    """A model and a seed for each fit."""
+    several_seeds = isinstance(seeds, (list, tuple, range))
+    if isinstance(model, ModelFunction):
+        if datasets is None:
+            raise ModelError(
+                f"{model!r} needs data sets.", mend="Give a dict of its arguments for each fit: [{...}, {...}]."
+            )
+        # A float that differs from one data set to the next is data.
+        data = [jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, d) for d in datasets]
+        models = [model(**each) if isinstance(each, Mapping) else model(*each) for each in data]
+    elif isinstance(model, (list, tuple)):
+        models = list(model)
+    else:
+        check_applied(model)
+        models = [model] * (len(seeds) if several_seeds else 1)
+    seeds = list(seeds) if several_seeds else [seeds] * len(models)
+    if len(models) != len(seeds) or not models:
+        raise ModelError(
+            f"{len(models)} data sets and {len(seeds)} seeds are not one of each for each fit.",
+            mend="Give as many seeds as data sets, or one for all.",
+        )
+    return models, seeds
+
+
+def _checked(model: Model, number: int, first: Model) -> Model:
+    """The model, after checking that it is of the same shapes as the first."""
+    check_applied(model)
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (model, first)]
+    if shapes[0] != shapes[1] or jax.tree.structure(model) != jax.tree.structure(first):
+        raise ModelError(
+            f"data set {number} differs from the first in more than its numbers.",
+            details=f"first: {first!r}\n{number}: {model!r}",
+            mend="Side by side go only fits of one model function to arrays of equal shapes; fit the others apart.",
+        )
+    return model
