@@ -223,3 +223,16 @@ def test_jax_arrays_and_numpy_arrays_give_the_same_bits():
     np.testing.assert_array_equal(
         vb.fit(LOGISTIC).phi, vb.fit(cases.logistic_regression(jnp.asarray(X), jnp.asarray(Y))).phi
     )
+
+
+def test_one_fit_in_double_precision_leaves_the_session_in_single():
+    precise = vb.fit(FAR, method=vb.Deterministic(precision="float64"))
+    assert precise.status.decrement < 1e-12  # out of reach in 32 bits
+    assert precise.elbo.value == pytest.approx(-0.5 * np.log(2 * np.pi * 1.25) - 40.0, abs=1e-9)
+    assert precise.phi.dtype == np.float32 and precise.sample(2)["x"].dtype == np.float32
+    assert jnp.zeros(1).dtype == np.float32
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision must be None or 'float64', not 'half'"):
+        vb.Deterministic(precision="half")

@@ -6,7 +6,6 @@ from vbppl.distributions.foreign import foreign
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.fitting import fit
-from vbppl.fixed_draws import Deterministic
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.point import MAP
 from vbppl.language import deterministic, factor, param, plate, sample, subsample
@@ -16,6 +15,7 @@ from vbppl.posterior import Posterior
 from vbppl.records import Progress, Status
 from vbppl.reparam import decenter
 from vbppl.target import Target, target
+from vbppl.wish import Deterministic
 
 __version__ = "0.1.0"
 
@@ -44,8 +44,8 @@ __all__ = [
     "Laplace",
     "Pathfinder",
     "MAP",
-    "Stochastic",
     "Deterministic",
+    "Stochastic",
     "Posterior",
     "fit",
     "fit_many",

@@ -20,12 +20,12 @@ import numpy as np
 
 from vbppl.aliases import Seed
 from vbppl.errors import ModelError
-from vbppl.fixed_draws import Deterministic
 from vbppl.guides.base import Guide
 from vbppl.keys import host_generator, raw_key
 from vbppl.many import fitted_side_by_side
 from vbppl.models import Model, check_applied
 from vbppl.target import Target
+from vbppl.wish import Deterministic
 
 DRAWS = 127  # of each posterior: a rank is one of 128
 LEVEL = 0.01  # of the test of all scalars together

@@ -4,44 +4,40 @@ Draws from the guide are weighed by `w = p / q`, and three questions are asked o
 alone is enough. How much do the `log w` vary? (At the exact posterior not at all.) Does weighing
 move a mean or a standard deviation? And can the weights themselves be trusted (effective sample
 size, Pareto k)? Pareto k alone gives false alarms exactly where a fit is nearly perfect and the
-weights almost constant. What the draws cannot see, a mode that the guide never visits, the
-restarts of the fit may.
+weights almost constant. What the draws cannot see is looked for elsewhere: another mode by the
+restarts of the fit, a heavy tail along the ridges of the density.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import html
 from typing import NamedTuple
 
 import numpy as np
 
 from vbppl import psis
 from vbppl.aliases import PyTree
-from vbppl.evaluation import HEAVY
+from vbppl.draws import whitened_draws
+from vbppl.evaluation import HEAVY, evaluate
 from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.mixture import Mixture
 from vbppl.keys import host_generator
 from vbppl.records import Status
+from vbppl.report_card import Estimate, ReportCard
 from vbppl.target import Target
 
 SETS = 8
-DRAWS, WORK = 4_000, 4e8  # draws; draws times numbers in the data
+DRAWS, MORE, WORK = 4_000, 12_000, 4e8  # draws, and more in doubt; draws times numbers in the data
 
 LOG_WEIGHT_SD = 0.7  # nats
 MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25
 LEAST_ESS, CORRECTING_ESS = 0.05, 0.1
 MANY_DIMS, MEASURED = 30, 400  # dims; effective draws
 DRAW_NOISE = 0.2  # sds
-
-
-class Estimate(NamedTuple):
-    """A value with its Monte Carlo standard error, both in nats."""
-
-    value: float
-    se: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.se:.3f}"
+TAIL, HEAVY_TAIL = 0.4, 0.7  # logs of sds
+TAIL_DIM, REACH = 64, 10  # dims; sds
+CORRELATED, NAMED = 1.4, 5  # ratio of sds; coordinates
 
 
 def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Estimate:
@@ -56,92 +52,92 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
     return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(SETS)))
 
 
-@dataclasses.dataclass(frozen=True)
-class ReportCard:
-    """How good a fit is, and why.
-
-    Attributes:
-      verdict: "good", "corrected" (the weighted draws of `posterior.resample` are right, the guide's own
-        are not quite) or "poor".
-      reasons: why not good, in words.
-      advice: what to try next.
-      elbo: of the guide, in nats.
-      log_weight_sd: the standard deviation of `log p - log q` over draws from `q`, in nats.
-      ess: effective sample size of the weights, as a fraction of the draws.
-      pareto_k: the shape of the weights' tail; below 0.7 their averages settle down.
-      log_evidence: by smoothed importance sampling, in nats; not a number where `pareto_k` forbids it.
-      mean_shift: by how many sds weighing moves the mean of the worst coordinate, and which.
-      log_sd_shift: how much it changes the log sd of the worst coordinate, and which.
-      rivals: other modes met by restarts: the nats by which their bound is lower, and how many sds away.
-      status: why the fit ended.
-      choices: what the fit chose by itself, and why.
-    """
-
-    verdict: str
-    reasons: tuple[str, ...]
-    advice: tuple[str, ...]
-    elbo: Estimate
-    log_weight_sd: float
-    ess: float
-    pareto_k: float
-    log_evidence: float
-    mean_shift: tuple[float, str]
-    log_sd_shift: tuple[float, str]
-    rivals: tuple[tuple[float, float], ...]
-    status: Status
-    choices: tuple[str, ...] = ()
-
-    def lines(self) -> list[str]:
-        """The card as lines of text."""
-        evidence = f"{self.log_evidence:.3f} by PSIS" if np.isfinite(self.log_evidence) else "PSIS cannot say"
-        return [
-            f"verdict: {self.verdict}" + "".join(f"\n  - {reason}" for reason in self.reasons),
-            *(f"  try: {step}" for step in self.advice),
-            f"ELBO {self.elbo} nats, so log evidence >= {self.elbo.value - 2 * self.elbo.se:.3f} ({evidence})",
-            f"log p - log q: sd {self.log_weight_sd:.2f} nats, ESS {self.ess:.0%} of the draws, "
-            f"Pareto k {self.pareto_k:.2f}",
-            f"weighing would move a mean by {self.mean_shift[0]:.2f} sd ({self.mean_shift[1]}), "
-            f"a log sd by {self.log_sd_shift[0]:.2f} ({self.log_sd_shift[1]})",
-            f"stopped: {self.status}",
-            *self.choices,
-        ]
-
-    def __str__(self) -> str:
-        return "\n".join(self.lines())
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return "<pre>" + html.escape(str(self)) + "</pre>"
-
-
 def judge(
     guide: Guide, phi: PyTree, target: Target, bound: Estimate, status: Status, raw_key: np.ndarray
 ) -> ReportCard:
     """The report card of a fit, from fresh draws of the guide."""
-    # The tail shape of few draws is a noisy thing: take as many as the size of the data allows.
-    draws = int(np.clip(WORK / max(target.data_size + 10 * target.dim, 1), 256, DRAWS))
-    log_weights, z = guide.weighed_draws(phi, target, host_generator(raw_key, "judge"), draws)
-    finite = np.isfinite(log_weights)
-    log_weights, z = log_weights[finite], z[finite]
-    smoothed = psis.smooth(log_weights)
-    mean_shift, log_sd_shift = _shifts(np.exp(smoothed.log_weights), z, target.layout.coordinates)
-    lost = 1 - float(finite.mean())
+    rng, names = host_generator(raw_key, "judge"), target.layout.coordinates
+    tail, curvature = _tail(guide, phi, target), _curvature(guide, phi, target, raw_key)
+    several = isinstance(guide, Mixture)
+    # Intermediate values grow with the data, and so does the price of a draw.
+    most = int(np.clip(WORK / max(target.data_size + 10 * target.dim, 1), 256, DRAWS + MORE))
+    weighed = guide.weighed_draws(phi, target, rng, min(most, DRAWS))
+    card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)
+    if card.verdict != "good" and most > DRAWS:
+        # The tail shape of few draws is a noisy thing: where something is wrong, many more are taken.
+        more = guide.weighed_draws(phi, target, rng, most - DRAWS)
+        weighed = np.append(weighed[0], more[0]), np.append(weighed[1], more[1], axis=0)
+        card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)
+    if card.verdict == "poor" and curvature.factor is not None and not card.rivals and status.converged:
+        card = _corrected_by_linear_response(card, curvature.factor, phi, target, rng)
+    return card
+
+
+class _Weighed(NamedTuple):
+    """What weighing some draws has shown."""
+
+    draws: int
+    lost: float  # the share of draws at which the density is not finite
+    log_weight_sd: float
+    smoothed: psis.Smoothed
+    mean_shift: tuple[float, str]
+    log_sd_shift: tuple[float, str]
+
+    @classmethod
+    def of(cls, log_weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> _Weighed:
+        finite = np.isfinite(log_weights)
+        draws, log_weights, z = len(log_weights), log_weights[finite], z[finite]
+        smoothed = psis.smooth(log_weights)
+        shifts = _shifts(np.exp(smoothed.log_weights), z, names)
+        sd = float(log_weights.std()) if len(z) else np.nan
+        return cls(draws, 1 - float(finite.mean()), sd, smoothed, *shifts)
+
+
+def _card(
+    weighed: _Weighed,
+    bound: Estimate,
+    status: Status,
+    tail: tuple[float, str],
+    curvature: _Curvature,
+    dim: int,
+    several_modes: bool = False,
+) -> ReportCard:
+    smoothed, lost = weighed.smoothed, weighed.lost
     card = ReportCard(
         "good",
         (),
         (),
         bound,
-        float(log_weights.std()) if len(z) else np.nan,
-        smoothed.ess / draws,
+        weighed.log_weight_sd,
+        smoothed.ess / weighed.draws,
         smoothed.shape,
         smoothed.log_mean + float(np.log1p(-lost)) if smoothed.usable else np.nan,
-        mean_shift,
-        log_sd_shift,
+        weighed.mean_shift,
+        weighed.log_sd_shift,
+        tail,
+        curvature.widened,
+        curvature.least,
         status.rivals,
         status,
     )
-    return _with_verdict(card, target.dim, draws, lost)
+    return _with_verdict(card, dim, weighed.draws, lost, several_modes)
+
+
+def _corrected_by_linear_response(
+    card: ReportCard, factor: np.ndarray, phi: PyTree, target: Target, rng: np.random.Generator
+) -> ReportCard:
+    """The card of a mean-field fit that is poor for its correlations alone.
+
+    The Gaussian with the linear-response covariance is held to the same standard: where it meets it, its sds are
+    the ones to use.
+    """
+    gaussian = FullRank().of(np.asarray(MeanField().loc(phi), np.float64), factor).astype(phi.dtype)
+    weighed = _Weighed.of(*FullRank().weighed_draws(gaussian, target, rng, DRAWS), target.layout.coordinates)
+    nothing = _Curvature((), np.nan, None)
+    if _card(weighed, card.elbo, card.status, card.tail, nothing, target.dim).reasons:
+        return card
+    advice = ("posterior.linear_response(): sds with the correlations, which pass the checks that these fail",)
+    return dataclasses.replace(card, verdict="corrected", advice=(*advice, "guide='full_rank'"))
 
 
 def _shifts(weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> tuple[tuple[float, str], tuple[float, str]]:
@@ -157,9 +153,65 @@ def _shifts(weights: np.ndarray, z: np.ndarray, names: tuple[str, ...]) -> tuple
     return (float(means[worst]), names[worst]), (float(log_sds[widest]), names[widest])
 
 
-def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float) -> ReportCard:
+def _tail(guide: Guide, phi: PyTree, target: Target) -> tuple[float, str]:
+    """How much wider than the guide the density is along its ridges, the log of it, and of which coordinate.
+
+    The ridge of a coordinate runs through the guide's conditional means of the others. Along it a Gaussian
+    falls off by `t^2 / 2` at `t` sds, further out than any draw goes; a density with heavier tails does not.
+    """
+    if not isinstance(guide, Gaussian) or not 0 < target.dim <= TAIL_DIM or target.data_size > HEAVY:
+        return np.nan, "not looked at"
+    factor, loc = np.asarray(guide.factor(phi), np.float64), np.asarray(guide.loc(phi), np.float64)
+    covariance = factor @ factor.T
+    ridges = covariance / np.sqrt(np.diagonal(covariance))  # a column for each coordinate
+    t = np.linspace(-REACH, REACH, 8 * REACH + 1)
+    log_p = evaluate(target, (loc + t[:, None, None] * ridges.T).reshape(-1, target.dim))[0].reshape(len(t), -1)
+    log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
+    weights = np.exp(log_p - log_p.max(axis=0))
+    weights /= weights.sum(axis=0)
+    mean = weights.T @ t
+    log_sds = 0.5 * np.log(np.sum(weights * (t[:, None] - mean) ** 2, axis=0))
+    worst = int(np.argmax(log_sds))
+    return float(log_sds[worst]), target.layout.coordinates[worst]
+
+
+class _Curvature(NamedTuple):
+    """Of a mean-field guide's bound: the sds that correlations would widen, the least eigenvalue, the covariance."""
+
+    widened: tuple[tuple[float, str], ...]
+    least: float
+    factor: np.ndarray | None  # `L L^T` is the covariance by linear response
+
+
+def _curvature(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> _Curvature:
+    """What correlations would do to the sds of a mean-field guide.
+
+    `K = -sd E[Hess l] sd`, by Stein's lemma from gradients at moment-exact draws; its diagonal is 1 at the
+    optimum, and the linear-response covariance is `sd K^-1 sd` where third derivatives average to nothing.
+    """
+    if not isinstance(guide, MeanField) or not 1 < target.dim <= TAIL_DIM or target.data_size > HEAVY:
+        return _Curvature((), np.nan, None)
+    noise = whitened_draws(host_generator(raw_key, "curvature"), max(64, 4 * target.dim), target.dim)
+    sd = np.asarray(guide.sd(phi), np.float64)
+    gradient = evaluate(target, np.asarray(guide.loc(phi), np.float64) + sd * noise)[1] * sd
+    cross = -gradient.T @ noise / len(noise)
+    if not np.isfinite(cross).all():
+        return _Curvature((), np.nan, None)
+    values, vectors = np.linalg.eigh((cross + cross.T) / 2)
+    if values[0] <= 0:
+        return _Curvature((), float(values[0]), None)
+    ratios = np.sqrt(vectors**2 @ (1 / values))
+    widest = np.argsort(-ratios)[:NAMED]
+    named = tuple((float(ratios[i]), target.layout.coordinates[i]) for i in widest)
+    return _Curvature(named, float(values[0]), sd[:, None] * vectors / np.sqrt(values))
+
+
+def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float, several_modes: bool) -> ReportCard:
     reasons = _shape_reasons(card, dim, draws, lost)
-    correctable = card.pareto_k < 0.7 and card.ess >= CORRECTING_ESS and not lost
+    if several_modes:
+        reasons.append("there are several modes; the guide holds those that the restarts found, and there may be more")
+    heavy = card.tail[0] > HEAVY_TAIL
+    correctable = card.pareto_k < 0.7 and card.ess >= CORRECTING_ESS and not lost and not heavy
     advice = ["posterior.resample(n): draws weighed by importance, which are right here"] if correctable else []
     fatal = list(_fatal_reasons(card))
     if (reasons and not correctable) or fatal:
@@ -185,6 +237,12 @@ def _shape_reasons(card: ReportCard, dim: int, draws: int, lost: float) -> list[
         reasons.append(f"in unconstrained space the sd of {log_sd_name} is off by about {np.expm1(log_sd):.0%}")
     if card.ess < LEAST_ESS:
         reasons.append(f"the effective sample size is {card.ess:.1%} of the draws")
+    if card.tail[0] > TAIL:
+        wide = f"the density of {card.tail[1]} is {np.exp(card.tail[0]):.1f} times as wide as the guide"
+        reasons.append(f"{wide}, in a tail that draws of the guide do not reach")
+    ratio, name = card.widened[0] if card.widened else (1.0, "")
+    if ratio > CORRELATED:
+        reasons.append(f"correlations that mean field leaves out would widen the sd of {name} {ratio:.1f} times")
     # The sd of log w grows with sqrt(dim) by itself. With many dims it decides only where the shifts,
     # which are known to one over the root of the effective number of draws, cannot.
     measured = dim > MANY_DIMS and card.ess * draws >= MEASURED

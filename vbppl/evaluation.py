@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ class Density:
 
     Attributes:
       gradients: how many gradients each target has been asked for, `(targets,)`.
+      compiling: seconds of calls that were the first of their kind, most of which is compiling.
     """
 
     def __init__(self, targets: Sequence[Target]):
@@ -57,7 +59,7 @@ class Density:
         self._side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
         work = self._side_by_side * (target.data_size + target.dim)
         self._group = int(np.clip(TOGETHER // work, 1, 16)) if self._many else 0
-        self.gradients = np.zeros(len(targets), int)
+        self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
 
     def __call__(self, z: np.ndarray, fits: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(lanes, draws)` and gradients `(lanes, draws, dim)`, float64.
@@ -101,8 +103,12 @@ class Density:
                 whose[: len(mine)] = mine
             turns = np.int32(-(-count // (side * max(self._group, 1))))
             where = (points, weights, whose, turns)
+            began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
             found = _value_and_gradient(self._structure, self._leaves, *where, side, self._group)
             log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
+            if kind not in self._structure.seen:
+                self._structure.seen.add(kind)
+                self.compiling += time.perf_counter() - began
         return log_p, gradient
 
 
@@ -111,6 +117,7 @@ class _Structure:
 
     def __init__(self, tree: Any):
         self.tree = tree
+        self.seen: set[tuple] = set()  # the kinds of calls that have been compiled
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,9 +15,10 @@ from vbppl import diagnostics, engine, fixed_draws, modes
 from vbppl.aliases import Seed
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
-from vbppl.fixed_draws import STARTS, Deterministic, Wish
+from vbppl.fixed_draws import STARTS
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, MeanField, Pathfinder
+from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
@@ -28,6 +29,7 @@ from vbppl.records import Fitted, Progress
 from vbppl.start import starts_of
 from vbppl.streams import Rows
 from vbppl.target import Target
+from vbppl.wish import Deterministic, Wish
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
@@ -79,9 +81,23 @@ def fit(
     raw = raw_key(seed)
     check_applied(model)
     with watcher(progress, callback) as watch:
-        posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
+        if isinstance(method, Deterministic) and method.precision:
+            with jax.enable_x64(True):
+                posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
+            posterior = _in_session_precision(posterior, model)
+        else:
+            posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
     _warn(posterior)
     return posterior
+
+
+def _in_session_precision(posterior: Posterior, model: Model) -> Posterior:
+    """The same posterior, to be used in the session's dtype; its report is that of the fit."""
+    dtype = jnp.result_type(float)
+    centred = np.asarray(posterior.target.centred, dtype)
+    target = dataclasses.replace(Target.of(model), centred=centred)
+    phi = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), posterior.phi)
+    return dataclasses.replace(posterior, target=target, phi=phi)
 
 
 # What is not finite is told by the status and the report card, not by warnings from NumPy.
@@ -106,9 +122,14 @@ def _fit_once(
         fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
     elif isinstance(method, Deterministic):
         wish = wish_for(target, guide, method, where)
-        return _both_coordinates(
-            judged(target, fixed_draws.run([target], wish, [raw], watch)[0], raw), wish, raw, watch
-        )
+        (fitted,) = fixed_draws.run([target], wish, [raw], watch)
+        posterior = judged(target, fitted, raw)
+        if guide != "auto" or not _is_poor(posterior) or posterior.status.reason == "interrupted":
+            return posterior
+        # The ladder: other modes first, since they would be there in any coordinates.
+        if len(fitted.elsewhere):
+            return _mixture(posterior, fitted, wish, raw)
+        return _both_coordinates(posterior, wish, raw, watch)
     else:
         loc = np.zeros(target.dim) if isinstance(chosen, ProgramGuide) else _starts(where, target, raw, 1)[0]
         phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
@@ -145,11 +166,12 @@ def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
 def _both_coordinates(
     before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None
 ) -> Posterior:
-    """Where the report is poor and there are other coordinates: try these too, keep the higher bound, and say so."""
+    """Try the other coordinates too, if there are any; keep the higher bound, and say so."""
     others = wish.centred[np.any(wish.centred != before.target.centred, axis=1)]
-    if not len(others) or not _is_poor(before) or before.status.reason == "interrupted":
+    if not len(others):
         return before
     wish = dataclasses.replace(wish, centred=others)
+    (fitted,) = fixed_draws.run([before.target], wish, [raw], watch)
     (fitted,) = fixed_draws.run([before.target], wish, [raw], watch)
     after = judged(before.target, fitted, raw)
     better = after.elbo.value > before.elbo.value
@@ -159,6 +181,35 @@ def _both_coordinates(
     advice = tuple(step for step in report.advice if "decenter" not in step)
     report = dataclasses.replace(report, choices=(*before.check().choices, note), advice=advice)
     return dataclasses.replace(kept, report=report)
+
+
+def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> Posterior:
+    """A full-rank Gaussian for each mode that the restarts found, weighed by the evidence it accounts for."""
+    phi = np.asarray(before.phi, np.float64)
+    places = [np.stack([before.guide.loc(phi), np.log(before.guide.sd(phi))]), *fitted.elsewhere]
+    wishes = [
+        dataclasses.replace(wish, guides=(FullRank(),), centred=before.target.centred[None], start=place)
+        for place in places
+    ]
+    fits = [fixed_draws.run([before.target], each, [raw])[0] for each in wishes]
+    components = [fit.params["guide"] for fit in fits if fit.status.converged]
+    if len(components) < 2:
+        return before
+    elbos = [diagnostics.elbo(FullRank(), phi, before.target, raw).value for phi in components]
+    gradients = fitted.status.gradients + sum(fit.status.gradients for fit in fits)
+    status = dataclasses.replace(fitted.status, rivals=(), gradients=gradients)
+    phi = Mixture.of(components, elbos)
+    weights = ", ".join(f"{weight:.2f}" for weight in np.exp(phi["log_weights"]))
+    note = f"guide: a mixture of {len(components)} modes, weights {weights}"
+    mixed = dataclasses.replace(
+        fitted,
+        params={**fitted.params, "guide": phi},
+        status=status,
+        guide=Mixture(),
+        choices=(*fitted.choices, note),
+    )
+    after = judged(before.target, mixed, raw)
+    return after if after.elbo.value > before.elbo.value else before
 
 
 def _coordinates(guide: str | Guide | Model, target: Target) -> np.ndarray:

@@ -27,15 +27,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from vbppl import lbfgs, mean_field, stein
-from vbppl.errors import ModelError
+from vbppl import batch_and_match, lbfgs, mean_field, stein
 from vbppl.evaluation import HEAVY, Density
-from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, MeanField
+from vbppl.guides.gaussian import START_SD, FullRank, MeanField
 from vbppl.keys import host_generator
 from vbppl.lanes import FixedNoise, Lanes
 from vbppl.records import Fitted, Progress, Status
 from vbppl.start import find_starts, no_start
 from vbppl.target import Target
+from vbppl.wish import Wish
 
 DRAW_NOISE = 0.01
 FEWEST, MOST = 32, 2048
@@ -46,60 +46,6 @@ SAME_MODE = 4.0  # sds
 RIVAL = 10.0  # nats
 VALLEY = 0.1  # nats that the bound falls between two modes
 WORTHWHILE = 0.05  # nats that the richer guide must gain to be kept
-
-
-@dataclasses.dataclass(frozen=True)
-class Deterministic:
-    """Fixed moment-exact draws of all rows, maximised to the end.
-
-    Attributes:
-      draws: how many to begin with, an even number; None for enough. They grow while they matter.
-      kind: "auto" (whitened where there are enough of them, else a Latin hypercube), "latin_hypercube", or
-        "independent", which is there to be compared with. Full rank needs "auto".
-    """
-
-    draws: int | None = None
-    kind: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.draws is not None and (self.draws < 2 or self.draws % 2):
-            raise ValueError(f"draws come in antithetic pairs: an even number from 2 on, not {self.draws}.")
-        if self.kind not in ("auto", "latin_hypercube", "independent"):
-            raise ValueError(f"kind must be 'auto', 'latin_hypercube' or 'independent', not {self.kind!r}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class Wish:
-    """What is asked of a deterministic fit.
-
-    Attributes:
-      guides: the families to choose from, by what each gains: mean field, full rank or both.
-      method: how the draws are made.
-      centred: the coordinates to choose from, `(choices, movable sites)`.
-      start: mean and log sd to begin with, `(2, dim)`; None to look for starts.
-    """
-
-    guides: tuple[Gaussian, ...]
-    method: Deterministic
-    centred: np.ndarray
-    start: np.ndarray | None = None
-
-    def check(self, dim: int) -> None:
-        """Refuse fixed draws on which a full-rank guide has no maximum."""
-        draws = self.method.draws
-        if not any(isinstance(guide, FullRank) for guide in self.guides):
-            return
-        if draws is not None and draws < 2 * dim:
-            raise ModelError(
-                f"a full-rank guide of {dim} dimensions cannot be fitted on {draws} fixed draws: "
-                f"with fewer draws than dimensions the bound has no maximum, and below {2 * dim} no exact moments.",
-                mend=f"Give at least {2 * dim} draws, or leave draws=None.",
-            )
-        if self.method.kind != "auto":
-            raise ModelError(
-                f"a full-rank guide needs draws with exact second moments, and {self.method.kind!r} draws have none.",
-                mend="Leave kind='auto', or fit a mean-field guide.",
-            )
 
 
 Watch = Callable[[Progress], None]
@@ -139,7 +85,9 @@ class _Fits:
         self.reason = np.full(count, "capped", dtype=object)
         self.decrement, self.draw_noise = np.full(count, np.inf), np.full(count, np.inf)
         self.draws = np.zeros(count, int)
+        self.starts, self.spread = 1, np.zeros(count)
         self.rivals: list[tuple[tuple[float, float], ...]] = [()] * count
+        self.elsewhere = [np.zeros((0, 2, self.dim))] * count
         self.bounds: list[list[float]] = [[] for _ in targets]
         self.choices: list[list[str]] = [[] for _ in targets]
         self.began = time.perf_counter()
@@ -162,7 +110,9 @@ class _Fits:
             ends = at.x.reshape(count, options, each, -1)[fit, option]
             self.x[fit], self.bound[fit] = ends[start], -value[fit, option, start]
             self.centred[fit] = self.wish.centred[option]
-            self.rivals[fit] = self._rivals(fit, draws, ends, value[fit, option], int(start))
+            finite = value[fit, option][np.isfinite(value[fit, option])]
+            self.starts, self.spread[fit] = each, np.ptp(finite) if len(finite) else np.inf
+            self.rivals[fit], self.elsewhere[fit] = self._rivals(fit, draws, ends, value[fit, option], int(start))
             self._say_coordinates(fit, int(option), -value[fit].min(axis=1))
 
     def _starts(self, lanes: Lanes) -> np.ndarray:
@@ -179,12 +129,12 @@ class _Fits:
 
     def _rivals(
         self, fit: int, draws: int, ends: np.ndarray, value: np.ndarray, best: int
-    ) -> tuple[tuple[float, float], ...]:
-        """The other modes among the `ends` of the starts, `(starts, 2 dim)`: how much lower, how many sds away."""
+    ) -> tuple[tuple[tuple[float, float], ...], np.ndarray]:
+        """The other modes among the `ends` of the starts, `(starts, 2 dim)`: how much lower, how far away; where."""
         others = np.flatnonzero(np.isfinite(value) & (np.arange(len(ends)) != best))
         lower, scale = value[others] - value[best], np.exp(np.maximum(ends[others], ends[best])[:, self.dim :])
         away = (np.abs(ends[others] - ends[best])[:, : self.dim] / scale).max(axis=1, initial=0.0)
-        found = []
+        found, where = [], []
         for other in np.flatnonzero((away > SAME_MODE) & (lower < RIVAL)):
             # Ends that lie apart may lie on one ridge. Two modes have a valley between them.
             shares = np.linspace(0, 1, 9)[1:-1, None]
@@ -193,7 +143,8 @@ class _Fits:
             bounds = mean_field.negated_bound(lanes, self.noise(lanes.fits, draws))(between, np.arange(len(between)))[0]
             if not bounds.max() <= value[others[other]] + VALLEY:
                 found.append((float(lower[other]), float(away[other])))
-        return tuple(found)
+                where.append(ends[others[other]].reshape(2, self.dim))
+        return tuple(found), np.reshape(where, (-1, 2, self.dim))
 
     def _say_coordinates(self, fit: int, chosen: int, bounds: np.ndarray) -> None:
         if len(bounds) > 1:
@@ -240,11 +191,26 @@ class _Fits:
             self.x[fits], self.bound[fits] = at.x, -at.value
             self.decrement[fits], self.draws[fits] = at.decrement, draws
             self.reason[fits] = mean_field.reason(lanes, at, self.tolerance)
+            self._newton(fits, lanes, noise, at)
             # Sets of twice as many: what sets of one size have in common would not show between them.
             halves = (self.noise(fits, 2 * draws, half) for half in (1, 2))
             self.draw_noise[fits] = _worst(np.array([mean_field.moves(lanes, at, half) for half in halves]))
             fits, draws = self._that_want_more(fits, draws)
             noise = self.noise.joined(fits, draws)
+
+    def _newton(self, fits: np.ndarray, lanes: Lanes, noise: np.ndarray, at: lbfgs.Minima) -> None:
+        """Go on by Newton's method, in place, where L-BFGS has given up at a finite bound."""
+        given_up = np.isin(self.reason[fits], ("capped", "stuck")) & np.isfinite(at.value)
+        for lane in np.flatnonzero(given_up).tolist():
+            fit, one = int(fits[lane]), np.array([lane])
+            target = dataclasses.replace(self.targets[fit], centred=self.centred[fit].astype(self.dtype))
+            found = mean_field.newton(lanes, target, at.x[lane], noise, one, self.tolerance)
+            if found.value <= at.value[lane]:
+                gradient = mean_field.negated_bound(lanes, noise)(found.x[None], one)[1]
+                at.move(one, found.x[None], np.array([found.value]), gradient)
+                at.decrement[lane] = found.decrement
+                self.x[fit], self.bound[fit] = found.x, -found.value
+                self.decrement[fit], self.reason[fit] = found.decrement, found.reason
 
     def full_rank(self, fits: np.ndarray) -> None:
         """Maximise over `loc` and any factor, from the mean-field optimum on, with more draws while they matter."""
@@ -254,6 +220,7 @@ class _Fits:
         at = stein.look(lanes, self.x[fits, : self.dim], factor, noise, np.arange(len(fits)))
         while len(fits):
             self._ascend(fits, at, noise, np.full(len(fits), ROUGHLY))
+            self._match(fits, at, noise)
             self.draws[fits] = draws
             size = min(2 * draws, max(MOST, draws))
             looks = [
@@ -272,6 +239,31 @@ class _Fits:
             if 2 * size != draws or self.dim == 1:
                 at = stein.look(lanes, at.loc, at.factor, noise, np.arange(len(fits)))
 
+    def _match(self, fits: np.ndarray, at: stein.Ascents, noise: np.ndarray) -> None:
+        """Where no natural-gradient step improves the bound, match scores, and climb on from there, in place."""
+        for lane in np.flatnonzero(at.reason == "stuck").tolist():
+            one, lanes = np.array([lane]), self._lanes(fits[[lane]])
+            begin = (at.loc[lane], at.factor[lane]) if np.isfinite(at.bound[lane]) else self._mean_field_of(fits[lane])
+
+            def density(z: np.ndarray, lanes: Lanes = lanes) -> tuple[np.ndarray, np.ndarray]:
+                log_p, gradient = lanes(z[None])
+                return log_p[0], gradient[0]
+
+            def draws(step: int, fit: np.ndarray = fits[[lane]]) -> np.ndarray:
+                return self.noise(fit, noise.shape[1], 10 + step)[0]
+
+            loc, factor = batch_and_match.match(density, *begin, draws)
+            new = stein.look(lanes, loc[None], factor[None], noise[one], np.zeros(1, int))
+            self._ascend(fits[one], new, noise[one], np.full(1, ROUGHLY))
+            if np.isfinite(new.bound[0]) and not new.bound[0] < at.bound[lane]:
+                at.put(one, new, np.ones(1, bool))
+                at.reason[lane] = new.reason[0]
+            self._keep(fits, at)
+
+    def _mean_field_of(self, fit: int) -> tuple[np.ndarray, np.ndarray]:
+        loc, log_sd = np.split(self.x[fit], 2)
+        return loc, np.diag(np.exp(log_sd))
+
     def _ascend(self, fits: np.ndarray, at: stein.Ascents, noise: np.ndarray, tolerance: np.ndarray) -> None:
         """Climb from `at` on, in place."""
 
@@ -284,6 +276,9 @@ class _Fits:
         # Steps that gain nothing are the optimum's sign only where little is left to gain.
         far = (at.reason == "rounding") & (at.decrement > np.maximum(ROUGHLY, lanes.rounding(at.bound)))
         at.reason[far] = "stuck"
+        self._keep(fits, at)
+
+    def _keep(self, fits: np.ndarray, at: stein.Ascents) -> None:
         self.x[fits, : self.dim], self.bound[fits] = at.loc, at.bound
         self.decrement[fits], self.reason[fits] = at.decrement, at.reason
         self.factor.update(zip(fits.tolist(), at.factor))
@@ -365,6 +360,11 @@ class _Fits:
             gradients=int(self.density.gradients[fit]),
             rivals=self.rivals[fit],
             draw_noise=noise,
+            decrement=float(left),
+            starts=self.starts,
+            spread=float(self.spread[fit]),
+            seconds=time.perf_counter() - self.began,
+            compiling=self.density.compiling,
         )
         return Fitted(
             {"guide": self._phi(fit), "model": self.targets[fit].params},
@@ -373,6 +373,7 @@ class _Fits:
             guide=FullRank() if fit in self.factor else MeanField(),
             centred=self.centred[fit].astype(self.dtype),
             choices=tuple(self.choices[fit]),
+            elsewhere=self.elsewhere[fit],
         )
 
 

@@ -111,7 +111,7 @@ def _solve_by_cg(
         for _ in range(CG_STEPS):
             if rest @ rest <= CG_TOLERANCE**2 * (slope @ slope):
                 break
-            product = units * np.asarray(_hessian_times(target, eta, noise, (units * direction).astype(eta.dtype)))
+            product = units * np.asarray(hessian_times(target, eta, noise, (units * direction).astype(eta.dtype)))
             curvature = direction @ product
             if not curvature > 0:
                 return solved.T, f"the Hessian of the bound is not positive definite (curvature {curvature:.2g})"
@@ -153,7 +153,8 @@ def _negated_bound(target: Target, eta: Array, noise: Array) -> Array:
 
 
 @jax.jit
-def _hessian_times(target: Target, eta: Array, noise: Array, vector: Array) -> Array:
+def hessian_times(target: Target, eta: Array, noise: Array, vector: Array) -> Array:
+    """The Hessian of the negated mean-field bound at `eta`, `(2 dim,)`, times `vector`."""
     gradient = jax.grad(lambda eta: _negated_bound(target, eta, noise))
     return jax.jvp(gradient, (eta,), (vector,))[1]
 
@@ -162,4 +163,4 @@ def _hessian_times(target: Target, eta: Array, noise: Array, vector: Array) -> A
 def _hessian(target: Target, eta: Array, noise: Array) -> Array:
     """All columns, some at a time: forward over reverse."""
     columns = jnp.eye(len(eta), dtype=eta.dtype)
-    return jax.lax.map(lambda v: _hessian_times(target, eta, noise, v), columns, batch_size=8)
+    return jax.lax.map(lambda v: hessian_times(target, eta, noise, v), columns, batch_size=8)

@@ -16,13 +16,13 @@ from vbppl import fixed_draws
 from vbppl.aliases import Seed
 from vbppl.errors import ModelError
 from vbppl.fitting import judged, wish_for
-from vbppl.fixed_draws import Deterministic
 from vbppl.guides.base import Guide
 from vbppl.keys import raw_key
 from vbppl.models import Model, ModelFunction, check_applied
 from vbppl.posterior import Posterior
 from vbppl.records import Fitted
 from vbppl.target import Target
+from vbppl.wish import Deterministic
 
 AT_ONCE = 256  # fits that advance side by side
 

@@ -14,6 +14,10 @@ import numpy as np
 
 from vbppl import lbfgs
 from vbppl.lanes import Lanes
+from vbppl.linear_response import hessian_times
+from vbppl.newton import Found
+from vbppl.newton import minimise as minimise_by_newton
+from vbppl.target import Target
 
 STEPS = 300
 
@@ -40,6 +44,24 @@ def minimise(
 ) -> lbfgs.Minima:
     """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left."""
     return lbfgs.minimise(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, _longest, watch)
+
+
+def newton(lanes: Lanes, target: Target, x: np.ndarray, noise: np.ndarray, lane: np.ndarray, tolerance: float) -> Found:
+    """Go down from `x`, `(2 dim,)`, in one lane by Newton's method; `target` is what the lane sees."""
+    function, draws = negated_bound(lanes, noise), noise[lane[0]].astype(lanes.density.dtype)
+
+    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = function(x[None], lane)
+        return float(value[0]), gradient[0]
+
+    def product(x: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        found = hessian_times(target, x.astype(draws.dtype), draws, vector.astype(draws.dtype))
+        return np.asarray(found, np.float64)
+
+    def rounding(value: float) -> float:
+        return float(lanes.rounding(np.array(value)))
+
+    return minimise_by_newton(value_and_gradient, product, x, lambda x: metric(x[None])[0], rounding, tolerance)
 
 
 def moves(lanes: Lanes, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,16 @@ import numpy as np
 
 from vbppl import predictive, programs, psis
 from vbppl.aliases import Array, PyTree, Seed
-from vbppl.diagnostics import Estimate, ReportCard
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
 from vbppl.linear_response import LinearResponse, linear_response
 from vbppl.models import Model
+from vbppl.optimality import optimality_gap
 from vbppl.pytree import pytree, static
 from vbppl.records import Status
+from vbppl.report_card import Estimate, ReportCard
 from vbppl.summary import Summary, summarise
 from vbppl.target import Target
 
@@ -98,11 +100,18 @@ class Posterior:
         notes += self.report.lines() if self.report else [f"log joint at the mode {self.elbo.value:.3f} nats"]
         return summarise(self._chosen(names), notes)
 
-    def check(self) -> ReportCard:
-        """The report card: the verdict, why, and the numbers behind it."""
+    def check(self, gap: bool = False) -> ReportCard:
+        """The report card: the verdict, why, and the numbers behind it.
+
+        Args:
+          gap: also bound how far below the best of its family the fit may lie, by four further fits.
+        """
         if self.report is None:
             raise TypeError("a MAP estimate is a point: there is no distribution to judge.")
-        return self.report
+        if not gap:
+            return self.report
+        found = optimality_gap(self.target, self.guide, self.phi, self.elbo, np.zeros(2, np.uint32))
+        return dataclasses.replace(self.report, gap=found)
 
     def linear_response(self, *names: str) -> LinearResponse:
         """Covariances of the sites `names` (all if none), corrected for what mean field leaves out.

@@ -41,7 +41,12 @@ class Status:
       first_skipped: the number of the first of them.
       guilty: the sites whose density or gradient was not finite there.
       draw_noise: by how many sds another set of fixed draws would move the answer.
-      rivals: where restarts ended: the nats by which their bound is lower, and how many sds away.
+      rivals: other modes met by restarts: the nats by which their bound is lower, and how many sds away.
+      decrement: the nats still to gain, to second order; not a number where it is not known.
+      starts: how many restarts there were.
+      spread: by how many nats their bounds differ.
+      seconds: what the fit took by the clock.
+      compiling: how many of them went into the first call of a new program.
     """
 
     reason: str
@@ -54,6 +59,11 @@ class Status:
     guilty: tuple[str, ...] = ()
     rivals: tuple[tuple[float, float], ...] = ()
     draw_noise: float = 0.0
+    decrement: float = float("nan")
+    starts: int = 1
+    spread: float = 0.0
+    seconds: float = dataclasses.field(default=0.0, compare=False)
+    compiling: float = dataclasses.field(default=0.0, compare=False)
 
     def __str__(self) -> str:
         text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"
@@ -76,6 +86,7 @@ class Fitted:
       guide: the family that was chosen, where the fit chose it.
       centred: the coordinates that were chosen, likewise.
       choices: what was chosen and why, in words.
+      elsewhere: mean and log sd of the other modes that restarts met, `(modes, 2, dim)`.
     """
 
     params: PyTree
@@ -84,3 +95,4 @@ class Fitted:
     guide: Any = None
     centred: np.ndarray | None = None
     choices: tuple[str, ...] = ()
+    elsewhere: Any = ()

@@ -1,6 +1,6 @@
 """Where a fit begins: a point with a finite density, moved a little way uphill.
 
-Candidates are drawn in shrinking boxes around the origin of unconstrained space, climb together
+Candidates are drawn in boxes of several sizes around the origin of unconstrained space, climb together
 for a few sign-based steps (Riedmiller and Braun 1993, "Rprop": scale-free, no step size to choose), and
 the highest finite points win. The climb is short on purpose: the mode of a hierarchical density
 may lie at infinity, and a fit wants its body, not its mode.
@@ -16,7 +16,7 @@ from vbppl.errors import ModelError
 from vbppl.evaluation import BLOCK, Density
 from vbppl.target import Target
 
-RADII = (2.0, 1.0, 0.1)
+RADII = (10.0, 2.0, 1.0, 0.1)
 CLIMB = 16
 LOWER = 10.0  # nats
 
