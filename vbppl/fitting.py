@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import diagnostics, engine, fixed_draws, modes
+from vbppl import diagnostics, engine, fixed_draws, low_rank, modes
 from vbppl.aliases import Seed
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
-from vbppl.fixed_draws import STARTS, Deterministic, Wish
+from vbppl.fixed_draws import STARTS, Deterministic, Watch, Wish
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, MeanField, Pathfinder
+from vbppl.guides.low_rank import LowRank
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
@@ -33,7 +34,7 @@ FULL_RANK_DIM = 512  # up to here "auto" means full rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
 WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
-GUIDES = {"mean_field": MeanField, "full_rank": FullRank}
+GUIDES = {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank}
 
 
 def fit(
@@ -60,7 +61,7 @@ def fit(
 
     Args:
       model: a function under `@vb.model`, applied to its arguments.
-      guide: "auto", "mean_field", "full_rank", a guide object (`vb.FullRank()`), or a function
+      guide: "auto", "mean_field", "full_rank", "low_rank", a guide object (`vb.FullRank()`), or a function
         under `@vb.guide` applied to its arguments.
       method: "auto": on fixed draws to the end (`vb.Deterministic()`) where the guide is Gaussian, all
         rows are shown and no params are learnt, else `vb.Stochastic()`. Either can be given.
@@ -106,9 +107,7 @@ def _fit_once(
         fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
     elif isinstance(method, Deterministic):
         wish = wish_for(target, guide, method, where)
-        return _both_coordinates(
-            judged(target, fixed_draws.run([target], wish, [raw], watch)[0], raw), wish, raw, watch
-        )
+        return _both_coordinates(judged(target, run_all([target], wish, [raw], watch)[0], raw), wish, raw, watch)
     else:
         loc = np.zeros(target.dim) if isinstance(chosen, ProgramGuide) else _starts(where, target, raw, 1)[0]
         phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
@@ -128,6 +127,14 @@ def wish_for(
     _method(method, target, guides[-1], Rows())
     gaussians = tuple(guide for guide in guides if isinstance(guide, Gaussian))
     return Wish(gaussians, method, _coordinates(guide, target), where)
+
+
+def run_all(
+    targets: Sequence[Target], wish: Wish, raw_keys: Sequence[np.ndarray], watch: Watch | None = None
+) -> list[Fitted]:
+    """Fit what is wished for on fixed draws, by the room that knows how."""
+    room = low_rank if isinstance(wish.guides[-1], LowRank) else fixed_draws
+    return room.run(targets, wish, raw_keys, watch)
 
 
 def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
@@ -150,7 +157,7 @@ def _both_coordinates(
     if not len(others) or not _is_poor(before) or before.status.reason == "interrupted":
         return before
     wish = dataclasses.replace(wish, centred=others)
-    (fitted,) = fixed_draws.run([before.target], wish, [raw], watch)
+    (fitted,) = run_all([before.target], wish, [raw], watch)
     after = judged(before.target, fitted, raw)
     better = after.elbo.value > before.elbo.value
     kept, left = (after, before) if better else (before, after)
