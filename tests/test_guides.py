@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import linalg, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.guides.gaussian import START_SD, FullRank, MeanField
+from vbppl.guides.low_rank import LowRank, pack
 from vbppl.target import Target
 
 DIM = 4
 RNG = np.random.default_rng(0)
 LOC, LOWER = RNG.standard_normal(DIM), np.tril(RNG.standard_normal((DIM, DIM))) + 2 * np.eye(DIM)
-GAUSSIANS = [(MeanField(), np.diag(np.diagonal(LOWER))), (FullRank(), LOWER)]
-IDS = ["mean_field", "full_rank"]
+SD = np.linalg.norm(LOWER, axis=1)
+ROOT = SD[:, None] * linalg.sqrtm(LOWER @ LOWER.T / np.outer(SD, SD))
+GAUSSIANS = [(MeanField(), np.diag(np.diagonal(LOWER))), (FullRank(), LOWER), (LowRank(DIM), ROOT)]
+IDS = ["mean_field", "full_rank", "low_rank"]
 
 
 @vb.model
@@ -54,6 +58,70 @@ def test_a_shift_is_told_in_sds_of_a_mean_and_in_logs_of_an_sd(guide, factor):
     assert guide.shift(before, moved) == pytest.approx(0.3)
     wider = guide.of(LOC, np.exp(0.2 * (np.arange(DIM) == 1))[:, None] * factor)
     assert guide.shift(before, wider) == pytest.approx(0.2)
+
+
+def low_rank_by_hand(rng, dim, rank):
+    """A `phi` of rank `rank` whose rows span the directions without being orthonormal, and its dense factor."""
+    directions, sd = rng.standard_normal((rank, dim)), np.exp(rng.standard_normal(dim))
+    stretch = np.linspace(-1.0, 1.5, rank)
+    # Gram and Schmidt, one after the other, as a textbook has it.
+    unit = []
+    for row in directions:
+        rest = row - sum((row @ u) * u for u in unit)
+        unit.append(rest / np.linalg.norm(rest))
+    inner = np.eye(dim) + sum(np.expm1(c) * np.outer(u, u) for c, u in zip(stretch, unit))
+    return pack(rng.standard_normal(dim), np.log(sd), stretch, directions), sd[:, None] * inner
+
+
+def test_a_low_rank_guide_is_a_diagonal_stretched_along_its_directions(x64):
+    phi, factor = low_rank_by_hand(np.random.default_rng(1), 12, 3)
+    normal, noise = stats.multivariate_normal(phi[0], factor @ factor.T), RNG.standard_normal((5, 12))
+    guide = LowRank(3)
+    for z in (guide.transform(phi, noise), jax.jit(guide.transform)(phi, noise)):
+        np.testing.assert_allclose(z, phi[0] + noise @ factor.T, atol=1e-12)
+        np.testing.assert_allclose(guide.residual(phi, z), noise, atol=1e-10)
+        np.testing.assert_allclose(guide.flat_log_prob(phi, z), normal.logpdf(z), rtol=1e-10)
+    np.testing.assert_allclose(guide.entropy(phi), normal.entropy(), rtol=1e-12)
+    np.testing.assert_allclose(guide.sd(phi), np.sqrt(np.diag(normal.cov)), rtol=1e-12)
+
+
+def test_fewer_directions_than_correlations_keep_mean_and_marginal_sds():
+    guide = LowRank(1)
+    phi = guide.of(LOC, LOWER)
+    np.testing.assert_allclose(guide.sd(phi), SD, rtol=1e-12)
+    np.testing.assert_allclose(guide.loc(phi), LOC)
+
+
+def test_a_rank_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"rank must be at least 1, not 0; rank 0 is vb.MeanField()"):
+        vb.LowRank(0)
+
+
+@vb.model
+def one_factor(loadings):
+    """Normals that share one factor: correlations of rank one, all scales different."""
+    covariance = jnp.diag(loadings**2) + jnp.outer(loadings, loadings)
+    vb.sample("z", dist.MultivariateNormal(jnp.arange(len(loadings)) * 1.0, covariance))
+
+
+def test_a_stochastic_low_rank_fit_finds_one_factor():
+    loadings = np.array([0.01, 1.0, 3.0, 0.2, 10.0, 1.0])
+    posterior = vb.fit(one_factor(loadings), vb.LowRank(1), method=vb.Stochastic(draws=16))
+    assert posterior.elbo.value == pytest.approx(0.0, abs=0.02)  # the density is normalised
+    np.testing.assert_allclose(posterior.sd()["z"], loadings * 2**0.5, rtol=0.03)
+    assert posterior.status.converged, posterior.status
+
+
+@pytest.mark.slow
+def test_a_low_rank_guide_takes_minibatches():
+    x, y = cases.logistic_data()
+    model = cases.logistic_regression(x, y)
+    full = vb.fit(model, "full_rank")
+    shown = vb.fit(model, vb.LowRank(3), batch_size=50, method=vb.Stochastic(draws=16))
+    means, sds = cases.flat_moments(full)
+    low_means, low_sds = cases.flat_moments(shown)
+    assert np.abs((low_means - means) / sds).max() < 0.1
+    assert np.abs(np.log(low_sds / sds)).max() < 0.1
 
 
 def drawn(draws, keys, dim=3):

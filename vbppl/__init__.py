@@ -7,6 +7,7 @@ from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.fitting import fit
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
+from vbppl.guides.low_rank import LowRank
 from vbppl.guides.point import MAP
 from vbppl.language import deterministic, factor, param, plate, sample, subsample
 from vbppl.many import fit_many
@@ -41,6 +42,7 @@ __all__ = [
     "Status",
     "MeanField",
     "FullRank",
+    "LowRank",
     "Laplace",
     "Pathfinder",
     "MAP",

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import diagnostics, engine, fixed_draws, modes
+from vbppl import diagnostics, engine, fixed_draws, low_rank, modes
 from vbppl.aliases import Seed
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
-from vbppl.fixed_draws import STARTS
+from vbppl.fixed_draws import STARTS, Watch
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, MeanField, Pathfinder
+from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
@@ -31,11 +32,11 @@ from vbppl.streams import Rows
 from vbppl.target import Target
 from vbppl.wish import Deterministic, Wish
 
-FULL_RANK_DIM = 512  # up to here "auto" means full rank
+FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
 WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
-GUIDES = {"mean_field": MeanField, "full_rank": FullRank}
+GUIDES = {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank}
 
 
 def fit(
@@ -62,7 +63,7 @@ def fit(
 
     Args:
       model: a function under `@vb.model`, applied to its arguments.
-      guide: "auto", "mean_field", "full_rank", a guide object (`vb.FullRank()`), or a function
+      guide: "auto", "mean_field", "full_rank", "low_rank", a guide object (`vb.FullRank()`), or a function
         under `@vb.guide` applied to its arguments.
       method: "auto": on fixed draws to the end (`vb.Deterministic()`) where the guide is Gaussian, all
         rows are shown and no params are learnt, else `vb.Stochastic()`. Either can be given.
@@ -122,12 +123,12 @@ def _fit_once(
         fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
     elif isinstance(method, Deterministic):
         wish = wish_for(target, guide, method, where)
-        (fitted,) = fixed_draws.run([target], wish, [raw], watch)
+        (fitted,) = run_all([target], wish, [raw], watch)
         posterior = judged(target, fitted, raw)
         if guide != "auto" or not _is_poor(posterior) or posterior.status.reason == "interrupted":
             return posterior
         # The ladder: other modes first, since they would be there in any coordinates.
-        if len(fitted.elsewhere):
+        if len(fitted.elsewhere) and target.dim <= FULL_RANK_DIM:
             return _mixture(posterior, fitted, wish, raw)
         return _both_coordinates(posterior, wish, raw, watch)
     else:
@@ -151,6 +152,14 @@ def wish_for(
     return Wish(gaussians, method, _coordinates(guide, target), where)
 
 
+def run_all(
+    targets: Sequence[Target], wish: Wish, raw_keys: Sequence[np.ndarray], watch: Watch | None = None
+) -> list[Fitted]:
+    """Fit what is wished for on fixed draws, by the room that knows how."""
+    room = low_rank if isinstance(wish.guides[-1], LowRank) else fixed_draws
+    return room.run(targets, wish, raw_keys, watch)
+
+
 def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
     """What was fitted, with its report card."""
     centred = target.centred if fitted.centred is None else fitted.centred
@@ -171,8 +180,7 @@ def _both_coordinates(
     if not len(others):
         return before
     wish = dataclasses.replace(wish, centred=others)
-    (fitted,) = fixed_draws.run([before.target], wish, [raw], watch)
-    (fitted,) = fixed_draws.run([before.target], wish, [raw], watch)
+    (fitted,) = run_all([before.target], wish, [raw], watch)
     after = judged(before.target, fitted, raw)
     better = after.elbo.value > before.elbo.value
     kept, left = (after, before) if better else (before, after)
@@ -246,7 +254,9 @@ def _guides(guide: str | Guide | Model, target: Target, stream: Rows) -> tuple[G
     if guide == "auto":
         if target.layout.params or stream.plates or not target.dim:
             return (FullRank() if 1 < target.dim <= STOCHASTIC_FULL_RANK_DIM else MeanField(),)
-        return (MeanField(), FullRank()) if 1 < target.dim <= FULL_RANK_DIM else (MeanField(),)
+        if target.dim > FULL_RANK_DIM:
+            return (LowRank(),)
+        return (MeanField(), FullRank()) if target.dim > 1 else (MeanField(),)
     if isinstance(guide, str) and guide in GUIDES:
         return (GUIDES[guide](),)
     raise ValueError(

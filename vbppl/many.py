@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl import fixed_draws
 from vbppl.aliases import Seed
 from vbppl.errors import ModelError
-from vbppl.fitting import judged, wish_for
+from vbppl.fitting import judged, run_all, wish_for
 from vbppl.guides.base import Guide
 from vbppl.keys import raw_key
 from vbppl.models import Model, ModelFunction, check_applied
@@ -76,7 +75,7 @@ def fitted_side_by_side(
     for begin in range(0, len(targets), AT_ONCE):
         some = targets[begin : begin + AT_ONCE]
         with np.errstate(all="ignore"):  # what is not finite is told by the status
-            fitted = fixed_draws.run(some, wish, raws[begin : begin + AT_ONCE])
+            fitted = run_all(some, wish, raws[begin : begin + AT_ONCE])
         yield from zip(some, fitted)
 
 
