@@ -98,7 +98,8 @@ def test_one_dimension_by_full_rank_is_mean_field():
 def test_the_same_seed_gives_the_same_bits_and_another_seed_the_same_answer(guide):
     first, again, other = (vb.fit(LOGISTIC, guide, seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.phi, again.phi)
-    assert first.elbo == again.elbo and str(first.check()) == str(again.check())
+    told = [[line for line in fit.check().lines() if not line.startswith("took")] for fit in (first, again)]
+    assert first.elbo == again.elbo and told[0] == told[1]
     assert not np.array_equal(first.phi, other.phi)
     sd = cases.flat_moments(first)[1]
     assert np.abs((first.phi[0] - other.phi[0]) / sd).max() < 0.02

@@ -70,18 +70,14 @@ def test_draws_grow_while_they_matter_and_not_where_they_do_not():
 
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
 def test_more_draws_bring_the_answer_nearer_to_that_of_very_many(guide):
-    reference = vb.fit(skewed(1.5), guide, method=vb.Deterministic(draws=2048))
-    sd = cases.flat_moments(reference)[1]
-    errors = [
-        np.mean(
-            [
-                np.abs(cases.flat_moments(vb.fit(skewed(1.5), guide, seed=seed, method=method))[0] - reference.phi[0])
-                / sd
-                for seed in range(4)
-            ]
-        )
-        for method in (vb.Deterministic(draws=16), vb.Deterministic(draws=256))
-    ]
+    loc, sd = cases.flat_moments(vb.fit(skewed(1.5), guide, method=vb.Deterministic(draws=2048)))
+
+    def error(draws, seed):
+        """The worst mean, in sds, or log sd."""
+        fitted = cases.flat_moments(vb.fit(skewed(1.5), guide, seed=seed, method=vb.Deterministic(draws=draws)))
+        return max(np.abs((fitted[0] - loc) / sd).max(), np.abs(np.log(fitted[1] / sd)).max())
+
+    errors = [np.mean([error(draws, seed) for seed in range(4)]) for draws in (16, 256)]
     assert errors[1] < errors[0] / 2
 
 

@@ -35,7 +35,7 @@ MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25
 LEAST_ESS, CORRECTING_ESS = 0.05, 0.1
 MANY_DIMS, MEASURED = 30, 400  # dims; effective draws
 DRAW_NOISE = 0.2  # sds
-TAIL, HEAVY_TAIL = 0.4, 0.7  # logs of sds
+TAIL, HEAVY_TAIL = 0.35, 0.7  # logs of sds
 TAIL_DIM, REACH = 64, 10  # dims; sds
 CORRELATED, NAMED = 1.4, 5  # ratio of sds; coordinates
 
@@ -166,6 +166,8 @@ def _tail(guide: Guide, phi: PyTree, target: Target) -> tuple[float, str]:
     ridges = covariance / np.sqrt(np.diagonal(covariance))  # a column for each coordinate
     t = np.linspace(-REACH, REACH, 8 * REACH + 1)
     log_p = evaluate(target, (loc + t[:, None, None] * ridges.T).reshape(-1, target.dim))[0].reshape(len(t), -1)
+    if not np.isfinite(log_p).any(axis=0).all():
+        return np.nan, "not looked at"
     log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
     weights = np.exp(log_p - log_p.max(axis=0))
     weights /= weights.sum(axis=0)
@@ -211,7 +213,8 @@ def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float, several_m
     if several_modes:
         reasons.append("there are several modes; the guide holds those that the restarts found, and there may be more")
     heavy = card.tail[0] > HEAVY_TAIL
-    correctable = card.pareto_k < 0.7 and card.ess >= CORRECTING_ESS and not lost and not heavy
+    trusted = card.pareto_k < 0.7 or card.ess > psis.EVEN
+    correctable = trusted and card.ess >= CORRECTING_ESS and not lost and not heavy
     advice = ["posterior.resample(n): draws weighed by importance, which are right here"] if correctable else []
     fatal = list(_fatal_reasons(card))
     if (reasons and not correctable) or fatal:

@@ -34,6 +34,7 @@ from vbppl.wish import Deterministic, Wish
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
+APART = 1.0  # sds or log sds between two modes of a mixture
 WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
 GUIDES = {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank}
@@ -193,14 +194,19 @@ def _both_coordinates(
 
 def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> Posterior:
     """A full-rank Gaussian for each mode that the restarts found, weighed by the evidence it accounts for."""
-    phi = np.asarray(before.phi, np.float64)
-    places = [np.stack([before.guide.loc(phi), np.log(before.guide.sd(phi))]), *fitted.elsewhere]
-    wishes = [
-        dataclasses.replace(wish, guides=(FullRank(),), centred=before.target.centred[None], start=place)
-        for place in places
-    ]
-    fits = [fixed_draws.run([before.target], each, [raw])[0] for each in wishes]
-    components = [fit.params["guide"] for fit in fits if fit.status.converged]
+    guide, phi = before.guide, np.asarray(before.phi, np.float64)
+    if not isinstance(guide, Gaussian):
+        return before
+    fits = []
+    for place in (np.stack([guide.loc(phi), np.log(guide.sd(phi))]), *fitted.elsewhere):
+        one = dataclasses.replace(wish, guides=(FullRank(),), centred=before.target.centred[None], start=place)
+        fits += fixed_draws.run([before.target], one, [raw])
+    components: list[np.ndarray] = []
+    for fit in fits:
+        phi = fit.params["guide"]
+        # Two restarts may have met the same mode.
+        if fit.status.converged and all(FullRank().shift(other, phi) > APART for other in components):
+            components.append(phi)
     if len(components) < 2:
         return before
     elbos = [diagnostics.elbo(FullRank(), phi, before.target, raw).value for phi in components]

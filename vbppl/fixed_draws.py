@@ -231,8 +231,8 @@ class _Fits:
             more, draws = self._that_want_more(fits, draws)
             wanting = np.isin(fits, more)
             if not wanting.all():
-                # To come nearer to the optimum than a tenth of what the draws leave open is in vain.
-                enough = np.maximum(self.tolerance, (self.draw_noise[fits] / 10) ** 2 / 2)
+                # To come nearer to the optimum than a hundredth of what the draws leave open is in vain.
+                enough = np.maximum(self.tolerance, (self.draw_noise[fits] / 100) ** 2 / 2)
                 self._ascend(fits[~wanting], at.take(~wanting), noise[~wanting], enough[~wanting])
             at, fits, lanes = stein.Ascents.joined(looks).take(wanting), more, lanes.take(wanting)
             noise = self.noise.joined(fits, draws)
