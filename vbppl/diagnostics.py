@@ -33,7 +33,7 @@ DRAWS, MORE, WORK = 4_000, 12_000, 4e8  # draws, and more in doubt; draws times 
 LOG_WEIGHT_SD = 0.7  # nats
 MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25
 LEAST_ESS, CORRECTING_ESS = 0.05, 0.1
-MANY_DIMS, MEASURED = 30, 400  # dims; effective draws
+SOME_DIMS, MANY_DIMS, MEASURED = 10, 30, 400  # dims; dims; effective draws
 DRAW_NOISE = 0.2  # sds
 TAIL, HEAVY_TAIL = 0.35, 0.7  # logs of sds
 TAIL_DIM, REACH = 64, 10  # dims; sds
@@ -215,7 +215,7 @@ def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float, several_m
     heavy = card.tail[0] > HEAVY_TAIL
     trusted = card.pareto_k < 0.7 or card.ess > psis.EVEN
     correctable = trusted and card.ess >= CORRECTING_ESS and not lost and not heavy
-    advice = ["posterior.resample(n): draws weighed by importance, which are right here"] if correctable else []
+    advice = ["posterior.resample(n): draws weighed by importance, which are nearer"] if correctable else []
     fatal = list(_fatal_reasons(card))
     if (reasons and not correctable) or fatal:
         verdict = "poor"
@@ -246,9 +246,9 @@ def _shape_reasons(card: ReportCard, dim: int, draws: int, lost: float) -> list[
     ratio, name = card.widened[0] if card.widened else (1.0, "")
     if ratio > CORRELATED:
         reasons.append(f"correlations that mean field leaves out would widen the sd of {name} {ratio:.1f} times")
-    # The sd of log w grows with sqrt(dim) by itself. With many dims it decides only where the shifts,
-    # which are known to one over the root of the effective number of draws, cannot.
-    measured = dim > MANY_DIMS and card.ess * draws >= MEASURED
+    # The sd of log w grows with sqrt(dim) by itself. Beyond a few dims it decides only where the shifts, which
+    # are known to one over the root of the effective number of draws, cannot.
+    measured = dim >= SOME_DIMS and card.ess * draws >= MEASURED
     if card.log_weight_sd > LOG_WEIGHT_SD * max(1.0, np.sqrt(dim / MANY_DIMS)) and not measured:
         reasons.append(f"log p - log q varies by {card.log_weight_sd:.2f} nats over the guide's draws")
     return reasons

@@ -101,9 +101,10 @@ class _Fits:
         starts = self._starts(every)
         each = starts.shape[1]
         lanes = every.take(np.repeat(np.arange(len(every)), each))
-        x = starts.reshape(len(lanes), 2 * self.dim)
         draws = self._fewest(2 * self.dim if self.dim <= WHITENED_DIM else 0)
-        at = self._minimise(lanes, x, self.noise(lanes.fits, draws), ROUGHLY)
+        noise = self.noise(lanes.fits, draws)
+        x = mean_field.narrowed(lanes, starts.reshape(len(lanes), 2 * self.dim), noise)
+        at = self._minimise(lanes, x, noise, ROUGHLY)
         value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(count, options, each)
         for fit in range(count):
             option, start = np.unravel_index(int(np.argmin(value[fit])), (options, each))
