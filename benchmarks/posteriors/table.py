@@ -1,0 +1,254 @@
+"""Fits against their references: how far off each is, and whether its verdict says so."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import vbppl as vb
+from benchmarks.posteriors.catalogue import Entry
+
+DRAWS = 20_000  # of the guide: its means are then known to 0.007 of its sds
+RESAMPLED = 4_000
+LOST = 0.01  # of the draws, to overflow on the way through the supports
+SILENT = 1.0  # sds: a mean that is off by more needs a verdict other than good
+CLOSE, CLOSE_LOG_SD = 0.2, 0.25  # a fit all of whose errors are less needs no other verdict than good
+NEAR = 0.1  # nats from the limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """The worst mean error in reference sds and the worst |log sd| error, each with its scalar."""
+
+    mean: float
+    mean_name: str
+    log_sd: float
+    log_sd_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One fit against its reference.
+
+    Attributes:
+      guide: the family that was fitted, and the sites that it decentred.
+      gaussian: is the guide one Gaussian?
+      impossible: it is, and no Gaussian can be right in the coordinates that were fitted.
+      free: errors in the model's own unconstrained space.
+      supports: errors on the supports.
+      resampled: errors in unconstrained space of `posterior.resample`, where the verdict is "corrected".
+      gap: the bound minus the limit of its family in its coordinates, nats.
+      se: the bound's standard error.
+    """
+
+    name: str
+    dim: int
+    seed: int
+    guide: str
+    gaussian: bool
+    impossible: bool
+    verdict: str
+    reasons: tuple[str, ...]
+    free: Errors
+    supports: Errors
+    resampled: Errors | None
+    gap: float
+    se: float
+    gradients: int
+    seconds: float
+
+    @property
+    def silent(self) -> bool:
+        """A wrong answer that calls itself good."""
+        wrong = self.impossible or not max(self.free.mean, self.supports.mean) <= SILENT
+        return self.verdict == "good" and wrong
+
+    @property
+    def false_alarm(self) -> bool:
+        """A right answer that does not."""
+        return self.verdict != "good" and self.free.mean < CLOSE and self.free.log_sd < CLOSE_LOG_SD
+
+    @property
+    def unmended(self) -> bool:
+        """A verdict that promises right draws by `resample`, which are not."""
+        again = self.resampled
+        return again is not None and not (again.mean < CLOSE and again.log_sd < CLOSE_LOG_SD)
+
+    @property
+    def near(self) -> bool:
+        """Is the bound what it can be? A guide richer than one Gaussian may exceed the limit."""
+        off = abs(self.gap) if self.gaussian else -self.gap
+        return off < NEAR + 2 * self.se
+
+
+def measure(
+    entry: Entry, reference: Mapping[str, Any], model: vb.Model, guide: str = "auto", seed: int = 0
+) -> Measured:
+    """Fit `model` and compare it with its reference."""
+    target, began = vb.target(model), time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", vb.VbpplWarning)  # the verdict says the same
+        posterior = vb.fit(model, guide, seed=seed)
+    seconds, card = time.perf_counter() - began, posterior.check()
+    draws = posterior.sample(DRAWS, seed=seed + 1)
+    resampled = None
+    if card.verdict == "corrected":
+        resampled = _free_errors(entry, reference, target, _resample(posterior, seed))
+    decentred = _decentred(posterior.target)
+    limits = reference["limits"].get(",".join(decentred)) or max(
+        reference["limits"].values(), key=lambda both: both["full_rank"]["elbo"]
+    )
+    family = "mean_field" if isinstance(posterior.guide, vb.MeanField) else "full_rank"
+    gaussian = isinstance(posterior.guide, (vb.MeanField, vb.FullRank))
+    return Measured(
+        entry.name,
+        target.dim,
+        seed,
+        type(posterior.guide).__name__ + (f", {', '.join(decentred)} decentred" if decentred else ""),
+        gaussian,
+        entry.hard and gaussian and not decentred,
+        card.verdict,
+        card.reasons,
+        _free_errors(entry, reference, target, draws),
+        errors(entry, reference["constrained"], _scalars(draws)),
+        resampled,
+        posterior.elbo.value - limits[family]["elbo"],
+        posterior.elbo.se,
+        posterior.status.gradients,
+        seconds,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """Worst |log sd| errors of a mean-field fit on the supports: its own, and by linear response (NaN if none)."""
+
+    own: Errors
+    linear_response: float
+    linear_response_name: str
+
+
+def measure_response(entry: Entry, reference: Mapping[str, Any], model: vb.Model) -> Response:
+    """Fit mean field and ask for its linear response."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", vb.VbpplWarning)
+        posterior = vb.fit(model, "mean_field")
+    own = errors(entry, reference["constrained"], _scalars(posterior.sample(DRAWS, seed=1)))
+    response = posterior.linear_response()
+    if not response.available:
+        return Response(own, float("nan"), response.reason)
+    known, sds = reference["constrained"], dict(zip(response.names, response.sd))
+    light = [(n, sd) for n, sd in zip(known["names"], known["sd"]) if n.partition("[")[0] not in entry.heavy and sd > 0]
+    if not light:
+        return Response(own, float("nan"), "no scalar has a variance")
+    off = {name: abs(float(np.log(sds[name] / sd))) for name, sd in light}
+    worst = max(off, key=off.__getitem__)
+    return Response(own, off[worst], worst)
+
+
+def errors(entry: Entry, known: Mapping[str, list], scalars: Mapping[str, np.ndarray]) -> Errors:
+    """The worst errors of draws `(n,)` of each scalar against what is known of it."""
+    means, log_sds = {}, {}
+    for at, name in enumerate(known["names"]):
+        x = np.asarray(scalars[name], np.float64)
+        finite = np.isfinite(x)
+        if finite.mean() < 1 - LOST:
+            means[name] = log_sds[name] = np.inf
+        elif name.partition("[")[0] in entry.heavy:
+            low, median, high = np.quantile(x[finite], [0.158655, 0.5, 0.841345])
+            means[name] = abs(median - known["median"][at]) / known["spread"][at]
+            log_sds[name] = abs(np.log((high - low) / 2 / known["spread"][at]))
+        elif known["sd"][at] > 0:
+            means[name] = abs(x[finite].mean() - known["mean"][at]) / known["sd"][at]
+            log_sds[name] = abs(np.log(x[finite].std() / known["sd"][at]))
+    mean, log_sd = max(means, key=means.__getitem__), max(log_sds, key=log_sds.__getitem__)
+    return Errors(float(means[mean]), mean, float(log_sds[log_sd]), log_sd)
+
+
+def _free_errors(entry: Entry, reference: Mapping[str, Any], target: vb.Target, draws: Mapping[str, Any]) -> Errors:
+    z = np.asarray(target.unconstrain({slot.name: draws[slot.name] for slot in target.layout.slots}))
+    return errors(entry, reference["unconstrained"], dict(zip(target.layout.coordinates, z.T)))
+
+
+def _decentred(target: vb.Target) -> tuple[str, ...]:
+    return tuple(name for name, centred in zip(target.layout.movable, np.asarray(target.centred)) if not centred)
+
+
+def _resample(posterior: vb.Posterior, seed: int) -> Mapping[str, Any]:
+    try:
+        return posterior.resample(RESAMPLED, seed=seed)
+    except ValueError:  # it refuses; then the guide's own draws are all there is
+        return posterior.sample(RESAMPLED, seed=seed)
+
+
+def _scalars(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    found = {}
+    for name, value in values.items():
+        value = np.asarray(value)
+        for index in np.ndindex(value.shape[1:]):
+            found[f"{name}[{','.join(map(str, index))}]" if index else name] = value[(slice(None), *index)]
+    return found
+
+
+HEAD = (
+    "| posterior | dim | guide | verdict | mean error, sd | log sd error | on supports | resampled | "
+    "mean field's log sd | linear response's | ELBO - limit | gradients | s |\n"
+    "|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+
+
+def row(fits: list[Measured], response: Response | None) -> str:
+    """A line of the table: the worst of several seeds, and the median of what they cost."""
+    worst = max(fits, key=lambda fit: fit.free.mean)
+    widest = max(fits, key=lambda fit: fit.free.log_sd)
+    outer = max(fits, key=lambda fit: max(fit.supports.mean, fit.supports.log_sd))
+    gap = max(fits, key=lambda fit: abs(fit.gap))
+    verdicts = [fit.verdict for fit in fits]
+    counted = ", ".join(f"{v} {verdicts.count(v)}" if len(fits) > 1 else v for v in dict.fromkeys(verdicts))
+    again = [fit.resampled for fit in fits if fit.resampled]
+    cells = [
+        fits[0].name + ("".join(" **SILENT**" for fit in fits[:1] if any(f.silent for f in fits))),
+        str(fits[0].dim),
+        "; ".join(dict.fromkeys(fit.guide for fit in fits)),
+        counted,
+        f"{worst.free.mean:.2f} {worst.free.mean_name}",
+        f"{widest.free.log_sd:.2f} {widest.free.log_sd_name}",
+        f"{outer.supports.mean:.2f}, {outer.supports.log_sd:.2f}",
+        f"{max(e.mean for e in again):.2f}, {max(e.log_sd for e in again):.2f}" if again else "",
+        f"{response.own.log_sd:.2f}" if response else "",
+        f"{response.linear_response:.2f} {response.linear_response_name}" if response else "",
+        f"{gap.gap:+.3f} ± {gap.se:.3f}",
+        f"{int(np.median([fit.gradients for fit in fits])):,}",
+        f"{np.median([fit.seconds for fit in fits]):.1f}",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def closing(fits: list[Measured]) -> str:
+    """The counts that the table is there for."""
+    silent = [f"{fit.name} (seed {fit.seed})" for fit in fits if fit.silent]
+    alarms = [f"{fit.name} (seed {fit.seed}: {fit.verdict})" for fit in fits if fit.false_alarm]
+    unmended = [f"{fit.name} (seed {fit.seed})" for fit in fits if fit.unmended]
+    why = [f"- {fit.name} (seed {fit.seed}): {'; '.join(fit.reasons)}" for fit in fits if fit.reasons]
+    return "\n".join(
+        [
+            *why,
+            "",
+            f"{len(fits)} fits. Silent failures (good, but a mean is off by over {SILENT:g} sd, or no Gaussian can "
+            f"be right): {_counted(silent)}.",
+            f"False alarms (means within {CLOSE} sd, log sds within {CLOSE_LOG_SD}, not good): {_counted(alarms)}.",
+            f"Corrected, but resampled draws are further off than that: {_counted(unmended)}.",
+            f"Bounds within {NEAR} nat of the limit: {sum(fit.near for fit in fits)}; "
+            f"not: {', '.join(f'{fit.name} {fit.gap:+.2f}' for fit in fits if not fit.near) or 'none'}.",
+            f"Median gradients {int(np.median([fit.gradients for fit in fits])):,}.",
+        ]
+    )
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)}" + (f": {', '.join(names)}" if names else "")
