@@ -12,7 +12,8 @@ site in the guide; the order of the statements is checked for that, and where it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,8 +22,8 @@ import jax.numpy as jnp
 from vbppl.aliases import Array
 from vbppl.distributions.kl import has_kl, kl_divergence
 from vbppl.errors import ModelError
-from vbppl.language import Interpreter, Site
-from vbppl.models import Model, leading_draws
+from vbppl.language import Interpreter, Site, param
+from vbppl.models import Model, guide, leading_draws
 from vbppl.target import Target, initial_params
 from vbppl.trace import (
     Outline,
@@ -92,6 +93,53 @@ def param_values(program: Model, phi: Any) -> dict[str, Any]:
 def _param_values(program: Model, phi: Any) -> dict[str, Any]:
     sites = program.trace(_reads_params(phi, {}, from_prior(jax.random.key(0))))
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
+
+
+NETWORK = "encoder"
+
+
+def network(init: Any) -> Model:
+    """What holds a network's parameters: a program with one param, so that the rules of `param` hold for it."""
+    return _NETWORK(init)
+
+
+def _network(init: Any) -> None:
+    param(NETWORK, init)
+
+
+_NETWORK = guide(_network)
+
+
+def first_network(program: Model) -> dict[str, Any]:
+    """The unconstrained initial values of a network's params."""
+    return initial_params(program)
+
+
+def network_value(program: Model, phi: Mapping[str, Any]) -> Any:
+    """A network's params, shaped like their `init`, holding the current values."""
+    return program.trace(_reads_params(phi, {}, required))[NETWORK].value
+
+
+def read(model: Model, reads: str | Callable[..., Any]) -> Any:
+    """What a guide reads of the model's data: an argument, or the value of a conditioned site, by name; or a function.
+
+    Raises:
+      ModelError: there is no such argument, or it is None.
+    """
+    args, kwargs = model.arguments
+    if callable(reads):
+        return jax.tree.map(jnp.asarray, reads(*args, **kwargs))
+    bound = inspect.signature(model.function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    found = model.conditions.get(reads, bound.arguments.get(reads))
+    if found is None:
+        known = ", ".join(bound.arguments) or "none"
+        what = "is None" if reads in bound.arguments else f"is none of its arguments ({known})"
+        raise ModelError(
+            f"the guide reads '{reads}', which {what} in {model!r}.",
+            mend=f"Apply the model to rows with {reads}=..., or name the argument that the encoder reads.",
+        )
+    return jax.tree.map(jnp.asarray, found)
 
 
 def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:

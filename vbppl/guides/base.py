@@ -35,8 +35,8 @@ class Guide:
         """What makes `draws` draws random, `(draws, ...)`."""
         raise NotImplementedError
 
-    def points(self, phi: PyTree, target: Target, noise: Array) -> Array:
-        """The draws in unconstrained space, `(draws, dim)`."""
+    def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """The draws in unconstrained space, `(draws, dim)`; where a row is not shown, any value."""
         raise NotImplementedError
 
     def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
@@ -70,6 +70,30 @@ class Guide:
     def log_prob(self, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
         """The log density of `values` on the supports: a scalar, or `(n,)` for draws."""
         raise NotImplementedError
+
+    @property
+    def encoded_sites(self) -> tuple[str, ...]:
+        """The latent sites that are read off data, whose rows may be new ones."""
+        return ()
+
+    def carried(
+        self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """What the guide says of the latent sites of `model`, the fitted one or the same with other data.
+
+        Returns:
+          draws by the site's name, `(draws, ...)`: values on the supports, and values in unconstrained space.
+        """
+        values = self.sample(phi, target, rng, draws)
+        return {slot.name: values[slot.name] for slot in target.layout.slots}, {}
+
+    def encode(self, phi: PyTree, data: Any) -> Any:
+        """What the guide says of new rows."""
+        raise TypeError(f"a {type(self).__name__} guide has no encoder; fit with guide=vb.Amortized(...).")
+
+    def param_values(self, phi: PyTree) -> dict[str, Any]:
+        """What is learnt beside the distribution of the latent sites, by name, shaped like its `init`."""
+        return {}
 
     def shift(self, before: PyTree, after: PyTree) -> float:
         """How far `after` is from `before`: the greatest move of a mean in sds, or of a log sd."""

@@ -29,7 +29,7 @@ class ProgramGuide(Guide):
         """A key for each draw, as raw data `(draws, 2)`."""
         return jax.random.key_data(jax.random.split(key, draws))
 
-    def points(self, phi: PyTree, target: Target, noise: Array) -> Array:
+    def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """The guide's draws, mapped back from the supports."""
         return target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
 
@@ -72,6 +72,10 @@ class ProgramGuide(Guide):
         """The guide's log density."""
         return programs.log_prob(self.program, phi, values)
 
+    def param_values(self, phi: PyTree) -> dict[str, Any]:
+        """The program's own params."""
+        return programs.param_values(self.program, phi)
+
     def shift(self, before: PyTree, after: PyTree) -> float:
         """The greatest relative move of a param's unconstrained value."""
         moves = jax.tree.map(lambda b, a: np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0.0), before, after)
@@ -93,7 +97,7 @@ def _bounds(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -
 
 @jax.jit
 def _weighed(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> tuple[Array, Array]:
-    return guide.log_weights(phi, target, raw_keys, {}, phi), guide.points(phi, target, raw_keys)
+    return guide.log_weights(phi, target, raw_keys, {}, phi), guide.points(phi, target, raw_keys, {})
 
 
 @jax.jit
