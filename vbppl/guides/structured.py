@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import AnyArray, Array, PyTree
-from vbppl.draws import fresh_draws, normal_draws, whitened_draws
+from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import (
@@ -37,6 +37,7 @@ from vbppl.numerics import HALF_LOG_TWO_PI
 from vbppl.pytree import pytree, set_field, static
 from vbppl.target import Target
 
+WHITENED = 32  # dims up to which the draws behind the bound are whitened
 AT_ONCE = 16  # draws evaluated side by side outside the steps: bounds the memory that they take
 
 
@@ -143,7 +144,9 @@ class RowGuide(Guide):
         """Terms of the bound at moment-exact draws, over all rows in blocks; each block has draws of its own."""
         total = np.zeros(draws)
         for rows, share in blocks_of_rows(target):
-            noise = fresh_draws(rng, draws, self.noise_dim(target, _lengths(rows))).astype(_dtype(phi))
+            dim = self.noise_dim(target, _lengths(rows))
+            make = fresh_draws if dim <= WHITENED else latin_hypercube  # whitening costs draws dim^2
+            noise = make(rng, draws, dim).astype(_dtype(phi))
             total += share * np.asarray(_bound(self, phi, target, noise, rows), np.float64)
         return total
 
