@@ -106,9 +106,7 @@ def _forward(
     return jax.lax.map(one, (keys, draws, z), batch_size=min(n, AT_ONCE))
 
 
-def _from_unconstrained(
-    z: Mapping[str, Array], weights: Mapping[str, Array], interpreter: Interpreter
-) -> Interpreter:
+def _from_unconstrained(z: Mapping[str, Array], weights: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:
     """Map the values `z` of latent sites onto their supports; ask `interpreter` for the rest."""
 
     def interpret(site: Site) -> Site:
