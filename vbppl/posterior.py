@@ -159,15 +159,15 @@ class Posterior:
             `y=None`); the fitted one if None.
 
         Returns:
-          for each site that the posterior does not fix, observed and deterministic, `(n, ...)`. The site of an
-          amortised guide is one of them: its draws are the encoder's, at the rows that `model` holds.
+          for each site that the posterior does not fix, observed and deterministic, `(n, ...)`. A site whose rows
+          an encoder, or a guide program that has the model's own arguments, reads off `model` is one of them.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
         model = self.target.model if model is None else model
         rng = host_generator(raw_key(seed), "posterior")
-        values, z = self.guide.carried(self.phi, self.target, model, rng, n)
-        params, weights, anew = self.target.param_values(), self.target.weights(), self.guide.encoded_sites
+        values, z, anew = self.guide.carried(self.phi, self.target, model, rng, n)
+        params, weights = self.target.param_values(), self.target.weights()
         return predictive.predict(model, values, params, raw_key(seed), n, z, weights, anew)
 
     def encode(self, rows: Any) -> Any:

@@ -12,12 +12,14 @@ site in the guide; the order of the statements is checked for that, and where it
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vbppl.aliases import Array
 from vbppl.distributions.kl import has_kl, kl_divergence
@@ -63,6 +65,40 @@ def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Arra
     """One draw of all latent and deterministic sites of the model."""
     _, p = _side_by_side(program, phi, phi, target, key, {})
     return values_of({name: site for name, site in p.items() if not site.observed})
+
+
+def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
+    """One draw of the guide's sites, without a look at the model."""
+    return values_of(_sampled(program.trace(_reads_params(phi, {}, from_prior(key)))))
+
+
+def shown_points(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
+    """Where one draw lies in unconstrained space, at the rows shown: `(shown_dim,)`."""
+    sites = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    return target.shown_unconstrain({name: site.value for name, site in sites.items()}, rows)
+
+
+def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -> Model | None:
+    """The guide at the data of `model`, if it had the arguments of the `fitted` one and `model` has others.
+
+    None where it had other arguments, or has params with an entry for each row: what it says of the rows that it
+    was fitted on then tells nothing of others.
+    """
+
+    def same(one: Model, other: Model) -> bool:
+        arguments = one.structure == other.structure and one.settings == other.settings
+        return arguments and len(one.arrays) == len(other.arrays)
+
+    def equal(one: Any, other: Any) -> bool:
+        return np.shape(one) == np.shape(other) and np.array_equal(np.asarray(one, np.asarray(other).dtype), other)
+
+    if not same(program, fitted) or not same(fitted, model) or not all(map(equal, program.arrays, fitted.arrays)):
+        return None
+    if all(map(equal, model.arrays, fitted.arrays)):
+        return None
+    again = dataclasses.replace(program, arrays=model.arrays)
+    shapes = jax.tree.map(jnp.shape, initial_params(again))
+    return again if shapes == jax.tree.map(jnp.shape, dict(phi)) else None
 
 
 def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:

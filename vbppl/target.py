@@ -136,6 +136,10 @@ class Target:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
         return _unconstrain(self, _latent_values(self.layout, values))[0]
 
+    def shown_unconstrain(self, values: Mapping[str, Array], rows: Mapping[str, Array]) -> Array:
+        """The `z` of `shown_log_density` at one value for each site, at the rows shown: `(shown_dim,)`."""
+        return _unconstrained(self, values, rows)[0]
+
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
         return _unconstrain(self, _latent_values(self.layout, values))[1]
@@ -251,28 +255,34 @@ def _constrain(target: Target, z: Array) -> dict[str, Array]:
 
 @jax.jit
 def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array]:
-    def one(values):
-        parts, log_dets = [], []
+    def one(values: dict[str, Array]) -> tuple[Array, Array]:
+        return _unconstrained(target, values, {})
 
-        def interpret(site: Site) -> Site:
-            if site.kind == "param":
-                return with_params(site, target.params[site.name])
-            if site.kind != "sample" or site.value is not None:
-                return site
-            value = values[site.name]
-            check_value(site.name, value, site.shape, site.frames)
-            bijector = _coordinates(target, site)
-            z = jnp.asarray(bijector.inverse(value), dtype)
-            parts.append(z.reshape(-1))
-            log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
-            return dataclasses.replace(site, value=value)
-
-        target.model.trace(interpret)
-        return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
-
-    dtype = jnp.result_type(float)
     draws = leading_draws(abstract_sites(target.model), values)
     return one(values) if draws is None else jax.vmap(one)(values)
+
+
+def _unconstrained(target: Target, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
+    parts, log_dets, dtype = [], [], jnp.result_type(float)
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "plate":
+            return with_rows(site, rows)
+        if site.kind == "param":
+            return with_params(site, target.params[site.name])
+        if site.kind != "sample" or site.value is not None:
+            return site
+        value = values[site.name]
+        check_value(site.name, value, site.shape, site.frames)
+        bijector = _coordinates(target, site)
+        z = jnp.asarray(bijector.inverse(value), dtype)
+        parts.append(z.reshape(-1))
+        log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
+        return dataclasses.replace(site, value=value)
+
+    target.model.trace(interpret)
+    return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
 
 
 def initial_params(model: Model) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vbppl import programs
 from vbppl.aliases import Array, PyTree
 from vbppl.distributions.real import Normal
 from vbppl.errors import ModelError
+from vbppl.guides.base import Carried
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.guides.structured import RowGuide, from_table
 from vbppl.layout import Slot
@@ -112,19 +113,12 @@ class Amortized(RowGuide):
         loc, scale = self.encoded(phi, jax.tree.map(jnp.asarray, data))
         return Normal(loc, jnp.broadcast_to(scale, loc.shape))
 
-    @property
-    def encoded_sites(self) -> tuple[str, ...]:
-        """The site."""
-        return (self.site,)
-
-    def carried(
-        self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
         """All in unconstrained space, and the site's from the encoder at the rows that `model` holds."""
         z = self.drawn_apart(phi, target, rng, draws, self._table(target))
         loc, scale = _encoded(self, phi, model)
         noise = rng.standard_normal((draws, *loc.shape)).astype(loc.dtype)
-        return {}, z | {self.site: loc + scale * noise}
+        return Carried({}, z | {self.site: loc + scale * noise}, (self.site,))
 
     def param_values(self, phi: PyTree) -> dict[str, Any]:
         """The encoder, trained: its params, or the module."""

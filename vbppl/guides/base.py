@@ -12,12 +12,30 @@ Noise comes from outside (`noise`), so that the same draws can serve two guides,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vbppl.aliases import Array, PyTree
 from vbppl.target import Target
+
+FEWEST = 4  # draws behind a term of the bound
+MOST = 2**26  # numbers that draws of all rows may hold
+
+
+class Carried(NamedTuple):
+    """Draws of latent sites for a model that may have other data, by the site's name, `(draws, ...)` each.
+
+    Attributes:
+      values: on the supports.
+      z: in unconstrained space.
+      anew: the sites that were read off the model's own data, so that they tell something new.
+    """
+
+    values: dict[str, Array]
+    z: Mapping[str, Array] = MappingProxyType({})
+    anew: tuple[str, ...] = ()
 
 
 class Guide:
@@ -71,21 +89,10 @@ class Guide:
         """The log density of `values` on the supports: a scalar, or `(n,)` for draws."""
         raise NotImplementedError
 
-    @property
-    def encoded_sites(self) -> tuple[str, ...]:
-        """The latent sites that are read off data, whose rows may be new ones."""
-        return ()
-
-    def carried(
-        self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """What the guide says of the latent sites of `model`, the fitted one or the same with other data.
-
-        Returns:
-          draws by the site's name, `(draws, ...)`: values on the supports, and values in unconstrained space.
-        """
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
+        """What the guide says of the latent sites of `model`, the fitted one or the same with other data."""
         values = self.sample(phi, target, rng, draws)
-        return {slot.name: values[slot.name] for slot in target.layout.slots}, {}
+        return Carried({slot.name: values[slot.name] for slot in target.layout.slots})
 
     def encode(self, phi: PyTree, data: Any) -> Any:
         """What the guide says of new rows."""
@@ -98,3 +105,17 @@ class Guide:
     def shift(self, before: PyTree, after: PyTree) -> float:
         """How far `after` is from `before`: the greatest move of a mean in sds, or of a log sd."""
         raise NotImplementedError
+
+
+def blocks_of_rows(target: Target) -> list[tuple[dict[str, np.ndarray], float]]:
+    """All rows in blocks as large as a step's batch, each with its share of them, which are summed to the whole.
+
+    A term that all rows share counts once, a row's term N/n times in its block of n: so the sum over
+    blocks, each times n/N, is the whole. Where several plates show a part there is one block, with all rows.
+    """
+    shown = target.layout.shown
+    if len(shown) != 1:
+        return [({}, 1.0)]
+    (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
+    starts = range(0, size, length)
+    return [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]

@@ -22,7 +22,7 @@ import numpy as np
 from vbppl.aliases import AnyArray, Array, PyTree
 from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
-from vbppl.guides.base import Guide
+from vbppl.guides.base import FEWEST, MOST, Guide, blocks_of_rows
 from vbppl.guides.gaussian import (
     START_SD,
     FullRank,
@@ -142,8 +142,11 @@ class RowGuide(Guide):
 
     def fresh_bound(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
         """Terms of the bound at moment-exact draws, over all rows in blocks; each block has draws of its own."""
+        blocks = blocks_of_rows(target)
+        # Each block has draws of its own, so that few suffice where there are many blocks.
+        draws = max(draws // len(blocks), FEWEST)
         total = np.zeros(draws)
-        for rows, share in blocks_of_rows(target):
+        for rows, share in blocks:
             dim = self.noise_dim(target, _lengths(rows))
             make = fresh_draws if dim <= WHITENED else latin_hypercube  # whitening costs draws dim^2
             noise = make(rng, draws, dim).astype(_dtype(phi))
@@ -154,6 +157,7 @@ class RowGuide(Guide):
         self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """`log p - log q` at independent draws of all sites and rows, and the draws."""
+        draws = min(draws, max(MOST // target.dim, 1))
         noise = normal_draws(rng, draws, target.dim).astype(_dtype(phi))
         total, local = np.zeros(draws), self.slots(target, local=True)
         for rows, share in blocks_of_rows(target):
@@ -260,20 +264,6 @@ def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> di
         found[slot.name] = (table[0][places], jnp.exp(table[1][places]))
         start += slot.stop - slot.start
     return found
-
-
-def blocks_of_rows(target: Target) -> list[tuple[dict[str, np.ndarray], float]]:
-    """All rows in blocks as large as a step's batch, each with its share of them, which are summed to the whole.
-
-    A term that all rows share counts once, a row's term N/n times in its block of n: so the sum over
-    blocks, each times n/N, is the whole. Where several plates show a part there is one block, with all rows.
-    """
-    shown = target.layout.shown
-    if len(shown) != 1:
-        return [({}, 1.0)]
-    (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
-    starts = range(0, size, length)
-    return [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]
 
 
 def _lengths(rows: Mapping[str, AnyArray]) -> dict[str, int]:
