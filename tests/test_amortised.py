@@ -298,3 +298,54 @@ def test_rows_without_data_cannot_be_encoded_and_it_is_said(ppca):
         posterior.predict(maybe(None, 8))
     with pytest.raises(TypeError, match="has no encoder"):
         vb.fit(maybe(Y, 8)).encode(Y)
+
+
+@vb.guide
+def scores_program(y):
+    weights = vb.param("weights", START)
+    with vb.plate("row", len(y)):
+        loc, scale = linear(weights, vb.subsample(y))
+        vb.sample("z", dist.Normal(loc, scale))
+
+
+@vb.guide
+def scores_table(y):
+    with vb.plate("row", len(y)):
+        loc = vb.subsample(vb.param("loc", jnp.zeros(len(y))))
+        scale = vb.subsample(vb.param("scale", jnp.ones(len(y)), constraint=dist.constraints.positive))
+        vb.sample("z", dist.Normal(loc, scale))
+
+
+MANY = np.random.RandomState(7).randn(64)
+
+
+@pytest.fixture(scope="module")
+def programmed():
+    return vb.fit(scores(MANY), scores_program(MANY), batch_size=16, method=vb.Stochastic(steps=1000, draws=4))
+
+
+def test_a_guide_program_in_batches_learns_the_exact_encoder(programmed):
+    weights = programmed.params["weights"]
+    assert weights["slope"] == pytest.approx(0.8, abs=0.02)
+    assert np.exp(weights["log_scale"]) == pytest.approx(np.sqrt(0.2), rel=0.03)
+    exact = -(np.log(2 * np.pi * 1.25) * 64 + (MANY**2).sum() / 1.25) / 2  # y ~ N(0, 1 + 0.25)
+    assert programmed.elbo.value == pytest.approx(exact, abs=0.2)
+
+
+@pytest.mark.parametrize("rows", [512, 64])
+def test_a_guide_program_is_run_again_for_rows_never_seen(programmed, rows):
+    """Fitted on 64 rows, asked about 512, or about 64 others: each row's own posterior is found."""
+    y = np.random.RandomState(8).randn(rows)
+    z = np.asarray(programmed.predict(scores(y), n=2000)["z"])
+    assert z.shape == (2000, rows)
+    assert np.abs(z.mean(axis=0) - 0.8 * y).max() < 0.02 * np.abs(y).max() + 5 * 0.45 / np.sqrt(2000)
+    np.testing.assert_allclose(z.std(axis=0), np.sqrt(0.2), rtol=0.1)
+
+
+def test_a_table_of_rows_says_nothing_of_others_and_it_is_said():
+    posterior = vb.fit(scores(MANY), scores_table(MANY), method=vb.Stochastic(steps=400, draws=1))
+    with pytest.warns(vb.VbpplWarning, match=r"site 'z' has shape \(64,\) in the posterior and \(512,\) here"):
+        new = posterior.predict(scores(np.full(512, 3.0)), n=200)
+    assert abs(np.mean(new["z"])) < 5 / np.sqrt(200 * 512) and np.std(new["z"]) == pytest.approx(1, abs=0.02)
+    same = posterior.predict(scores(MANY), n=200)
+    assert "z" not in same and same["y"].shape == (200, 64)

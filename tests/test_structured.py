@@ -92,6 +92,45 @@ def test_minibatch_gradients_average_to_the_full_gradient_over_all_index_sets(mo
     assert np.std([value for value, _ in found]) > 0.1
 
 
+@vb.model
+def ratings(y):
+    """Crossed plates with latent rows of each, a site in both, and one that all share."""
+    level = vb.sample("level", dist.Normal(0.0, 1.0))
+    users, items = vb.plate("user", 4, dim=-2), vb.plate("item", 3, dim=-1)
+    with users:
+        kind = vb.sample("kind", dist.Normal(level, 1.0))
+    with items:
+        good = vb.sample("good", dist.LogNormal(level, 0.5))
+    with users, items:
+        taste = vb.sample("taste", dist.Normal(kind, good))
+        vb.sample("y", dist.Normal(taste, 0.7), obs=vb.subsample(y))
+
+
+CROSSED = [MeanField(), Structured(("user", "item")), Structured("user")]
+
+
+@pytest.mark.parametrize("guide", CROSSED, ids=["mean_field", "both", "users_alone"])
+def test_crossed_plates_that_both_show_a_part_are_unbiased_too(guide, x64):
+    target, rng = Target.of(ratings(np.random.RandomState(0).randn(4, 3))), np.random.default_rng(0)
+    target = dataclasses.replace(target, layout=target.layout.showing({"user": 2, "item": 2}))
+    start = guide.init(target, np.zeros(target.dim))
+    phi = jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.3 * rng.standard_normal(leaf.shape)), start)
+    slope = jax.jit(jax.value_and_grad(lambda phi, noise, rows: ClosedForm()(guide, phi, target, noise, rows)))
+    noise, found = rng.standard_normal((1, target.dim)), []
+    sites = {slot.name: np.arange(slot.start, slot.stop).reshape(slot.unconstrained) for slot in target.layout.slots}
+    for users, items in itertools.product(itertools.combinations(range(4), 2), itertools.combinations(range(3), 2)):
+        rows = {"user": np.array(users), "item": np.array(items)}
+        shown = {"kind": sites["kind"][rows["user"]], "good": sites["good"][rows["item"]]}
+        shown["taste"] = sites["taste"][np.ix_(rows["user"], rows["item"])]
+        if guide is CROSSED[2]:
+            shown["good"] = sites["good"]  # shared: all of it is drawn at every step
+        parts = [np.ravel(shown.get(name, sites[name])) for name in sites]
+        found.append(slope(phi, noise[:, np.concatenate(parts)], rows))
+    mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *found)
+    for one, other in zip(jax.tree.leaves(mean), jax.tree.leaves(slope(phi, noise, {})), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-10)
+
+
 @pytest.mark.parametrize("guide", [MeanField(), Structured("row")], ids=["mean_field", "structured"])
 def test_a_step_draws_noise_for_the_rows_shown_alone(guide):
     target, _, _ = somewhere(rates(COUNTS), guide)
