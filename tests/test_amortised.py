@@ -118,6 +118,7 @@ def test_a_linear_vae_is_probabilistic_pca(ppca):
     assert ppca.check().verdict == "good" and ppca.status.converged
 
 
+@pytest.mark.slow
 def test_a_linear_vae_in_batches_is_nearly_so():
     posterior = vb.fit(linear_vae(X), AFFINE, batch_size=50)
     assert -7.60 <= posterior.elbo.value / 500 <= -7.566155 + 1e-4
@@ -240,6 +241,7 @@ class NnxEncoder(nnx.Module):
         return loc, jax.nn.softplus(raw)
 
 
+@pytest.mark.slow
 @quiet
 def test_a_flax_nnx_module_is_an_encoder():
     module = NnxEncoder(nnx.Rngs(0))
@@ -342,6 +344,7 @@ def test_a_guide_program_is_run_again_for_rows_never_seen(programmed, rows):
     np.testing.assert_allclose(z.std(axis=0), np.sqrt(0.2), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_table_of_rows_says_nothing_of_others_and_it_is_said():
     posterior = vb.fit(scores(MANY), scores_table(MANY), method=vb.Stochastic(steps=400, draws=1))
     with pytest.warns(vb.VbpplWarning, match=r"site 'z' has shape \(64,\) in the posterior and \(512,\) here"):

@@ -1,4 +1,4 @@
-"""Where latent sites lie in the flat vector, and where the rows shown of a plate lie in it, against NumPy's indexing."""
+"""Where latent sites, and the rows shown of them, lie in the flat vector: against NumPy's indexing."""
 
 from __future__ import annotations
 

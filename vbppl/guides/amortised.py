@@ -46,6 +46,10 @@ class Amortized(RowGuide):
     >>> new = posterior.encode(np.array([5.0]))  # of rows never seen: the exact posterior is N(4, 0.447)
     >>> print(f"{new.loc[0]:.2f} {new.scale[0]:.2f}")
     4.00 0.45
+    >>> posterior.predict(scores(np.full(3, 5.0)), n=10)["z"].shape  # by the encoder, at these rows
+    (10, 3)
+    >>> scores(np.zeros(100)).sample(2, params=posterior.params)["y"].shape  # from the prior, as learnt
+    (2, 100)
 
     Attributes:
       site: the name of the latent site.
