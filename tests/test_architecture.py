@@ -22,6 +22,7 @@ FLOORS = (
     ("trace",),
     ("models",),
     ("reparam",),
+    ("layout",),
     ("target",),  # the waist
     ("programs", "evaluation"),
     (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.decomposition import FactorAnalysis
+from sklearn.mixture import GaussianMixture
 
 import vbppl as vb
 
@@ -113,6 +114,25 @@ def test_factor_model_finds_the_truth_behind_simulated_indicators():
     assert mean["loadings"][2] < 0
     # Under the true loadings the scores explain 0.91 of the variance: a correlation of 0.95.
     assert np.corrcoef(mean["quality"], quality)[0, 1] > 0.92
+
+
+def test_variational_em_ends_where_the_classic_algorithms_do(example):
+    _, found = example("variational_em")
+    length, params = found["length"][:, None], found["mixture"].params
+    peer = GaussianMixture(2, tol=1e-9, max_iter=2000, reg_covar=0, random_state=0).fit(length)
+    order = np.argsort(peer.means_[:, 0])
+    np.testing.assert_allclose(params["weights"], peer.weights_[order], atol=1e-3)
+    np.testing.assert_allclose(params["loc"], peer.means_[order, 0], atol=2e-3)
+    np.testing.assert_allclose(params["scale"], np.sqrt(peer.covariances_[order, 0, 0]), atol=2e-3)
+    assert found["mixture"].elbo.value == pytest.approx(peer.score(length) * len(length), abs=0.01)
+
+    # Any rotation of the loadings is as good, so what is compared does not depend on it.
+    factors, readings = found["factors"], found["readings"]
+    loadings, noise = (np.asarray(factors.params[name], float) for name in ("loadings", "noise"))
+    covariance = loadings.T @ loadings + np.diag(noise**2)
+    np.testing.assert_allclose(covariance, found["reference"].get_covariance(), atol=0.01)
+    assert factors.elbo.value / len(readings) == pytest.approx(found["reference"].score(readings), abs=1e-3)
+    assert factors.check().verdict == "good"
 
 
 def test_bound_and_gap_add_up_to_the_log_evidence_at_every_moment(example):

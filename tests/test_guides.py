@@ -13,6 +13,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.guides.gaussian import START_SD, FullRank, MeanField
 from vbppl.guides.low_rank import LowRank, pack
+from vbppl.guides.structured import Structured
 from vbppl.target import Target
 
 DIM = 4
@@ -122,6 +123,71 @@ def test_a_low_rank_guide_takes_minibatches():
     low_means, low_sds = cases.flat_moments(shown)
     assert np.abs((low_means - means) / sds).max() < 0.1
     assert np.abs(np.log(low_sds / sds)).max() < 0.1
+
+
+@vb.model
+def groups(y):
+    mu = vb.sample("mu", dist.Normal(0.0, 2.0).expand([2]).to_event(1))
+    with vb.plate("row", len(y)):
+        theta = vb.sample("theta", dist.Normal(mu[0], jnp.exp(mu[1] / 4)))
+        vb.sample("y", dist.Normal(theta, 0.8), obs=vb.subsample(y))
+
+
+GROUPS_Y = np.array([0.5, -1.0, 2.0, 0.3])
+SHARED = np.array([[0.8, 0.0], [0.3, 0.6]])  # the factor of the shared block, and the rows' sds
+ROW_SD = np.array([0.5, 0.6, 0.7, 0.8])
+
+
+def constant(pair, y):
+    return pair["loc"] + 0 * y, pair["scale"] * ROW_SD
+
+
+def block_of(guide):
+    return guide.of(np.array([0.4, -0.2]), SHARED)
+
+
+def suite():
+    """Guides for `groups`, with a `phi` whose mean and covariance are known."""
+    factor = np.block([[SHARED, np.zeros((2, 4))], [np.zeros((4, 2)), np.diag(ROW_SD)]])
+    loc = np.r_[0.4, -0.2, np.full(4, 0.9)]
+    diagonal = np.diag(np.linalg.norm(factor, axis=1))
+    table = np.stack([loc[2:], np.log(ROW_SD)])
+    net = {"encoder": (np.array(0.9), np.array(1.0))}
+    amortized = vb.Amortized("theta", constant, reads="y", params={"loc": 0.0, "scale": 1.0})
+    return {
+        "mean_field": (MeanField(), MeanField().of(loc, factor), loc, diagonal),
+        "full_rank": (FullRank(), FullRank().of(loc, factor), loc, factor),
+        "structured": (Structured("row"), {"shared": block_of(FullRank()), "local": table}, loc, factor),
+        "amortized": (amortized, {"shared": block_of(FullRank()), "local": np.zeros((2, 0)), **net}, loc, factor),
+    }
+
+
+@pytest.mark.parametrize("name", suite())
+def test_every_guide_weighs_its_draws_by_the_normal_that_it_is(name, x64):
+    guide, phi, loc, factor = suite()[name]
+    target, normal = Target.of(groups(GROUPS_Y)), stats.multivariate_normal(loc, factor @ factor.T)
+    log_weights, z = guide.weighed_draws(phi, target, np.random.default_rng(3), 4000)
+    expected = jax.vmap(target.log_density)(z) - normal.logpdf(z)
+    np.testing.assert_allclose(log_weights, expected, rtol=1e-9, atol=1e-9)
+    standard = np.linalg.solve(factor, (z - loc).T)
+    assert np.abs(standard.mean(axis=1)).max() < 4.5 / np.sqrt(4000)
+    assert np.abs(np.cov(standard) - np.eye(6)).max() < 4.5 * np.sqrt(2 / 4000)
+    values = target.constrain(z[:5])
+    log_prob = guide.log_prob(phi, target, {name: values[name] for name in ("mu", "theta")})
+    np.testing.assert_allclose(log_prob, normal.logpdf(z[:5]), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", suite())
+def test_the_bound_of_every_guide_is_the_mean_of_its_log_weights(name, x64):
+    guide, phi, _, _ = suite()[name]
+    target, rng = Target.of(groups(GROUPS_Y)), np.random.default_rng(4)
+    log_weights, _ = guide.weighed_draws(phi, target, rng, 20_000)
+    fresh = np.array([guide.fresh_bound(phi, target, rng, 256).mean() for _ in range(8)])
+    noise = guide.noise(guide.strata(target, 16, rng), jax.random.key(0), 16)
+    stepwise = np.asarray(guide.bound(phi, target, noise, {}))
+    error = np.hypot(log_weights.std() / np.sqrt(20_000), fresh.std() / np.sqrt(7))
+    assert abs(fresh.mean() - log_weights.mean()) < 4.5 * error
+    assert abs(stepwise.mean() - log_weights.mean()) < 4.5 * stepwise.std() / 4 + 4.5 * error
 
 
 def drawn(draws, keys, dim=3):

@@ -6,9 +6,11 @@ from vbppl.distributions.foreign import foreign
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.fitting import fit
+from vbppl.guides.amortised import Amortized
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.point import MAP
+from vbppl.guides.structured import Structured
 from vbppl.language import deterministic, factor, param, plate, sample, subsample
 from vbppl.many import fit_many
 from vbppl.models import Model, guide, model
@@ -43,6 +45,8 @@ __all__ = [
     "MeanField",
     "FullRank",
     "LowRank",
+    "Structured",
+    "Amortized",
     "Laplace",
     "Pathfinder",
     "MAP",

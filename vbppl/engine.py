@@ -316,7 +316,7 @@ def _where(problem: Problem, state: State, schedule: Schedule) -> tuple[Array, d
     ahead = jax.tree.map(lambda leaf: leaf[0], _ahead(problem, state, schedule, 1))
     params = state.moving.params
     target = dataclasses.replace(problem.target, params=params["model"])
-    return problem.guide.points(params["guide"], target, ahead.noise), ahead.rows
+    return problem.guide.points(params["guide"], target, ahead.noise, ahead.rows), ahead.rows
 
 
 def first_state(problem: Problem, params: PyTree) -> State:

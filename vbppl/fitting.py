@@ -22,6 +22,7 @@ from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
+from vbppl.guides.structured import Structured
 from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model, check_applied
 from vbppl.posterior import Posterior
@@ -35,6 +36,7 @@ from vbppl.wish import Deterministic, Wish
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
 APART = 1.0  # sds or log sds between two modes of a mixture
+SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
 GUIDES = {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank}
@@ -116,6 +118,7 @@ def _fit_once(
     """One fit, from a model to its posterior and report card."""
     target = Target.of(model)
     stream = _stream(target, batch_size)
+    target = dataclasses.replace(target, layout=target.layout.showing({name: b for name, _, b in stream.plates}))
     guides = _guides(guide, target, stream)
     method = _method(method, target, guides[-1], stream)
     where = _start(start, target)
@@ -133,7 +136,8 @@ def _fit_once(
             return _mixture(posterior, fitted, wish, raw)
         return _both_coordinates(posterior, wish, raw, watch)
     else:
-        loc = np.zeros(target.dim) if isinstance(chosen, ProgramGuide) else _starts(where, target, raw, 1)[0]
+        anywhere = isinstance(chosen, ProgramGuide) or (where is None and target.dim > SEARCHED)
+        loc = np.zeros(target.dim) if anywhere else _starts(where, target, raw, 1)[0]
         phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
         fitted = engine.run(target, chosen, phi, method, raw, stream, watch)
     return judged(target, dataclasses.replace(fitted, guide=chosen), raw)
@@ -259,7 +263,7 @@ def _guides(guide: str | Guide | Model, target: Target, stream: Rows) -> tuple[G
         return (ProgramGuide(guide),)
     if guide == "auto":
         if target.layout.params or stream.plates or not target.dim:
-            return (FullRank() if 1 < target.dim <= STOCHASTIC_FULL_RANK_DIM else MeanField(),)
+            return (_stochastic_guide(target, stream),)
         if target.dim > FULL_RANK_DIM:
             return (LowRank(),)
         return (MeanField(), FullRank()) if target.dim > 1 else (MeanField(),)
@@ -269,6 +273,15 @@ def _guides(guide: str | Guide | Model, target: Target, stream: Rows) -> tuple[G
         f"guide must be 'auto', {', '.join(map(repr, GUIDES))}, a guide such as vb.MeanField(), or a function "
         f"under @vb.guide applied to its arguments; not {guide!r}."
     )
+
+
+def _stochastic_guide(target: Target, stream: Rows) -> Guide:
+    """Full rank for what all rows share, if it is not too much; rows that are shown in part are independent."""
+    shown = {name for name, _, _ in stream.plates}
+    local = shown & {plate for slot in target.layout.slots for plate in slot.plates}
+    shared = sum(slot.stop - slot.start for slot in target.layout.slots if not local & set(slot.plates))
+    guide = FullRank() if 1 < shared <= STOCHASTIC_FULL_RANK_DIM else MeanField()
+    return Structured(tuple(sorted(local)), guide) if local else guide
 
 
 def _method(method: Method, target: Target, guide: Guide, stream: Rows) -> Deterministic | Stochastic:

@@ -147,15 +147,17 @@ class Model(Program):
         """The same model with sites set from outside: their own densities no longer count."""
         return self._with("interventions", {**(values or {}), **named})
 
-    def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
+    def sample(self, n: int = 1000, seed: Seed = 0, params: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """Draws from the prior predictive distribution; observed sites are drawn anew.
 
-        Returns:
-          for each sample and deterministic site an array `(n, ...)`. Params stand at their `init`.
+        Args:
+          params: values of the model's params, such as `posterior.params`; if None they stand at their `init`.
+
+        Returns: for each sample and deterministic site an array `(n, ...)`.
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
-        return _prior_draws(self, raw_key(seed), n)
+        return _prior_draws(self, _own_params(self, params or {}), raw_key(seed), n)
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
@@ -271,10 +273,17 @@ class Shapes:
     __repr__ = __str__
 
 
+def _own_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
+    own = [name for name, site in abstract_sites(model).items() if site.kind == "param"] if params else []
+    if missing := [name for name in own if name not in params]:
+        raise ModelError(f"params lacks {', '.join(missing)}.", details=f"it has: {', '.join(params)}")
+    return {name: params[name] for name in own}
+
+
 @functools.partial(jax.jit, static_argnames="n")
-def _prior_draws(model: Model, raw: Array, n: int) -> dict[str, Array]:
+def _prior_draws(model: Model, params: dict[str, Any], raw: Array, n: int) -> dict[str, Array]:
     def draw(key):
-        return values_of(model.trace(drawn_anew(from_prior(key))))
+        return values_of(model.trace(drawn_anew(given(params, from_prior(key)))))
 
     return jax.vmap(draw)(jax.random.split(wrap(raw), n))
 

@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl import predictive, programs, psis
+from vbppl import predictive, psis
 from vbppl.aliases import Array, PyTree, Seed
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
-from vbppl.guides.program import ProgramGuide
 from vbppl.keys import host_generator, raw_key
 from vbppl.linear_response import LinearResponse, linear_response
 from vbppl.models import Model
@@ -88,11 +87,8 @@ class Posterior:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The learnt params of the model, and of a guide program, shaped like their `init`."""
-        learnt = self.target.param_values()
-        if isinstance(self.guide, ProgramGuide):
-            learnt = {**learnt, **programs.param_values(self.guide.program, self.phi)}
-        return learnt
+        """The learnt params of the model, and of a guide that has some, shaped like their `init`."""
+        return {**self.target.param_values(), **self.guide.param_values(self.phi)}
 
     def summary(self, *names: str) -> Summary:
         """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
@@ -163,10 +159,31 @@ class Posterior:
             `y=None`); the fitted one if None.
 
         Returns:
-          for each site that the posterior does not fix, observed and deterministic, `(n, ...)`.
+          for each site that the posterior does not fix, observed and deterministic, `(n, ...)`. A site whose rows
+          an encoder, or a guide program that has the model's own arguments, reads off `model` is one of them.
         """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}.")
         model = self.target.model if model is None else model
-        return predictive.predict(model, self._latent(n, seed), self.target.param_values(), raw_key(seed), n)
+        rng = host_generator(raw_key(seed), "posterior")
+        values, z, anew = self.guide.carried(self.phi, self.target, model, rng, n)
+        params, weights = self.target.param_values(), self.target.weights()
+        return predictive.predict(model, values, params, raw_key(seed), n, z, weights, anew)
+
+    def encode(self, rows: Any) -> Any:
+        """What an amortised guide says of rows that it may never have seen.
+
+        Args:
+          rows: what the encoder reads, with the rows along the first axis.
+
+        Returns:
+          a `Normal` with the `loc` and `scale` of each row's latent variable in unconstrained space,
+          `(rows, ...)`; its `sample(key, (n,))` draws from it.
+
+        Raises:
+          TypeError: the guide has no encoder.
+        """
+        return self.guide.encode(self.phi, rows)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""

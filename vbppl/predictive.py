@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array
+from vbppl.distributions.location_scale import coordinates
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.keys import wrap
+from vbppl.language import Interpreter, Site
 from vbppl.models import Model
 from vbppl.trace import Outline, abstract_sites, drawn_anew, from_prior, given, required, values_of
 
@@ -21,7 +24,14 @@ AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate valu
 
 
 def predict(
-    model: Model, draws: Mapping[str, Array], params: Mapping[str, Any], raw_key: np.ndarray, n: int = 1
+    model: Model,
+    draws: Mapping[str, Array],
+    params: Mapping[str, Any],
+    raw_key: np.ndarray,
+    n: int = 1,
+    z: Mapping[str, Array] | None = None,
+    weights: Mapping[str, Array] | None = None,
+    anew: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
 
@@ -32,21 +42,27 @@ def predict(
       model: the fitted model, or the same function with other data.
       draws: of the posterior, `(n, ...)` for each latent site.
       n: the number of draws of a model that has no latent site at all.
+      z: draws of further latent sites in unconstrained space.
+      weights: of sites in `z` that can be seen centred or not, how far they are centred.
+      anew: sites that are reported although their draws are given.
     """
+    z = dict(z or {})
     sites = abstract_sites(model)
-    latent = {n: s for n, s in sites.items() if s.kind == "sample" and n in draws}
-    if draws and not latent:
+    given_shapes = {name: np.shape(value)[1:] for name, value in {**draws, **z}.items()}
+    latent = {n: s for n, s in sites.items() if s.kind == "sample" and n in given_shapes}
+    if given_shapes and not latent:
         raise ModelError(
-            f"{model!r} has none of the posterior's sites ({', '.join(draws)}).",
+            f"{model!r} has none of the posterior's sites ({', '.join(given_shapes)}).",
             mend="Predict with the function that was fitted, applied to other data.",
         )
-    changed = [name for name, site in latent.items() if np.shape(draws[name])[1:] != site.shape]
+    changed = [n for n, s in latent.items() if given_shapes[n] != (s.unconstrained if n in z else s.shape)]
     for name in changed:
-        _say_drawn_from_prior(name, np.shape(draws[name])[1:], latent[name])
-    kept = {name: draws[name] for name in latent if name not in changed}
-    n = next((np.shape(value)[0] for value in draws.values()), n)
-    new = _forward(model, kept, dict(params), raw_key, n)
-    return {name: new[name] for name in sites if name in new and name not in kept}
+        _say_drawn_from_prior(name, given_shapes[name], latent[name])
+    kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
+    n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
+    new = _forward(model, kept, z, dict(weights or {}), dict(params), raw_key, n)
+    fixed = {*kept, *z} - set(anew)
+    return {name: new[name] for name in sites if name in new and name not in fixed}
 
 
 def log_likelihood(model: Model, draws: Mapping[str, Array], params: Mapping[str, Any]) -> dict[str, Array]:
@@ -72,13 +88,34 @@ def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> 
 
 
 @functools.partial(jax.jit, static_argnames="n")
-def _forward(model: Model, draws: dict[str, Array], params: dict[str, Any], raw_key: Array, n: int) -> dict[str, Array]:
-    def one(draw: tuple[Array, dict[str, Array]]) -> dict[str, Array]:
-        key, values = draw
-        return values_of(model.trace(drawn_anew(given({**values, **params}, from_prior(wrap(key))))))
+def _forward(
+    model: Model,
+    draws: dict[str, Array],
+    z: dict[str, Array],
+    weights: dict[str, Array],
+    params: dict[str, Any],
+    raw_key: Array,
+    n: int,
+) -> dict[str, Array]:
+    def one(draw: tuple[Array, dict[str, Array], dict[str, Array]]) -> dict[str, Array]:
+        key, values, z = draw
+        rest = _from_unconstrained(z, weights, from_prior(wrap(key)))
+        return values_of(model.trace(drawn_anew(given({**values, **params}, rest))))
 
     keys = jax.random.key_data(jax.random.split(wrap(raw_key), n))
-    return jax.lax.map(one, (keys, draws), batch_size=min(n, AT_ONCE))
+    return jax.lax.map(one, (keys, draws, z), batch_size=min(n, AT_ONCE))
+
+
+def _from_unconstrained(z: Mapping[str, Array], weights: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:
+    """Map the values `z` of latent sites onto their supports; ask `interpreter` for the rest."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "sample" and site.value is None and site.name in z:
+            value = coordinates(site.dist, weights.get(site.name)).forward(z[site.name])
+            return dataclasses.replace(site, value=value)
+        return interpreter(site)
+
+    return interpret
 
 
 @jax.jit

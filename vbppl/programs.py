@@ -12,17 +12,20 @@ site in the guide; the order of the statements is checked for that, and where it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vbppl.aliases import Array
 from vbppl.distributions.kl import has_kl, kl_divergence
 from vbppl.errors import ModelError
-from vbppl.language import Interpreter, Site
-from vbppl.models import Model, leading_draws
+from vbppl.language import Interpreter, Site, param
+from vbppl.models import Model, guide, leading_draws
 from vbppl.target import Target, initial_params
 from vbppl.trace import (
     Outline,
@@ -64,6 +67,40 @@ def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Arra
     return values_of({name: site for name, site in p.items() if not site.observed})
 
 
+def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
+    """One draw of the guide's sites, without a look at the model."""
+    return values_of(_sampled(program.trace(_reads_params(phi, {}, from_prior(key)))))
+
+
+def shown_points(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
+    """Where one draw lies in unconstrained space, at the rows shown: `(shown_dim,)`."""
+    sites = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    return target.shown_unconstrain({name: site.value for name, site in sites.items()}, rows)
+
+
+def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -> Model | None:
+    """The guide at the data of `model`, if it had the arguments of the `fitted` one and `model` has others.
+
+    None where it had other arguments, or has params with an entry for each row: what it says of the rows that it
+    was fitted on then tells nothing of others.
+    """
+
+    def same(one: Model, other: Model) -> bool:
+        arguments = one.structure == other.structure and one.settings == other.settings
+        return arguments and len(one.arrays) == len(other.arrays)
+
+    def equal(one: Any, other: Any) -> bool:
+        return np.shape(one) == np.shape(other) and np.array_equal(np.asarray(one, np.asarray(other).dtype), other)
+
+    if not same(program, fitted) or not same(fitted, model) or not all(map(equal, program.arrays, fitted.arrays)):
+        return None
+    if all(map(equal, model.arrays, fitted.arrays)):
+        return None
+    again = dataclasses.replace(program, arrays=model.arrays)
+    shapes = jax.tree.map(jnp.shape, initial_params(again))
+    return again if shapes == jax.tree.map(jnp.shape, dict(phi)) else None
+
+
 def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:
     """The guide's log density at `values`: a scalar, or `(n,)` for draws."""
     return _log_prob(program, phi, {name: jnp.asarray(value) for name, value in values.items()})
@@ -92,6 +129,53 @@ def param_values(program: Model, phi: Any) -> dict[str, Any]:
 def _param_values(program: Model, phi: Any) -> dict[str, Any]:
     sites = program.trace(_reads_params(phi, {}, from_prior(jax.random.key(0))))
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
+
+
+NETWORK = "encoder"
+
+
+def network(init: Any) -> Model:
+    """What holds a network's parameters: a program with one param, so that the rules of `param` hold for it."""
+    return _NETWORK(init)
+
+
+def _network(init: Any) -> None:
+    param(NETWORK, init)
+
+
+_NETWORK = guide(_network)
+
+
+def first_network(program: Model) -> dict[str, Any]:
+    """The unconstrained initial values of a network's params."""
+    return initial_params(program)
+
+
+def network_value(program: Model, phi: Mapping[str, Any]) -> Any:
+    """A network's params, shaped like their `init`, holding the current values."""
+    return program.trace(_reads_params(phi, {}, required))[NETWORK].value
+
+
+def read(model: Model, reads: str | Callable[..., Any]) -> Any:
+    """What a guide reads of the model's data: an argument, or the value of a conditioned site, by name; or a function.
+
+    Raises:
+      ModelError: there is no such argument, or it is None.
+    """
+    args, kwargs = model.arguments
+    if callable(reads):
+        return jax.tree.map(jnp.asarray, reads(*args, **kwargs))
+    bound = inspect.signature(model.function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    found = model.conditions.get(reads, bound.arguments.get(reads))
+    if found is None:
+        known = ", ".join(bound.arguments) or "none"
+        what = "is None" if reads in bound.arguments else f"is none of its arguments ({known})"
+        raise ModelError(
+            f"the guide reads '{reads}', which {what} in {model!r}.",
+            mend=f"Apply the model to rows with {reads}=..., or name the argument that the encoder reads.",
+        )
+    return jax.tree.map(jnp.asarray, found)
 
 
 def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:

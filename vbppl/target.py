@@ -28,16 +28,17 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array, ArrayLike, Shape
-from vbppl.distributions.degenerate import Delta
+from vbppl.aliases import Array, ArrayLike
+from vbppl.distributions.kl import kl_divergence, normal_beside
 from vbppl.distributions.location_scale import coordinates
 from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
+from vbppl.layout import Layout, shown_slices
 from vbppl.models import Model, check_applied, leading_draws
+from vbppl.numerics import HALF_LOG_TWO_PI
 from vbppl.pytree import pytree, static
 from vbppl.shapes import check_value
 from vbppl.trace import (
-    Outline,
     abstract_sites,
     log_density,
     log_joint,
@@ -47,57 +48,6 @@ from vbppl.trace import (
     with_params,
     with_rows,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Slot:
-    """Where a latent site lies in the flat vector: `z[start:stop]`, of shape `unconstrained`."""
-
-    name: str
-    shape: Shape
-    event_shape: Shape
-    unconstrained: Shape
-    start: int
-    stop: int
-    plates: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """A plate's size and how many of its rows the model asks to be shown at a time."""
-
-    name: str
-    size: int
-    subsample_size: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """The shapes of a model: hashable, so that equal shapes share compiled programs.
-
-    `movable` are the sites that can be seen centred or not.
-    """
-
-    slots: tuple[Slot, ...]
-    plates: tuple[Rows, ...]
-    params: tuple[str, ...]
-    observed: tuple[str, ...]
-    reported: tuple[str, ...]
-    movable: tuple[str, ...] = ()
-
-    @property
-    def dim(self) -> int:
-        """The length of the flat vector."""
-        return self.slots[-1].stop if self.slots else 0
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        """A name for each coordinate of the flat vector: `theta[3]`, `(dim,)`."""
-        return tuple(
-            slot.name + (str(list(index)) if index else "")
-            for slot in self.slots
-            for index in np.ndindex(slot.unconstrained)
-        )
 
 
 @pytree
@@ -130,7 +80,7 @@ class Target:
     def of(cls, model: Model) -> Target:
         """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
         check_applied(model)
-        layout = _layout(abstract_sites(model), model.decentered)
+        layout = Layout.of(abstract_sites(model), model.decentered)
         model = jax.device_put(model)
         centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
         return cls(model, initial_params(model) if layout.params else {}, centred, layout)
@@ -155,6 +105,20 @@ class Target:
         """
         return _log_density(self, _flat(self.layout, z), _rows(self.layout, rows), jacobian)
 
+    def shown_log_density(
+        self, z: Any, rows: Mapping[str, Array], normals: Mapping[str, tuple[Array, Array]] | None = None
+    ) -> Array:
+        """As `log_density`, of a `z` that holds the shown rows alone, `(shown_dim,)`: a scalar, in nats.
+
+        Args:
+          z: the slots one after the other, each of the shape `slot.shown(lengths)`.
+          rows: of each plate that shows a part, the rows that `z` belongs to.
+          normals: for sites whose slice of `z` is drawn from `N(loc, sd)` independently of all else, `(loc, sd)`,
+            each of the slice's shape. Their log density is replaced by its mean over that normal where it has
+            a closed form, `-KL(N(loc, sd), prior) - entropy`: nothing is left to chance.
+        """
+        return _shown_log_density(self, jnp.asarray(z), _rows(self.layout, rows), dict(normals or {}))
+
     def guilty_sites(self, z: Any, rows: Mapping[str, Array] | None = None) -> tuple[str, ...]:
         """The sites whose log density or gradient is not finite at one of the points `z`, `(n, dim)`."""
         finite = _finite_sites(self, _flat(self.layout, z, batched=True), _rows(self.layout, rows))
@@ -172,9 +136,17 @@ class Target:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
         return _unconstrain(self, _latent_values(self.layout, values))[0]
 
+    def shown_unconstrain(self, values: Mapping[str, Array], rows: Mapping[str, Array]) -> Array:
+        """The `z` of `shown_log_density` at one value for each site, at the rows shown: `(shown_dim,)`."""
+        return _unconstrained(self, values, rows)[0]
+
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
         return _unconstrain(self, _latent_values(self.layout, values))[1]
+
+    def weights(self) -> dict[str, Array]:
+        """For each site that can be seen centred or not its weight, 1.0 where it is centred."""
+        return {name: jnp.asarray(self.centred)[i] for i, name in enumerate(self.layout.movable)}
 
     def param_values(self) -> dict[str, Any]:
         """The current values of the params, on their supports, shaped like their `init`."""
@@ -189,8 +161,9 @@ def target(model: Model) -> Target:
 class _Reader:
     """Answers latent sites from slices of `z`, and sums log |dx/dz|."""
 
-    def __init__(self, target: Target, z: Array, rows: Mapping[str, Array]):
+    def __init__(self, target: Target, z: Array, rows: Mapping[str, Array], shown: bool = False):
         self.slots = {slot.name: slot for slot in target.layout.slots}
+        self.shown = shown_slices(target.layout, rows) if shown else None
         self.target, self.z, self.rows = target, z, rows
         self.log_dets: dict[str, Array] = {}
 
@@ -201,13 +174,18 @@ class _Reader:
             return with_params(site, self.target.params[site.name])
         if site.kind != "sample" or site.value is not None:
             return site
-        slot = self.slots[site.name]
-        z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
-        if self.rows:
-            z = subsample(z, event_dim=len(slot.unconstrained) - len(slot.shape) + len(slot.event_shape))
-        value, log_det = _coordinates(self.target, site).forward_and_log_det(z)
+        value, log_det = _coordinates(self.target, site).forward_and_log_det(self.slice_of(site.name))
         self.log_dets[site.name] = jnp.sum(log_det) * site.scale
         return dataclasses.replace(site, value=value)
+
+    def slice_of(self, name: str) -> Array:
+        """The site's part of `z`, at the rows shown."""
+        slot = self.slots[name]
+        if self.shown is not None:
+            start, shape = self.shown[name]
+            return self.z[start : start + math.prod(shape)].reshape(shape)
+        z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
+        return subsample(z, event_dim=slot.event_dim) if self.rows else z
 
 
 def _coordinates(target: Target, site: Site) -> Any:
@@ -221,6 +199,30 @@ def _log_density(target: Target, z: Array, rows: dict[str, Array], jacobian: boo
     reader = _Reader(target, z, rows)
     total = log_joint(target.model.trace(reader))
     return sum(reader.log_dets.values(), total) if jacobian else total
+
+
+@functools.partial(jax.jit, inline=True)
+def _shown_log_density(
+    target: Target, z: Array, rows: dict[str, Array], normals: dict[str, tuple[Array, Array]]
+) -> Array:
+    reader = _Reader(target, z, rows, shown=True)
+    total = jnp.zeros(())
+    for name, site in target.model.trace(reader).items():
+        q = _beside(target, site, *normals[name]) if name in normals else None
+        if q is None:
+            total += log_density(site) + reader.log_dets.get(name, 0.0)
+        else:
+            entropy = jnp.sum(jnp.log(normals[name][1]) + HALF_LOG_TWO_PI + 0.5)
+            total -= (jnp.sum(kl_divergence(q, site.dist)) + entropy) * site.scale
+    return total
+
+
+def _beside(target: Target, site: Site, loc: Array, sd: Array) -> Any:
+    """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
+    if site.name in target.layout.movable:
+        move = _coordinates(target, site)
+        loc, sd = move.forward(loc), move.scale * sd
+    return normal_beside(site.dist, loc, sd)
 
 
 @jax.jit
@@ -253,28 +255,34 @@ def _constrain(target: Target, z: Array) -> dict[str, Array]:
 
 @jax.jit
 def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array]:
-    def one(values):
-        parts, log_dets = [], []
+    def one(values: dict[str, Array]) -> tuple[Array, Array]:
+        return _unconstrained(target, values, {})
 
-        def interpret(site: Site) -> Site:
-            if site.kind == "param":
-                return with_params(site, target.params[site.name])
-            if site.kind != "sample" or site.value is not None:
-                return site
-            value = values[site.name]
-            check_value(site.name, value, site.shape, site.frames)
-            bijector = _coordinates(target, site)
-            z = jnp.asarray(bijector.inverse(value), dtype)
-            parts.append(z.reshape(-1))
-            log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
-            return dataclasses.replace(site, value=value)
-
-        target.model.trace(interpret)
-        return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
-
-    dtype = jnp.result_type(float)
     draws = leading_draws(abstract_sites(target.model), values)
     return one(values) if draws is None else jax.vmap(one)(values)
+
+
+def _unconstrained(target: Target, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
+    parts, log_dets, dtype = [], [], jnp.result_type(float)
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "plate":
+            return with_rows(site, rows)
+        if site.kind == "param":
+            return with_params(site, target.params[site.name])
+        if site.kind != "sample" or site.value is not None:
+            return site
+        value = values[site.name]
+        check_value(site.name, value, site.shape, site.frames)
+        bijector = _coordinates(target, site)
+        z = jnp.asarray(bijector.inverse(value), dtype)
+        parts.append(z.reshape(-1))
+        log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
+        return dataclasses.replace(site, value=value)
+
+    target.model.trace(interpret)
+    return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
 
 
 def initial_params(model: Model) -> dict[str, Any]:
@@ -314,39 +322,6 @@ def _initial_params(model: Model) -> dict[str, Any]:
 def _param_values(target: Target) -> dict[str, Any]:
     sites = target.model.trace(_Reader(target, jnp.zeros(target.dim), {}))
     return {site.name: site.value for site in sites.values() if site.kind == "param"}
-
-
-def _layout(sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
-    slots: list[Slot] = []
-    for site in sites.values():
-        if site.kind == "sample" and not site.observed:
-            slots.append(_slot(site, slots[-1].stop if slots else 0))
-    return Layout(
-        slots=tuple(slots),
-        plates=tuple(Rows(s.name, s.size, s.subsample_size) for s in sites.values() if s.kind == "plate"),
-        params=tuple(s.name for s in sites.values() if s.kind == "param"),
-        observed=tuple(s.name for s in sites.values() if s.observed),
-        reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
-        movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
-    )
-
-
-def _slot(site: Outline, start: int) -> Slot:
-    if site.is_discrete:
-        raise ModelError(
-            f"a latent variable cannot be discrete ({site.distribution}): its density has no gradient.",
-            site=site.name,
-            mend="Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.",
-        )
-    if site.distribution == Delta.__name__:
-        raise ModelError(
-            "a latent variable cannot have all its mass on one point (Delta): its density has no gradient.",
-            site=site.name,
-            mend="Write vb.deterministic(name, value), or pass obs=... if it is observed.",
-        )
-    plates = tuple(frame.name for frame in site.frames)
-    stop = start + math.prod(site.unconstrained)
-    return Slot(site.name, site.shape, site.event, site.unconstrained, start, stop, plates)
 
 
 def _flat(layout: Layout, z: Any, batched: bool = False) -> Array:

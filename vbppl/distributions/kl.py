@@ -49,6 +49,26 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array:
     return sum_rightmost(jnp.broadcast_to(each, shape), dims)
 
 
+def normal_beside(p: Distribution, loc: Array, sd: Array) -> Distribution | None:
+    """What `x` is if its unconstrained `z` is `N(loc, sd)`, where that has a closed-form divergence from `p`.
+
+    Args:
+      p: the distribution that it is to be compared with: its family decides.
+      loc, sd: of shape batch + event of `p`.
+
+    >>> q = normal_beside(LogNormal(0.0, 1.0), jnp.asarray(1.0), jnp.asarray(1.0))
+    >>> print(type(q).__name__, kl_divergence(q, LogNormal(0.0, 1.0)))
+    LogNormal 0.5
+    """
+    core, dims = _peel(p)
+    for family in (Normal, LogNormal):
+        if type(core) is family:
+            return family(loc, sd).to_event(dims)
+    if type(core) is MultivariateNormal:
+        return MultivariateNormal(loc, scale_tril=sd[..., None] * jnp.eye(sd.shape[-1], dtype=sd.dtype)).to_event(dims)
+    return None
+
+
 def _peel(distribution: Distribution) -> tuple[Distribution, int]:
     """What is inside `expand` and `to_event`, and how many batch dimensions of it are read as an event."""
     dims = 0

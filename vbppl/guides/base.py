@@ -12,12 +12,30 @@ Noise comes from outside (`noise`), so that the same draws can serve two guides,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vbppl.aliases import Array, PyTree
 from vbppl.target import Target
+
+FEWEST = 4  # draws behind a term of the bound
+MOST = 2**26  # numbers that draws of all rows may hold
+
+
+class Carried(NamedTuple):
+    """Draws of latent sites for a model that may have other data, by the site's name, `(draws, ...)` each.
+
+    Attributes:
+      values: on the supports.
+      z: in unconstrained space.
+      anew: the sites that were read off the model's own data, so that they tell something new.
+    """
+
+    values: dict[str, Array]
+    z: Mapping[str, Array] = MappingProxyType({})
+    anew: tuple[str, ...] = ()
 
 
 class Guide:
@@ -35,8 +53,8 @@ class Guide:
         """What makes `draws` draws random, `(draws, ...)`."""
         raise NotImplementedError
 
-    def points(self, phi: PyTree, target: Target, noise: Array) -> Array:
-        """The draws in unconstrained space, `(draws, dim)`."""
+    def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """The draws in unconstrained space, `(draws, dim)`; where a row is not shown, any value."""
         raise NotImplementedError
 
     def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
@@ -71,6 +89,33 @@ class Guide:
         """The log density of `values` on the supports: a scalar, or `(n,)` for draws."""
         raise NotImplementedError
 
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
+        """What the guide says of the latent sites of `model`, the fitted one or the same with other data."""
+        values = self.sample(phi, target, rng, draws)
+        return Carried({slot.name: values[slot.name] for slot in target.layout.slots})
+
+    def encode(self, phi: PyTree, data: Any) -> Any:
+        """What the guide says of new rows."""
+        raise TypeError(f"a {type(self).__name__} guide has no encoder; fit with guide=vb.Amortized(...).")
+
+    def param_values(self, phi: PyTree) -> dict[str, Any]:
+        """What is learnt beside the distribution of the latent sites, by name, shaped like its `init`."""
+        return {}
+
     def shift(self, before: PyTree, after: PyTree) -> float:
         """How far `after` is from `before`: the greatest move of a mean in sds, or of a log sd."""
         raise NotImplementedError
+
+
+def blocks_of_rows(target: Target) -> list[tuple[dict[str, np.ndarray], float]]:
+    """All rows in blocks as large as a step's batch, each with its share of them, which are summed to the whole.
+
+    A term that all rows share counts once, a row's term N/n times in its block of n: so the sum over
+    blocks, each times n/N, is the whole. Where several plates show a part there is one block, with all rows.
+    """
+    shown = target.layout.shown
+    if len(shown) != 1:
+        return [({}, 1.0)]
+    (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
+    starts = range(0, size, length)
+    return [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]

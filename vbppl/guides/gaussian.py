@@ -12,7 +12,7 @@ update is one fused operation: row 0 is `loc`, row 1 `log sd`, further rows are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -65,27 +65,24 @@ class Gaussian(Guide):
         squares = (self.residual(phi, z) ** 2).sum(-1)
         return phi.shape[-1] / 2 - self.entropy(phi) - squares / 2
 
+    def noise_dim(self, target: Target) -> int:
+        """How many normals a draw takes in a step of a stochastic fit."""
+        return target.dim
+
     def strata(self, target: Target, draws: int, rng: np.random.Generator) -> np.ndarray:
-        """For each coordinate an order of the strata, `(draws, dim)`."""
-        return rng.permuted(np.broadcast_to(np.arange(draws)[:, None], (draws, target.dim)), axis=0)
+        """For each normal of a draw an order of the strata, `(draws, noise_dim)`."""
+        return orders_of_strata(rng, draws, self.noise_dim(target))
 
     def noise(self, strata: Array, key: Array, draws: int) -> Array:
-        """Standard normals, `(draws, dim)`; with two draws or more each coordinate is stratified.
+        """Standard normals, `(draws, noise_dim)`; with two draws or more each coordinate is stratified.
 
         Every draw is exactly normal, and independent over the coordinates: one random rotation moves
         a coordinate's strata together. Averages over the draws are much less noisy than those of independent ones
         (Buchholz, Wenzel and Mandt 2018, "Quasi-Monte Carlo Variational Inference").
         """
-        if draws == 1:
-            return jax.random.normal(key, strata.shape)
-        # The shift runs round the whole circle: within one stratum only, the strata of two
-        # coordinates would meet in the same pairs at every step, and the bound would be biased.
-        uniform = (strata / draws + jax.random.uniform(key, strata.shape[1:])) % 1.0
-        # In 32 bits the sum can round up to 1, where the quantile is infinite.
-        edge = jnp.finfo(uniform.dtype).eps / 4
-        return jax.scipy.special.ndtri(jnp.clip(uniform, edge, 1 - 2 * edge))
+        return stratified_normals(strata, key, draws)
 
-    def points(self, phi: Array, target: Target, noise: Array) -> Array:
+    def points(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """`transform`."""
         return self.transform(phi, noise)
 
@@ -138,6 +135,9 @@ class Gaussian(Guide):
 class MeanField(Gaussian):
     """Independent normals in unconstrained space: `z = loc + sd * noise`; `phi` is `(2, dim)`.
 
+    Where plates show a part of their rows, `phi` is a table of all coordinates of which a step reads, and
+    draws noise for, those of the rows shown alone.
+
     >>> phi = np.array([[1.0, 2.0], [0.0, np.log(0.5)]])
     >>> MeanField().transform(phi, np.ones((1, 2))).tolist()
     [[2.0, 2.5]]
@@ -146,6 +146,39 @@ class MeanField(Gaussian):
     def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
         """Around `loc`, with small standard deviations."""
         return np.stack([loc, np.full_like(loc, math.log(START_SD))])
+
+    def noise_dim(self, target: Target) -> int:
+        """One for each coordinate that is shown."""
+        return target.layout.shown_dim
+
+    def points(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """The draws, `(draws, dim)`, with `loc` where a coordinate's row is not shown."""
+        if not target.layout.is_partly_shown(rows):
+            return self.transform(phi, noise)
+        places = target.layout.places(rows)
+        everywhere = jnp.broadcast_to(phi[0], (noise.shape[0], phi.shape[-1]))
+        return everywhere.at[:, places].set(self.transform(phi[:, places], noise))
+
+    def bound(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
+        """`log p(z_n) + H`, both weighted N/B where B of N rows are shown."""
+        if not target.layout.is_partly_shown(rows):
+            return super().bound(phi, target, noise, rows)
+        part = phi[:, target.layout.places(rows)]
+        z, weights = self.transform(part, noise), target.layout.weights(rows).astype(phi.dtype)
+        constant = phi.shape[-1] / 2 * (1 + math.log(2 * math.pi))
+        return shown_log_densities(target, z, rows) + constant + (weights * part[1]).sum()
+
+    def log_weights(
+        self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: Array
+    ) -> Array:
+        """`log p(z_n) - log q(z_n)`, both weighted N/B where B of N rows are shown."""
+        if not target.layout.is_partly_shown(rows):
+            return super().log_weights(phi, target, noise, rows, density_phi)
+        places = target.layout.places(rows)
+        part, density_part = phi[:, places], density_phi[:, places]
+        z, weights = self.transform(part, noise), target.layout.weights(rows).astype(phi.dtype)
+        log_q = -(self.residual(density_part, z) ** 2) / 2 - density_part[1] - math.log(2 * math.pi) / 2
+        return shown_log_densities(target, z, rows) - log_q @ weights
 
     def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """The same mean and marginal variances."""
@@ -220,10 +253,34 @@ class Pathfinder(FullRank):
     """The best normal on an L-BFGS path to the mode: quick, good as a start."""
 
 
+def orders_of_strata(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
+    """For each coordinate an order of the strata, `(draws, dim)`."""
+    return rng.permuted(np.broadcast_to(np.arange(draws)[:, None], (draws, dim)), axis=0)
+
+
+def stratified_normals(strata: Array, key: Array, draws: int) -> Array:
+    """Standard normals of the shape of `strata`, `(draws, dim)`: see `Gaussian.noise`."""
+    if draws == 1:
+        return jax.random.normal(key, strata.shape)
+    # The shift runs round the whole circle: within one stratum only, the strata of two
+    # coordinates would meet in the same pairs at every step, and the bound would be biased.
+    uniform = (strata / draws + jax.random.uniform(key, strata.shape[1:])) % 1.0
+    # In 32 bits the sum can round up to 1, where the quantile is infinite.
+    edge = jnp.finfo(uniform.dtype).eps / 4
+    return jax.scipy.special.ndtri(jnp.clip(uniform, edge, 1 - 2 * edge))
+
+
 def _log_densities(target: Target, z: Array, rows: Mapping[str, Array]) -> Array:
+    return _over_draws(lambda point: target.log_density(point, rows), z)
+
+
+def shown_log_densities(target: Target, z: Array, rows: Mapping[str, Array], normals: Any = None) -> Array:
+    """`Target.shown_log_density` for each draw of `z`, `(draws, shown_dim)`: `(draws,)`."""
+    return _over_draws(lambda point: target.shown_log_density(point, rows, normals), z)
+
+
+def _over_draws(density: Callable[[Array], Array], z: Array) -> Array:
     # The barrier keeps XLA from making the draws anew inside every fusion that reads them:
     # half the compile time at 30 sites, and no slower steps.
     z = jax.lax.optimization_barrier(z)
-    if z.shape[0] == 1:
-        return target.log_density(z[0], rows)[None]
-    return jax.vmap(lambda point: target.log_density(point, rows))(z)
+    return density(z[0])[None] if z.shape[0] == 1 else jax.vmap(density)(z)

@@ -52,7 +52,7 @@ class MAP(Guide):
         """None is used."""
         return jnp.zeros((1,))
 
-    def points(self, phi: Array, target: Target, noise: Array) -> Array:
+    def points(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """The point, `(1, dim)`."""
         return phi[None]
 

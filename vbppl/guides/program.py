@@ -10,9 +10,11 @@ import numpy as np
 
 from vbppl import programs
 from vbppl.aliases import Array, PyTree
-from vbppl.guides.base import Guide
+from vbppl.guides.base import FEWEST, MOST, Carried, Guide, blocks_of_rows
 from vbppl.pytree import pytree
 from vbppl.target import Target
+
+SIDE_BY_SIDE = 2**24  # numbers in the data, times draws that are evaluated together
 
 
 @pytree
@@ -29,9 +31,13 @@ class ProgramGuide(Guide):
         """A key for each draw, as raw data `(draws, 2)`."""
         return jax.random.key_data(jax.random.split(key, draws))
 
-    def points(self, phi: PyTree, target: Target, noise: Array) -> Array:
+    def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """The guide's draws, mapped back from the supports."""
-        return target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
+        z = target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
+        if not target.layout.is_partly_shown(rows):
+            return z
+        shown = _over(noise, lambda key: programs.shown_points(self.program, phi, target, key, rows))
+        return z.at[:, target.layout.places(rows)].set(shown)
 
     def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """Per draw: closed-form divergences where they hold, `log p - log q` elsewhere."""
@@ -50,7 +56,12 @@ class ProgramGuide(Guide):
         control variate. Where the guide is the posterior, or has no data to average over, no
         variance is left.
         """
-        terms, weights = (np.asarray(part, np.float64) for part in _bounds(self, phi, target, _raw_keys(rng, draws)))
+        blocks = blocks_of_rows(target)
+        draws = max(draws // len(blocks), FEWEST)
+        terms, weights = np.zeros(draws), np.zeros(draws)
+        for rows, share in blocks:  # each with draws of its own
+            parts = _bounds(self, phi, target, _raw_keys(rng, draws), rows)
+            terms, weights = (whole + share * np.asarray(part) for whole, part in zip((terms, weights), parts))
         difference = terms - weights
         spread = difference.var()
         if not spread > 0:  # none, or not finite
@@ -61,6 +72,7 @@ class ProgramGuide(Guide):
         self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """`log p - log q` at independent runs of the guide, and where they lie in unconstrained space."""
+        draws = min(draws, max(MOST // max(target.dim, 1), 1))
         log_weights, z = _weighed(self, phi, target, _raw_keys(rng, draws))
         return np.asarray(log_weights, np.float64), np.asarray(z, np.float64)
 
@@ -68,9 +80,21 @@ class ProgramGuide(Guide):
         """Independent runs of the guide, and the model's deterministic sites at them."""
         return target.in_order(_draw(self.program, phi, target, _raw_keys(rng, draws)))
 
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
+        """The guide run again where `model` has other data of the arguments that both share."""
+        again = programs.moved(self.program, phi, target.model, model)
+        if again is None:
+            return super().carried(phi, target, model, rng, draws)
+        values = _draw_alone(again, phi, _raw_keys(rng, draws))
+        return Carried(values, anew=tuple(s.name for s in target.layout.slots if s.plates))
+
     def log_prob(self, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
         """The guide's log density."""
         return programs.log_prob(self.program, phi, values)
+
+    def param_values(self, phi: PyTree) -> dict[str, Any]:
+        """The program's own params."""
+        return programs.param_values(self.program, phi)
 
     def shift(self, before: PyTree, after: PyTree) -> float:
         """The greatest relative move of a param's unconstrained value."""
@@ -87,13 +111,35 @@ def _over(raw_keys: Array, function: Any) -> Any:
 
 
 @jax.jit
-def _bounds(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> tuple[Array, Array]:
-    return guide.bound(phi, target, raw_keys, {}), guide.log_weights(phi, target, raw_keys, {}, phi)
+def _bounds(
+    guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array, rows: dict[str, Array]
+) -> tuple[Array, Array]:
+    def both(raw_keys: Array) -> tuple[Array, Array]:
+        return guide.bound(phi, target, raw_keys, rows), guide.log_weights(phi, target, raw_keys, rows, phi)
+
+    return _few_at_once(both, target, raw_keys)
 
 
 @jax.jit
 def _weighed(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> tuple[Array, Array]:
-    return guide.log_weights(phi, target, raw_keys, {}, phi), guide.points(phi, target, raw_keys)
+    def both(raw_keys: Array) -> tuple[Array, Array]:
+        return guide.log_weights(phi, target, raw_keys, {}, phi), guide.points(phi, target, raw_keys, {})
+
+    return _few_at_once(both, target, raw_keys)
+
+
+def _few_at_once(function: Any, target: Target, raw_keys: Array) -> Any:
+    """`function` of all keys, of which no more are looked at together than the memory holds rows for."""
+    side_by_side = max(SIDE_BY_SIDE // max(target.data_size, 1), 1)
+    if side_by_side >= len(raw_keys):
+        return function(raw_keys)
+    one = jax.lax.map(lambda raw: function(raw[None]), raw_keys, batch_size=side_by_side)
+    return jax.tree.map(lambda leaf: leaf[:, 0], one)
+
+
+@jax.jit
+def _draw_alone(program: Any, phi: PyTree, raw_keys: Array) -> dict[str, Array]:
+    return _over(raw_keys, lambda key: programs.draw_alone(program, phi, key))
 
 
 @jax.jit

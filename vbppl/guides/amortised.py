@@ -1,0 +1,208 @@
+"""Amortised guides: a network reads a row and says where its latent variable lies.
+
+    q(z_i | y_i) = N(loc(y_i), scale(y_i)^2),    z_i = loc(y_i) + scale(y_i) * noise
+
+The encoder's parameters are shared by all rows, so that their number does not grow with the rows, and
+rows never seen are encoded by the same call (Kingma and Welling 2014, "Auto-Encoding Variational Bayes").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl import programs
+from vbppl.aliases import Array, PyTree
+from vbppl.distributions.real import Normal
+from vbppl.errors import ModelError
+from vbppl.guides.base import Carried
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.structured import RowGuide, from_table
+from vbppl.layout import Slot
+from vbppl.pytree import pytree, set_field, static
+from vbppl.target import Target
+
+TRIED = 64  # rows that the encoder is tried on before the fit
+
+
+@pytree
+class Amortized(RowGuide):
+    """An encoder for one latent site of a plate; everything else as in `vb.Structured`.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def scores(y):
+    ...     with vb.plate("row", len(y)):
+    ...         z = vb.sample("z", dist.Normal(0.0, 1.0))
+    ...         vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
+    >>> def encode(weights, y):  # all rows at once: y is (rows,)
+    ...     return weights["slope"] * y, jnp.exp(weights["log_scale"]) * jnp.ones_like(y)
+    >>> guide = vb.Amortized("z", encode, reads="y", params={"slope": 0.0, "log_scale": 0.0})
+    >>> posterior = vb.fit(scores(np.linspace(-1.0, 1.0, 8)), guide)
+    >>> new = posterior.encode(np.array([5.0]))  # of rows never seen: the exact posterior is N(4, 0.447)
+    >>> print(f"{new.loc[0]:.2f} {new.scale[0]:.2f}")
+    4.00 0.45
+    >>> posterior.predict(scores(np.full(3, 5.0)), n=10)["z"].shape  # by the encoder, at these rows
+    (10, 3)
+    >>> scores(np.zeros(100)).sample(2, params=posterior.params)["y"].shape  # from the prior, as learnt
+    (2, 100)
+
+    Attributes:
+      site: the name of the latent site.
+      encoder: a function `(params, rows) -> (loc, scale)`, with `params`; or a module, called as
+        `module(rows)`, whose own arrays are the parameters (Equinox, Flax NNX: any pytree that can be called).
+        It gets all rows of a batch at once, and returns the mean and the *standard deviation*, positive,
+        of each row's `z` in unconstrained space, `(rows, ...)` each.
+      reads: the name of the model's argument that the encoder reads; or a function of the model's arguments
+        that returns an array, or a pytree of arrays, with the rows along the first axis.
+      params: of an encoder that is a plain function: where they start, any pytree of arrays.
+      plate: the name of the plate; the site's own if it is in one plate only.
+      shared: the guide of the sites that all rows share.
+    """
+
+    site: str = static()
+    encoder: Any = static()
+    reads: str | Callable[..., Any] = static()
+    params: Any = None
+    plate: str | None = static(default=None)
+    shared: Gaussian = FullRank()
+
+    def __post_init__(self) -> None:
+        if self.params is None:
+            if not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(self.encoder)):
+                raise TypeError(
+                    "an encoder that is a plain function needs its parameters: "
+                    "vb.Amortized(site, encoder, reads, params=...), called as encoder(params, rows)."
+                )
+            set_field(self, "params", self.encoder)
+            set_field(self, "encoder", _called)
+        set_field(self, "params", programs.network(self.params))
+
+    def local_plates(self, target: Target) -> tuple[str, ...]:
+        """The plate of the site."""
+        return (self._slot(target).plates[0],)
+
+    def init(self, target: Target, loc: np.ndarray) -> PyTree:
+        """The encoder's own parameters, after trying it on some rows; the rest narrow, around `loc`."""
+        slot = self._slot(target)
+        if programs.NETWORK in target.layout.params:
+            raise ModelError(
+                "the name belongs to the guide's encoder.", site=programs.NETWORK, mend="Rename the model's param."
+            )
+        phi = self.first_phi(target, loc, self._table(target)) | programs.first_network(self.params)
+        data = programs.read(target.model, self.reads)
+        self._check(phi, data, slot)
+        return phi
+
+    def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+        """The encoder at the rows shown; from a table for other sites in its plate."""
+        slot, data = self._slot(target), programs.read(target.model, self.reads)
+        shown = rows.get(slot.plates[0])
+        if shown is not None:
+            data = jax.tree.map(lambda leaf: leaf[shown], data)
+        shape = slot.shown({name: indices.shape[0] for name, indices in rows.items()})
+        loc, scale = (jnp.broadcast_to(part, shape) for part in self.encoded(phi, data))
+        return from_table(phi["local"], self._table(target), rows) | {slot.name: (loc, scale)}
+
+    def encoded(self, phi: PyTree, data: Any) -> tuple[Array, Array]:
+        """`loc` and `scale` of the rows `data`, as the encoder returns them."""
+        return self.encoder(programs.network_value(self.params, phi), data)
+
+    def encode(self, phi: PyTree, data: Any) -> Normal:
+        """What the encoder says of new rows, in unconstrained space: a Normal of batch shape `(rows, ...)`."""
+        loc, scale = self.encoded(phi, jax.tree.map(jnp.asarray, data))
+        return Normal(loc, jnp.broadcast_to(scale, loc.shape))
+
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
+        """All in unconstrained space, and the site's from the encoder at the rows that `model` holds."""
+        z = self.drawn_apart(phi, target, rng, draws, self._table(target))
+        loc, scale = _encoded(self, phi, model)
+        noise = rng.standard_normal((draws, *loc.shape)).astype(loc.dtype)
+        return Carried({}, z | {self.site: loc + scale * noise}, (self.site,))
+
+    def param_values(self, phi: PyTree) -> dict[str, Any]:
+        """The encoder, trained: its params, or the module."""
+        return {programs.NETWORK: programs.network_value(self.params, phi)}
+
+    def shift(self, before: PyTree, after: PyTree) -> float:
+        """The greatest move of a mean in sds, of a log sd, or of a weight of the encoder relative to its size."""
+        moves = jax.tree.map(
+            lambda b, a: np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0.0),
+            before[programs.NETWORK],
+            after[programs.NETWORK],
+        )
+        shared = self.shared.shift(before["shared"], after["shared"])
+        return float(max(shared, MeanField().shift(before["local"], after["local"]), *jax.tree.leaves(moves)))
+
+    def _table(self, target: Target) -> list[Slot]:
+        return [slot for slot in self.slots(target, local=True) if slot.name != self.site]
+
+    def _slot(self, target: Target) -> Slot:
+        """The site's slot, after checking that it lies in the one plate that owns its first axis."""
+        slots = {slot.name: slot for slot in target.layout.slots}
+        if self.site not in slots:
+            raise ModelError(
+                "Amortized names this site, but it is no latent site of the model.",
+                site=self.site,
+                details=f"the latent sites: {', '.join(slots) or 'none'}",
+            )
+        slot = slots[self.site]
+        if slot.plates != (self.plate or "".join(slot.plates[:1]),) or slot.axes != (0,):
+            raise ModelError(
+                f"an amortised site lies in one plate, {self.plate or 'whose rows the encoder reads'}; "
+                f"this one lies in {', '.join(slot.plates) or 'none'}.",
+                site=self.site,
+                mend="Amortise a site of a single plate; for others write a guide program under @vb.guide.",
+            )
+        return slot
+
+    def _check(self, phi: PyTree, data: Any, slot: Slot) -> None:
+        """Try the encoder on the first rows: shapes, and a scale that is one."""
+        size = slot.unconstrained[0]
+        for leaf in jax.tree.leaves(data):
+            if jnp.shape(leaf)[:1] != (size,):
+                raise ModelError(
+                    f"the encoder reads an array of shape {jnp.shape(leaf)}, but plate '{slot.plates[0]}' has "
+                    f"{size} rows.",
+                    site=slot.name,
+                    mend="Read arrays that have the plate's rows along their first axis.",
+                )
+        shape = (min(TRIED, size), *slot.unconstrained[1:])
+        found = self.encoded(phi, jax.tree.map(lambda leaf: leaf[:TRIED], data))
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise ModelError(
+                f"the encoder returned {type(found).__name__}, not (loc, scale).",
+                site=slot.name,
+                mend="Return two arrays: the mean and the standard deviation of each row's z.",
+            )
+        shapes = [jnp.shape(part) for part in found]
+        if shapes[0] != shape or shapes[1] not in (shape, ()):
+            raise ModelError(
+                f"for {shape[0]} rows the encoder returned loc {shapes[0]} and scale {shapes[1]}, not {shape}.",
+                site=slot.name,
+                mend="An encoder gets all rows of a batch at once; a module for one row needs jax.vmap.",
+            )
+        if (
+            not np.all(np.isfinite(found[0]))
+            or not np.all(np.isfinite(found[1]))
+            or not np.all(np.asarray(found[1]) > 0)
+        ):
+            raise ModelError(
+                f"the encoder's scale must be positive and finite; the least is {np.min(found[1]):.3g}.",
+                site=slot.name,
+                mend="Return a standard deviation, not its log: jnp.exp(log_scale), or jax.nn.softplus(...).",
+            )
+
+
+def _called(module: Any, rows: Any) -> Any:
+    return module(rows)
+
+
+@jax.jit
+def _encoded(guide: Amortized, phi: PyTree, model: Any) -> tuple[Array, Array]:
+    encoding = guide.encode(phi, programs.read(model, guide.reads))
+    return jnp.asarray(encoding.loc), jnp.asarray(encoding.scale)

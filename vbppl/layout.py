@@ -1,0 +1,181 @@
+"""Where each latent site lies in the flat vector: the shapes of a model, fixed before any number is known.
+
+Sites lie one after the other in the order of their statements. Where a plate shows only a part of
+its rows, a step of a stochastic fit needs only these rows' coordinates: `Slot.indices` finds them
+without looking at the others, so that a step costs what its batch costs, however many rows there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.aliases import AnyArray, Array, Shape
+from vbppl.distributions.degenerate import Delta
+from vbppl.errors import ModelError
+from vbppl.trace import Outline
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a latent site lies in the flat vector: `z[start:stop]`, of shape `unconstrained`.
+
+    `plates` are the plates around it, and `axes` says which axis of `unconstrained` each of them owns.
+    """
+
+    name: str
+    shape: Shape
+    event_shape: Shape
+    unconstrained: Shape
+    start: int
+    stop: int
+    plates: tuple[str, ...]
+    axes: tuple[int, ...] = ()
+
+    @property
+    def event_dim(self) -> int:
+        """How many of the rightmost axes of `unconstrained` belong to the event."""
+        return len(self.unconstrained) - len(self.shape) + len(self.event_shape)
+
+    def shown(self, lengths: Mapping[str, int]) -> Shape:
+        """`unconstrained` where plates show so many rows only, by their names."""
+        shape = list(self.unconstrained)
+        for plate, axis in zip(self.plates, self.axes):
+            shape[axis] = lengths.get(plate, shape[axis])
+        return tuple(shape)
+
+    def weight(self, lengths: Mapping[str, int]) -> float:
+        """How much each coordinate counts where so many rows are shown: N/B for each plate."""
+        return math.prod(self.unconstrained) / math.prod(self.shown(lengths))
+
+    def indices(self, rows: Mapping[str, AnyArray]) -> Array:
+        """The places in `z` of the rows shown, of shape `shown`: O(rows shown), not O(rows)."""
+        plates = dict(zip(self.axes, self.plates))
+        places, stride = jnp.asarray(self.start), 1
+        for axis in reversed(range(len(self.unconstrained))):
+            along = rows.get(plates.get(axis, ""), jnp.arange(self.unconstrained[axis]))
+            right = len(self.unconstrained) - 1 - axis
+            places = places + stride * along.reshape((-1,) + (1,) * right)
+            stride *= self.unconstrained[axis]
+        return places
+
+
+@dataclasses.dataclass(frozen=True)
+class PlateRows:
+    """A plate's size and how many of its rows are shown at a time; None for all."""
+
+    name: str
+    size: int
+    subsample_size: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The shapes of a model: hashable, so that equal shapes share compiled programs.
+
+    `movable` are the sites that can be seen centred or not.
+    """
+
+    slots: tuple[Slot, ...]
+    plates: tuple[PlateRows, ...]
+    params: tuple[str, ...]
+    observed: tuple[str, ...]
+    reported: tuple[str, ...]
+    movable: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
+        """The layout of a model whose sites have these outlines."""
+        slots: list[Slot] = []
+        for site in sites.values():
+            if site.kind == "sample" and not site.observed:
+                slots.append(_slot(site, slots[-1].stop if slots else 0))
+        return cls(
+            slots=tuple(slots),
+            plates=tuple(PlateRows(s.name, s.size, s.subsample_size) for s in sites.values() if s.kind == "plate"),
+            params=tuple(s.name for s in sites.values() if s.kind == "param"),
+            observed=tuple(s.name for s in sites.values() if s.observed),
+            reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
+            movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
+        )
+
+    @property
+    def dim(self) -> int:
+        """The length of the flat vector."""
+        return self.slots[-1].stop if self.slots else 0
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """A name for each coordinate of the flat vector: `theta[3]`, `(dim,)`."""
+        return tuple(
+            slot.name + (str(list(index)) if index else "")
+            for slot in self.slots
+            for index in np.ndindex(slot.unconstrained)
+        )
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """How many rows are shown at a time, of the plates that show only a part."""
+        return {p.name: p.subsample_size for p in self.plates if p.subsample_size and p.subsample_size < p.size}
+
+    @property
+    def shown_dim(self) -> int:
+        """How many coordinates of the flat vector belong to what is shown at a time."""
+        return sum(math.prod(slot.shown(self.shown)) for slot in self.slots)
+
+    def showing(self, lengths: Mapping[str, int]) -> Layout:
+        """The same layout with so many rows of these plates shown, and all of the others."""
+        plates = (dataclasses.replace(p, subsample_size=lengths.get(p.name)) for p in self.plates)
+        return dataclasses.replace(self, plates=tuple(plates))
+
+    def is_partly_shown(self, rows: Mapping[str, AnyArray]) -> bool:
+        """Does any coordinate of `z` belong to a plate of which `rows` are shown?"""
+        return any(plate in rows for slot in self.slots for plate in slot.plates)
+
+    def places(self, rows: Mapping[str, AnyArray]) -> Array:
+        """The places in `z` of the coordinates that belong to `rows`, `(shown_dim,)`."""
+        return jnp.concatenate([slot.indices(rows).reshape(-1) for slot in self.slots])
+
+    def weights(self, rows: Mapping[str, AnyArray]) -> np.ndarray:
+        """How much each of these coordinates counts, `(shown_dim,)`: N/B for each plate around it."""
+        lengths = {name: indices.shape[0] for name, indices in rows.items()}
+        return np.concatenate([np.full(math.prod(s.shown(lengths)), s.weight(lengths)) for s in self.slots])
+
+
+def shown_slices(layout: Layout, rows: Mapping[str, AnyArray]) -> dict[str, tuple[int, Shape]]:
+    """For each slot where it begins, and its shape, in a `z` that holds the rows shown alone."""
+    lengths, start, found = {name: indices.shape[0] for name, indices in rows.items()}, 0, {}
+    for slot in layout.slots:
+        found[slot.name] = (start, slot.shown(lengths))
+        start += math.prod(slot.shown(lengths))
+    return found
+
+
+def _slot(site: Outline, start: int) -> Slot:
+    if site.is_discrete:
+        raise ModelError(
+            f"a latent variable cannot be discrete ({site.distribution}): its density has no gradient.",
+            site=site.name,
+            mend="Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.",
+        )
+    if site.distribution == Delta.__name__:
+        raise ModelError(
+            "a latent variable cannot have all its mass on one point (Delta): its density has no gradient.",
+            site=site.name,
+            mend="Write vb.deterministic(name, value), or pass obs=... if it is observed.",
+        )
+    batch = len(site.shape) - len(site.event)
+    return Slot(
+        site.name,
+        site.shape,
+        site.event,
+        site.unconstrained,
+        start,
+        start + math.prod(site.unconstrained),
+        tuple(frame.name for frame in site.frames),
+        tuple(batch + frame.dim for frame in site.frames),
+    )
