@@ -28,10 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine, models
-from vbppl import engine
-from vbppl.engine import CHUNK, Schedule
+from vbppl import loop
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.keys import host_generator, raw_key
+from vbppl.loop import CHUNK, Schedule
 from vbppl.objectives import ClosedForm
 from vbppl.optimise import AnnealedAdam
 from vbppl.streams import Rows
@@ -102,13 +102,13 @@ class Compiled:
 
     def __init__(self, target: Target, guide: Gaussian, draws: int, strata: np.ndarray, phi: np.ndarray):
         parts = (target, guide, ClosedForm(), AnnealedAdam(), Rows(), strata, raw_key(0), draws)
-        self.problem = jax.device_put(engine.Problem(*parts))
-        self.state = engine.first_state(self.problem, {"guide": phi, "model": target.params})
+        self.problem = jax.device_put(loop.Problem(*parts))
+        self.state = loop.first_state(self.problem, {"guide": phi, "model": target.params})
         self.schedule = jax.device_put(Schedule.of(0, STEPS, 1.0))
 
     def chunk(self) -> np.ndarray:
         """Make `CHUNK` more steps; the bounds."""
-        self.state, bounds = engine.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
+        self.state, bounds = loop.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
         return np.asarray(bounds)
 
 

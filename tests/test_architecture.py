@@ -43,6 +43,7 @@ FLOORS = (
     ("mean_field",),
     ("guides",),
     ("objectives", "wish"),
+    ("loop",),
     ("engine", "fixed_draws", "modes"),
     ("low_rank",),
     ("diagnostics", "optimality", "summary", "predictive", "progress"),

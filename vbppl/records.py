@@ -19,12 +19,14 @@ class Progress:
       elbo: the current estimate of the bound, in nats.
       seconds: since the first step.
       params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
+      state: what the objective hands from step to step besides, if anything.
     """
 
     step: int
     elbo: float
     seconds: float
     params: PyTree
+    state: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Fitted:
       params: as in `Progress`, on the host.
       bounds: the bound at each step, in nats.
       status: why the fit ended.
+      state: as in `Progress`, on the host.
       guide: the family that was chosen, where the fit chose it.
       centred: the coordinates that were chosen, likewise.
       choices: what was chosen and why, in words.
@@ -92,7 +95,32 @@ class Fitted:
     params: PyTree
     bounds: np.ndarray
     status: Status
+    state: PyTree = ()
     guide: Any = None
     centred: np.ndarray | None = None
     choices: tuple[str, ...] = ()
     elsewhere: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """Why a hook ends a fit: the `reason`, `converged` and `text` of its status."""
+
+    reason: str
+    converged: bool
+    text: str
+
+
+class Hook:
+    """Has the word after each chunk of steps: to look, to end the fit, to choose what it gives back.
+
+    A hook lives for one fit; what it remembers, it keeps in itself.
+    """
+
+    def after_chunk(self, progress: Progress) -> Ending | None:
+        """Called after each chunk; an `Ending` ends the fit."""
+        return None
+
+    def finish(self, fitted: Fitted) -> Fitted:
+        """The last word, however the fit ended: for instance the best state seen in the place of the last."""
+        return fitted
