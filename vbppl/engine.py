@@ -3,10 +3,9 @@
 One step draws noise, evaluates the bound and its gradient, and updates the parameters. Between
 chunks of steps Python has the word: progress, callback, hooks, Ctrl-C, stopping.
 
-Steps come in rounds. In each round the step size falls by half a cosine and the iterates of its
-last half are averaged (Polyak and Juditsky 1992); the next round starts from that average with half
-the step size. The fit ends when two successive averages agree to `TOLERANCE` posterior sds, or
-when `MAX_ROUNDS` are spent, and the status says which.
+Steps come in rounds, and the iterates of a round's last half are averaged (Polyak and Juditsky 1992).
+`rounds.py` says which rounds there are and when the fit may stop, by the tests of `stopping.py`.
+With a checkpoint the fit is written to a file between chunks; one that is killed goes on from there.
 
 If a chunk ends in something that is not finite, it is made again with care: then a step that is not
 finite changes nothing and is counted, and the first such step is made once more to name the site.
@@ -16,26 +15,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from vbppl import checkpoint as checkpoints
 from vbppl.aliases import PyTree
+from vbppl.checkpoint import PathLike
+from vbppl.errors import ModelError
 from vbppl.guides.base import Guide
 from vbppl.keys import host_generator
-from vbppl.loop import CHUNK, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
+from vbppl.loop import CHUNK, THIN, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
 from vbppl.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.optimise import AnnealedAdam, Optax
 from vbppl.records import Ending, Fitted, Hook, Progress, Status
+from vbppl.rounds import MOST, Course, Round
+from vbppl.stopping import Look
 from vbppl.streams import Rows
 from vbppl.target import Target
 
-ROUND = 1000
-MAX_ROUNDS = 20
-TOLERANCE = 0.02
+SPARING = 10  # writing a checkpoint may take this fraction of the time: one in ten
+PLAIN = ("done", "careful", "reason", "first_skipped", "guilty")  # what a checkpoint keeps as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Stochastic:
 
     Attributes:
       optimizer: any Optax transformation, used as it is; None for annealed Adam.
-      steps: exactly so many steps; None to go on until two rounds agree.
+      steps: exactly so many steps; None to go on until the iterates are stationary and their average exact enough.
       draws: draws a step; two or more are stratified in every coordinate.
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
@@ -81,6 +86,7 @@ def run(
     hooks: Sequence[Hook] = (),
     objective: Objective | None = None,
     state: PyTree = (),
+    checkpoint: PathLike | None = None,
 ) -> Fitted:
     """Maximise the bound from `phi` on.
 
@@ -95,6 +101,7 @@ def run(
       hooks: called after each chunk, after `watch`; the first that answers ends the fit.
       objective: what is maximised; None for the one that `method` says.
       state: what `objective` is handed at the first step.
+      checkpoint: a file that is written between chunks; if there is one, the fit goes on from it.
     """
     optimiser = AnnealedAdam() if method.optimizer is None else Optax(method.optimizer)
     objective = objective or (StickingTheLanding() if method.sticking_the_landing else ClosedForm())
@@ -102,18 +109,19 @@ def run(
     problem = Problem(target, guide, objective, optimiser, stream or Rows(), strata, raw_key, method.draws)
     first = first_state(problem, _on_host({"guide": phi, "model": target.params}), _on_host(state))
     driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks)
+    saver = _Never() if checkpoint is None else _Saver(checkpoint, driver)
     try:
-        reason = driver.rounds()
+        driver.go(saver)
     except KeyboardInterrupt:
-        reason = "interrupted"
-    fitted = driver.fitted(reason)
+        driver.reason = "interrupted"
+    fitted = driver.fitted()
     for hook in hooks:
         fitted = hook.finish(fitted)
     return fitted
 
 
 class _Driver:
-    """The Python side of the loop: rounds, chunks, records."""
+    """The Python side of the loop: chunks, rounds, records."""
 
     def __init__(
         self,
@@ -124,89 +132,176 @@ class _Driver:
         hooks: Sequence[Hook],
     ):
         self.problem, self.method, self.watch, self.hooks = jax.device_put(problem), method, watch, hooks
-        self.state, self.best = first, first.moving.params
-        self.ending: Ending | None = None
-        self.bounds: list[np.ndarray] = []
-        self.shift, self.done, self.careful, self.bad = math.inf, 0, False, None
+        self.course, self.state = Course(method.steps, method.average), first
+        # On the host as well, because a chunk takes the state's buffers away.
+        self.best, self.carried = first.moving.params, first.moving.state
+        self.bounds, self.trace = np.zeros(0), np.zeros((0, 2, 0))
+        self.done, self.careful, self.reason, self.ending = 0, False, "", None
+        self.first_skipped, self.guilty = None, ()
         self.began = time.perf_counter()
 
-    def rounds(self) -> str:
-        """Run rounds until they agree; returns the reason for the end."""
-        if self.method.steps is not None:
-            self.round(self.method.steps, 1.0)
-            return "hook" if self.ending else "steps"
-        for number in range(MAX_ROUNDS):
-            before = self.best
-            self.round(ROUND, 0.5 ** min(number, 4))
+    def go(self, saver: _Never | _Saver) -> None:
+        """Make chunks of steps until there is a reason to end."""
+        while not self.reason:
+            plan = self.course.round()
+            self.chunk(plan, jax.device_put(Schedule.of(*plan[:1], *plan[2:])))
             if self.ending:
-                return "hook"
-            self.shift = self.problem.guide.shift(before["guide"], self.best["guide"])
-            if np.isfinite(np.concatenate(self.bounds)[-ROUND:]).mean() < 0.5:
-                return "stuck"  # steps that are skipped agree perfectly
-            if number > 0 and self.shift <= TOLERANCE:
-                return "agreed"
-        return "capped"
+                self.reason = "hook"
+            elif self.done == plan.begin + plan.steps:
+                self.turn(plan)
+            saver.save(self)
 
-    def round(self, steps: int, size: float) -> None:
-        """One round: anneal over `steps`, average its last half, go on from there."""
-        schedule = jax.device_put(Schedule.of(self.done, steps, size))
-        end = self.done + steps
-        while self.done < end and not self.ending:
-            self.chunk(min(self.method.every, end - self.done), schedule)
-        if self.ending:
-            return  # within a round the average may be of no use
-        moving = self.state.moving
-        self.best = _on_host(moving.mean if self.method.average else moving.params)
-        self.state = dataclasses.replace(self.state, moving=dataclasses.replace(moving, params=self.best))
-
-    def chunk(self, steps: int, schedule: Schedule) -> None:
+    def chunk(self, plan: Round, schedule: Schedule) -> None:
         """Some steps in one call of the compiled loop; with care if they end in something not finite."""
-        before = _on_host(self.state)
-        self.state, bounds = run_chunk(self.problem, self.state, np.int32(steps), schedule, self.careful)
+        steps, before = min(self.method.every, plan.begin + plan.steps - self.done), _on_host(self.state)
+        self.state, bounds, trace = run_chunk(self.problem, self.state, np.int32(steps), schedule, self.careful)
         if not self.careful and not _is_finite((self.state.moving, bounds)):
             self.careful = True
-            self.state, bounds = run_chunk(self.problem, before, np.int32(steps), schedule, True)
+            self.state, bounds, trace = run_chunk(self.problem, before, np.int32(steps), schedule, True)
         bounds = np.asarray(bounds)[:steps]
         finite = np.isfinite(bounds)
-        if self.bad is None and not finite.all():
-            self.bad = (before, int(np.argmin(finite)), schedule)
+        if self.first_skipped is None and not finite.all():
+            self.blame(before, int(np.argmin(finite)), schedule)
+        rows = np.asarray(trace)[: (self.done + steps) // THIN - self.done // THIN]
+        self.trace = np.concatenate([self.trace, rows]) if len(self.trace) else rows
+        self.bounds = np.append(self.bounds, bounds)
         self.done += steps
-        self.bounds.append(bounds)
-        self.best = _on_host(self.state.moving.params)
+        self.best, self.carried = _on_host((self.state.moving.params, self.state.moving.state))
         mean = float(bounds[finite].mean()) if finite.any() else math.nan
-        now = Progress(self.done, mean, time.perf_counter() - self.began, self.best, _on_host(self.state.moving.state))
+        now = Progress(self.done, mean, time.perf_counter() - self.began, self.best, self.carried)
         self.watch(now)
         answers = [hook.after_chunk(now) for hook in self.hooks]
         self.ending = next(filter(None, answers), None)
 
-    def fitted(self, reason: str) -> Fitted:
-        """What the run leaves behind."""
-        bounds = np.concatenate([*self.bounds, np.zeros(0)])
-        skipped, first, guilty = int((~np.isfinite(bounds)).sum()), None, ()
-        if self.bad is not None:
-            first, guilty = self.blame(*self.bad)
-        ending = self.ending or self.ended(reason)
-        gradients = self.done * draws_a_step(self.problem)
-        status = Status(ending.reason, ending.converged, ending.text, self.done, gradients, skipped, first, guilty)
-        return Fitted(self.best, bounds, status, _on_host(self.state.moving.state))
+    def turn(self, plan: Round) -> None:
+        """End a round: look at its trace, go on from its average."""
+        moving = self.state.moving
+        self.best = _on_host(moving.mean if self.method.average else moving.params)
+        self.state = dataclasses.replace(self.state, moving=dataclasses.replace(moving, params=self.best))
+        self.course, self.reason = self.course.after(self.trace[-((plan.steps - plan.window) // THIN) :])
+        self.trace = self.trace[:0]
+        if np.isfinite(self.bounds[-plan.steps :]).mean() < 0.5 and self.reason != "steps":
+            self.reason = "stuck"  # steps that are skipped agree perfectly
 
-    def ended(self, reason: str) -> Ending:
-        """What there is to say about an end for this reason."""
-        said = {
-            "agreed": f"two rounds agree within {TOLERANCE} sd (last shift {self.shift:.3f})",
-            "steps": "all steps asked for; convergence was not tested",
-            "capped": f"still moving after {MAX_ROUNDS} rounds (last shift {self.shift:.3f} sd): not converged",
-            "stuck": "more than half of the last steps were not finite: not converged",
-            "interrupted": "interrupted: not converged",
-        }[reason]
-        return Ending(reason, reason == "agreed", said)
-
-    def blame(self, before: State, offset: int, schedule: Schedule) -> tuple[int, tuple[str, ...]]:
+    def blame(self, before: State, offset: int, schedule: Schedule) -> None:
         """Make the first bad step again and ask each site of the model at its draws."""
-        at, _ = run_chunk(self.problem, before, np.int32(offset), schedule, True)
+        at, *_ = run_chunk(self.problem, before, np.int32(offset), schedule, True)
         target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
         z, rows = where(self.problem, at, schedule)
-        return int(at.step), target.guilty_sites(np.asarray(z), rows)
+        self.first_skipped, self.guilty = int(at.step), target.guilty_sites(np.asarray(z), rows)
+
+    def fitted(self) -> Fitted:
+        """What the run leaves behind."""
+        ending = self.ending or self.ended()
+        skipped = int((~np.isfinite(self.bounds)).sum())
+        look = self.course.look
+        status = Status(
+            ending.reason,
+            ending.converged,
+            ending.text,
+            self.done,
+            self.done * draws_a_step(self.problem),
+            skipped,
+            self.first_skipped,
+            self.guilty,
+            r_hat=look.r_hat if look else None,
+            mcse=look.mcse if look else None,
+        )
+        return Fitted(self.best, self.bounds, status, self.carried)
+
+    def ended(self) -> Ending:
+        """What there is to say about the end."""
+        said = {
+            "settled": f"stationary: {self.course.said()}; other modes were not looked for",
+            "steps": f"all steps asked for, not tested for convergence: {self.course.said()}",
+            "capped": f"not converged within {MOST:,} steps: {self.course.said()}",
+            "stuck": "more than half of the last steps were not finite: not converged",
+            "interrupted": "interrupted: not converged",
+        }[self.reason]
+        return Ending(self.reason, self.reason == "settled", said)
+
+
+class _Never:
+    """No checkpoint."""
+
+    def save(self, driver: _Driver) -> None:
+        """Nothing."""
+
+
+class _Saver:
+    """Writes a driver to a file between chunks; on the way in, restores it from the file if there is one."""
+
+    def __init__(self, path: PathLike, driver: _Driver):
+        self.path, self.due, self.fingerprint = path, 0.0, _fingerprint(driver)
+        if not Path(path).absolute().parent.is_dir():
+            raise ModelError(f"checkpoint={os.fspath(path)!r}: there is no such folder.", mend="Make it first.")
+        if os.path.exists(path):
+            meta, arrays = checkpoints.read(path)
+            checkpoints.check(path, meta["fingerprint"], self.fingerprint)
+            _restore(driver, meta, arrays)
+
+    def save(self, driver: _Driver) -> None:
+        """Write, unless the time since the last writing is short in comparison with what that took."""
+        began = time.perf_counter()
+        if began < self.due and not driver.reason:
+            return
+        course = dataclasses.asdict(driver.course)
+        centre = course.pop("centre")
+        meta = {
+            "fingerprint": self.fingerprint,
+            "course": course,
+            "centred": centre is not None,
+            **{name: getattr(driver, name) for name in PLAIN},
+            "ending": dataclasses.asdict(driver.ending) if driver.ending else None,
+            "seconds": time.perf_counter() - driver.began,
+        }
+        arrays = {"bounds": driver.bounds, "trace": driver.trace, "centre": np.zeros(0) if centre is None else centre}
+        arrays |= checkpoints.pack(driver.state, "state")
+        for number, hook in enumerate(driver.hooks):
+            arrays |= checkpoints.pack(hook.saved(), f"hook {number}")
+        checkpoints.write(self.path, meta, arrays)
+        ended = time.perf_counter()
+        self.due = ended + SPARING * (ended - began)
+
+
+def _restore(driver: _Driver, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Put a driver where the one was that wrote `meta` and `arrays`."""
+    course = {**meta["course"], "centre": arrays["centre"] if meta["centred"] else None}
+    course["look"] = Look(**course["look"]) if course["look"] else None
+    driver.course = Course(**course)
+    driver.state = checkpoints.unpack(driver.state, "state", arrays)
+    driver.best, driver.carried = driver.state.moving.params, driver.state.moving.state
+    driver.bounds, driver.trace = arrays["bounds"], arrays["trace"]
+    for name in PLAIN:
+        setattr(driver, name, meta[name])
+    driver.guilty = tuple(driver.guilty)
+    driver.ending = Ending(**meta["ending"]) if meta["ending"] else None
+    driver.began = time.perf_counter() - meta["seconds"]
+    for number, hook in enumerate(driver.hooks):
+        hook.restore(checkpoints.unpack(hook.saved(), f"hook {number}", arrays))
+
+
+def _fingerprint(driver: _Driver) -> dict[str, str]:
+    """What makes a fit this one; each entry by the name that a message will call it."""
+    problem, layout = driver.problem, driver.problem.target.layout
+    schedule = Schedule.of(0, 1, 1)
+    program = run_chunk.lower(problem, driver.state, np.int32(1), schedule, driver.careful).as_text()
+    return {
+        **checkpoints.machine(),
+        "sites": ", ".join(f"{slot.name}{list(slot.shape)}" for slot in layout.slots),
+        "observed": ", ".join(layout.observed),
+        "params": ", ".join(layout.params),
+        "plates": ", ".join(f"{plate.name}[{plate.size}]" for plate in layout.plates),
+        "rows shown": str(problem.stream),
+        "guide": type(problem.guide).__name__,
+        "draws": str(problem.draws),
+        "steps": str(driver.method.steps),
+        "average": str(driver.method.average),
+        "seed": str(np.asarray(problem.raw_key).tolist()),
+        "data": checkpoints.digest(*jax.tree.leaves((problem.target, problem.guide, problem.stream))),
+        "start": checkpoints.digest(*jax.tree.leaves(driver.state)),
+        "program of a step": checkpoints.digest(program),
+    }
 
 
 def _on_host(tree: PyTree) -> PyTree:

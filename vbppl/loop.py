@@ -29,6 +29,8 @@ from vbppl.streams import Rows
 from vbppl.target import Target
 
 CHUNK = 1000
+THIN = 10  # steps from one record of the iterates to the next
+WATCHED = 256  # numbers of an iterate in a record
 AHEAD = 2**19  # numbers made ahead at once: more fall out of the cache
 
 
@@ -86,38 +88,85 @@ class Ahead:
 
 @pytree
 class Schedule:
-    """A round: its first step, its number of steps, where its average begins, its step size."""
+    """A round of steps.
+
+    Attributes:
+      begin: its first step.
+      fall: over how many steps from there the step size falls; after that it stays.
+      window: the step from which on the iterates are averaged.
+      size: by what the optimiser's step sizes are multiplied.
+      last: the fraction of the step size that is left after the fall.
+      power: how far steps are measured in the guide's own units at the beginning, 0 to 1; at the end of the
+        fall they are so altogether.
+    """
 
     begin: Any
-    steps: Any
+    fall: Any
     window: Any
     size: Any
+    last: Any
+    power: Any
 
     @classmethod
-    def of(cls, begin: int, steps: int, size: float) -> Schedule:
-        """The round of `steps` steps from step `begin` on, averaged over its last half."""
-        return cls(np.int32(begin), np.int32(steps), np.int32(begin + steps // 2), np.float64(size))
+    def of(
+        cls, begin: int, fall: int, window: int, size: float = 1.0, last: float = 0.01, power: float = 0.0
+    ) -> Schedule:
+        """From step `begin` on; the average begins at step `begin + window`."""
+        return cls(np.int32(begin), np.int32(fall), np.int32(begin + window), *map(np.float64, (size, last, power)))
+
+    def fallen(self, steps: Array) -> Array:
+        """The part of the fall that lies behind each step, 0 to 1."""
+        return jnp.clip((steps - self.begin) / jnp.maximum(self.fall, 1), 0.0, 1.0)
 
 
 @functools.partial(jax.jit, donate_argnames="state", static_argnames="careful")
-def run_chunk(problem: Problem, state: State, steps: Array, schedule: Schedule, careful: bool) -> tuple[State, Array]:
-    """`steps` steps (at most `CHUNK`); returns the state and the bound at each step, `(CHUNK,)`."""
-    block = _block(problem, state, schedule)
+def run_chunk(
+    problem: Problem, state: State, steps: Array, schedule: Schedule, careful: bool
+) -> tuple[State, Array, Array]:
+    """`steps` steps, at most `CHUNK`.
 
-    def turn(number: Array, carry: tuple[State, Array]) -> tuple[State, Array]:
-        state, bounds = carry
+    Returns:
+      the state, the bound at each step, `(CHUNK,)`, and what `watched` sees after each step whose number is a
+      multiple of `THIN`, `(CHUNK // THIN + 1, 2, numbers)`.
+    """
+    block, first = _block(problem, state, schedule), state.step // THIN
+
+    def turn(number: Array, carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
+        state, bounds, trace = carry
         done = number * block
         ahead = _ahead(problem, state, schedule, block)
+        count = jnp.minimum(block, steps - done)
+        # Groups of steps end where the step's number is a multiple of `THIN`, however chunks and blocks lie.
+        lead = state.step % THIN
 
         def body(i: Array, carry: tuple[Moving, Array]) -> tuple[Moving, Array]:
             moving, bound = _step(problem, carry[0], jax.tree.map(lambda leaf: _at(leaf, i), ahead), careful)
             return moving, _set(carry[1], done + i, bound)
 
-        count = jnp.minimum(block, steps - done)
-        moving, bounds = jax.lax.fori_loop(0, count, body, (state.moving, bounds))
-        return State(state.step + count, moving, problem.stream.after(state.cursor, count)), bounds
+        def group(number: Array, carry: tuple[Moving, Array, Array]) -> tuple[Moving, Array, Array]:
+            moving, bounds, trace = carry
+            begin, end = jnp.maximum(number * THIN - lead, 0), jnp.minimum((number + 1) * THIN - lead, count)
+            moving, bounds = jax.lax.fori_loop(begin, end, body, (moving, bounds))
+            return moving, bounds, _set(trace, state.step // THIN - first + number, watched(problem, moving.params))
 
-    return jax.lax.fori_loop(0, (steps + block - 1) // block, turn, (state, jnp.zeros(CHUNK)))
+        groups = (lead + count + THIN - 1) // THIN
+        moving, bounds, trace = jax.lax.fori_loop(0, groups, group, (state.moving, bounds, trace))
+        return State(state.step + count, moving, problem.stream.after(state.cursor, count)), bounds, trace
+
+    one = jax.eval_shape(lambda params: watched(problem, params), state.moving.params)
+    carry = (state, jnp.zeros(CHUNK), jnp.zeros((CHUNK // THIN + 1, *one.shape), one.dtype))
+    return jax.lax.fori_loop(0, (steps + block - 1) // block, turn, carry)
+
+
+def watched(problem: Problem, params: PyTree) -> Array:
+    """Some of the numbers that the stop rules look at, each with its unit: `(2, numbers)`.
+
+    Of a Gaussian guide they are means, in posterior sds, and log sds; of more than `WATCHED` every so manieth.
+    """
+    values, units = problem.guide.watched(params["guide"])
+    learnt = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves((params["model"], values[:0]))])
+    both = jnp.stack([jnp.concatenate([values, learnt]), jnp.concatenate([units, 1 + jnp.abs(learnt)])])
+    return both[:, :: max(1, -(-both.shape[1] // WATCHED))]
 
 
 def _step(problem: Problem, moving: Moving, ahead: Ahead, careful: bool) -> tuple[Moving, Array]:
@@ -128,7 +177,12 @@ def _step(problem: Problem, moving: Moving, ahead: Ahead, careful: bool) -> tupl
         return -bound, jax.lax.stop_gradient(state)
 
     (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(moving.params)
-    params, moments = problem.optimiser.update(gradient, moving.moments, moving.params, ahead.rates)
+
+    def metric(power: Array) -> PyTree:
+        ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), moving.params["model"])
+        return {"guide": problem.guide.metric(moving.params["guide"], power), "model": ones}
+
+    params, moments = problem.optimiser.update(gradient, moving.moments, moving.params, ahead.rates, metric)
     mean = jax.tree.map(lambda m, p: m + (p - m) * ahead.weight.astype(p.dtype), moving.mean, params)
     after = Moving(params, moments, mean, state)
     if not careful:
@@ -148,8 +202,8 @@ def _at(leaf: Array, i: Array) -> Array:
     return jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False, allow_negative_indices=False)
 
 
-def _set(bounds: Array, i: Array, bound: Array) -> Array:
-    return jax.lax.dynamic_update_index_in_dim(bounds, bound.astype(bounds.dtype), i, 0, allow_negative_indices=False)
+def _set(rows: Array, i: Array, row: Array) -> Array:
+    return jax.lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), i, 0, allow_negative_indices=False)
 
 
 def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ahead:
@@ -162,7 +216,7 @@ def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ah
         return problem.guide.noise(problem.strata, jax.random.fold_in(noise_key, step), problem.draws)
 
     rows = problem.stream.ahead(named(key, "rows"), state.cursor, count)
-    rates = problem.optimiser.rates(steps, (steps - schedule.begin) / schedule.steps, schedule.size)
+    rates = problem.optimiser.rates(steps, schedule.fallen(steps), schedule.size, schedule.last, schedule.power)
     # Before the window opens the weight is 1 and the mean is the last iterate.
     weight = 1 / jnp.maximum(steps - schedule.window + 1, 1)
     return Ahead(steps, jax.vmap(noise)(steps), rows, rates, weight)

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, PyTree
@@ -71,6 +73,20 @@ class Guide:
         """The log density of `values` on the supports: a scalar, or `(n,)` for draws."""
         raise NotImplementedError
 
-    def shift(self, before: PyTree, after: PyTree) -> float:
-        """How far `after` is from `before`: the greatest move of a mean in sds, or of a log sd."""
-        raise NotImplementedError
+    def watched(self, phi: PyTree) -> tuple[Array, Array]:
+        """What a stop rule should look at, and the unit of each number: both `(numbers,)`.
+
+        A difference over its unit is in posterior sds, as far as the guide knows them; by default all
+        numbers of `phi`, where a difference is relative.
+        """
+        values = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(phi)] or [jnp.zeros(0)])
+        return values, 1 + jnp.abs(values)
+
+    def metric(self, phi: PyTree, power: Array) -> PyTree:
+        """How long a unit step is for each number of `phi`, broadcastable to it; 1 by default.
+
+        Args:
+          phi: the parameters.
+          power: 0 for steps that can travel far, 1 for steps in units of the posterior.
+        """
+        return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), phi)
