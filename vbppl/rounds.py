@@ -26,7 +26,7 @@ import numpy as np
 from vbppl.stopping import Look, look
 
 FIRST = 1000  # steps
-MOST = 32_000  # steps
+MOST = 64_000  # steps
 TRAVELLED = 0.01  # the fraction of the step size that is left after the first round
 STEADY = 0.1  # the same of rounds that measure
 SHORTER = 0.5**0.5  # steps, where rounds are twice as long: so they hold more and more times of relaxation
