@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 
 import cases
@@ -14,7 +15,12 @@ from test_acceptance import EVIDENCE12, LOC7_MF, LOGISTIC, OPTIMA, SD7_MF, SHIFT
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl import engine
+from vbppl import engine, loop
+from vbppl.objectives import ClosedForm, Objective
+from vbppl.optimise import AnnealedAdam
+from vbppl.pytree import pytree
+from vbppl.records import Ending, Hook
+from vbppl.streams import Rows
 from vbppl.target import Target
 
 FAR = cases.far_datum(np.array(10.0))
@@ -138,7 +144,7 @@ def test_how_often_one_looks_changes_no_bit_of_the_answer():
 @quiet
 def test_random_numbers_made_a_few_steps_at_a_time_are_the_same(monkeypatch):
     whole = vb.fit(PAIRS, method=vb.Stochastic(steps=100, draws=2))
-    monkeypatch.setattr(engine, "AHEAD", 40)
+    monkeypatch.setattr(loop, "AHEAD", 40)
     jax.clear_caches()
     parts = vb.fit(PAIRS, method=vb.Stochastic(steps=100, draws=2))
     np.testing.assert_allclose(parts.history, whole.history, rtol=1e-5)
@@ -193,7 +199,7 @@ def test_an_additive_constant_changes_neither_the_steps_nor_the_stop(x64):
     np.testing.assert_allclose(shifted.phi, plain.phi, atol=1e-6)
     np.testing.assert_allclose(shifted.history - 1e6, plain.history, atol=1e-6)
     assert shifted.status.steps == plain.status.steps
-    assert shifted.status.reason == plain.status.reason == "agreed"
+    assert shifted.status.reason == plain.status.reason == "settled"
 
 
 def test_32_and_64_bits_give_the_same_answer(x64):
@@ -209,12 +215,81 @@ def test_32_and_64_bits_give_the_same_answer(x64):
 def test_the_state_is_donated():
     target = Target.of(PAIRS)
     guide = vb.MeanField()
-    parts = (target, guide, engine.ClosedForm(), engine.AnnealedAdam(), engine.Rows(), np.zeros((1, 2)))
-    problem = jax.device_put(engine.Problem(*parts, np.zeros(2, np.uint32), 1))
+    parts = (target, guide, ClosedForm(), AnnealedAdam(), Rows(), np.zeros((1, 2)))
+    problem = jax.device_put(loop.Problem(*parts, np.zeros(2, np.uint32), 1))
     phi = guide.init(target, np.zeros(2, np.float32))
-    state = jax.device_put(engine.first_state(problem, {"guide": phi, "model": {}}))
-    engine.run_chunk(problem, state, np.int32(1), engine.Schedule.of(0, 10, 1.0), careful=False)
+    state = jax.device_put(loop.first_state(problem, {"guide": phi, "model": {}}))
+    loop.run_chunk(problem, state, np.int32(1), loop.Schedule.of(0, 10, 5), careful=False)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.moving))
+
+
+@pytree
+class Remembering(Objective):
+    """The bound, and how often and for which steps it was asked: the state counts, and sums the steps' numbers."""
+
+    def __call__(self, guide, phi, target, noise, rows, step=0):
+        return ClosedForm()(guide, phi, target, noise, rows)
+
+    def with_state(self, guide, phi, target, noise, rows, step, state):
+        return self(guide, phi, target, noise, rows), {"count": state["count"] + 1, "sum": state["sum"] + step}
+
+
+@pytree
+class Warming(Objective):
+    """The bound times the step's number."""
+
+    def __call__(self, guide, phi, target, noise, rows, step=0):
+        return step * ClosedForm()(guide, phi, target, noise, rows)
+
+
+class Patient(Hook):
+    """Ends the fit at the third chunk and gives back the params of the first."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_chunk(self, progress):
+        self.seen.append(progress)
+        return Ending("patience", True, "the hook had enough") if len(self.seen) == 3 else None
+
+    def finish(self, fitted):
+        return dataclasses.replace(fitted, params=self.seen[0].params)
+
+
+def run(steps=60, every=20, **settings):
+    """`engine.run` on a small model, mean field."""
+    target, guide = Target.of(PAIRS), vb.MeanField()
+    phi = guide.init(target, np.zeros(2, np.float32))
+    method = vb.Stochastic(steps=steps, every=every)
+    return engine.run(target, guide, phi, method, np.zeros(2, np.uint32), **settings)
+
+
+def test_an_objective_may_carry_a_state_from_step_to_step():
+    hook = Patient()
+    state = {"count": np.int32(0), "sum": np.int32(0)}
+    fitted = run(objective=Remembering(), state=state, hooks=[hook])
+    assert [int(progress.state["count"]) for progress in hook.seen] == [20, 40, 60]
+    assert int(fitted.state["sum"]) == sum(range(60))
+    np.testing.assert_array_equal(fitted.bounds, run().bounds)
+
+
+def test_an_objective_may_depend_on_the_steps_number():
+    """At step 0 the slope is zero: nothing moves, so that step 1 sees the first parameters."""
+    warm = run(steps=2, every=1, objective=Warming(), hooks=[first := Patient()])
+    start = vb.MeanField().init(Target.of(PAIRS), np.zeros(2, np.float32))
+    np.testing.assert_array_equal(first.seen[0].params["guide"], start)
+    assert warm.bounds[0] == 0 != warm.bounds[1]
+    assert not np.array_equal(first.seen[1].params["guide"], start)
+
+
+def test_a_hook_may_end_the_fit_and_choose_what_it_gives_back():
+    hook = Patient()
+    fitted = run(steps=1000, hooks=[hook])
+    assert [progress.step for progress in hook.seen] == [20, 40, 60]
+    assert (fitted.status.reason, fitted.status.converged, fitted.status.steps) == ("patience", True, 60)
+    assert "the hook had enough; 60 steps" in str(fitted.status)
+    np.testing.assert_array_equal(fitted.params["guide"], hook.seen[0].params["guide"])
+    assert not np.array_equal(fitted.params["guide"], hook.seen[2].params["guide"])
 
 
 @pytest.mark.parametrize("guide", ["mean_field"])

@@ -14,13 +14,13 @@ GRADIENTS = np.random.default_rng(0).standard_normal((20, 3, 2)).astype(np.float
 PARAMS = {"guide": np.ones((3, 2), np.float32)}
 
 
-def walked(optimiser, progress):
+def walked(optimiser, fallen, last=0.01, metric=lambda power: {"guide": 1.0}):
     """The params after one step for each gradient."""
-    rates = optimiser.rates(jnp.arange(len(GRADIENTS)), progress, 1.0)
+    rates = optimiser.rates(jnp.arange(len(GRADIENTS)), fallen, 1.0, last, 0.5)
     params, moments = PARAMS, optimiser.init(PARAMS)
     for i, gradient in enumerate(GRADIENTS):
         now = jax.tree.map(lambda leaf, i=i: leaf[i], rates)
-        params, moments = optimiser.update({"guide": gradient}, moments, params, now)
+        params, moments = optimiser.update({"guide": gradient}, moments, params, now, metric)
     return params["guide"]
 
 
@@ -44,6 +44,12 @@ def test_the_step_size_falls_by_half_a_cosine():
     np.testing.assert_allclose(walked(AnnealedAdam(), progress), expected, rtol=1e-5)
 
 
+def test_a_step_is_as_long_as_the_metric_says():
+    """For Adam a metric of 3 is a step size three times as long; it is asked with the power that was given."""
+    ours = walked(AnnealedAdam(first=0.1), jnp.zeros(20), metric=lambda power: {"guide": 6.0 * power})
+    np.testing.assert_allclose(ours, by_optax(optax.adam(0.3, b1=0.9, b2=0.99)), rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "transformation",
     [
@@ -59,6 +65,7 @@ def test_a_transformation_is_used_as_it_is(transformation):
 
 def test_moments_and_params_keep_the_dtype_of_the_params(x64):
     optimiser = AnnealedAdam()
-    rates = jax.tree.map(lambda leaf: leaf[0], optimiser.rates(jnp.arange(1), jnp.zeros(1), 1.0))
-    after = optimiser.update({"guide": GRADIENTS[0]}, optimiser.init(PARAMS), PARAMS, rates)
+    rates = jax.tree.map(lambda leaf: leaf[0], optimiser.rates(jnp.arange(1), jnp.zeros(1), 1.0, 0.01, 1.0))
+    moments = optimiser.init(PARAMS)
+    after = optimiser.update({"guide": GRADIENTS[0]}, moments, PARAMS, rates, lambda power: {"guide": 1.0})
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype(PARAMS["guide"].dtype)}

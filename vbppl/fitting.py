@@ -13,6 +13,7 @@ import numpy as np
 
 from vbppl import diagnostics, engine, fixed_draws, low_rank, modes
 from vbppl.aliases import Seed
+from vbppl.checkpoint import PathLike
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.fixed_draws import STARTS, Watch
@@ -52,6 +53,7 @@ def fit(
     start: Posterior | Mapping[str, Any] | None = None,
     progress: bool | None = None,
     callback: Callable[[Progress], None] | None = None,
+    checkpoint: PathLike | None = None,
 ) -> Posterior:
     """Approximate the posterior of `model` by a guide, and say how good it is.
 
@@ -75,6 +77,9 @@ def fit(
       start: a posterior, or values of all latent sites, to start from.
       progress: True or False for a progress bar; None for one only where a person watches a long fit.
       callback: called after each chunk of steps with a `vb.Progress`.
+      checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
+        it to the same bits, one that had ended returns its posterior again. A fit on fixed draws writes none:
+        it depends on its seed alone and is done anew.
 
     Returns:
       the posterior; its `status` says why the fit ended.
@@ -87,10 +92,10 @@ def fit(
     with watcher(progress, callback) as watch:
         if isinstance(method, Deterministic) and method.precision:
             with jax.enable_x64(True):
-                posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
+                posterior = _fit_once(model, guide, method, raw, batch_size, start, watch, checkpoint)
             posterior = _in_session_precision(posterior, model)
         else:
-            posterior = _fit_once(model, guide, method, raw, batch_size, start, watch)
+            posterior = _fit_once(model, guide, method, raw, batch_size, start, watch, checkpoint)
     _warn(posterior)
     return posterior
 
@@ -114,6 +119,7 @@ def _fit_once(
     batch_size: int | Mapping[str, int] | None,
     start: Posterior | Mapping[str, Any] | None,
     watch: Callable[[Progress], None] | None,
+    checkpoint: PathLike | None,
 ) -> Posterior:
     """One fit, from a model to its posterior and report card."""
     target = Target.of(model)
@@ -139,7 +145,7 @@ def _fit_once(
         anywhere = isinstance(chosen, ProgramGuide) or (where is None and target.dim > SEARCHED)
         loc = np.zeros(target.dim) if anywhere else _starts(where, target, raw, 1)[0]
         phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
-        fitted = engine.run(target, chosen, phi, method, raw, stream, watch)
+        fitted = engine.run(target, chosen, phi, method, raw, stream, watch, checkpoint=checkpoint)
     return judged(target, dataclasses.replace(fitted, guide=chosen), raw)
 
 

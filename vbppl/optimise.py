@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,40 +19,52 @@ TINY = 1e-8
 
 @pytree
 class AnnealedAdam:
-    """Adam whose step size falls by half a cosine within a round, from `first` to `first * last`.
+    """Adam whose step size falls by half a cosine, and whose steps have the guide's own units in the end.
 
     Adam with decays 0.9 and 0.99 (Kingma and Ba 2015, algorithm 1), the second shorter than usual
     because the scale of a bound's gradient changes while the guide shrinks onto the posterior.
 
     Attributes:
-      first: the step size at the start of a round, in units of `phi`.
-      last: the fraction of it that is left at the end.
+      first: the step size, in the units that the guide's metric says.
     """
 
     first: float = 0.1
-    last: float = 0.01
 
     def init(self, params: PyTree) -> PyTree:
         """Zero moments, made on the host."""
         return tuple(jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), leaf.dtype), params) for _ in range(2))
 
-    def rates(self, steps: Array, progress: Array, size: Array) -> tuple[Array, Array]:
-        """For each step its size over `1 - b1^t`, and `1 / (1 - b2^t)`: what unbiases the moments."""
-        size = size * self.first * (self.last + (1 - self.last) * (1 + jnp.cos(jnp.pi * progress)) / 2)
-        return size / (1 - DECAYS[0] ** (steps + 1)), 1 / (1 - DECAYS[1] ** (steps + 1))
+    def rates(self, steps: Array, fallen: Array, size: Array, last: Array, power: Array) -> tuple[Array, Array, Array]:
+        """For each step its size over `1 - b1^t`; `1 / (1 - b2^t)`, which unbiases the squares; and its power.
+
+        Args:
+          steps: their numbers, from 0.
+          fallen: the part of the fall behind each, 0 to 1.
+          size: times `first`, the step size before the fall.
+          last: the fraction of it that is left after the fall.
+          power: see `update`; it rises to 1 while the step size falls.
+        """
+        size = size * self.first * (last + (1 - last) * (1 + jnp.cos(jnp.pi * fallen)) / 2)
+        unbias = 1 / (1 - DECAYS[1] ** (steps + 1))
+        return size / (1 - DECAYS[0] ** (steps + 1)), unbias, jnp.broadcast_to(power, fallen.shape)
 
     def update(
-        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[Array, Array]
+        self,
+        gradient: PyTree,
+        moments: PyTree,
+        params: PyTree,
+        rates: tuple[Array, Array, Array],
+        metric: Callable[[Array], PyTree],
     ) -> tuple[PyTree, PyTree]:
-        """New params and moments."""
-        size, unbias = rates
+        """New params and moments; `metric(power)` says how long a unit step is for each number."""
+        size, unbias, power = rates
         means = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, moments[0], gradient)
         squares = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g * g, moments[1], gradient)
 
-        def moved(param: Array, mean: Array, square: Array) -> Array:
-            return (param - size * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
+        def moved(param: Array, mean: Array, square: Array, unit: Array) -> Array:
+            return (param - size * unit * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
 
-        return jax.tree.map(moved, params, means, squares), (means, squares)
+        return jax.tree.map(moved, params, means, squares, metric(power)), (means, squares)
 
 
 @pytree
@@ -64,11 +77,13 @@ class Optax:
         """The transformation's state."""
         return self.transformation.init(params)
 
-    def rates(self, steps: Array, progress: Array, size: Array) -> tuple[()]:
+    def rates(self, steps: Array, fallen: Array, size: Array, last: Array, power: Array) -> tuple[()]:
         """None: the transformation has its own."""
         return ()
 
-    def update(self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[()]) -> tuple[PyTree, PyTree]:
+    def update(
+        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[()], metric: Callable[[Array], PyTree]
+    ) -> tuple[PyTree, PyTree]:
         """New params and moments."""
         update, moments = self.transformation.update(gradient, moments, params)
         return optax.apply_updates(params, update), moments

@@ -19,12 +19,14 @@ class Progress:
       elbo: the current estimate of the bound, in nats.
       seconds: since the first step.
       params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
+      state: what the objective hands from step to step besides, if anything.
     """
 
     step: int
     elbo: float
     seconds: float
     params: PyTree
+    state: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Status:
       spread: by how many nats their bounds differ.
       seconds: what the fit took by the clock.
       compiling: how many of them went into the first call of a new program.
+      r_hat: of the last round's iterates, where there were rounds.
+      mcse: the standard error of their average, in posterior sds.
     """
 
     reason: str
@@ -64,6 +68,8 @@ class Status:
     spread: float = 0.0
     seconds: float = dataclasses.field(default=0.0, compare=False)
     compiling: float = dataclasses.field(default=0.0, compare=False)
+    r_hat: float | None = None
+    mcse: float | None = None
 
     def __str__(self) -> str:
         text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"
@@ -83,6 +89,7 @@ class Fitted:
       params: as in `Progress`, on the host.
       bounds: the bound at each step, in nats.
       status: why the fit ended.
+      state: as in `Progress`, on the host.
       guide: the family that was chosen, where the fit chose it.
       centred: the coordinates that were chosen, likewise.
       choices: what was chosen and why, in words.
@@ -92,7 +99,39 @@ class Fitted:
     params: PyTree
     bounds: np.ndarray
     status: Status
+    state: PyTree = ()
     guide: Any = None
     centred: np.ndarray | None = None
     choices: tuple[str, ...] = ()
     elsewhere: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """Why a hook ends a fit: the `reason`, `converged` and `text` of its status."""
+
+    reason: str
+    converged: bool
+    text: str
+
+
+class Hook:
+    """Has the word after each chunk of steps: to look, to end the fit, to choose what it gives back.
+
+    A hook lives for one fit; what it remembers, it keeps in itself. For checkpoints it says so in `saved`.
+    """
+
+    def after_chunk(self, progress: Progress) -> Ending | None:
+        """Called after each chunk; an `Ending` ends the fit."""
+        return None
+
+    def saved(self) -> PyTree:
+        """What a checkpoint must keep: a pytree of arrays, of the same structure, shapes and dtypes at all times."""
+        return ()
+
+    def restore(self, saved: PyTree) -> None:
+        """Remember what `saved` said when the checkpoint was written."""
+
+    def finish(self, fitted: Fitted) -> Fitted:
+        """The last word, however the fit ended: for instance the best state seen in the place of the last."""
+        return fitted

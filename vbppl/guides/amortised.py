@@ -20,7 +20,7 @@ from vbppl.aliases import Array, PyTree
 from vbppl.distributions.real import Normal
 from vbppl.errors import ModelError
 from vbppl.guides.base import Carried
-from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.structured import RowGuide, from_table
 from vbppl.layout import Slot
 from vbppl.pytree import pytree, set_field, static
@@ -127,16 +127,6 @@ class Amortized(RowGuide):
     def param_values(self, phi: PyTree) -> dict[str, Any]:
         """The encoder, trained: its params, or the module."""
         return {programs.NETWORK: programs.network_value(self.params, phi)}
-
-    def shift(self, before: PyTree, after: PyTree) -> float:
-        """The greatest move of a mean in sds, of a log sd, or of a weight of the encoder relative to its size."""
-        moves = jax.tree.map(
-            lambda b, a: np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0.0),
-            before[programs.NETWORK],
-            after[programs.NETWORK],
-        )
-        shared = self.shared.shift(before["shared"], after["shared"])
-        return float(max(shared, MeanField().shift(before["local"], after["local"]), *jax.tree.leaves(moves)))
 
     def _table(self, target: Target) -> list[Slot]:
         return [slot for slot in self.slots(target, local=True) if slot.name != self.site]

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, PyTree
@@ -102,9 +104,23 @@ class Guide:
         """What is learnt beside the distribution of the latent sites, by name, shaped like its `init`."""
         return {}
 
-    def shift(self, before: PyTree, after: PyTree) -> float:
-        """How far `after` is from `before`: the greatest move of a mean in sds, or of a log sd."""
-        raise NotImplementedError
+    def watched(self, phi: PyTree) -> tuple[Array, Array]:
+        """What a stop rule should look at, and the unit of each number: both `(numbers,)`.
+
+        A difference over its unit is in posterior sds, as far as the guide knows them; by default all
+        numbers of `phi`, where a difference is relative.
+        """
+        values = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(phi)] or [jnp.zeros(0)])
+        return values, 1 + jnp.abs(values)
+
+    def metric(self, phi: PyTree, power: Array) -> PyTree:
+        """How long a unit step is for each number of `phi`, broadcastable to it; 1 by default.
+
+        Args:
+          phi: the parameters.
+          power: 0 for steps that can travel far, 1 for steps in units of the posterior.
+        """
+        return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), phi)
 
 
 def blocks_of_rows(target: Target) -> list[tuple[dict[str, np.ndarray], float]]:

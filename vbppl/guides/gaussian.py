@@ -124,11 +124,16 @@ class Gaussian(Guide):
         z, log_det = target.unconstrain(values), target.log_det(values)
         return self.flat_log_prob(jnp.asarray(phi), jnp.atleast_2d(z)).reshape(log_det.shape) - log_det
 
-    def shift(self, before: np.ndarray, after: np.ndarray) -> float:
-        """The greatest move of a mean, in sds of `after`, or of a log sd."""
-        sd = self.sd(after)
-        means = np.abs(self.loc(after) - self.loc(before)) / sd
-        return float(max(means.max(initial=0.0), np.abs(np.log(sd / self.sd(before))).max(initial=0.0)))
+    def watched(self, phi: Array) -> tuple[Array, Array]:
+        """The means, whose units are the sds, and the log sds."""
+        sd = self.sd(phi)
+        return jnp.concatenate([self.loc(phi), jnp.log(sd)]), jnp.concatenate([sd, jnp.ones_like(sd)])
+
+    def metric(self, phi: Array, power: Array) -> Array:
+        """For `loc` the sd, once `power` is 1; until then no less than `sd^power`: a start may be far away."""
+        log_sd = phi[1]
+        means = jnp.exp(jnp.maximum(log_sd, power.astype(phi.dtype) * log_sd))
+        return jnp.where(jnp.arange(phi.shape[0])[:, None] == 0, means, 1)
 
 
 @pytree

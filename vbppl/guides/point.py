@@ -79,9 +79,9 @@ class MAP(Guide):
         """A point has no density."""
         raise TypeError("a MAP estimate is a point and has no density; fit with guide='full_rank' for one.")
 
-    def shift(self, before: np.ndarray, after: np.ndarray) -> float:
-        """The greatest move of a coordinate, times 100: a point has no sd to compare with."""
-        return 100 * float(np.abs(after - before).max(initial=0.0))
+    def watched(self, phi: Array) -> tuple[Array, Array]:
+        """The coordinates, in units of a hundredth: a point has no sd to compare with."""
+        return phi, jnp.full_like(phi, 0.01)
 
 
 def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:

@@ -96,11 +96,6 @@ class ProgramGuide(Guide):
         """The program's own params."""
         return programs.param_values(self.program, phi)
 
-    def shift(self, before: PyTree, after: PyTree) -> float:
-        """The greatest relative move of a param's unconstrained value."""
-        moves = jax.tree.map(lambda b, a: np.max(np.abs(a - b) / (1 + np.abs(b)), initial=0.0), before, after)
-        return float(max(jax.tree.leaves(moves), default=0.0))
-
 
 def _raw_keys(rng: np.random.Generator, draws: int) -> np.ndarray:
     return rng.integers(0, 2**32, size=(draws, 2), dtype=np.uint32)

@@ -27,7 +27,6 @@ from vbppl.guides.gaussian import (
     START_SD,
     FullRank,
     Gaussian,
-    MeanField,
     orders_of_strata,
     shown_log_densities,
     stratified_normals,
@@ -248,12 +247,6 @@ class Structured(RowGuide):
     def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         """The rows shown of the table."""
         return from_table(phi["local"], self.slots(target, local=True), rows)
-
-    def shift(self, before: PyTree, after: PyTree) -> float:
-        """The greatest move of a mean, in sds of `after`, or of a log sd."""
-        return max(
-            self.shared.shift(before["shared"], after["shared"]), MeanField().shift(before["local"], after["local"])
-        )
 
 
 def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
