@@ -34,7 +34,7 @@ from vbppl.loop import CHUNK, THIN
 from vbppl.objectives import ClosedForm
 from vbppl.optimise import DECAYS, AnnealedAdam
 from vbppl.rounds import MOST, Course, Round
-from vbppl.start import find_starts
+from vbppl.start import starts_of
 from vbppl.streams import Rows
 from vbppl.target import Target
 
@@ -124,7 +124,7 @@ class Real:
             strata = guide.strata(target, 16, host_generator(raw, "strata"))
             parts = (target, guide, ClosedForm(), AnnealedAdam(), stream, strata, raw, 16)
             self.problems.append(jax.device_put(loop.Problem(*parts)))
-            z = find_starts(target, host_generator(raw, "start"), 1)[0].astype(jnp.result_type(float))
+            z = starts_of(target, host_generator(raw, "start"), 1)[0].astype(jnp.result_type(float))
             params = {"guide": guide.init(target, z), "model": target.params}
             self.states.append(loop.first_state(self.problems[-1], params))
         self.fits, self.done = len(self.states), 0
