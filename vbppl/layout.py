@@ -86,6 +86,7 @@ class Layout:
     observed: tuple[str, ...]
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
+    is_moody: bool = False
 
     @classmethod
     def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
@@ -101,6 +102,7 @@ class Layout:
             observed=tuple(s.name for s in sites.values() if s.observed),
             reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
             movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
+            is_moody=any(s.is_moody for s in sites.values()),
         )
 
     @property
