@@ -166,9 +166,9 @@ def sheet(rows):
 
 
 def draw(posterior, decode, test, labels, evidence, out):
-    figure, axes = _style.picture(11, 8.2)
+    figure, axes = _style.picture(11, 7.7)
     axes.remove()
-    grid = figure.add_gridspec(2, 2, height_ratios=[2.6, 1], width_ratios=[1, 1])
+    grid = figure.add_gridspec(2, 2, height_ratios=[3, 1], width_ratios=[1, 1])
     plain = {"cmap": "Greys", "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "equal"}
 
     def decoded(z):
@@ -180,7 +180,7 @@ def draw(posterior, decode, test, labels, evidence, out):
     colours = _style.plt.get_cmap("tab10")
     for digit in range(10):
         here = where[labels == digit]
-        latent.scatter(*here.T, s=9, color=colours(digit), alpha=0.55, lw=0)
+        latent.scatter(*here.T, s=14, color=colours(digit), alpha=0.55, lw=0)
         latent.text(*np.median(here, axis=0), str(digit), color="white", weight="bold", ha="center", va="center",
                     bbox={"boxstyle": "circle,pad=0.25", "color": colours(digit)})  # fmt: skip
     latent.set(title="Where the encoder puts unseen digits", xlim=(-3.4, 3.4), ylim=(-3.4, 3.4), aspect="equal")

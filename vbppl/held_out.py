@@ -65,7 +65,7 @@ class RowEvidence:
 
 def row_evidence(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray, draws: int) -> RowEvidence:
     """The log evidence of each row: `log (1/draws) sum p / q`, in chunks that bound the memory."""
-    plate = target.only_plate()
+    plate = target.layout.only_plate()
     block = min(plate.size, BLOCK)
     showing = _showing(target, plate.name, block)
     # Some thousand numbers a row and draw: what the layers of a network hold.
@@ -115,7 +115,7 @@ def judge_rows(
 
     All rows together the weights of a perfect fit would look hopeless, because their logs add up over rows.
     """
-    plate = target.only_plate()
+    plate = target.layout.only_plate()
     chosen = host_generator(raw_key, "judge rows").permutation(plate.size)[:JUDGED].astype(np.int32)
     showing = _showing(target, plate.name, len(chosen))
     strata = guide.strata(showing, JUDGING, host_generator(raw_key, "judge rows"))
@@ -169,8 +169,8 @@ def weighs_rows(guide: Guide, phi: PyTree, target: Target) -> bool:
     if not guide.network_size(phi):
         return False
     try:
-        showing = _showing(target, target.only_plate().name, 1)
-        rows = {target.only_plate().name: np.zeros(1, np.int32)}
+        showing = _showing(target, target.layout.only_plate().name, 1)
+        rows = {target.layout.only_plate().name: np.zeros(1, np.int32)}
         strata = guide.strata(showing, 1, np.random.default_rng(0))
         jax.eval_shape(lambda raw: _weights_of_one(guide, phi, showing, strata, rows, raw), np.zeros(2, np.uint32))
     except ModelError:
@@ -207,7 +207,7 @@ def amortisation_gap(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndar
 
     Cremer, Li and Duvenaud 2018, "Inference Suboptimality in Variational Autoencoders", section 3.
     """
-    plate = target.only_plate()
+    plate = target.layout.only_plate()
     rng = host_generator(raw_key, "amortisation gap")
     chosen = np.sort(rng.choice(plate.size, size=min(rows, plate.size), replace=False)).astype(np.int32)
     shown = {plate.name: chosen}
@@ -322,7 +322,7 @@ def held_out_bound(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarra
     plates = {slot.plates for slot in target.layout.slots}
     if len(plates) != 1 or len(next(iter(plates))) != 1:
         return float(_bound(guide, phi, target, guide.strata(target, draws, _rng(raw_key)), raw_key, {}, draws))
-    plate, total = target.only_plate(), 0.0
+    plate, total = target.layout.only_plate(), 0.0
     for start in range(0, plate.size, 2 * BLOCK):
         rows = np.arange(start, min(start + 2 * BLOCK, plate.size), dtype=np.int32)
         showing = _showing(target, plate.name, len(rows))

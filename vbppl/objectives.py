@@ -187,14 +187,14 @@ class ImportanceWeighted(Objective):
         twice = {n: slope * shares.reshape(*shares.shape, *[1] * (slope.ndim - 2)) for n, slope in of_values.items()}
         # Its value does not matter, its gradient is the one wanted.
         surrogate = _inner(twice, values) + _inner(of_params, target.params)
-        scale = target.only_plate().size / log_weights.shape[1]
+        scale = target.layout.only_plate().size / log_weights.shape[1]
         return _scaled_bound(log_weights, target) + scale * (surrogate - jax.lax.stop_gradient(surrogate))
 
 
 def _scaled_bound(log_weights: Array, target: Target) -> Array:
     draws, rows = log_weights.shape
     each = jax.nn.logsumexp(log_weights, axis=0) - math.log(draws)
-    return jnp.sum(each) * (target.only_plate().size / rows)
+    return jnp.sum(each) * (target.layout.only_plate().size / rows)
 
 
 def _inner(one: PyTree, other: PyTree) -> Array:

@@ -132,7 +132,7 @@ def row_log_weights(
     """`log p(y, x) - log q(x)` of each row shown of the one plate that holds every site, `(rows,)`."""
     q = _sampled(program.trace(given(values, _reads_params(phi, rows, required))))
     p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
-    plate = target.only_plate().name
+    plate = target.layout.only_plate().name
     terms = [by_row(site, plate) for site in p.values() if site.kind in ("sample", "factor")]
     return sum(terms[1:], terms[0]) - sum(by_row(site, plate) for site in q.values())
 

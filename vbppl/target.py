@@ -33,7 +33,7 @@ from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_besid
 from vbppl.distributions.location_scale import coordinates
 from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
-from vbppl.layout import Layout, PlateRows, shown_slices
+from vbppl.layout import Layout, shown_slices
 from vbppl.learnt import first_states, initial_params
 from vbppl.models import Model, check_applied, leading_draws
 from vbppl.modules import Parts, parts
@@ -158,22 +158,6 @@ class Target:
         """The same, taken apart, so that they may cross the border of a compiled program."""
         return _param_values(self) if self.layout.params else {}
 
-    def only_plate(self) -> PlateRows:
-        """The one plate that all latent sites stand in, alone.
-
-        Raises:
-          ModelError: there is none.
-        """
-        plates = {slot.plates for slot in self.layout.slots}
-        if len(plates) != 1 or len(next(iter(plates))) != 1:
-            raise ModelError(
-                "weights by row need a model all of whose latent sites stand in one plate.",
-                details="\n".join(f"{slot.name}: {', '.join(slot.plates) or 'no plate'}" for slot in self.layout.slots),
-                mend="Learn what all rows share as a param, as in a VAE; or use the evidence lower bound.",
-            )
-        name = next(iter(plates))[0]
-        return next(plate for plate in self.layout.plates if plate.name == name)
-
     def training(self, states: Mapping[str, Any], raw_key: Array) -> Target:
         """The density as a step of a fit sees it: modules in training mode, their random streams from `raw_key`."""
         return dataclasses.replace(self, model=self.model.in_training(states, raw_key))
@@ -288,7 +272,7 @@ def _beside(target: Target, site: Site, loc: Array, sd: Array) -> Any:
 
 @functools.partial(jax.jit, inline=True)
 def _row_log_density(target: Target, z: Array, rows: dict[str, Array]) -> Array:
-    plate = target.only_plate().name
+    plate = target.layout.only_plate().name
     reader = _Reader(target, z, rows, shown=True)
     sites = target.model.trace(reader).values()
     terms = [by_row(site, plate) for site in sites if site.kind in ("sample", "factor")]
