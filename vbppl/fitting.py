@@ -205,9 +205,9 @@ def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
     target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
     guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
     elbo = diagnostics.elbo(guide, phi, target, raw)
-    report = None if isinstance(guide, MAP) else diagnostics.judge(guide, phi, target, elbo, status, raw)
+    report = None if isinstance(guide, MAP) else _judge(guide, phi, target, elbo, status, raw)
     if report is not None:
-        report = dataclasses.replace(report, choices=fitted.choices)
+        report = dataclasses.replace(report, choices=(*report.choices, *fitted.choices))
     return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
 
 
