@@ -143,7 +143,7 @@ def test_vae_beats_independent_pixels_on_unseen_digits(example, network):
     odds = found["test"].mean(axis=0)
     independent = special.xlogy(odds, odds).sum() + special.xlog1py(1 - odds, -odds).sum()
     evidence = found["evidence"].mean.value
-    assert evidence > independent + 3
+    assert evidence > independent + 4 * found["evidence"].mean.se
     # The bound lies below the evidence, and the encoder's loss is a part of the difference.
     assert found["bound"] < evidence
     assert -0.05 < found["gap"].mean.value < evidence - found["bound"] + 4 * found["gap"].mean.se
