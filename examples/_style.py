@@ -71,10 +71,11 @@ def save(figure, out: str | Path) -> None:
     print(f"\nThe picture is in {out}.")
 
 
-def run(main: Callable[..., object], file: str) -> None:
-    """Run an example from the command line: `--out` says where its picture goes."""
+def run(main: Callable[..., object], file: str, **more: str) -> None:
+    """Run an example from the command line: `--out` says where its picture goes; `more` options with their help."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", default=Path(file).with_suffix(".png"), help="where the picture goes")
     parser.add_argument("--quick", action="store_true", help="fewer draws and steps")
-    arguments = parser.parse_args()
-    main(quick=arguments.quick, out=arguments.out)
+    for name, text in more.items():
+        parser.add_argument(f"--{name}", help=text)
+    main(**{name: value for name, value in vars(parser.parse_args()).items() if value is not None})

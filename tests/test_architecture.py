@@ -17,11 +17,11 @@ FLOORS = (
     ("pytree", "errors", "keys", "numerics", "aliases"),
     ("bijectors",),
     ("distributions",),
-    ("shapes",),
+    ("shapes", "modules"),
     ("language",),
-    ("trace",),
+    ("trace", "priors"),
     ("models",),
-    ("reparam",),
+    ("reparam", "learnt"),
     ("layout",),
     ("target",),  # the waist
     ("programs", "evaluation"),
@@ -50,6 +50,7 @@ FLOORS = (
     ("engine", "fixed_draws", "modes"),
     ("low_rank",),
     ("diagnostics", "optimality", "summary", "predictive", "progress"),
+    ("held_out",),
     ("posterior",),
     ("fitting",),
     ("many",),
@@ -59,7 +60,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Above the waist nobody knows how a model is written, but for these, which run models: a guide program beside
 # its model, prediction, and the two rooms where a user comes in.
-WRITING = {"shapes", "language", "trace", "models", "reparam"}
+WRITING = {"shapes", "modules", "language", "priors", "trace", "models", "reparam", "learnt"}
 SEES_MODELS = {"programs", "predictive", "posterior", "fitting", "many", "calibration"}
 
 # The dtype follows the inputs; a file that must name float32 stands here, with the reason.

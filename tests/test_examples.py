@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 from sklearn.decomposition import FactorAnalysis
 from sklearn.mixture import GaussianMixture
 
 import vbppl as vb
 
+SLOW = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -26,9 +27,9 @@ def examples_can_be_imported(monkeypatch):
 def example(tmp_path):
     """`example(name)` is the module and what its `main` returns; its picture must be there."""
 
-    def run(name):
+    def run(name, **options):
         module, out = importlib.import_module(name), tmp_path / f"{name}.png"
-        found = module.main(quick=True, out=out)
+        found = module.main(quick=True, out=out, **options)
         assert out.read_bytes().startswith(b"\x89PNG") and out.stat().st_size > 10_000
         return module, found
 
@@ -133,6 +134,19 @@ def test_variational_em_ends_where_the_classic_algorithms_do(example):
     np.testing.assert_allclose(covariance, found["reference"].get_covariance(), atol=0.01)
     assert factors.elbo.value / len(readings) == pytest.approx(found["reference"].score(readings), abs=1e-3)
     assert factors.check().verdict == "good"
+
+
+@pytest.mark.parametrize("network", ["plain", pytest.param("equinox", marks=SLOW), pytest.param("nnx", marks=SLOW)])
+def test_vae_beats_independent_pixels_on_unseen_digits(example, network):
+    _, found = example("vae", network=network)
+    # The limit of a model without hidden numbers: each pixel with its own odds, seen on the test images themselves.
+    odds = found["test"].mean(axis=0)
+    independent = special.xlogy(odds, odds).sum() + special.xlog1py(1 - odds, -odds).sum()
+    evidence = found["evidence"].mean.value
+    assert evidence > independent + 4 * found["evidence"].mean.se
+    # The bound lies below the evidence, and the encoder's loss is a part of the difference.
+    assert found["bound"] < evidence
+    assert -0.05 < found["gap"].mean.value < evidence - found["bound"] + 4 * found["gap"].mean.se
 
 
 def test_bound_and_gap_add_up_to_the_log_evidence_at_every_moment(example):

@@ -14,7 +14,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl import programs
 from vbppl.errors import ModelError
-from vbppl.target import initial_params
+from vbppl.learnt import initial_params
 from vbppl.trace import abstract_sites
 
 positive = dist.constraints.positive

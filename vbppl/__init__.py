@@ -11,10 +11,13 @@ from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.point import MAP
 from vbppl.guides.structured import Structured
-from vbppl.language import deterministic, factor, param, plate, sample, subsample
+from vbppl.held_out import Validation
+from vbppl.language import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
 from vbppl.many import fit_many
 from vbppl.models import Model, guide, model
+from vbppl.objectives import Elbo, ImportanceWeighted
 from vbppl.posterior import Posterior
+from vbppl.priors import prior_over
 from vbppl.records import Progress, Status
 from vbppl.reparam import decenter
 from vbppl.target import Target, target
@@ -34,6 +37,9 @@ __all__ = [
     "subsample",
     "deterministic",
     "factor",
+    "mutable",
+    "prng_key",
+    "prior_over",
     "model",
     "guide",
     "Model",
@@ -50,8 +56,11 @@ __all__ = [
     "Laplace",
     "Pathfinder",
     "MAP",
+    "Elbo",
+    "ImportanceWeighted",
     "Deterministic",
     "Stochastic",
+    "Validation",
     "Posterior",
     "fit",
     "fit_many",

@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from vbppl import psis
 from vbppl.aliases import PyTree
 from vbppl.draws import whitened_draws
 from vbppl.evaluation import HEAVY, evaluate
-from vbppl.guides.base import Guide
+from vbppl.guides.base import FEWEST, Guide
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.guides.mixture import Mixture
 from vbppl.keys import host_generator
@@ -47,9 +48,17 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
     standard error is taken between the sets, never within one.
     """
     draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
+    draws = int(np.clip(WORK / work(guide, phi, target), FEWEST, draws))
     rng = host_generator(raw_key, "elbo")
     means = np.array([guide.fresh_bound(phi, target, rng, draws).mean() for _ in range(SETS)])
     return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(SETS)))
+
+
+def work(guide: Guide, phi: PyTree, target: Target) -> float:
+    """What one draw costs at all rows, in numbers touched: the data, and each row's way through networks."""
+    rows = max((plate.size for plate in target.layout.plates), default=1)
+    weights = sum(np.size(leaf) for leaf in jax.tree.leaves(target.params)) + guide.network_size(phi)
+    return target.data_size + rows * weights
 
 
 def judge(
@@ -60,7 +69,7 @@ def judge(
     tail, curvature = _tail(guide, phi, target), _curvature(guide, phi, target, raw_key)
     several = isinstance(guide, Mixture)
     # Intermediate values grow with the data, and so does the price of a draw.
-    most = int(np.clip(WORK / max(target.data_size + 10 * target.dim, 1), 256, DRAWS + MORE))
+    most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), 256, DRAWS + MORE))
     weighed = guide.weighed_draws(phi, target, rng, min(most, DRAWS))
     card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)
     if card.verdict != "good" and most > DRAWS:

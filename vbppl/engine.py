@@ -53,6 +53,8 @@ class Stochastic:
       draws: draws a step; two or more are stratified in every coordinate.
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
+      objective: what is maximised: `vb.Elbo(...)`, `vb.ImportanceWeighted()`; None for the plain bound.
+      validation: `vb.Validation(model(rows kept back))`: ends the fit when their bound has stopped rising.
       average: return the average of the last iterates, not the last one.
       every: steps between two looks of progress and callback, at most 1,000.
     """
@@ -61,10 +63,18 @@ class Stochastic:
     steps: int | None = None
     draws: int = 1
     sticking_the_landing: bool = False
+    objective: Objective | None = None
+    validation: Any = None
     average: bool = True
     every: int = CHUNK
 
+    def chosen_objective(self) -> Objective:
+        """What these settings maximise."""
+        return self.objective or (StickingTheLanding() if self.sticking_the_landing else ClosedForm())
+
     def __post_init__(self) -> None:
+        if self.objective is not None and self.sticking_the_landing:
+            raise ValueError("sticking_the_landing is an objective of its own: give one of the two.")
         if not 1 <= self.every <= CHUNK:
             raise ValueError(f"every must lie between 1 and {CHUNK}, not {self.every}.")
         if self.draws < 1 or (self.steps is not None and self.steps < 1):
@@ -104,8 +114,8 @@ def run(
       checkpoint: a file that is written between chunks; if there is one, the fit goes on from it.
     """
     optimiser = AnnealedAdam() if method.optimizer is None else Optax(method.optimizer)
-    objective = objective or (StickingTheLanding() if method.sticking_the_landing else ClosedForm())
-    strata = guide.strata(target, method.draws, host_generator(raw_key, "strata"))
+    objective = objective or method.chosen_objective()
+    strata = objective.strata(guide, target, method.draws, host_generator(raw_key, "strata"))
     problem = Problem(target, guide, objective, optimiser, stream or Rows(), strata, raw_key, method.draws)
     first = first_state(problem, _on_host({"guide": phi, "model": target.params}), _on_host(state))
     driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks)

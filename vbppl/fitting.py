@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import diagnostics, engine, fixed_draws, low_rank, modes
+from vbppl import diagnostics, engine, fixed_draws, held_out, low_rank, modes
 from vbppl.aliases import Seed
 from vbppl.checkpoint import PathLike
 from vbppl.engine import Stochastic
@@ -24,11 +24,13 @@ from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
+from vbppl.held_out import Watching
 from vbppl.keys import host_generator, raw_key
 from vbppl.models import Model, check_applied
+from vbppl.objectives import InTraining, Objective
 from vbppl.posterior import Posterior
 from vbppl.progress import watcher
-from vbppl.records import Fitted, Progress
+from vbppl.records import Fitted, Hook, Progress
 from vbppl.start import starts_of
 from vbppl.streams import Rows
 from vbppl.target import Target
@@ -36,7 +38,7 @@ from vbppl.wish import Deterministic, Wish
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
-APART = 1.0  # sds or log sds between two modes of a mixture
+APART = 1.0  # sds between two modes of a mixture
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
@@ -145,8 +147,35 @@ def _fit_once(
         anywhere = isinstance(chosen, ProgramGuide) or (where is None and target.dim > SEARCHED)
         loc = np.zeros(target.dim) if anywhere else _starts(where, target, raw, 1)[0]
         phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
-        fitted = engine.run(target, chosen, phi, method, raw, stream, watch, checkpoint=checkpoint)
+        objective, states = _in_training(method, target, chosen, raw)
+        hooks = _hooks(method, target, chosen, raw)
+        parts = (target, chosen, phi, method, raw, stream, watch, hooks, objective, states, checkpoint)
+        fitted = engine.run(*parts)
+        if states:
+            target, chosen = target.resting(fitted.state["model"]), chosen.in_training(fitted.state["guide"], None)
     return judged(target, dataclasses.replace(fitted, guide=chosen), raw)
+
+
+def _in_training(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray) -> tuple[Objective, Any]:
+    """The objective and its first state: modules are in training mode where that makes a difference."""
+    objective = method.chosen_objective()
+    if not (target.layout.is_moody or guide.is_moody()):
+        return objective, ()
+    return InTraining(objective, raw), {"guide": guide.first_states(), "model": target.first_states()}
+
+
+def _judge(guide: Guide, phi: Any, target: Target, *rest: Any) -> diagnostics.ReportCard:
+    """The report card: row by row where the guide is amortised."""
+    by_row = held_out.weighs_rows(guide, phi, target)
+    return (held_out.judge_rows if by_row else diagnostics.judge)(guide, phi, target, *rest)
+
+
+def _hooks(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray) -> list[Hook]:
+    """Who has the word after each chunk of steps: the validation set, if there is one."""
+    validation = method.validation
+    if validation is None:
+        return []
+    return [Watching(guide.moved_to(validation.guide), target.moved_to(validation.model), validation, raw)]
 
 
 def wish_for(
@@ -177,9 +206,9 @@ def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
     target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
     guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
     elbo = diagnostics.elbo(guide, phi, target, raw)
-    report = None if isinstance(guide, MAP) else diagnostics.judge(guide, phi, target, elbo, status, raw)
+    report = None if isinstance(guide, MAP) else _judge(guide, phi, target, elbo, status, raw)
     if report is not None:
-        report = dataclasses.replace(report, choices=fitted.choices)
+        report = dataclasses.replace(report, choices=(*report.choices, *fitted.choices))
     return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
 
 
@@ -215,7 +244,7 @@ def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> 
     for fit in fits:
         phi = fit.params["guide"]
         # Two restarts may have met the same mode.
-        if fit.status.converged and all(FullRank().shift(other, phi) > APART for other in components):
+        if fit.status.converged and all(_away(phi, other) > APART for other in components):
             components.append(phi)
     if len(components) < 2:
         return before
@@ -234,6 +263,12 @@ def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> 
     )
     after = judged(before.target, mixed, raw)
     return after if after.elbo.value > before.elbo.value else before
+
+
+def _away(phi: np.ndarray, other: np.ndarray) -> float:
+    """How far apart two full-rank Gaussians lie, in sds of the wider one."""
+    sd = np.maximum(FullRank().sd(phi), FullRank().sd(other))
+    return float(np.abs((FullRank().loc(phi) - FullRank().loc(other)) / sd).max())
 
 
 def _coordinates(guide: str | Guide | Model, target: Target) -> np.ndarray:
@@ -315,6 +350,8 @@ def _why_not_deterministic(target: Target, guide: Guide, stream: Rows) -> str:
         return f"a {type(guide).__name__} guide: its draws are not those of a Gaussian"
     if target.layout.params:
         return f"learnt params ({', '.join(target.layout.params)})"
+    if target.layout.is_moody:
+        return "modules that behave otherwise in training than in evaluation"
     if stream.plates:
         return f"minibatches (plate '{stream.plates[0][0]}')"
     return "" if target.dim else "a model without latent sites"

@@ -1,4 +1,4 @@
-"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`.
+"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`, `mutable`, `prng_key`.
 
 A word does one thing: it builds a `Site` and asks the interpreter of the current run what its
 value is. An interpreter is any function `Site -> Site`: one draws from the prior, one reads
@@ -33,7 +33,7 @@ from vbppl.shapes import Frame, check_owned, expanded, observation, plated, take
 class Site:
     """One statement of a model in one run.
 
-    `kind` is "sample", "param", "deterministic", "factor" or "plate". `dist` belongs to samples,
+    `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
     `constraint` to params, `size` and `subsample_size` to plates. `value` is None until the
     interpreter has answered.
     """
@@ -167,7 +167,8 @@ def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
     Args:
       name: unique in the model.
       init: where the search starts, on the support: a number, an array, or any pytree of arrays
-        (a dictionary of weights, a module). Other leaves, a module's own settings too, are kept.
+        (a dictionary of weights, a module of Equinox or Flax NNX). Other leaves, a module's own settings too,
+        are kept. A module is in training mode while a fit makes steps, and in evaluation mode elsewhere.
       constraint: the support of every leaf, from `vbppl.distributions.constraints`; real if None.
 
     Returns:
@@ -193,6 +194,37 @@ def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
             mend="Take one from vbppl.distributions.constraints, such as constraints.positive.",
         )
     return run.ask(Site("param", name, value=init, constraint=support, frames=run.frames)).value
+
+
+def mutable(name: str, init: Any) -> Any:
+    """A value that each step of a fit may change: batch statistics, moving averages.
+
+    Args:
+      name: unique in the model.
+      init: what the first step finds: a container that can be changed in place, such as `{"mean": 0.0}`.
+
+    Returns:
+      a copy as the last step has left it. What the model puts into it, the next step finds there.
+      Outside the steps of a fit, changes are forgotten.
+    """
+    run = _run(f"mutable({name!r}, ...)")
+    name = run.prefix + _checked(name)
+    if not jax.tree.leaves(init) or hasattr(init, "dtype") or isinstance(init, (int, float, complex)):
+        raise ModelError(
+            f"init is {init!r}, which the model cannot change in place.",
+            site=name,
+            mend='Wrap it: state = vb.mutable("state", {"mean": 0.0}), then state["mean"] = ...',
+        )
+    return run.ask(Site("mutable", name, value=jax.tree.map(lambda leaf: leaf, init), frames=run.frames)).value
+
+
+def prng_key(name: str = "key") -> Any:
+    """A key for the randomness of training, such as dropout: new at each step of a fit, elsewhere None.
+
+    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
+    """
+    run = _run("prng_key()")
+    return run.ask(Site("key", run.prefix + _checked(name), frames=run.frames)).value
 
 
 def deterministic(name: str, value: Any) -> Any:

@@ -86,6 +86,7 @@ class Layout:
     observed: tuple[str, ...]
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
+    is_moody: bool = False
 
     @classmethod
     def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
@@ -101,6 +102,7 @@ class Layout:
             observed=tuple(s.name for s in sites.values() if s.observed),
             reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
             movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
+            is_moody=any(s.is_moody for s in sites.values()),
         )
 
     @property
@@ -126,6 +128,22 @@ class Layout:
     def shown_dim(self) -> int:
         """How many coordinates of the flat vector belong to what is shown at a time."""
         return sum(math.prod(slot.shown(self.shown)) for slot in self.slots)
+
+    def only_plate(self) -> PlateRows:
+        """The one plate that all latent sites stand in, alone.
+
+        Raises:
+          ModelError: there is none.
+        """
+        plates = {slot.plates for slot in self.slots}
+        if len(plates) != 1 or len(next(iter(plates))) != 1:
+            raise ModelError(
+                "weights by row need a model all of whose latent sites stand in one plate.",
+                details="\n".join(f"{slot.name}: {', '.join(slot.plates) or 'no plate'}" for slot in self.slots),
+                mend="Learn what all rows share as a param, as in a VAE; or use the evidence lower bound.",
+            )
+        name = next(iter(plates))[0]
+        return next(plate for plate in self.plates if plate.name == name)
 
     def showing(self, lengths: Mapping[str, int]) -> Layout:
         """The same layout with so many rows of these plates shown, and all of the others."""

@@ -22,6 +22,7 @@ from vbppl.aliases import Array, Seed
 from vbppl.errors import ModelError
 from vbppl.keys import raw_key, wrap
 from vbppl.language import Interpreter, Program, Site, interpreted, subsample
+from vbppl.modules import crossing
 from vbppl.pytree import is_array, pytree, static
 from vbppl.shapes import all_rows, check_value
 from vbppl.trace import (
@@ -30,6 +31,7 @@ from vbppl.trace import (
     drawn_anew,
     from_prior,
     given,
+    in_mode,
     log_joint,
     required,
     trace,
@@ -95,6 +97,8 @@ class Model(Program):
       conditions: values of sites that count as observed.
       interventions: values of sites whose own density is cut out (`do`).
       decentered: sites that are fitted in other coordinates: see `reparam.py`.
+      states: what the steps of a fit have left in modules and mutable values.
+      training: raw key data while a fit makes steps; None elsewhere.
     """
 
     arrays: tuple[Any, ...]
@@ -104,6 +108,8 @@ class Model(Program):
     structure: Any = static()
     settings: tuple[Setting | None, ...] = static()
     decentered: tuple[str, ...] = static(default=())
+    states: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: Any = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
@@ -133,7 +139,11 @@ class Model(Program):
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
-        return trace(self.inline, interpreter)
+        return trace(self.inline, in_mode(interpreter, self.states, self.training))
+
+    def in_training(self, states: Mapping[str, Any], raw_key: Any) -> Model:
+        """The same with `states` in its modules; in training mode unless `raw_key` is None."""
+        return dataclasses.replace(self, states=dict(states), training=raw_key)
 
     def condition(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
         """The same model with sites observed: `model.condition(y=...)`, or a dict of names.
@@ -172,8 +182,7 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
-        values = {name: jax.tree.map(jnp.asarray, value) for name, value in values.items()}
-        return _log_joint(self, values)
+        return _log_joint(self, {name: crossing(value) for name, value in values.items()})
 
     def shapes(self) -> Shapes:
         """The table of shapes: for each site its distribution, batch, event and plates."""

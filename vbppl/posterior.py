@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl import predictive, psis
+from vbppl import held_out, predictive, psis
 from vbppl.aliases import Array, PyTree, Seed
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
@@ -165,10 +165,47 @@ class Posterior:
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
         model = self.target.model if model is None else model
+        model = model.in_training(self.target.model.states, None)
         rng = host_generator(raw_key(seed), "posterior")
         values, z, anew = self.guide.carried(self.phi, self.target, model, rng, n)
-        params, weights = self.target.param_values(), self.target.weights()
+        params, weights = self.target.packed_params(), self.target.weights()
         return predictive.predict(model, values, params, raw_key(seed), n, z, weights, anew)
+
+    def log_evidence(
+        self, model: Model | None = None, guide: Model | None = None, n: int = 5000, seed: Seed = 0
+    ) -> held_out.RowEvidence:
+        """The log evidence of each row by itself, by importance sampling: the test log likelihood of a VAE.
+
+        For models all of whose sites stand in one plate. The estimate is a bound that rises with `n`.
+
+        Args:
+          model: the same function applied to other rows; the fitted ones if None.
+          guide: where the guide is a program, it applied to them.
+          n: draws a row; they are made in chunks, so that memory does not grow with them.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}.")
+        target, moved = self._moved(model, guide)
+        return held_out.row_evidence(moved, self.phi, target, raw_key(seed), n)
+
+    def amortisation_gap(
+        self, model: Model | None = None, guide: Model | None = None, rows: int = 200, seed: Seed = 0
+    ) -> held_out.Gap:
+        """What the encoder loses against the best normal of each row, in nats a row.
+
+        Args:
+          model: the same function applied to other rows; the fitted ones if None.
+          guide: where the guide is a program, it applied to them.
+          rows: how many to look at, chosen at random.
+        """
+        target, moved = self._moved(model, guide)
+        return held_out.amortisation_gap(moved, self.phi, target, raw_key(seed), rows)
+
+    def _moved(self, model: Model | None, guide: Model | None) -> tuple[Target, Guide]:
+        """Target and guide at other rows."""
+        if model is None:
+            return self.target, self.guide
+        return self.target.moved_to(model), self.guide.moved_to(guide)
 
     def encode(self, rows: Any) -> Any:
         """What an amortised guide says of rows that it may never have seen.
@@ -187,7 +224,7 @@ class Posterior:
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
-        return predictive.log_likelihood(self.target.model, self._latent(n, seed), self.target.param_values())
+        return predictive.log_likelihood(self.target.model, self._latent(n, seed), self.target.packed_params())
 
     def __repr__(self) -> str:
         return f"<Posterior of {self.target.model!r}: {type(self.guide).__name__}, ELBO {self.elbo}>"

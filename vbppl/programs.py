@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,18 +23,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array
-from vbppl.distributions.kl import has_kl, kl_divergence
+from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
 from vbppl.errors import ModelError
 from vbppl.language import Interpreter, Site, param
+from vbppl.learnt import first_states, initial_params
 from vbppl.models import Model, guide, leading_draws
-from vbppl.target import Target, initial_params
+from vbppl.modules import Parts, parts
+from vbppl.target import Target
 from vbppl.trace import (
     Outline,
     abstract_sites,
+    by_row,
     from_prior,
     given,
     log_density,
     required,
+    states_of,
     values_of,
     with_params,
     with_rows,
@@ -59,6 +64,97 @@ def log_weight(
     """`log p(x) - log q(x)` at one draw made with `phi`, where `q` is at `density_phi`: a scalar."""
     q, p = _side_by_side(program, phi, density_phi, target, key, rows)
     return _total(p) - _total(q)
+
+
+def divergences(
+    program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
+) -> dict[str, tuple[Array, float]]:
+    """What the guide's sites cost in `bound`, not summed: for each site `(rows, coordinates)` nats, and N/B.
+
+    A closed form that is a sum over an event's coordinates is given for each of them.
+    """
+    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    closed = _closed_forms(q, p)
+    found = {}
+    for name, site in q.items():
+        batch = len(site.dist.batch_shape)
+        if name in closed and has_coordinates(site.dist):
+            cost = kl_by_coordinate(site.dist, p[name].dist)
+        else:
+            cost = site.dist.log_prob(site.value) - p[name].dist.log_prob(site.value)
+        found[name] = (cost.reshape(math.prod(cost.shape[:batch]), -1), site.scale)
+    return found
+
+
+def latent_values(program: Model, phi: Any, key: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
+    """One draw of the guide's sites, at the rows shown."""
+    sites = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    return {name: site.value for name, site in sites.items()}
+
+
+def normals(program: Model, phi: Any, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """Mean and sd in unconstrained space of the guide's sites, `(rows, ...)` each.
+
+    Raises:
+      ModelError: a site depends on another one, or is not normal there.
+    """
+    found, key = {}, jax.random.key(0)
+    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    for name, site in q.items():
+        moments = normal_moments(site.dist, p[name].dist)
+        if moments is None or len(q) > 1:
+            raise ModelError(
+                f"the rows' normals can be read off a guide with one normal site only, not {type(site.dist).__name__}.",
+                site=name,
+                mend="Use vb.Amortized, or a guide with one Normal.",
+            )
+        found[name] = moments
+    return found
+
+
+def reapplied(before: Model, program: Model | None) -> Model:
+    """`program`, the same function at other data, with the module states of `before`.
+
+    Raises:
+      ModelError: there is none, or another function.
+    """
+    if program is None or program.function is not before.function:
+        raise ModelError(
+            f"a guide program reads data of its own, so other rows need it applied to them, not {program!r}.",
+            mend=f"Pass guide={getattr(before.function, '__name__', 'my_guide')}(...), applied to the new rows.",
+        )
+    return program.in_training(before.states, None)
+
+
+def row_log_weights(
+    program: Model, phi: Any, target: Target, values: Mapping[str, Array], rows: Mapping[str, Array]
+) -> Array:
+    """`log p(y, x) - log q(x)` of each row shown of the one plate that holds every site, `(rows,)`."""
+    q = _sampled(program.trace(given(values, _reads_params(phi, rows, required))))
+    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
+    plate = target.layout.only_plate().name
+    terms = [by_row(site, plate) for site in p.values() if site.kind in ("sample", "factor")]
+    return sum(terms[1:], terms[0]) - sum(by_row(site, plate) for site in q.values())
+
+
+def is_moody(program: Model) -> bool:
+    """Whether a module of the program behaves otherwise in training than in evaluation."""
+    return any(site.is_moody for site in abstract_sites(program).values())
+
+
+def states_at_first(program: Model) -> dict[str, Any]:
+    """What the first step finds in the program's modules and mutable values."""
+    return first_states(program) if is_moody(program) else {}
+
+
+def next_states(
+    program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
+) -> dict[str, dict[str, Any]]:
+    """What one run of the guide, and of the model after it, leave in modules and mutable values."""
+    sites = program.trace(_reads_params(phi, rows, from_prior(key)))
+    values = {name: site.value for name, site in _sampled(sites).items()}
+    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
+    return {"guide": states_of(sites), "model": states_of(p)}
 
 
 def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Array]:
@@ -122,13 +218,13 @@ def first_params(program: Model, target: Target) -> dict[str, Any]:
 
 def param_values(program: Model, phi: Any) -> dict[str, Any]:
     """The guide's params on their supports, shaped like their `init`."""
-    return _param_values(program, phi)
+    return {name: value.made() for name, value in _param_values(program, phi).items()}
 
 
 @jax.jit
-def _param_values(program: Model, phi: Any) -> dict[str, Any]:
+def _param_values(program: Model, phi: Any) -> dict[str, Parts]:
     sites = program.trace(_reads_params(phi, {}, from_prior(jax.random.key(0))))
-    return {site.name: site.value for site in sites.values() if site.kind == "param"}
+    return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
 
 
 NETWORK = "encoder"
@@ -136,7 +232,7 @@ NETWORK = "encoder"
 
 def network(init: Any) -> Model:
     """What holds a network's parameters: a program with one param, so that the rules of `param` hold for it."""
-    return _NETWORK(init)
+    return init if isinstance(init, Model) else _NETWORK(init)
 
 
 def _network(init: Any) -> None:
@@ -154,6 +250,13 @@ def first_network(program: Model) -> dict[str, Any]:
 def network_value(program: Model, phi: Mapping[str, Any]) -> Any:
     """A network's params, shaped like their `init`, holding the current values."""
     return program.trace(_reads_params(phi, {}, required))[NETWORK].value
+
+
+def network_states(program: Model, phi: Mapping[str, Any], call: Callable[[Any], Any]) -> dict[str, Any]:
+    """What `call`, given the network's params, leaves in them."""
+    sites = program.trace(_reads_params(phi, {}, required))
+    call(sites[NETWORK].value)
+    return states_of(sites)
 
 
 def read(model: Model, reads: str | Callable[..., Any]) -> Any:

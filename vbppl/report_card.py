@@ -94,9 +94,12 @@ class ReportCard:
             f"ELBO {self.elbo} nats, so log evidence >= {self.elbo.value - 2 * self.elbo.se:.3f} ({evidence})",
             f"log p - log q: sd {self.log_weight_sd:.2f} nats, ESS {self.ess:.0%} of the draws, "
             f"Pareto k {self.pareto_k:.2f}",
-            f"weighing would move a mean by {self.mean_shift[0]:.2f} sd ({self.mean_shift[1]}), "
-            f"a log sd by {self.log_sd_shift[0]:.2f} ({self.log_sd_shift[1]})",
         ]
+        if np.isfinite(self.mean_shift[0]):
+            lines.append(
+                f"weighing would move a mean by {self.mean_shift[0]:.2f} sd ({self.mean_shift[1]}), "
+                f"a log sd by {self.log_sd_shift[0]:.2f} ({self.log_sd_shift[1]})"
+            )
         if np.isfinite(self.tail[0]):
             lines.append(f"out to ten sds the density is at most {np.exp(self.tail[0]):.2f} as wide ({self.tail[1]})")
         if np.isfinite(self.least_eigenvalue):

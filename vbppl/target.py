@@ -29,21 +29,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, ArrayLike
-from vbppl.distributions.kl import kl_divergence, normal_beside
+from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import coordinates
 from vbppl.errors import ModelError
 from vbppl.language import Site, subsample
 from vbppl.layout import Layout, shown_slices
+from vbppl.learnt import first_states, initial_params
 from vbppl.models import Model, check_applied, leading_draws
+from vbppl.modules import Parts, parts
 from vbppl.numerics import HALF_LOG_TWO_PI
 from vbppl.pytree import pytree, static
 from vbppl.shapes import check_value
 from vbppl.trace import (
     abstract_sites,
+    by_row,
     log_density,
     log_joint,
-    of_the_right_shape,
-    trainable,
+    states_of,
     values_of,
     with_params,
     with_rows,
@@ -150,7 +152,48 @@ class Target:
 
     def param_values(self) -> dict[str, Any]:
         """The current values of the params, on their supports, shaped like their `init`."""
+        return {name: value.made() for name, value in self.packed_params().items()}
+
+    def packed_params(self) -> dict[str, Parts]:
+        """The same, taken apart, so that they may cross the border of a compiled program."""
         return _param_values(self) if self.layout.params else {}
+
+    def training(self, states: Mapping[str, Any], raw_key: Array) -> Target:
+        """The density as a step of a fit sees it: modules in training mode, their random streams from `raw_key`."""
+        return dataclasses.replace(self, model=self.model.in_training(states, raw_key))
+
+    def resting(self, states: Mapping[str, Any]) -> Target:
+        """The density as it is once the fit has ended, with what the steps have left in modules."""
+        return dataclasses.replace(self, model=self.model.in_training(states, None))
+
+    def first_states(self) -> dict[str, Any]:
+        """What the first step finds in modules and mutable values."""
+        return first_states(self.model) if self.layout.is_moody else {}
+
+    def next_states(self, z: Any, rows: Mapping[str, Array], shown: bool = False) -> dict[str, Any]:
+        """What a run at `z` leaves in modules and mutable values; `shown`: a `z` as in `shown_log_density`."""
+        return states_of(self.model.trace(_Reader(self, jnp.asarray(z), _rows(self.layout, rows), shown)))
+
+    def row_log_density(self, z: Any, rows: Mapping[str, Array]) -> Array:
+        """The log density of each row shown of the only plate, `(rows,)`, unscaled; `z` as in `shown_log_density`."""
+        return _row_log_density(self, jnp.asarray(z), _rows(self.layout, rows))
+
+    def divergences(
+        self, z: Any, rows: Mapping[str, Array], normals: Mapping[str, tuple[Array, Array]]
+    ) -> dict[str, tuple[Array, Array]]:
+        """For each site of `normals` its divergence from the prior, `(rows, coordinates)` nats, and its scale N/B."""
+        return _divergences(self, jnp.asarray(z), _rows(self.layout, rows), dict(normals))
+
+    def moved_to(self, model: Model) -> Target:
+        """The density of the same function at other data, with these params and states."""
+        other = Target.of(dataclasses.replace(model, states=self.model.states))
+        if other.layout.params != self.layout.params:
+            raise ModelError(
+                f"{model!r} has the params {', '.join(other.layout.params) or 'none'}, "
+                f"but those of the fitted model are {', '.join(self.layout.params) or 'none'}.",
+                mend="Apply the function that was fitted to the other data.",
+            )
+        return dataclasses.replace(other, params=self.params)
 
 
 def target(model: Model) -> Target:
@@ -166,6 +209,7 @@ class _Reader:
         self.shown = shown_slices(target.layout, rows) if shown else None
         self.target, self.z, self.rows = target, z, rows
         self.log_dets: dict[str, Array] = {}
+        self.parts: dict[str, Array] = {}  # of the log dets, not summed
 
     def __call__(self, site: Site) -> Site:
         if site.kind == "plate":
@@ -175,6 +219,7 @@ class _Reader:
         if site.kind != "sample" or site.value is not None:
             return site
         value, log_det = _coordinates(self.target, site).forward_and_log_det(self.slice_of(site.name))
+        self.parts[site.name] = log_det
         self.log_dets[site.name] = jnp.sum(log_det) * site.scale
         return dataclasses.replace(site, value=value)
 
@@ -223,6 +268,35 @@ def _beside(target: Target, site: Site, loc: Array, sd: Array) -> Any:
         move = _coordinates(target, site)
         loc, sd = move.forward(loc), move.scale * sd
     return normal_beside(site.dist, loc, sd)
+
+
+@functools.partial(jax.jit, inline=True)
+def _row_log_density(target: Target, z: Array, rows: dict[str, Array]) -> Array:
+    plate = target.layout.only_plate().name
+    reader = _Reader(target, z, rows, shown=True)
+    sites = target.model.trace(reader).values()
+    terms = [by_row(site, plate) for site in sites if site.kind in ("sample", "factor")]
+    total = sum(terms[1:], terms[0])
+    return sum((part.reshape(len(total), -1).sum(axis=1) for part in reader.parts.values()), total)
+
+
+@functools.partial(jax.jit, inline=True)
+def _divergences(
+    target: Target, z: Array, rows: dict[str, Array], normals: dict[str, tuple[Array, Array]]
+) -> dict[str, tuple[Array, Array]]:
+    sites, found = target.model.trace(_Reader(target, z, rows, shown=True)), {}
+    for name, normal in normals.items():
+        site = sites[name]
+        q = _beside(target, site, *normal)
+        if q is None:
+            raise ModelError(
+                f"the divergence of a normal from {type(site.dist).__name__} has no closed form.",
+                site=name,
+                mend="Use the plain bound: warm-up and free bits need the divergence of each site by itself.",
+            )
+        cost = kl_by_coordinate(q, site.dist)
+        found[name] = (cost.reshape(math.prod(site.dist.batch_shape), -1), jnp.asarray(site.scale))
+    return found
 
 
 @jax.jit
@@ -285,43 +359,10 @@ def _unconstrained(target: Target, values: Mapping[str, Array], rows: Mapping[st
     return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
 
 
-def initial_params(model: Model) -> dict[str, Any]:
-    """The unconstrained initial values of a program's params: for each the trainable leaves of its `init`.
-
-    Raises:
-      ModelError: an `init` has nothing to train, or does not lie on its support.
-    """
-    params = _initial_params(model)
-    for name, leaves in params.items():
-        if not leaves:
-            raise ModelError(
-                "init holds no floating-point number, so there is nothing to learn.",
-                site=name,
-                mend="Write it with floats: 1.0, not 1; jnp.zeros(3), not jnp.zeros(3, int).",
-            )
-        if not all(isinstance(leaf, jax.core.Tracer) or np.all(np.isfinite(leaf)) for leaf in leaves):
-            raise ModelError(
-                "init does not lie inside the param's support, or is not finite.",
-                site=name,
-                mend="Start from a value strictly inside, for instance 1.0 for constraints.positive.",
-            )
-    return params
-
-
 @jax.jit
-def _initial_params(model: Model) -> dict[str, Any]:
-    sites = model.trace(of_the_right_shape)
-    return {
-        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in trainable(site.value))
-        for site in sites.values()
-        if site.kind == "param"
-    }
-
-
-@jax.jit
-def _param_values(target: Target) -> dict[str, Any]:
+def _param_values(target: Target) -> dict[str, Parts]:
     sites = target.model.trace(_Reader(target, jnp.zeros(target.dim), {}))
-    return {site.name: site.value for site in sites.values() if site.kind == "param"}
+    return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
 
 
 def _flat(layout: Layout, z: Any, batched: bool = False) -> Array:

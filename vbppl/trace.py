@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from vbppl.aliases import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import location_scale
 from vbppl.errors import ModelError
-from vbppl.keys import named
+from vbppl.keys import named, wrap
 from vbppl.language import Interpreter, Run, Site, running
+from vbppl.modules import Parts, mutable_parts, parts, shapes_of
 from vbppl.shapes import Frame, check_value
 
 
@@ -84,7 +85,8 @@ def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
             check_value(site.name, value, site.shape, site.frames)
             return dataclasses.replace(site, value=value)
         if site.kind == "param" and site.name in values:
-            return dataclasses.replace(site, value=values[site.name])
+            value = values[site.name]
+            return dataclasses.replace(site, value=value.made() if isinstance(value, Parts) else value)
         return interpreter(site)
 
     return interpret
@@ -126,23 +128,47 @@ def with_rows(site: Site, rows: Mapping[str, Array]) -> Site:
 
 def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
     """The param's site, with the trainable leaves of its `init` replaced by the current values."""
-    current = iter(unconstrained)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(site.value)
-    leaves = [site.constraint.forward(next(current)) if _is_trainable(*leaf) else leaf[1] for leaf in leaves]
-    return dataclasses.replace(site, value=jax.tree.unflatten(structure, leaves))
+    learnt = tuple(site.constraint.forward(leaf) for leaf in unconstrained)
+    return dataclasses.replace(site, value=dataclasses.replace(parts(site.value), learnt=learnt).made())
 
 
 def trainable(init: Any) -> list[Any]:
     """The leaves of a param's `init` that are learnt."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(init)
-    return [leaf for path, leaf in leaves if _is_trainable(path, leaf)]
+    return list(parts(init).learnt)
 
 
-def _is_trainable(path: tuple, leaf: Any) -> bool:
-    """Floating-point arrays; Python's floats too, unless they are a module's own (a dropout rate)."""
-    if isinstance(leaf, float):
-        return not any(isinstance(key, jax.tree_util.GetAttrKey) for key in path)
-    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+def in_mode(interpreter: Interpreter, states: Mapping[str, tuple], raw_key: Array | None) -> Interpreter:
+    """Hand modules out with their own `states`, in training mode with a `raw_key`, in evaluation mode with None.
+
+    What a module or a mutable value has become in the run is in its site's value afterwards.
+    """
+    key = None if raw_key is None else wrap(raw_key)
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "key":
+            return dataclasses.replace(site, value=None if key is None else named(key, site.name))
+        if site.kind not in ("param", "mutable"):
+            return interpreter(site)
+        site = interpreter(site)
+        found = parts_of(site)
+        if site.name in states:
+            found = dataclasses.replace(found, state=states[site.name])
+        elif not found.is_moody:
+            return site
+        return dataclasses.replace(site, value=found.in_mode(None if key is None else named(key, site.name)))
+
+    return interpret
+
+
+def parts_of(site: Site) -> Parts:
+    """The value of a param or of a mutable site, taken apart; all numbers of the latter are state."""
+    return mutable_parts(site.value) if site.kind == "mutable" else parts(site.value)
+
+
+def states_of(sites: Mapping[str, Site]) -> dict[str, tuple]:
+    """What runs in training mode change, by the sites' names: batch statistics, mutable values."""
+    found = {site.name: parts_of(site).state for site in sites.values() if site.kind in ("param", "mutable")}
+    return {name: state for name, state in found.items() if state}
 
 
 @contextlib.contextmanager
@@ -162,7 +188,8 @@ class Outline:
 
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
     vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
-    `location_scale` family is `hierarchical` if its scale depends on other latent sites.
+    `location_scale` family is `hierarchical` if its scale depends on other latent sites;
+    `is_moody` is true of what behaves otherwise in training than in evaluation.
     """
 
     kind: str
@@ -180,11 +207,15 @@ class Outline:
     has_rsample: bool = False
     location_scale: bool = False
     hierarchical: bool = False
+    is_moody: bool = False
 
     @classmethod
     def of(cls, site: Site) -> Outline:
         """The outline of an answered site."""
         place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size)
+        if site.kind in ("param", "mutable", "key"):
+            is_moody = site.kind == "key" or parts_of(site).is_moody
+            return cls(*place, shape=shapes_of(site.value), is_moody=is_moody)
         if site.kind != "sample":
             return cls(*place, shape=jax.tree.map(jnp.shape, site.value))
         dist, core = site.dist, site.dist
@@ -245,6 +276,20 @@ def log_density(site: Site) -> Array:
     else:
         return jnp.zeros(())
     return _scaled(jnp.sum(log_prob), site.scale)
+
+
+def by_row(site: Site, plate: str) -> Array:
+    """What a site inside `plate` adds to the log joint density for each row shown, `(rows,)`, unscaled."""
+    if [frame.name for frame in site.frames] != [plate]:
+        where = ", ".join(frame.name for frame in site.frames) or "no plate"
+        raise ModelError(
+            f"the site stands in {where}, not in the plate '{plate}' alone, so its density is not a sum over rows.",
+            site=site.name,
+            mend="Importance weights by row are for models all of whose sites stand in one plate, as in a VAE.",
+        )
+    log_prob = site.dist.log_prob(site.value) if site.kind == "sample" else site.value
+    frame, dims = site.frames[0], jnp.ndim(log_prob)
+    return jnp.sum(log_prob, axis=tuple(axis for axis in range(dims) if axis != dims + frame.dim))
 
 
 def log_joint(sites: Mapping[str, Site]) -> Array:

@@ -41,12 +41,22 @@ def kl_divergence(q: Distribution, p: Distribution) -> Array:
     """
     if not has_kl(q, p):
         raise NotImplementedError(f"KL({type(q).__name__}, {type(p).__name__}) has no closed form here.")
-    (core_q, dims), (core_p, _) = _peel(q), _peel(p)
-    if isinstance(core_q, Delta):
+    if isinstance(_peel(q)[0], Delta):
         return q.log_prob(q.mean) - p.log_prob(q.mean)
+    return sum_rightmost(kl_by_coordinate(q, p), _peel(q)[1])
+
+
+def has_coordinates(q: Distribution) -> bool:
+    """Whether `kl_by_coordinate` may be asked of `q`: not of a point, whose divergence is its log density."""
+    return not isinstance(_peel(q)[0], Delta)
+
+
+def kl_by_coordinate(q: Distribution, p: Distribution) -> Array:
+    """The same, before it is summed over the dimensions that `to_event` made an event."""
+    (core_q, dims), (core_p, _) = _peel(q), _peel(p)
     each = _FORMULAS[type(core_q), type(core_p)](core_q, core_p)
     shape = np.broadcast_shapes(*((*d.batch_shape, *d.event_shape[:dims]) for d in (q, p)))
-    return sum_rightmost(jnp.broadcast_to(each, shape), dims)
+    return jnp.broadcast_to(each, shape)
 
 
 def normal_beside(p: Distribution, loc: Array, sd: Array) -> Distribution | None:
@@ -67,6 +77,20 @@ def normal_beside(p: Distribution, loc: Array, sd: Array) -> Distribution | None
     if type(core) is MultivariateNormal:
         return MultivariateNormal(loc, scale_tril=sd[..., None] * jnp.eye(sd.shape[-1], dtype=sd.dtype)).to_event(dims)
     return None
+
+
+def normal_moments(q: Distribution, p: Distribution) -> tuple[Array, Array] | None:
+    """`loc` and `sd` of `q` in unconstrained space, if it is normal there, as `normal_beside` would make it.
+
+    >>> loc, sd = normal_moments(LogNormal(0.5, 2.0), LogNormal(0.0, 1.0))
+    >>> print(loc, sd)
+    0.5 2.0
+    """
+    (core, _), (core_p, _) = _peel(q), _peel(p)
+    if not isinstance(core, (Normal, LogNormal)) or core.support is not core_p.support:
+        return None
+    shape = (*q.batch_shape, *q.event_shape)
+    return jnp.broadcast_to(core.loc, shape), jnp.broadcast_to(core.scale, shape)
 
 
 def _peel(distribution: Distribution) -> tuple[Distribution, int]:

@@ -8,6 +8,7 @@ rows never seen are encoded by the same call (Kingma and Welling 2014, "Auto-Enc
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,10 +101,7 @@ class Amortized(RowGuide):
 
     def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         """The encoder at the rows shown; from a table for other sites in its plate."""
-        slot, data = self._slot(target), programs.read(target.model, self.reads)
-        shown = rows.get(slot.plates[0])
-        if shown is not None:
-            data = jax.tree.map(lambda leaf: leaf[shown], data)
+        slot, data = self._slot(target), self._shown(target, rows)
         shape = slot.shown({name: indices.shape[0] for name, indices in rows.items()})
         loc, scale = (jnp.broadcast_to(part, shape) for part in self.encoded(phi, data))
         return from_table(phi["local"], self._table(target), rows) | {slot.name: (loc, scale)}
@@ -111,6 +109,30 @@ class Amortized(RowGuide):
     def encoded(self, phi: PyTree, data: Any) -> tuple[Array, Array]:
         """`loc` and `scale` of the rows `data`, as the encoder returns them."""
         return self.encoder(programs.network_value(self.params, phi), data)
+
+    def network_size(self, phi: PyTree) -> int:
+        """The encoder's."""
+        return sum(np.size(leaf) for leaf in jax.tree.leaves(phi[programs.NETWORK]))
+
+    def is_moody(self) -> bool:
+        """Whether the encoder behaves otherwise in training."""
+        return programs.is_moody(self.params)
+
+    def first_states(self) -> dict[str, Any]:
+        """The encoder's own."""
+        return programs.states_at_first(self.params)
+
+    def in_training(self, states: Mapping[str, Any], raw_key: Array | None) -> Amortized:
+        """The encoder with them."""
+        return dataclasses.replace(self, params=self.params.in_training(states, raw_key))
+
+    def next_states(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, dict[str, Any]]:
+        """Of the encoder, which reads the rows shown, and of the model."""
+        data = self._shown(target, rows)
+        encoder = programs.network_states(self.params, phi, lambda params: self.encoder(params, data))
+        return super().next_states(phi, target, noise, rows) | {"guide": encoder}
 
     def encode(self, phi: PyTree, data: Any) -> Normal:
         """What the encoder says of new rows, in unconstrained space: a Normal of batch shape `(rows, ...)`."""
@@ -130,6 +152,11 @@ class Amortized(RowGuide):
 
     def _table(self, target: Target) -> list[Slot]:
         return [slot for slot in self.slots(target, local=True) if slot.name != self.site]
+
+    def _shown(self, target: Target, rows: Mapping[str, Array]) -> Any:
+        """What the encoder reads of the rows shown."""
+        data, shown = programs.read(target.model, self.reads), rows.get(self._slot(target).plates[0])
+        return data if shown is None else jax.tree.map(lambda leaf: leaf[shown], data)
 
     def _slot(self, target: Target) -> Slot:
         """The site's slot, after checking that it lies in the one plate that owns its first axis."""

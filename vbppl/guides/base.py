@@ -20,6 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, PyTree
+from vbppl.errors import ModelError
+from vbppl.pytree import pytree, static
 from vbppl.target import Target
 
 FEWEST = 4  # draws behind a term of the bound
@@ -38,6 +40,21 @@ class Carried(NamedTuple):
     values: dict[str, Array]
     z: Mapping[str, Array] = MappingProxyType({})
     anew: tuple[str, ...] = ()
+
+
+_PROGRAM = "Write the guide as a function under @vb.guide."
+
+
+@pytree
+class Apart:
+    """Strata for draws that shall be independent of each other: only the shape of the noise, no order."""
+
+    shape: tuple[int, ...] = static()
+
+    @classmethod
+    def of(cls, strata: Any) -> Any:
+        """In the place of `strata`; guides that have none make independent draws anyway."""
+        return cls(strata.shape) if hasattr(strata, "shape") else strata
 
 
 class Guide:
@@ -104,6 +121,55 @@ class Guide:
         """What is learnt beside the distribution of the latent sites, by name, shaped like its `init`."""
         return {}
 
+    def divergences(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, tuple[Array, Array]]:
+        """What each latent site costs in `bound`: `(draws, rows, coordinates)` nats, and its scale N/B, `(draws,)`."""
+        raise ModelError(f"{type(self).__name__} does not tell the cost of a site.", mend=_PROGRAM)
+
+    def values(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
+        """The latent sites at the rows shown, `(draws, rows, *event)`."""
+        raise ModelError(f"{type(self).__name__} does not weigh rows one by one.", mend=_PROGRAM)
+
+    def row_log_weights(
+        self, phi: PyTree, target: Target, values: dict[str, Array], rows: Mapping[str, Array]
+    ) -> Array:
+        """`log p - log q` of each row shown at `values`: `(draws, rows)`."""
+        raise ModelError(f"{type(self).__name__} does not weigh rows one by one.", mend=_PROGRAM)
+
+    def normals(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+        """Mean and sd of each row shown in unconstrained space, `(rows, ...)` for each latent site."""
+        raise ModelError(f"{type(self).__name__} has no normal for each row.", mend=_PROGRAM)
+
+    def moved_to(self, program: Any) -> Guide:
+        """The guide at other data: a guide program applied to them. Others read the model's own data."""
+        if program is not None:
+            raise TypeError(f"a {type(self).__name__} guide reads the model's own data: leave guide out.")
+        return self
+
+    def network_size(self, phi: PyTree) -> int:
+        """How many numbers of `phi` every row passes through."""
+        return 0
+
+    def is_moody(self) -> bool:
+        """Whether it has modules that behave otherwise in training than in evaluation."""
+        return False
+
+    def first_states(self) -> dict[str, Any]:
+        """What the first step finds in the guide's own modules."""
+        return {}
+
+    def in_training(self, states: Mapping[str, Any], raw_key: Array | None) -> Guide:
+        """The guide with `states` in its modules, in training mode unless `raw_key` is None."""
+        return self
+
+    def next_states(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, dict[str, Any]]:
+        """What runs at the draws leave in the modules of guide and model: floats averaged over the draws."""
+        states = jax.vmap(lambda z: target.next_states(z, rows))(self.points(phi, target, noise, rows))
+        return {"guide": {}, "model": averaged(states)}
+
     def watched(self, phi: PyTree) -> tuple[Array, Array]:
         """What a stop rule should look at, and the unit of each number: both `(numbers,)`.
 
@@ -121,6 +187,13 @@ class Guide:
           power: 0 for steps that can travel far, 1 for steps in units of the posterior.
         """
         return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), phi)
+
+
+def averaged(states: PyTree) -> PyTree:
+    """States after each of some draws as one: floats averaged, the rest as after the first."""
+    return jax.tree.map(
+        lambda leaf: jnp.mean(leaf, axis=0) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf[0], states
+    )
 
 
 def blocks_of_rows(target: Target) -> list[tuple[dict[str, np.ndarray], float]]:

@@ -22,7 +22,7 @@ import numpy as np
 from vbppl.aliases import AnyArray, Array
 from vbppl.draws import fresh_draws, normal_draws, whitened_draws
 from vbppl.evaluation import evaluate
-from vbppl.guides.base import Guide
+from vbppl.guides.base import Apart, Guide
 from vbppl.pytree import pytree
 from vbppl.target import Target
 
@@ -263,9 +263,9 @@ def orders_of_strata(rng: np.random.Generator, draws: int, dim: int) -> np.ndarr
     return rng.permuted(np.broadcast_to(np.arange(draws)[:, None], (draws, dim)), axis=0)
 
 
-def stratified_normals(strata: Array, key: Array, draws: int) -> Array:
+def stratified_normals(strata: Array | Apart, key: Array, draws: int) -> Array:
     """Standard normals of the shape of `strata`, `(draws, dim)`: see `Gaussian.noise`."""
-    if draws == 1:
+    if draws == 1 or isinstance(strata, Apart):
         return jax.random.normal(key, strata.shape)
     # The shift runs round the whole circle: within one stratum only, the strata of two
     # coordinates would meet in the same pairs at every step, and the bound would be biased.

@@ -10,7 +10,7 @@ import numpy as np
 
 from vbppl import programs
 from vbppl.aliases import Array, PyTree
-from vbppl.guides.base import FEWEST, MOST, Carried, Guide, blocks_of_rows
+from vbppl.guides.base import FEWEST, MOST, Carried, Guide, averaged, blocks_of_rows
 from vbppl.pytree import pytree
 from vbppl.target import Target
 
@@ -48,6 +48,52 @@ class ProgramGuide(Guide):
     ) -> Array:
         """Per draw: `log p(x) - log q(x)`."""
         return _over(noise, lambda key: programs.log_weight(self.program, phi, density_phi, target, key, rows))
+
+    def divergences(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, tuple[Array, Array]]:
+        """Closed forms coordinate by coordinate, `log q - log p` elsewhere."""
+        return _over(noise, lambda key: programs.divergences(self.program, phi, target, key, rows))
+
+    def values(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
+        """The draws themselves."""
+        return _over(noise, lambda key: programs.latent_values(self.program, phi, key, rows))
+
+    def row_log_weights(
+        self, phi: PyTree, target: Target, values: dict[str, Array], rows: Mapping[str, Array]
+    ) -> Array:
+        """Row by row, nothing in closed form."""
+        return jax.vmap(lambda one: programs.row_log_weights(self.program, phi, target, one, rows))(values)
+
+    def normals(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+        """Where the program's distributions are normal, or log-normal."""
+        return programs.normals(self.program, phi, target, rows)
+
+    def moved_to(self, program: Any) -> Guide:
+        """The program applied to other data, with these states."""
+        return ProgramGuide(programs.reapplied(self.program, program))
+
+    def network_size(self, phi: PyTree) -> int:
+        """All of it."""
+        return sum(np.size(leaf) for leaf in jax.tree.leaves(phi))
+
+    def is_moody(self) -> bool:
+        """Whether a module of the program behaves otherwise in training."""
+        return programs.is_moody(self.program)
+
+    def first_states(self) -> dict[str, Any]:
+        """The program's own."""
+        return programs.states_at_first(self.program)
+
+    def in_training(self, states: Mapping[str, Any], raw_key: Array | None) -> ProgramGuide:
+        """The program with them."""
+        return ProgramGuide(self.program.in_training(states, raw_key))
+
+    def next_states(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, dict[str, Any]]:
+        """Of guide and model, run one after the other."""
+        return averaged(_over(noise, lambda key: programs.next_states(self.program, phi, target, key, rows)))
 
     def fresh_bound(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
         """Terms of the bound at independent draws, by the better of two ways and all between.

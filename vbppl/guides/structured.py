@@ -22,7 +22,7 @@ import numpy as np
 from vbppl.aliases import AnyArray, Array, PyTree
 from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
-from vbppl.guides.base import FEWEST, MOST, Guide, blocks_of_rows
+from vbppl.guides.base import FEWEST, MOST, Guide, averaged, blocks_of_rows
 from vbppl.guides.gaussian import (
     START_SD,
     FullRank,
@@ -31,7 +31,7 @@ from vbppl.guides.gaussian import (
     shown_log_densities,
     stratified_normals,
 )
-from vbppl.layout import Slot
+from vbppl.layout import Slot, shown_slices
 from vbppl.numerics import HALF_LOG_TWO_PI
 from vbppl.pytree import pytree, set_field, static
 from vbppl.target import Target
@@ -116,6 +116,44 @@ class RowGuide(Guide):
             shown = any(plate in rows for plate in slot.plates)
             pieces.append(piece[:, (slot.indices(rows) - slot.start).reshape(-1)] if shown else piece)
         return _joined(pieces, noise), shared
+
+    def divergences(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, tuple[Array, Array]]:
+        """Of the local sites, in closed form."""
+        moments = self.moments(phi, target, rows)
+        z, _ = self.drawn(phi, target, noise, rows, moments)
+        return jax.vmap(lambda one: target.divergences(one, rows, moments))(z)
+
+    def normals(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+        """`moments`."""
+        return self.moments(phi, target, rows)
+
+    def values(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
+        """In unconstrained space."""
+        z, _ = self.drawn(phi, target, noise, rows, self.moments(phi, target, rows))
+        slices = shown_slices(target.layout, rows)
+        return {n: z[:, at : at + math.prod(shape)].reshape(-1, *shape) for n, (at, shape) in slices.items()}
+
+    def row_log_weights(
+        self, phi: PyTree, target: Target, values: dict[str, Array], rows: Mapping[str, Array]
+    ) -> Array:
+        """Row by row, nothing in closed form."""
+        pieces = (values[slot.name] for slot in target.layout.slots)
+        z = jnp.concatenate([piece.reshape(len(piece), -1) for piece in pieces], axis=1)
+        log_p = jax.vmap(lambda one: target.row_log_density(one, rows))(z)
+        moments = self.moments(phi, target, rows)
+        for name, (loc, sd) in moments.items():
+            each = -(((values[name] - loc) / sd) ** 2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
+            log_p -= each.reshape(*log_p.shape, -1).sum(axis=2)
+        return log_p
+
+    def next_states(
+        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
+    ) -> dict[str, dict[str, Any]]:
+        """Of the model, run at the draws."""
+        z, _ = self.drawn(phi, target, noise, rows, self.moments(phi, target, rows))
+        return {"guide": {}, "model": averaged(jax.vmap(lambda one: target.next_states(one, rows, shown=True))(z))}
 
     def log_q(
         self,
