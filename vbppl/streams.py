@@ -4,13 +4,17 @@ Rows come from an endless stream of epochs, each a random permutation of all row
 the next B places of the stream. A row is therefore shown exactly once an epoch, every
 batch is full (one may straddle two epochs), and the weight N/B is always right.
 
-The permutation is never stored. An eight-round Feistel network on the smallest power of four that
-holds N permutes the places, and walking its cycles until the result is below N keeps it a permutation of the
-N rows (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"): O(B) work a step
-whatever N is, and nothing to save but the step's number.
+The permutation is never stored. An eight-round Feistel network on the places of a grid, `high` by `low`, the
+smallest that is nearly square and holds N, permutes the places (Black and Rogaway 2002, "Ciphers with
+Arbitrary Finite Domains", the generalised Feistel cipher): a round adds a hash of one coordinate to the
+other, modulo its length. Walking its cycles until the result is below N keeps it a permutation of the N
+rows; the grid has at most `low` places more than N, so hardly any place walks. O(B) work a step whatever N
+is, and nothing to save but the step's number.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +32,13 @@ class Rows:
     """The plates that are shown in part: `(name, size, rows shown)` each; none: `Rows()`."""
 
     plates: tuple[tuple[str, int, int], ...] = static(default=())
+
+    most = 2**31  # steps for which `ahead` has rows
+
+    @property
+    def made(self) -> int:
+        """How many numbers are made for each step."""
+        return sum(length for _, _, length in self.plates)
 
     def start(self) -> tuple[np.ndarray, ...]:
         """Where each plate's stream begins: `(epoch, place)`."""
@@ -58,31 +69,43 @@ def _shown(key: Array, at: Array, size: int, count: int) -> Array:
     """The next `count` indices of a stream that stands at `at`: `(count,)`."""
     epoch, place = jnp.divmod(at[1] + jnp.arange(count), size)
     epochs = at[0] + jnp.arange(count // size + 2)  # as many as the places can touch
-    round_keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (ROUNDS,)))(epochs)
-    return permuted(round_keys[epoch], place, size)
+    round_keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (ROUNDS,), "uint32"))(epochs)
+    return permuted(round_keys, epoch, place, size)
 
 
-def permuted(round_keys: Array, place: Array, size: int) -> Array:
-    """Where each `place` (< size) goes in the permutation of `range(size)` that its keys name.
+def permuted(round_keys: Array, epoch: Array, place: Array, size: int) -> Array:
+    """Where each `place` (< size) goes in the permutation of `range(size)` that its epoch's keys name.
 
     Args:
-      round_keys: `(places, ROUNDS)` uint32.
+      round_keys: `(epochs, ROUNDS)` uint32.
+      epoch: `(places,)` ints below `epochs`.
       place: `(places,)` ints below `size`.
     """
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    mask = jnp.uint32(2**half_bits - 1)
+    high = math.isqrt(size - 1) + 1
+    low = -(-size // high)
+
+    def key(r: int) -> Array:
+        # Most often the places touch two epochs; to choose is cheaper than to look up.
+        return jnp.where(epoch == 0, *round_keys[:, r]) if len(round_keys) == 2 else round_keys[epoch, r]
 
     def feistel(x: Array) -> Array:
-        left, right = x >> half_bits, x & mask
-        for r in range(ROUNDS):
-            left, right = right, left ^ (_mixed(right ^ round_keys[:, r]) & mask)
-        return (left << half_bits) | right
+        left, right = x // low, x % low
+        for r in range(0, ROUNDS, 2):
+            left = _added(left, _mixed(right ^ key(r)), high)
+            right = _added(right, _mixed(left ^ key(r + 1)), low)
+        return left * low + right
 
     def walk(x: Array) -> Array:
         return jnp.where(x >= size, feistel(x), x)
 
     first = feistel(place.astype(jnp.uint32))
     return jax.lax.while_loop(lambda x: jnp.any(x >= size), walk, first).astype(jnp.int32)
+
+
+def _added(x: Array, bits: Array, length: int) -> Array:
+    """`x` plus a number below `length` made of 32 random bits, modulo `length`, which is at most 2^16."""
+    total = x + ((bits >> 16) * length >> 16)
+    return jnp.where(total >= length, total - length, total)
 
 
 def _mixed(x: Array) -> Array:
