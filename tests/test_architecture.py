@@ -52,6 +52,7 @@ FLOORS = (
     ("diagnostics", "optimality", "summary", "predictive", "progress"),
     ("held_out",),
     ("posterior",),
+    ("ladder",),
     ("fitting",),
     ("many",),
     ("calibration",),

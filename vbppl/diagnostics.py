@@ -48,7 +48,7 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
     standard error is taken between the sets, never within one.
     """
     draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
-    draws = int(np.clip(WORK / work(guide, phi, target), FEWEST, draws))
+    draws = int(np.clip(WORK / max(work(guide, phi, target), 1), FEWEST, draws))
     rng = host_generator(raw_key, "elbo")
     means = np.array([guide.fresh_bound(phi, target, rng, draws).mean() for _ in range(SETS)])
     return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(SETS)))

@@ -4,41 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import diagnostics, engine, fixed_draws, held_out, low_rank, modes
+from vbppl import engine, modes
 from vbppl.aliases import Seed
 from vbppl.checkpoint import PathLike
 from vbppl.engine import Stochastic
 from vbppl.errors import ModelError, VbpplWarning
-from vbppl.fixed_draws import STARTS, Watch
+from vbppl.fixed_draws import STARTS
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
-from vbppl.guides.mixture import Mixture
-from vbppl.guides.point import MAP
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
 from vbppl.held_out import Watching
 from vbppl.keys import host_generator, raw_key
+from vbppl.ladder import FULL_RANK_DIM, climb, is_poor, judged
 from vbppl.models import Model, check_applied
 from vbppl.objectives import InTraining, Objective
 from vbppl.posterior import Posterior
 from vbppl.progress import watcher
-from vbppl.records import Fitted, Hook, Progress
+from vbppl.records import Hook, Progress
 from vbppl.start import starts_of
 from vbppl.streams import Rows
 from vbppl.target import Target
 from vbppl.wish import Deterministic, Wish
 
-FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
-APART = 1.0  # sds between two modes of a mixture
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
 Method = str | Deterministic | Stochastic
@@ -135,14 +132,7 @@ def _fit_once(
         fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
     elif isinstance(method, Deterministic):
         wish = wish_for(target, guide, method, where)
-        (fitted,) = run_all([target], wish, [raw], watch)
-        posterior = judged(target, fitted, raw)
-        if guide != "auto" or not _is_poor(posterior) or posterior.status.reason == "interrupted":
-            return posterior
-        # The ladder: other modes first, since they would be there in any coordinates.
-        if len(fitted.elsewhere) and target.dim <= FULL_RANK_DIM:
-            return _mixture(posterior, fitted, wish, raw)
-        return _both_coordinates(posterior, wish, raw, watch)
+        return climb(target, wish, raw, watch, automatic=isinstance(guide, str) and guide == "auto")
     else:
         anywhere = isinstance(chosen, ProgramGuide) or (where is None and target.dim > SEARCHED)
         loc = np.zeros(target.dim) if anywhere else _starts(where, target, raw, 1)[0]
@@ -162,12 +152,6 @@ def _in_training(method: Stochastic, target: Target, guide: Guide, raw: np.ndarr
     if not (target.layout.is_moody or guide.is_moody()):
         return objective, ()
     return InTraining(objective, raw), {"guide": guide.first_states(), "model": target.first_states()}
-
-
-def _judge(guide: Guide, phi: Any, target: Target, *rest: Any) -> diagnostics.ReportCard:
-    """The report card: row by row where the guide is amortised."""
-    by_row = held_out.weighs_rows(guide, phi, target)
-    return (held_out.judge_rows if by_row else diagnostics.judge)(guide, phi, target, *rest)
 
 
 def _hooks(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray) -> list[Hook]:
@@ -192,95 +176,12 @@ def wish_for(
     return Wish(gaussians, method, _coordinates(guide, target), where)
 
 
-def run_all(
-    targets: Sequence[Target], wish: Wish, raw_keys: Sequence[np.ndarray], watch: Watch | None = None
-) -> list[Fitted]:
-    """Fit what is wished for on fixed draws, by the room that knows how."""
-    room = low_rank if isinstance(wish.guides[-1], LowRank) else fixed_draws
-    return room.run(targets, wish, raw_keys, watch)
-
-
-def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
-    """What was fitted, with its report card."""
-    centred = target.centred if fitted.centred is None else fitted.centred
-    target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
-    guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
-    elbo = diagnostics.elbo(guide, phi, target, raw)
-    report = None if isinstance(guide, MAP) else _judge(guide, phi, target, elbo, status, raw)
-    if report is not None:
-        report = dataclasses.replace(report, choices=(*report.choices, *fitted.choices))
-    return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
-
-
-def _both_coordinates(
-    before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None
-) -> Posterior:
-    """Try the other coordinates too, if there are any; keep the higher bound, and say so."""
-    others = wish.centred[np.any(wish.centred != before.target.centred, axis=1)]
-    if not len(others):
-        return before
-    wish = dataclasses.replace(wish, centred=others)
-    (fitted,) = run_all([before.target], wish, [raw], watch)
-    after = judged(before.target, fitted, raw)
-    better = after.elbo.value > before.elbo.value
-    kept, left = (after, before) if better else (before, after)
-    note = f"both coordinates were fitted to the end: ELBO {kept.elbo} kept, {left.elbo} left"
-    report: Any = kept.report  # there is one for every guide but MAP
-    advice = tuple(step for step in report.advice if "decenter" not in step)
-    report = dataclasses.replace(report, choices=(*before.check().choices, note), advice=advice)
-    return dataclasses.replace(kept, report=report)
-
-
-def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> Posterior:
-    """A full-rank Gaussian for each mode that the restarts found, weighed by the evidence it accounts for."""
-    guide, phi = before.guide, np.asarray(before.phi, np.float64)
-    if not isinstance(guide, Gaussian):
-        return before
-    fits = []
-    for place in (np.stack([guide.loc(phi), np.log(guide.sd(phi))]), *fitted.elsewhere):
-        one = dataclasses.replace(wish, guides=(FullRank(),), centred=before.target.centred[None], start=place)
-        fits += fixed_draws.run([before.target], one, [raw])
-    components: list[np.ndarray] = []
-    for fit in fits:
-        phi = fit.params["guide"]
-        # Two restarts may have met the same mode.
-        if fit.status.converged and all(_away(phi, other) > APART for other in components):
-            components.append(phi)
-    if len(components) < 2:
-        return before
-    elbos = [diagnostics.elbo(FullRank(), phi, before.target, raw).value for phi in components]
-    gradients = fitted.status.gradients + sum(fit.status.gradients for fit in fits)
-    status = dataclasses.replace(fitted.status, rivals=(), gradients=gradients)
-    phi = Mixture.of(components, elbos)
-    weights = ", ".join(f"{weight:.2f}" for weight in np.exp(phi["log_weights"]))
-    note = f"guide: a mixture of {len(components)} modes, weights {weights}"
-    mixed = dataclasses.replace(
-        fitted,
-        params={**fitted.params, "guide": phi},
-        status=status,
-        guide=Mixture(),
-        choices=(*fitted.choices, note),
-    )
-    after = judged(before.target, mixed, raw)
-    return after if after.elbo.value > before.elbo.value else before
-
-
-def _away(phi: np.ndarray, other: np.ndarray) -> float:
-    """How far apart two full-rank Gaussians lie, in sds of the wider one."""
-    sd = np.maximum(FullRank().sd(phi), FullRank().sd(other))
-    return float(np.abs((FullRank().loc(phi) - FullRank().loc(other)) / sd).max())
-
-
 def _coordinates(guide: str | Guide | Model, target: Target) -> np.ndarray:
     """The coordinates to choose from, `(choices, movable sites)`: both, where the guide is chosen too."""
     given = np.asarray(target.centred)[None]
     if isinstance(guide, str) and guide == "auto" and given.size and given.all():
         return np.concatenate([given, np.zeros_like(given)])
     return given
-
-
-def _is_poor(posterior: Posterior) -> bool:
-    return posterior.report is not None and posterior.report.verdict == "poor"
 
 
 def _warn(posterior: Posterior) -> None:
@@ -291,7 +192,7 @@ def _warn(posterior: Posterior) -> None:
         warnings.warn(VbpplWarning(f"{model!r} {said}"), stacklevel=3)
     if (not status.converged and status.reason != "steps") or status.skipped:
         warnings.warn(VbpplWarning(f"the fit of {model!r}: {status}."), stacklevel=3)
-    elif posterior.report is not None and _is_poor(posterior):
+    elif posterior.report is not None and is_poor(posterior):
         reasons = "; ".join(posterior.report.reasons)
         warnings.warn(VbpplWarning(f"the fit of {model!r} is poor: {reasons}. See posterior.check()."), stacklevel=3)
 

@@ -14,9 +14,10 @@ import numpy as np
 
 from vbppl.aliases import Seed
 from vbppl.errors import ModelError
-from vbppl.fitting import judged, run_all, wish_for
+from vbppl.fitting import wish_for
 from vbppl.guides.base import Guide
 from vbppl.keys import raw_key
+from vbppl.ladder import judged, run_all
 from vbppl.models import Model, ModelFunction, check_applied
 from vbppl.posterior import Posterior
 from vbppl.records import Fitted

@@ -1,0 +1,129 @@
+"""The deterministic fit with its report card, and the rungs to climb where the card is poor.
+
+Other modes that the restarts met come first, since they would be there in any coordinates: they become a
+mixture. Then the other coordinates of hierarchical sites. What is no better is not kept; what was tried is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vbppl import diagnostics, fixed_draws, held_out, low_rank
+from vbppl.fixed_draws import Watch
+from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import FullRank, Gaussian
+from vbppl.guides.low_rank import LowRank
+from vbppl.guides.mixture import Mixture
+from vbppl.guides.point import MAP
+from vbppl.posterior import Posterior
+from vbppl.records import Fitted, Progress
+from vbppl.target import Target
+from vbppl.wish import Wish
+
+FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
+APART = 1.0  # sds between two modes of a mixture
+
+
+def climb(target: Target, wish: Wish, raw: np.ndarray, watch: Watch | None, automatic: bool) -> Posterior:
+    """Fit what is wished for; where the report is poor and the choice is ours (`automatic`), try what may help."""
+    (fitted,) = run_all([target], wish, [raw], watch)
+    posterior = judged(target, fitted, raw)
+    if not automatic or not is_poor(posterior) or posterior.status.reason == "interrupted":
+        return posterior
+    if len(fitted.elsewhere) and target.dim <= FULL_RANK_DIM:
+        return _mixture(posterior, fitted, wish, raw)
+    return _both_coordinates(posterior, wish, raw, watch)
+
+
+def run_all(
+    targets: Sequence[Target], wish: Wish, raw_keys: Sequence[np.ndarray], watch: Watch | None = None
+) -> list[Fitted]:
+    """Fit what is wished for on fixed draws, by the room that knows how."""
+    room = low_rank if isinstance(wish.guides[-1], LowRank) else fixed_draws
+    return room.run(targets, wish, raw_keys, watch)
+
+
+def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
+    """What was fitted, with its report card."""
+    centred = target.centred if fitted.centred is None else fitted.centred
+    target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
+    guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
+    elbo = diagnostics.elbo(guide, phi, target, raw)
+    report = None if isinstance(guide, MAP) else _judge(guide, phi, target, elbo, status, raw)
+    if report is not None:
+        report = dataclasses.replace(report, choices=(*report.choices, *fitted.choices))
+    return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)
+
+
+def _judge(guide: Guide, phi: Any, target: Target, *rest: Any) -> diagnostics.ReportCard:
+    """The report card: row by row where the guide is amortised."""
+    by_row = held_out.weighs_rows(guide, phi, target)
+    return (held_out.judge_rows if by_row else diagnostics.judge)(guide, phi, target, *rest)
+
+
+def is_poor(posterior: Posterior) -> bool:
+    """Whether the report card says so."""
+    return posterior.report is not None and posterior.report.verdict == "poor"
+
+
+def _both_coordinates(
+    before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None
+) -> Posterior:
+    """Try the other coordinates too, if there are any; keep the higher bound, and say so."""
+    others = wish.centred[np.any(wish.centred != before.target.centred, axis=1)]
+    if not len(others):
+        return before
+    wish = dataclasses.replace(wish, centred=others)
+    (fitted,) = run_all([before.target], wish, [raw], watch)
+    after = judged(before.target, fitted, raw)
+    better = after.elbo.value > before.elbo.value
+    kept, left = (after, before) if better else (before, after)
+    note = f"both coordinates were fitted to the end: ELBO {kept.elbo} kept, {left.elbo} left"
+    report: Any = kept.report  # there is one for every guide but MAP
+    advice = tuple(step for step in report.advice if "decenter" not in step)
+    report = dataclasses.replace(report, choices=(*before.check().choices, note), advice=advice)
+    return dataclasses.replace(kept, report=report)
+
+
+def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> Posterior:
+    """A full-rank Gaussian for each mode that the restarts found, weighed by the evidence it accounts for."""
+    guide, phi = before.guide, np.asarray(before.phi, np.float64)
+    if not isinstance(guide, Gaussian):
+        return before
+    fits = []
+    for place in (np.stack([guide.loc(phi), np.log(guide.sd(phi))]), *fitted.elsewhere):
+        one = dataclasses.replace(wish, guides=(FullRank(),), centred=before.target.centred[None], start=place)
+        fits += fixed_draws.run([before.target], one, [raw])
+    components: list[np.ndarray] = []
+    for fit in fits:
+        phi = fit.params["guide"]
+        # Two restarts may have met the same mode.
+        if fit.status.converged and all(_away(phi, other) > APART for other in components):
+            components.append(phi)
+    if len(components) < 2:
+        return before
+    elbos = [diagnostics.elbo(FullRank(), phi, before.target, raw).value for phi in components]
+    gradients = fitted.status.gradients + sum(fit.status.gradients for fit in fits)
+    status = dataclasses.replace(fitted.status, rivals=(), gradients=gradients)
+    phi = Mixture.of(components, elbos)
+    weights = ", ".join(f"{weight:.2f}" for weight in np.exp(phi["log_weights"]))
+    note = f"guide: a mixture of {len(components)} modes, weights {weights}"
+    mixed = dataclasses.replace(
+        fitted,
+        params={**fitted.params, "guide": phi},
+        status=status,
+        guide=Mixture(),
+        choices=(*fitted.choices, note),
+    )
+    after = judged(before.target, mixed, raw)
+    return after if after.elbo.value > before.elbo.value else before
+
+
+def _away(phi: np.ndarray, other: np.ndarray) -> float:
+    """How far apart two full-rank Gaussians lie, in sds of the wider one."""
+    sd = np.maximum(FullRank().sd(phi), FullRank().sd(other))
+    return float(np.abs((FullRank().loc(phi) - FullRank().loc(other)) / sd).max())
