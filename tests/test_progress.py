@@ -86,6 +86,8 @@ def test_without_tqdm_one_line_is_written_over(no_tqdm, capsys):
 def test_nothing_is_shown_where_it_is_not_asked_for_and_nobody_watches(asked, bars, capsys, monkeypatch):
     is_terminal(monkeypatch, False)
     with progress.watcher(asked, None) as watch:
+        assert watch is None
+    with progress.watcher(asked, lambda told: None) as watch:
         watch(now(10))
     assert not bars.made and capsys.readouterr() == ("", "")
 
@@ -101,7 +103,7 @@ def test_a_person_sees_a_bar_only_after_some_patience(bars, monkeypatch):
 
 def test_false_means_never_even_for_a_person(bars, monkeypatch):
     is_terminal(monkeypatch, True)
-    with progress.watcher(False, None) as watch:
+    with progress.watcher(False, lambda told: None) as watch:
         watch(now(10))
     assert not bars.made
 

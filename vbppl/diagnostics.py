@@ -72,8 +72,8 @@ def judge(
     most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), 256, DRAWS + MORE))
     weighed = guide.weighed_draws(phi, target, rng, min(most, DRAWS))
     card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)
-    if card.verdict != "good" and most > DRAWS:
-        # The tail shape of few draws is a noisy thing: where something is wrong, many more are taken.
+    if (card.verdict != "good" or card.log_weight_sd > LOG_WEIGHT_SD) and most > DRAWS:
+        # The shifts and the tail shape of few draws are noisy: where something may be wrong, many more are taken.
         more = guide.weighed_draws(phi, target, rng, most - DRAWS)
         weighed = np.append(weighed[0], more[0]), np.append(weighed[1], more[1], axis=0)
         card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)

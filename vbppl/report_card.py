@@ -101,7 +101,9 @@ class ReportCard:
                 f"a log sd by {self.log_sd_shift[0]:.2f} ({self.log_sd_shift[1]})"
             )
         if np.isfinite(self.tail[0]):
-            lines.append(f"out to ten sds the density is at most {np.exp(self.tail[0]):.2f} as wide ({self.tail[1]})")
+            lines.append(
+                f"out to ten sds the density is {np.exp(self.tail[0]):.2f} times as wide at most ({self.tail[1]})"
+            )
         if np.isfinite(self.least_eigenvalue):
             wide = ", ".join(f"{name} {ratio:.2f}" for ratio, name in self.widened if ratio > WIDENED)
             what = f"the sds of {wide} times" if wide else f"no sd by more than {WIDENED - 1:.0%}"
