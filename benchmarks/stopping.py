@@ -266,15 +266,16 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m benchmarks stopping", description=__doc__.partition("\n")[0])
     parser.add_argument("--fits", type=int, default=1000, help="simulated fits")
     parser.add_argument("--seeds", type=int, default=10, help="seeds of each real model")
+    parser.add_argument("--first-seed", type=int, default=0, help="the rules were chosen while looking at 0")
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore", vb.VbpplWarning)
     print(f"{machine.described()}\n\nSimulated\n\n{HEAD}", flush=True)
     for name, rule in RULES.items():
-        print(row(name, rule(Simulated(options.fits, seed=0))), flush=True)
+        print(row(name, rule(Simulated(options.fits, seed=options.first_seed))), flush=True)
     print(f"\nReal\n\n{HEAD}", flush=True)
     for model_name, model, guide, batch in real_models():
         phi = np.asarray(vb.fit(model, guide).phi, np.float64)
         best = np.stack([guide.loc(phi), guide.sd(phi)])
         for name, rule in RULES.items():
-            found = rule(Real(model, guide, batch, best, range(options.seeds)))
+            found = rule(Real(model, guide, batch, best, range(options.first_seed, options.first_seed + options.seeds)))
             print(row(f"{model_name}: {name}", found), flush=True)

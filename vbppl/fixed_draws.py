@@ -41,6 +41,7 @@ DRAW_NOISE = 0.01
 FEWEST, MOST = 32, 2048
 WHITENED_DIM = 64
 STARTS = 3
+FIRST = 1e-2  # nats to gain that decide between starts and coordinates no more
 ROUGHLY = 1e-3  # nats to gain that are well spent on more draws first
 SAME_MODE = 4.0  # sds
 RIVAL = 10.0  # nats
@@ -104,7 +105,7 @@ class _Fits:
         draws = self._fewest(2 * self.dim if self.dim <= WHITENED_DIM else 0)
         noise = self.noise(lanes.fits, draws)
         x = mean_field.narrowed(lanes, starts.reshape(len(lanes), 2 * self.dim), noise)
-        at = self._minimise(lanes, x, noise, ROUGHLY)
+        at = self._minimise(lanes, x, noise, FIRST)
         value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(count, options, each)
         for fit in range(count):
             option, start = np.unravel_index(int(np.argmin(value[fit])), (options, each))
