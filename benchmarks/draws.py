@@ -95,6 +95,6 @@ def main(arguments: Sequence[str] = ()) -> None:
         axis.set(title=name, xlabel="fixed draws")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("rms error of means (sd) and log sds")
-    axes[0].legend(frameon=False)
+    axes[1].legend(frameon=False, loc="lower left")
     figure.savefig(out, dpi=150)
     print(f"\nSaved {out}.")
