@@ -170,21 +170,37 @@ def tall_data(rows=10**6, columns=20, correlation=0.9):
 def tall_regression(x, y):
     beta = vb.sample("beta", dist.Normal(np.zeros(x.shape[1]), 1.0).to_event(1))
     with vb.plate("row", len(y)):
-        vb.sample("y", dist.Normal(x @ beta, 0.5), obs=y)
+        vb.sample("y", dist.Normal(vb.subsample(x, event_dim=1) @ beta, 0.5), obs=vb.subsample(y))
+
+
+def check_tall(posterior, x, y, full_rank=True):
+    precision = x.T.astype(float) @ x / 0.25 + np.eye(x.shape[1])
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ (x.T.astype(float) @ y / 0.25)
+    told = np.abs(np.asarray(posterior.phi[0], float) - mean) / np.sqrt(np.diag(covariance))
+    assert posterior.status.converged, posterior.status
+    assert told.max() < 0.05, told
+    sd = np.sqrt(np.diag(covariance)) if full_rank else np.diag(precision) ** -0.5
+    np.testing.assert_allclose(cases.flat_moments(posterior)[1], sd, rtol=0.03)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
 def test_a_million_rows_are_fitted_to_a_twentieth_of_an_exact_sd(guide):
     x, y = tall_data()
-    precision = x.T.astype(float) @ x / 0.25 + np.eye(20)
-    covariance = np.linalg.inv(precision)
-    mean = covariance @ (x.T.astype(float) @ y / 0.25)
-    posterior = vb.fit(tall_regression(x, y), guide)
-    told = np.abs(np.asarray(posterior.phi[0], float) - mean) / np.sqrt(np.diag(covariance))
-    assert told.max() < 0.05, told
-    sd = np.diag(precision) ** -0.5 if guide == "mean_field" else np.sqrt(np.diag(covariance))
-    np.testing.assert_allclose(cases.flat_moments(posterior)[1], sd, rtol=0.03)
+    check_tall(vb.fit(tall_regression(x, y), guide), x, y, guide == "full_rank")
+
+
+def test_correlated_columns_are_fitted_in_minibatches():
+    x, y = tall_data(30_000, 5)
+    check_tall(vb.fit(tall_regression(x, y), batch_size=1024), x, y)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(10**5, 10), (10**6, 20)])
+def test_a_million_rows_are_fitted_in_minibatches_to_a_twentieth_of_an_exact_sd(size):
+    x, y = tall_data(*size)
+    check_tall(vb.fit(tall_regression(x, y), batch_size=1024), x, y)
 
 
 SEEDS = 20

@@ -17,10 +17,12 @@ FLOORS = (
     ("pytree", "errors", "keys", "numerics", "aliases"),
     ("bijectors",),
     ("distributions",),
-    ("shapes", "modules"),
+    ("readers",),
+    ("sources",),
+    ("shapes", "arguments", "modules"),
     ("language",),
     ("trace", "priors"),
-    ("models",),
+    ("models", "rows"),
     ("reparam", "learnt"),
     ("layout",),
     ("target",),  # the waist
@@ -45,8 +47,8 @@ FLOORS = (
     ("linear_response",),
     ("mean_field",),
     ("guides", "rounds"),
-    ("objectives", "wish"),
-    ("loop",),
+    ("objectives", "wish", "feeds"),
+    ("loop", "batches", "anchors"),
     ("engine", "fixed_draws", "modes"),
     ("low_rank",),
     ("diagnostics", "optimality", "summary", "predictive", "progress"),
@@ -61,7 +63,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Above the waist nobody knows how a model is written, but for these, which run models: a guide program beside
 # its model, prediction, and the two rooms where a user comes in.
-WRITING = {"shapes", "modules", "language", "priors", "trace", "models", "reparam", "learnt"}
+WRITING = {"shapes", "arguments", "modules", "language", "priors", "trace", "models", "reparam", "learnt"}
 SEES_MODELS = {"programs", "predictive", "posterior", "fitting", "many", "calibration"}
 
 # The dtype follows the inputs; a file that must name float32 stands here, with the reason.

@@ -20,6 +20,7 @@ from vbppl.posterior import Posterior
 from vbppl.priors import prior_over
 from vbppl.records import Progress, Status
 from vbppl.reparam import decenter
+from vbppl.sources import Source
 from vbppl.target import Target, target
 from vbppl.wish import Deterministic
 
@@ -31,6 +32,7 @@ __all__ = [
     "VbpplWarning",
     "distributions",
     "foreign",
+    "Source",
     "sample",
     "param",
     "plate",

@@ -17,7 +17,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ import numpy as np
 
 from vbppl import checkpoint as checkpoints
 from vbppl.aliases import PyTree
+from vbppl.anchors import Anchored, anchors, can_anchor, no_anchor
 from vbppl.checkpoint import PathLike
 from vbppl.errors import ModelError
+from vbppl.feeds import Feeder
 from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import Gaussian
 from vbppl.keys import host_generator
 from vbppl.loop import CHUNK, THIN, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
 from vbppl.objectives import ClosedForm, Objective, StickingTheLanding
@@ -92,6 +95,7 @@ def run(
     method: Stochastic,
     raw_key: np.ndarray,
     stream: Rows | None = None,
+    feeder: Feeder | None = None,
     watch: Callable[[Progress], None] | None = None,
     hooks: Sequence[Hook] = (),
     objective: Objective | None = None,
@@ -107,6 +111,7 @@ def run(
       method: the settings.
       raw_key: of the whole fit.
       stream: which rows are shown; None for all.
+      feeder: reads the rows of data that stay on the host; None where there are none.
       watch: called after each chunk.
       hooks: called after each chunk, after `watch`; the first that answers ends the fit.
       objective: what is maximised; None for the one that `method` says.
@@ -114,11 +119,14 @@ def run(
       checkpoint: a file that is written between chunks; if there is one, the fit goes on from it.
     """
     optimiser = AnnealedAdam() if method.optimizer is None else Optax(method.optimizer)
-    objective = objective or method.chosen_objective()
+    objective, anchor = objective or method.chosen_objective(), None
+    plain = isinstance(objective, (ClosedForm, StickingTheLanding)) and method.steps is None
+    if plain and isinstance(guide, Gaussian) and can_anchor(target, stream or Rows()):
+        objective, anchor, state = Anchored(objective), anchors(target, guide), no_anchor(target.dim)
     strata = objective.strata(guide, target, method.draws, host_generator(raw_key, "strata"))
     problem = Problem(target, guide, objective, optimiser, stream or Rows(), strata, raw_key, method.draws)
     first = first_state(problem, _on_host({"guide": phi, "model": target.params}), _on_host(state))
-    driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks)
+    driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks, feeder, anchor)
     saver = _Never() if checkpoint is None else _Saver(checkpoint, driver)
     try:
         driver.go(saver)
@@ -140,8 +148,11 @@ class _Driver:
         method: Stochastic,
         watch: Callable[[Progress], None],
         hooks: Sequence[Hook],
+        feeder: Feeder | None,
+        anchor: Callable[[PyTree], PyTree] | None = None,
     ):
         self.problem, self.method, self.watch, self.hooks = jax.device_put(problem), method, watch, hooks
+        self.feeder, self.anchor = feeder, anchor
         self.course, self.state = Course(method.steps, method.average), first
         # On the host as well, because a chunk takes the state's buffers away.
         self.best, self.carried = first.moving.params, first.moving.state
@@ -164,16 +175,14 @@ class _Driver:
     def chunk(self, plan: Round, schedule: Schedule) -> None:
         """Some steps in one call of the compiled loop; with care if they end in something not finite."""
         steps, before = min(self.method.every, plan.begin + plan.steps - self.done), _on_host(self.state)
-        self.state, bounds, trace = run_chunk(self.problem, self.state, np.int32(steps), schedule, self.careful)
+        self.state, bounds, trace = self.advance(self.state, steps, schedule, self.careful)
         if not self.careful and not _is_finite((self.state.moving, bounds)):
             self.careful = True
-            self.state, bounds, trace = run_chunk(self.problem, before, np.int32(steps), schedule, True)
-        bounds = np.asarray(bounds)[:steps]
+            self.state, bounds, trace = self.advance(before, steps, schedule, True)
         finite = np.isfinite(bounds)
         if self.first_skipped is None and not finite.all():
             self.blame(before, int(np.argmin(finite)), schedule)
-        rows = np.asarray(trace)[: (self.done + steps) // THIN - self.done // THIN]
-        self.trace = np.concatenate([self.trace, rows]) if len(self.trace) else rows
+        self.trace = np.concatenate([self.trace, trace]) if len(self.trace) else trace
         self.bounds = np.append(self.bounds, bounds)
         self.done += steps
         self.best, self.carried = _on_host((self.state.moving.params, self.state.moving.state))
@@ -183,11 +192,34 @@ class _Driver:
         answers = [hook.after_chunk(now) for hook in self.hooks]
         self.ending = next(filter(None, answers), None)
 
+    def advance(
+        self, state: State, steps: int, schedule: Schedule, careful: bool
+    ) -> tuple[State, np.ndarray, np.ndarray]:
+        """`steps` steps, the bound at each, `(steps,)`, and the records of the iterates; sources come in feeds."""
+        done, calls = int(state.step), []
+        for problem, count in self.fed(state, steps):
+            state, bounds, trace = run_chunk(problem, state, np.int32(count), schedule, careful)
+            calls.append((bounds, count, trace, (done + count) // THIN - done // THIN))
+            done += count
+        bounds = [np.asarray(found)[:count] for found, count, _, _ in calls]
+        return state, np.concatenate(bounds), np.concatenate([np.asarray(t)[:count] for _, _, t, count in calls])
+
+    def fed(self, state: State, steps: int) -> Iterator[tuple[Problem, int]]:
+        """The problem for the next `steps` steps, in portions of so many steps."""
+        if self.feeder is None:
+            yield self.problem, steps
+            return
+        for feed, count in self.feeder.feeds(state.cursor, steps):
+            yield dataclasses.replace(self.problem, stream=feed), count
+
     def turn(self, plan: Round) -> None:
         """End a round: look at its trace, go on from its average."""
         moving = self.state.moving
         self.best = _on_host(moving.mean if self.method.average else moving.params)
-        self.state = dataclasses.replace(self.state, moving=dataclasses.replace(moving, params=self.best))
+        if self.anchor is not None:
+            self.carried = self.anchor(self.best["guide"])
+        moving = dataclasses.replace(moving, params=self.best, state=self.carried)
+        self.state = dataclasses.replace(self.state, moving=moving)
         self.course, self.reason = self.course.after(self.trace[-((plan.steps - plan.window) // THIN) :])
         self.trace = self.trace[:0]
         if np.isfinite(self.bounds[-plan.steps :]).mean() < 0.5 and self.reason != "steps":
@@ -195,9 +227,10 @@ class _Driver:
 
     def blame(self, before: State, offset: int, schedule: Schedule) -> None:
         """Make the first bad step again and ask each site of the model at its draws."""
-        at, *_ = run_chunk(self.problem, before, np.int32(offset), schedule, True)
+        at = self.advance(before, offset, schedule, True)[0] if offset else before
         target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
-        z, rows = where(self.problem, at, schedule)
+        problem, _ = next(self.fed(at, 1))
+        z, rows = where(problem, at, schedule)
         self.first_skipped, self.guilty = int(at.step), target.guilty_sites(np.asarray(z), rows)
 
     def fitted(self) -> Fitted:
@@ -293,7 +326,7 @@ def _restore(driver: _Driver, meta: dict[str, Any], arrays: dict[str, np.ndarray
 
 def _fingerprint(driver: _Driver) -> dict[str, str]:
     """What makes a fit this one; each entry by the name that a message will call it."""
-    problem, layout = driver.problem, driver.problem.target.layout
+    (problem, _), layout = next(driver.fed(driver.state, 1)), driver.problem.target.layout
     schedule = Schedule.of(0, 1, 1)
     program = run_chunk.lower(problem, driver.state, np.int32(1), schedule, driver.careful).as_text()
     return {
@@ -302,7 +335,7 @@ def _fingerprint(driver: _Driver) -> dict[str, str]:
         "observed": ", ".join(layout.observed),
         "params": ", ".join(layout.params),
         "plates": ", ".join(f"{plate.name}[{plate.size}]" for plate in layout.plates),
-        "rows shown": str(problem.stream),
+        "rows shown": str(driver.problem.stream),
         "guide": type(problem.guide).__name__,
         "draws": str(problem.draws),
         "steps": str(driver.method.steps),

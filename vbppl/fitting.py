@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import engine, modes
+from vbppl import batches, engine, modes
 from vbppl.aliases import Seed
 from vbppl.checkpoint import PathLike
 from vbppl.engine import Stochastic
@@ -122,24 +122,23 @@ def _fit_once(
 ) -> Posterior:
     """One fit, from a model to its posterior and report card."""
     target = Target.of(model)
-    stream = _stream(target, batch_size)
-    target = dataclasses.replace(target, layout=target.layout.showing({name: b for name, _, b in stream.plates}))
+    stream = batches.stream_of(target, batch_size)
     guides = _guides(guide, target, stream)
-    method = _method(method, target, guides[-1], stream)
+    target, chosen = batches.settled(target, guides[-1], stream)
+    method = _method(method, target, chosen, stream)
     where = _start(start, target)
-    chosen = guides[-1]
     if isinstance(chosen, (Laplace, Pathfinder)):
         fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
     elif isinstance(method, Deterministic):
         wish = wish_for(target, guide, method, where)
         return climb(target, wish, raw, watch, automatic=isinstance(guide, str) and guide == "auto")
     else:
-        anywhere = isinstance(chosen, ProgramGuide) or (where is None and target.dim > SEARCHED)
-        loc = np.zeros(target.dim) if anywhere else _starts(where, target, raw, 1)[0]
-        phi = jax.tree.map(np.asarray, chosen.init(target, loc.astype(jnp.result_type(float))))
+        loc = _first_loc(where, target, chosen, stream, raw).astype(jnp.result_type(float))
+        batches.check_batches(target, stream, loc, raw)
+        phi = jax.tree.map(np.asarray, chosen.init(target, loc))
         objective, states = _in_training(method, target, chosen, raw)
-        hooks = _hooks(method, target, chosen, raw)
-        parts = (target, chosen, phi, method, raw, stream, watch, hooks, objective, states, checkpoint)
+        feeder, hooks = batches.feeder_of(target, stream, raw), _hooks(method, target, chosen, raw)
+        parts = (target, chosen, phi, method, raw, stream, feeder, watch, hooks, objective, states, checkpoint)
         fitted = engine.run(*parts)
         if states:
             target, chosen = target.resting(fitted.state["model"]), chosen.in_training(fitted.state["guide"], None)
@@ -258,26 +257,6 @@ def _why_not_deterministic(target: Target, guide: Guide, stream: Rows) -> str:
     return "" if target.dim else "a model without latent sites"
 
 
-def _stream(target: Target, batch_size: int | Mapping[str, int] | None) -> Rows:
-    """The plates shown in part: by `batch_size`, or by the model's own `subsample_size`."""
-    plates = {plate.name: plate for plate in target.layout.plates}
-    if isinstance(batch_size, int):
-        if len(plates) != 1:
-            raise ModelError(
-                f"batch_size={batch_size} needs a model with one plate; this one has {', '.join(plates) or 'none'}.",
-                mend="Name the plate: batch_size={'rows': 256}.",
-            )
-        batch_size = dict.fromkeys(plates, batch_size)
-    sizes = {name: plate.subsample_size for name, plate in plates.items()} | dict(batch_size or {})
-    for name, size in sizes.items():
-        if name not in plates:
-            raise ModelError(f"batch_size names '{name}', but the model's plates are {', '.join(plates) or 'none'}.")
-        if size is not None and not 0 < size <= plates[name].size:
-            raise ModelError(f"plate '{name}' has {plates[name].size} rows; it cannot show {size}.")
-    shown = ((n, plates[n].size, s) for n, s in sizes.items() if s is not None and s < plates[n].size)
-    return Rows(tuple(shown))
-
-
 def _start(start: Posterior | Mapping[str, Any] | None, target: Target) -> np.ndarray | None:
     """Mean and log sd of the Gaussian that the user wants to start from, `(2, dim)`, if any."""
     if start is None:
@@ -300,6 +279,16 @@ def _starts(where: np.ndarray | None, target: Target, raw: np.ndarray, count: in
     if where is not None or not target.dim:
         return np.zeros((1, target.dim)) if where is None else where[:1]
     return starts_of(target, host_generator(raw, "start"), count)
+
+
+def _first_loc(where: np.ndarray | None, target: Target, guide: Guide, stream: Rows, raw: np.ndarray) -> np.ndarray:
+    """Where a stochastic fit begins, `(dim,)`: a good start is looked for on some rows, where it is worth the while."""
+    if where is not None:
+        return where[0]
+    if isinstance(guide, ProgramGuide) or target.dim > SEARCHED:
+        return np.zeros(target.dim)
+    few = batches.few_rows(target, stream, raw)
+    return batches.at_rest(target, stream, _starts(None, few, raw, 1)[0])
 
 
 def _forgot_data(target: Target) -> bool:

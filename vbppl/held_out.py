@@ -73,7 +73,7 @@ def row_evidence(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray,
     strata = guide.strata(showing, chunk, host_generator(raw_key, "row evidence"))
     found = []
     for number, start in enumerate(range(0, plate.size, block)):
-        rows = {plate.name: np.arange(start, start + block, dtype=np.int32) % plate.size}
+        rows = showing.read({plate.name: np.arange(start, start + block, dtype=np.int32) % plate.size})
         at = (np.asarray(raw_key), np.int32(number), np.int32(draws))
         found.append(np.stack(_weigh_block(guide, phi, showing, strata, rows, *at, chunk)))
     log_means, ess = np.concatenate(found, axis=1).astype(np.float64)[:, : plate.size]
@@ -119,7 +119,8 @@ def judge_rows(
     chosen = host_generator(raw_key, "judge rows").permutation(plate.size)[:JUDGED].astype(np.int32)
     showing = _showing(target, plate.name, len(chosen))
     strata = guide.strata(showing, JUDGING, host_generator(raw_key, "judge rows"))
-    log_weights = np.asarray(_some_weights(guide, phi, showing, strata, {plate.name: chosen}, raw_key), np.float64)
+    rows = showing.read({plate.name: chosen})
+    log_weights = np.asarray(_some_weights(guide, phi, showing, strata, rows, raw_key), np.float64)
     sds = log_weights.std(axis=0)
     smoothed = [psis.smooth(column) for column in log_weights.T]
     gap = float(np.mean([s.log_mean for s in smoothed] - log_weights.mean(axis=0)))
@@ -210,7 +211,7 @@ def amortisation_gap(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndar
     plate = target.layout.only_plate()
     rng = host_generator(raw_key, "amortisation gap")
     chosen = np.sort(rng.choice(plate.size, size=min(rows, plate.size), replace=False)).astype(np.int32)
-    shown = {plate.name: chosen}
+    shown = target.read({plate.name: chosen})
     showing = _showing(target, plate.name, len(chosen))
     gains = np.asarray(_gains(guide, phi, showing, shown, np.asarray(raw_key)), np.float64)
     return Gap(Estimate(float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))), gains)
@@ -327,7 +328,7 @@ def held_out_bound(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarra
         rows = np.arange(start, min(start + 2 * BLOCK, plate.size), dtype=np.int32)
         showing = _showing(target, plate.name, len(rows))
         strata = guide.strata(showing, draws, _rng(raw_key))
-        bound = _bound(guide, phi, showing, strata, raw_key, {plate.name: rows}, draws)
+        bound = _bound(guide, phi, showing, strata, raw_key, showing.read({plate.name: rows}), draws)
         total += float(bound) * len(rows) / plate.size
     return total
 

@@ -26,7 +26,8 @@ from vbppl.aliases import Array, PyTree, Shape
 from vbppl.bijectors.scalar import real
 from vbppl.distributions.foreign import as_bijector, as_distribution
 from vbppl.errors import ModelError
-from vbppl.shapes import Frame, check_owned, expanded, observation, plated, take_rows
+from vbppl.shapes import Frame, check_owned, expanded, observation, plated, source_frame, take_rows, take_shown
+from vbppl.sources import Part, Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Site:
     """One statement of a model in one run.
 
     `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
-    `constraint` to params, `size` and `subsample_size` to plates. `value` is None until the
-    interpreter has answered.
+    `constraint` to params, `size` and `subsample_size` to plates, and `sources`, the names of what is
+    read in parts along the plate. `value` is None until the interpreter has answered.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Site:
     constraint: Any = None
     size: int = 0
     subsample_size: int | None = None
+    sources: tuple[str, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -266,7 +268,8 @@ class plate:  # a word of the language, so lower case
         self._run = run = _run(f"plate({name!r}, ...)")
         name = run.prefix + _checked(name)
         size, subsample_size = _rows(name, size, subsample_size)
-        indices = _shown_rows(run, name, size, subsample_size)
+        shown = _shown_rows(run, name, size, subsample_size)
+        indices = shown.indices if isinstance(shown, Part) else shown
         length = size if indices is None else indices.shape[0]
         self._indices = indices
         self._frame = Frame(name, size, length, _dimension(name, dim, run.frames))
@@ -290,16 +293,24 @@ class plate:  # a word of the language, so lower case
         self._run.frames = self._outer
 
 
-def subsample(array: Any, event_dim: int = 0) -> Array:
+def subsample(array: Any, event_dim: Any = 0) -> Any:
     """The rows of `array` that the open plates show: all of them where nothing is subsampled.
 
     Args:
-      array: has the plates' sizes along their dims, to the left of `event_dim` event dimensions.
+      array: has the plates' sizes along their dims, to the left of `event_dim` event dimensions; or
+        a source (see `vb.Source`), whose rows may also be a pytree of arrays.
       event_dim: how many rightmost dimensions do not belong to the batch: 1 for a design matrix
-        `(rows, columns)`.
+        `(rows, columns)`. For a source of pytrees one number for all, or a pytree of numbers.
     """
     run = _run("subsample(...)")
-    return take_rows(jnp.asarray(array), run.frames, [run.sites[f.name].value for f in run.frames], event_dim)
+    shown = [run.sites[frame.name].value for frame in run.frames]
+    if not isinstance(array, Source):
+        return take_rows(jnp.asarray(array), run.frames, shown, event_dim)
+    frame = source_frame(array, run.frames, event_dim)
+    plate = run.sites[frame.name]
+    if array.name not in plate.sources:
+        run.sites[frame.name] = dataclasses.replace(plate, sources=(*plate.sources, array.name))
+    return take_shown(array, frame, run.frames, shown, event_dim)
 
 
 def _checked(name: Any) -> str:
@@ -362,8 +373,8 @@ def _rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
     return int(size), None if subsample_size is None else int(subsample_size)
 
 
-def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> Array | None:
-    """The indices of the rows to show, `(length,)`; None for all. Asked once for each name."""
+def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> Array | Part | None:
+    """The rows to show: indices `(length,)`, or a `Part`; None for all. Asked once for each name."""
     before = run.sites.get(name)
     if before is None:
         return run.ask(Site("plate", name, size=size, subsample_size=subsample_size, frames=run.frames)).value

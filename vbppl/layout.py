@@ -10,13 +10,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import AnyArray, Array, Shape
+from vbppl.aliases import Array, Shape
 from vbppl.distributions.degenerate import Delta
 from vbppl.errors import ModelError
+from vbppl.rows import PlateRows, indices_of, lengths_of
 from vbppl.trace import Outline
 
 
@@ -52,9 +54,10 @@ class Slot:
         """How much each coordinate counts where so many rows are shown: N/B for each plate."""
         return math.prod(self.unconstrained) / math.prod(self.shown(lengths))
 
-    def indices(self, rows: Mapping[str, AnyArray]) -> Array:
+    def indices(self, rows: Mapping[str, Any]) -> Array:
         """The places in `z` of the rows shown, of shape `shown`: O(rows shown), not O(rows)."""
         plates = dict(zip(self.axes, self.plates))
+        rows = indices_of({name: rows[name] for name in self.plates if name in rows})
         places, stride = jnp.asarray(self.start), 1
         for axis in reversed(range(len(self.unconstrained))):
             along = rows.get(plates.get(axis, ""), jnp.arange(self.unconstrained[axis]))
@@ -65,19 +68,10 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class PlateRows:
-    """A plate's size and how many of its rows are shown at a time; None for all."""
-
-    name: str
-    size: int
-    subsample_size: int | None
-
-
-@dataclasses.dataclass(frozen=True)
 class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
-    `movable` are the sites that can be seen centred or not.
+    `movable` are the sites that can be seen centred or not; `data_plates` are the plates around each observed site.
     """
 
     slots: tuple[Slot, ...]
@@ -87,6 +81,7 @@ class Layout:
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
     is_moody: bool = False
+    data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     @classmethod
     def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
@@ -95,14 +90,16 @@ class Layout:
         for site in sites.values():
             if site.kind == "sample" and not site.observed:
                 slots.append(_slot(site, slots[-1].stop if slots else 0))
+        plates = [site for site in sites.values() if site.kind == "plate"]
         return cls(
             slots=tuple(slots),
-            plates=tuple(PlateRows(s.name, s.size, s.subsample_size) for s in sites.values() if s.kind == "plate"),
+            plates=tuple(PlateRows(s.name, s.size, s.subsample_size, s.sources) for s in plates),
             params=tuple(s.name for s in sites.values() if s.kind == "param"),
             observed=tuple(s.name for s in sites.values() if s.observed),
-            reported=tuple(s.name for s in sites.values() if s.kind in ("sample", "deterministic") and not s.observed),
+            reported=tuple(s.name for s in sites.values() if _is_reported(s, sites)),
             movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
             is_moody=any(s.is_moody for s in sites.values()),
+            data_plates=tuple((s.name, tuple(f.name for f in s.frames)) for s in sites.values() if s.observed),
         )
 
     @property
@@ -150,27 +147,53 @@ class Layout:
         plates = (dataclasses.replace(p, subsample_size=lengths.get(p.name)) for p in self.plates)
         return dataclasses.replace(self, plates=tuple(plates))
 
-    def is_partly_shown(self, rows: Mapping[str, AnyArray]) -> bool:
+    def is_partly_shown(self, rows: Mapping[str, Any]) -> bool:
         """Does any coordinate of `z` belong to a plate of which `rows` are shown?"""
         return any(plate in rows for slot in self.slots for plate in slot.plates)
 
-    def places(self, rows: Mapping[str, AnyArray]) -> Array:
+    def places(self, rows: Mapping[str, Any]) -> Array:
         """The places in `z` of the coordinates that belong to `rows`, `(shown_dim,)`."""
         return jnp.concatenate([slot.indices(rows).reshape(-1) for slot in self.slots])
 
-    def weights(self, rows: Mapping[str, AnyArray]) -> np.ndarray:
+    def weights(self, rows: Mapping[str, Any]) -> np.ndarray:
         """How much each of these coordinates counts, `(shown_dim,)`: N/B for each plate around it."""
-        lengths = {name: indices.shape[0] for name, indices in rows.items()}
+        lengths = lengths_of(rows)
         return np.concatenate([np.full(math.prod(s.shown(lengths)), s.weight(lengths)) for s in self.slots])
 
+    def flat(self, z: Any, batched: bool = False) -> Array:
+        """`z` as an array of the session's dtype, after checking that it is `(dim,)`, or `(n, dim)` where `batched`."""
+        shape = jnp.shape(z)
+        if shape[-1:] != (self.dim,) or len(shape) > 1 + batched:
+            names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in self.slots)
+            raise ValueError(f"z has shape {shape}, not ({self.dim},); its coordinates are {names or 'none'}.")
+        return jnp.asarray(z, jnp.result_type(float))
 
-def shown_slices(layout: Layout, rows: Mapping[str, AnyArray]) -> dict[str, tuple[int, Shape]]:
+    def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        """The values of the latent sites among `values`, none of which may be missing."""
+        missing = [slot.name for slot in self.slots if slot.name not in values]
+        if missing:
+            raise ModelError(
+                f"the values lack the latent site{'s' * (len(missing) > 1)} {', '.join(missing)}.",
+                details="\n".join(f"{slot.name}: {slot.shape}" for slot in self.slots),
+                mend="Give a value of its shape, or draws of it, for each latent site.",
+            )
+        return {slot.name: jnp.asarray(values[slot.name]) for slot in self.slots}
+
+
+def shown_slices(layout: Layout, rows: Mapping[str, Any]) -> dict[str, tuple[int, Shape]]:
     """For each slot where it begins, and its shape, in a `z` that holds the rows shown alone."""
-    lengths, start, found = {name: indices.shape[0] for name, indices in rows.items()}, 0, {}
+    lengths, start, found = lengths_of(rows), 0, {}
     for slot in layout.slots:
         found[slot.name] = (start, slot.shown(lengths))
         start += math.prod(slot.shown(lengths))
     return found
+
+
+def _is_reported(site: Outline, sites: Mapping[str, Outline]) -> bool:
+    """A latent site is, and a deterministic one, unless it needs rows that are not all there at once."""
+    if site.kind == "deterministic":
+        return not any(sites[frame.name].sources for frame in site.frames)
+    return site.kind == "sample" and not site.observed
 
 
 def _slot(site: Outline, start: int) -> Slot:

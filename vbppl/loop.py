@@ -25,7 +25,6 @@ from vbppl.guides.base import Guide
 from vbppl.keys import named, wrap
 from vbppl.objectives import Objective
 from vbppl.pytree import pytree, static
-from vbppl.streams import Rows
 from vbppl.target import Target
 
 CHUNK = 1000
@@ -42,7 +41,7 @@ class Problem:
     guide: Guide
     objective: Objective
     optimiser: Any
-    stream: Rows
+    stream: Any  # `streams.Rows`, or a `feeds.Feed` of them
     strata: Any
     raw_key: ArrayLike
     draws: int = static()
@@ -225,7 +224,8 @@ def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ah
 def _block(problem: Problem, state: State, schedule: Schedule) -> int:
     """For how many steps at a time random numbers are made: as many as `AHEAD` numbers allow."""
     one = jax.eval_shape(lambda state: _ahead(problem, state, schedule, 1), state)
-    return int(np.clip(AHEAD // max(1, sum(leaf.size for leaf in jax.tree.leaves(one))), 1, CHUNK))
+    made = problem.stream.made + sum(leaf.size for leaf in jax.tree.leaves((one.noise, one.rates, one.weight)))
+    return int(np.clip(AHEAD // made, 1, min(CHUNK, problem.stream.most)))
 
 
 @jax.jit

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import jax
@@ -19,12 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.aliases import Array, Seed
+from vbppl.arguments import Setting, as_data, name_of, split
 from vbppl.errors import ModelError
 from vbppl.keys import raw_key, wrap
 from vbppl.language import Interpreter, Program, Site, interpreted, subsample
 from vbppl.modules import crossing
 from vbppl.pytree import is_array, pytree, static
 from vbppl.shapes import all_rows, check_value
+from vbppl.sources import Source
 from vbppl.trace import (
     Outline,
     abstract_sites,
@@ -58,11 +60,6 @@ class ModelFunction:
         return f"<model {name_of(self._function)}{self._signature}>"
 
 
-def name_of(function: Callable[..., Any]) -> str:
-    """What to call a function in messages; a `functools.partial` has no name of its own."""
-    return getattr(function, "__name__", type(function).__name__)
-
-
 def model(function: Callable[..., Any]) -> ModelFunction:
     """Make a function that speaks the words of the language a model.
 
@@ -93,7 +90,7 @@ class Model(Program):
     """A model applied to its arguments. Nothing runs until it is asked to.
 
     Attributes:
-      arrays: the arrays among the arguments, in order: data.
+      arrays: the arrays and sources among the arguments, in order: data.
       conditions: values of sites that count as observed.
       interventions: values of sites whose own density is cut out (`do`).
       decentered: sites that are fitted in other coordinates: see `reparam.py`.
@@ -114,10 +111,7 @@ class Model(Program):
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
         """Split the arguments into arrays (data) and everything else (static)."""
-        leaves, structure = jax.tree.flatten((args, kwargs))
-        leaves = [_as_data(leaf, name_of(function)) for leaf in leaves]
-        settings = tuple(None if _is_data(leaf) else Setting.of(leaf, name_of(function)) for leaf in leaves)
-        arrays = tuple(leaf for leaf in leaves if _is_data(leaf))
+        arrays, settings, structure = split((args, kwargs), function)
         return cls(arrays, {}, {}, function, structure, settings)
 
     @property
@@ -126,6 +120,25 @@ class Model(Program):
         arrays = iter(self.arrays)
         leaves = [next(arrays) if setting is None else setting.value for setting in self.settings]
         return jax.tree.unflatten(self.structure, leaves)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources among the arguments, by their names."""
+        return {leaf.name: leaf for leaf in self.arrays if isinstance(leaf, Source)}
+
+    def with_arrays(self, change: Callable[[Any], Any]) -> Model:
+        """The same model with each of its arrays and sources, its conditions' too, changed."""
+        fields = ("arrays", "conditions", "interventions", "states")
+        parts = {name: getattr(self, name) for name in fields}
+        return dataclasses.replace(self, **jax.tree.map(change, parts, is_leaf=lambda leaf: isinstance(leaf, Source)))
+
+    def loaded(self, names: Container[str] | None = None) -> Model:
+        """The same model with its sources (those called `names`) read whole, for what needs all rows at once."""
+
+        def load(leaf: Any) -> Any:
+            return leaf.load() if isinstance(leaf, Source) and (names is None or leaf.name in names) else leaf
+
+        return self.with_arrays(load) if self.sources else self
 
     def inline(self) -> Any:
         """Run the function inside the current run; `sample("prior", model)` does it."""
@@ -167,7 +180,7 @@ class Model(Program):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
-        return _prior_draws(self, _own_params(self, params or {}), raw_key(seed), n)
+        return _prior_draws(self.loaded(), _own_params(self, params or {}), raw_key(seed), n)
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
@@ -182,7 +195,7 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
-        return _log_joint(self, {name: crossing(value) for name, value in values.items()})
+        return _log_joint(self.loaded(), {name: crossing(value) for name, value in values.items()})
 
     def shapes(self) -> Shapes:
         """The table of shapes: for each site its distribution, batch, event and plates."""
@@ -196,7 +209,7 @@ class Model(Program):
         return f"{name_of(self.function)}({', '.join(shown)})" + "".join(changes)
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
-        values = {name: np.asarray(_as_data(value, name)) for name, value in values.items()}
+        values = {name: np.asarray(as_data(value, name)) for name, value in values.items()}
         for name, value in values.items():
             if value.dtype.kind not in "biufc":
                 raise ModelError(f"the value given is {value!r}, not numbers.", site=name)
@@ -339,46 +352,6 @@ def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> in
             mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
         )
     return next(iter(counts), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """An argument that is no data. Its type counts: 1, 1.0 and True are equal but not the same."""
-
-    value: Any
-    kind: type
-
-    @classmethod
-    def of(cls, value: Any, function: str) -> Setting:
-        """Wrap `value`, which must be hashable: it becomes a part of compiled programs."""
-        try:
-            hash(value)
-        except TypeError:
-            raise ModelError(
-                f"{function} got an argument of type {type(value).__name__}, which is neither numbers nor hashable.",
-                details=repr(value)[:200],
-                mend="Pass arrays, numbers, strings, or lists, tuples and dicts of these.",
-            ) from None
-        return cls(value, type(value))
-
-
-def _is_data(leaf: Any) -> bool:
-    """Arrays are data. An integer of NumPy (`k.max() + 1`) is a size, as the same Python int would be."""
-    return is_array(leaf) and not isinstance(leaf, (np.integer, np.bool_))
-
-
-def _as_data(leaf: Any, where: str) -> Any:
-    """Things that hold numbers (a pandas column, say) become arrays; an array of anything else is an error."""
-    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
-        return leaf
-    array = leaf if is_array(leaf) else np.asarray(leaf)
-    if array.dtype.kind not in "biufc":
-        what = "strings" if array.dtype.kind in "US" else f"dtype {array.dtype}"
-        raise ModelError(
-            f"{where} got an array of {what}, not of numbers.",
-            mend="Encode categories as integers, for instance with np.unique(column, return_inverse=True).",
-        )
-    return array
 
 
 def _shown(value: Any) -> str:

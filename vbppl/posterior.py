@@ -224,7 +224,8 @@ class Posterior:
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
-        return predictive.log_likelihood(self.target.model, self._latent(n, seed), self.target.packed_params())
+        target = self.target
+        return predictive.log_likelihood(target.model, self._latent(n, seed), target.packed_params(), target.parts())
 
     def __repr__(self) -> str:
         return f"<Posterior of {self.target.model!r}: {type(self.guide).__name__}, ELBO {self.elbo}>"

@@ -5,20 +5,29 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array
+from vbppl.aliases import AnyArray, Array
 from vbppl.distributions.location_scale import coordinates
 from vbppl.errors import ModelError, VbpplWarning
 from vbppl.keys import wrap
 from vbppl.language import Interpreter, Site
 from vbppl.models import Model
-from vbppl.trace import Outline, abstract_sites, drawn_anew, from_prior, given, required, values_of
+from vbppl.trace import (
+    Outline,
+    abstract_sites,
+    drawn_anew,
+    from_prior,
+    given,
+    required,
+    showing,
+    values_of,
+)
 
 AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
 
@@ -46,6 +55,12 @@ def predict(
       weights: of sites in `z` that can be seen centred or not, how far they are centred.
       anew: sites that are reported although their draws are given.
     """
+    if model.sources:
+        name = next(iter(model.sources))
+        raise ModelError(
+            f"'{name}' is read in parts, and prediction runs the model at all rows at once.",
+            mend="Apply the model to arrays of the rows that you want: posterior.predict(my_model(x[:100], ...)).",
+        )
     z = dict(z or {})
     sites = abstract_sites(model)
     given_shapes = {name: np.shape(value)[1:] for name, value in {**draws, **z}.items()}
@@ -65,10 +80,32 @@ def predict(
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
 
-def log_likelihood(model: Model, draws: Mapping[str, Array], params: Mapping[str, Any]) -> dict[str, Array]:
-    """The log density of each observation at each draw, `(n, *batch)` for each observed site."""
-    names = [slot for slot, site in abstract_sites(model).items() if site.kind == "sample" and not site.observed]
-    return _log_likelihood(model, {name: draws[name] for name in names}, dict(params))
+def log_likelihood(
+    model: Model,
+    draws: Mapping[str, Array],
+    params: Mapping[str, Any],
+    parts: Iterable[tuple[float, dict[str, Any]]] = ((1.0, {}),),
+) -> dict[str, AnyArray]:
+    """The log density of each observation at each draw, `(n, *batch)` for each observed site.
+
+    `parts` are the sets of rows to go through, as `Target.parts` gives them.
+    """
+    sites = abstract_sites(model)
+    latent = {name: draws[name] for name, site in sites.items() if site.kind == "sample" and not site.observed}
+    found: dict[str, np.ndarray] = {}
+    for _, rows in parts:
+        part = _log_likelihood(model, latent, dict(params), rows)
+        if not rows:
+            return part
+        for name, values in part.items():
+            whole = found.setdefault(name, np.empty((len(values), *sites[name].batch), values.dtype))
+            at = [slice(None)] * whole.ndim
+            for frame in sites[name].frames:
+                if frame.name in rows:  # a stretch of rows in order
+                    first = int(rows[frame.name].indices[0])
+                    at[frame.dim] = slice(first, first + len(rows[frame.name].indices))
+            whole[tuple(at)] = values
+    return found
 
 
 def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:
@@ -119,9 +156,11 @@ def _from_unconstrained(z: Mapping[str, Array], weights: Mapping[str, Array], in
 
 
 @jax.jit
-def _log_likelihood(model: Model, draws: dict[str, Array], params: dict[str, Any]) -> dict[str, Array]:
+def _log_likelihood(
+    model: Model, draws: dict[str, Array], params: dict[str, Any], rows: dict[str, Any]
+) -> dict[str, Array]:
     def one(values: dict[str, Array]) -> dict[str, Array]:
-        sites = model.trace(given({**values, **params}, required))
+        sites = model.trace(showing(rows, given({**values, **params}, required)))
         observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
         return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
 

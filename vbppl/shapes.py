@@ -19,6 +19,7 @@ import numpy as np
 from vbppl.aliases import Array, Shape
 from vbppl.distributions.base import Distribution, parameters
 from vbppl.errors import ModelError
+from vbppl.sources import Part, Source, places_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Frame:
         return f"dim {self.dim}, {rows} row{'s' * (self.size != 1)}"
 
 
-Frames = tuple[Frame, ...]
+Frames = Sequence[Frame]
 
 
 def plated(batch: Shape, frames: Frames) -> Shape:
@@ -110,9 +111,9 @@ def check_value(site: str, value: Any, shape: Shape, frames: Frames) -> None:
     )
 
 
-def take_rows(array: Array, frames: Frames, rows: Sequence[Array | None], event_dim: int) -> Array:
+def take_rows(array: Array, frames: Frames, rows: Sequence[Array | Part | None], event_dim: int) -> Array:
     """The rows shown of an array that has all rows of the plates, left of `event_dim` dimensions."""
-    for frame, indices in zip(frames, rows):
+    for frame, shown in zip(frames, rows):
         axis = frame.dim - event_dim
         if -axis > array.ndim or (array.shape[axis] == 1 and frame.size != 1):
             continue
@@ -123,9 +124,71 @@ def take_rows(array: Array, frames: Frames, rows: Sequence[Array | None], event_
                 details=_table([("array", array.shape), *_plate_rows(frames)]),
                 mend="Pass the whole array, with event_dim= the number of dims to the right of the plates'.",
             )
-        if indices is not None:
-            array = jnp.take(array, indices, axis=axis)
+        if shown is not None:
+            array = _taken(array, frame, shown, axis)
     return array
+
+
+def _taken(array: Array, frame: Frame, shown: Array | Part, axis: int) -> Array:
+    # The indices are the engine's own, and checked where a user gives them. To fill what lies outside
+    # with NaN, as `jnp.take` does, would cost a fifth of a step.
+    indices = places_of(frame.name, shown)
+    return array.at[(..., indices, *[slice(None)] * (-axis - 1))].get(mode="promise_in_bounds")
+
+
+def source_frame(source: Source, frames: Frames, event_dim: Any) -> Frame:
+    """The open plate along which the rows of `source` run."""
+    dims = {own - len(shape) - 1 for shape, own in zip(source.outline.shapes, _event_dims(source, event_dim))}
+    found = [frame for frame in frames if {frame.dim} == dims]
+    if not found:
+        wants = ", ".join(map(str, sorted(dims)))
+        raise ModelError(
+            f"the rows of '{source.name}' run along batch dim {wants}, which no open plate owns.",
+            details=_table([(source.name, source), ("event_dim", event_dim), *_plate_rows(frames)]),
+            mend="Call vb.subsample inside its plate, with event_dim= the number of dims to the right of the plates'.",
+        )
+    frame = found[0]
+    if source.outline.size not in (None, frame.size):
+        raise ModelError(
+            f"'{source.name}' has {_rows(len(source))}, but plate '{frame.name}' has {_rows(frame.size)}.",
+            mend=f"Make the plate's size len({source.name}).",
+        )
+    return frame
+
+
+def take_shown(
+    source: Source, frame: Frame, frames: Frames, shown: Sequence[Array | Part | None], event_dim: Any
+) -> Any:
+    """The rows of `source` that its plate, `frame`, shows; along the other plates its arrays are whole."""
+    part = shown[frames.index(frame)]
+    if part is None:
+        block = source.unread((frame.size,))
+    elif isinstance(part, Part) and source.name in part.blocks:
+        block = part.blocks[source.name]
+    else:
+        raise ModelError(
+            f"plate '{frame.name}' shows some of its rows, but those of '{source.name}' were not read.",
+            mend="Give model and guide the same sources, and read each in one plate only.",
+        )
+    others = [(other, rows) for other, rows in zip(frames, shown) if other is not frame]
+    leaves, structure = jax.tree.flatten(block)
+    taken = [
+        take_rows(jnp.asarray(leaf), [f for f, _ in others], [r for _, r in others], own)
+        for leaf, own in zip(leaves, _event_dims(source, event_dim))
+    ]
+    return jax.tree.unflatten(structure, taken)
+
+
+def _event_dims(source: Source, event_dim: Any) -> list[int]:
+    if isinstance(event_dim, int):
+        return [event_dim] * len(source.outline.shapes)
+    leaves, structure = jax.tree.flatten(event_dim)
+    if structure != source.outline.structure:
+        raise ModelError(
+            f"event_dim={event_dim} does not have the structure of the rows of '{source.name}'.",
+            details=_table([("rows", source.outline.structure), ("event_dim", structure)]),
+        )
+    return leaves
 
 
 def _rows(count: int) -> str:

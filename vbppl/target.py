@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl import rows as rows_of
 from vbppl.aliases import Array, ArrayLike
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import coordinates
@@ -40,6 +41,7 @@ from vbppl.modules import Parts, parts
 from vbppl.numerics import HALF_LOG_TWO_PI
 from vbppl.pytree import pytree, static
 from vbppl.shapes import check_value
+from vbppl.sources import Source
 from vbppl.trace import (
     abstract_sites,
     by_row,
@@ -70,12 +72,14 @@ class Target:
       model: what the density belongs to, with its data.
       params: the current unconstrained values of the model's params, by name.
       centred: for each of the layout's `movable` sites 1.0 if it is centred, 0.0 if not.
+      rows: of plates that show a part unless other rows are asked for; none, usually.
       layout: the shapes.
     """
 
     model: Model
     params: dict[str, Any]
     centred: ArrayLike
+    rows: dict[str, Any]
     layout: Layout = static()
 
     @classmethod
@@ -83,9 +87,9 @@ class Target:
         """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
         check_applied(model)
         layout = Layout.of(abstract_sites(model), model.decentered)
-        model = jax.device_put(model)
+        model = model.with_arrays(lambda leaf: leaf if isinstance(leaf, Source) else jax.device_put(leaf))
         centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
-        return cls(model, initial_params(model) if layout.params else {}, centred, layout)
+        return cls(model, initial_params(model) if layout.params else {}, centred, {}, layout)
 
     @property
     def dim(self) -> int:
@@ -95,17 +99,33 @@ class Target:
     @property
     def data_size(self) -> int:
         """How many numbers the data hold: what an evaluation of the density costs grows with it."""
-        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.model))
+        held = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.rows or self.model))
+        return held if self.rows else held + rows_of.numbers(self.layout.plates, self.model.sources)
+
+    def parts(self) -> Iterator[tuple[float, dict[str, Any]]]:
+        """Sets of rows that fit in memory, with weights: `(weight, rows)`. One, of all rows, without sources.
+
+        The weights sum to 1, and the weighted mean of `log_density(z, rows)` is the density at all rows.
+        """
+        return rows_of.parts(self.layout.plates, self.model.sources)
+
+    def showing(self, rows: Mapping[str, Any]) -> Target:
+        """The density of these rows, where none are asked for."""
+        return dataclasses.replace(self, rows=self.read(rows))
 
     def log_density(self, z: Any, rows: Mapping[str, Array] | None = None, jacobian: bool = True) -> Array:
         """The log density at `z`, `(dim,)`, in nats: a scalar.
 
         Args:
           z: a point.
-          rows: for plates that show only a part, the indices of the rows, by the plate's name.
+          rows: the indices of the rows of plates that show a part, as those of sources must, by the plate's name.
           jacobian: False leaves log |dx/dz| out: the log joint density on the supports.
         """
-        return _log_density(self, _flat(self.layout, z), _rows(self.layout, rows), jacobian)
+        return _log_density(self, self.layout.flat(z), self.read(rows), jacobian)
+
+    def site_densities(self, z: Any, rows: Mapping[str, Any] | None = None) -> dict[str, Array]:
+        """What each site adds to the log density at `z`, `(dim,)`, in nats: scalars by the sites' names."""
+        return _site_densities(self, self.layout.flat(z), self.read(rows))
 
     def shown_log_density(
         self, z: Any, rows: Mapping[str, Array], normals: Mapping[str, tuple[Array, Array]] | None = None
@@ -119,16 +139,20 @@ class Target:
             each of the slice's shape. Their log density is replaced by its mean over that normal where it has
             a closed form, `-KL(N(loc, sd), prior) - entropy`: nothing is left to chance.
         """
-        return _shown_log_density(self, jnp.asarray(z), _rows(self.layout, rows), dict(normals or {}))
+        return _shown_log_density(self, jnp.asarray(z), self.read(rows), dict(normals or {}))
 
     def guilty_sites(self, z: Any, rows: Mapping[str, Array] | None = None) -> tuple[str, ...]:
         """The sites whose log density or gradient is not finite at one of the points `z`, `(n, dim)`."""
-        finite = _finite_sites(self, _flat(self.layout, z, batched=True), _rows(self.layout, rows))
+        finite = _finite_sites(self, self.layout.flat(z, batched=True), self.read(rows))
         return tuple(name for name, ok in finite.items() if not np.all(ok))
+
+    def read(self, rows: Mapping[str, Any] | None) -> dict[str, Any]:
+        """`rows`, checked, together with what sources hold there; on the host, where there are sources."""
+        return rows_of.checked(self.layout.plates, self.model.sources, self.rows if rows is None else rows)
 
     def constrain(self, z: Any) -> dict[str, Array]:
         """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
-        return self.in_order(_constrain(self, _flat(self.layout, z, batched=True)))
+        return self.in_order(_constrain(self, self.layout.flat(z, batched=True)))
 
     def in_order(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """The latent and deterministic sites in the order of the model's statements, which JAX forgets."""
@@ -136,7 +160,7 @@ class Target:
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
-        return _unconstrain(self, _latent_values(self.layout, values))[0]
+        return _unconstrain(self, self.layout.latent_values(values))[0]
 
     def shown_unconstrain(self, values: Mapping[str, Array], rows: Mapping[str, Array]) -> Array:
         """The `z` of `shown_log_density` at one value for each site, at the rows shown: `(shown_dim,)`."""
@@ -144,7 +168,7 @@ class Target:
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
-        return _unconstrain(self, _latent_values(self.layout, values))[1]
+        return _unconstrain(self, self.layout.latent_values(values))[1]
 
     def weights(self) -> dict[str, Array]:
         """For each site that can be seen centred or not its weight, 1.0 where it is centred."""
@@ -172,17 +196,17 @@ class Target:
 
     def next_states(self, z: Any, rows: Mapping[str, Array], shown: bool = False) -> dict[str, Any]:
         """What a run at `z` leaves in modules and mutable values; `shown`: a `z` as in `shown_log_density`."""
-        return states_of(self.model.trace(_Reader(self, jnp.asarray(z), _rows(self.layout, rows), shown)))
+        return states_of(self.model.trace(_Reader(self, jnp.asarray(z), self.read(rows), shown)))
 
     def row_log_density(self, z: Any, rows: Mapping[str, Array]) -> Array:
         """The log density of each row shown of the only plate, `(rows,)`, unscaled; `z` as in `shown_log_density`."""
-        return _row_log_density(self, jnp.asarray(z), _rows(self.layout, rows))
+        return _row_log_density(self, jnp.asarray(z), self.read(rows))
 
     def divergences(
         self, z: Any, rows: Mapping[str, Array], normals: Mapping[str, tuple[Array, Array]]
     ) -> dict[str, tuple[Array, Array]]:
         """For each site of `normals` its divergence from the prior, `(rows, coordinates)` nats, and its scale N/B."""
-        return _divergences(self, jnp.asarray(z), _rows(self.layout, rows), dict(normals))
+        return _divergences(self, jnp.asarray(z), self.read(rows), dict(normals))
 
     def moved_to(self, model: Model) -> Target:
         """The density of the same function at other data, with these params and states."""
@@ -198,7 +222,8 @@ class Target:
 
 def target(model: Model) -> Target:
     """The flat log density of `model`; works as it is in BlackJAX, Optimistix and the like."""
-    return Target.of(model)
+    check_applied(model)
+    return Target.of(model.loaded())
 
 
 class _Reader:
@@ -299,16 +324,21 @@ def _divergences(
     return found
 
 
+@functools.partial(jax.jit, inline=True)
+def _site_densities(target: Target, z: Array, rows: dict[str, Any]) -> dict[str, Array]:
+    reader = _Reader(target, z, rows)
+    sites = target.model.trace(reader)
+    return {
+        name: log_density(site) + reader.log_dets.get(name, 0.0)
+        for name, site in sites.items()
+        if site.kind in ("sample", "factor")
+    }
+
+
 @jax.jit
 def _finite_sites(target: Target, z: Array, rows: dict[str, Array]) -> dict[str, Array]:
     def densities(z: Array) -> dict[str, Array]:
-        reader = _Reader(target, z, rows)
-        sites = target.model.trace(reader)
-        return {
-            name: log_density(site) + reader.log_dets.get(name, 0.0)
-            for name, site in sites.items()
-            if site.kind in ("sample", "factor")
-        }
+        return _site_densities(target, z, rows)
 
     def one(z: Array) -> dict[str, Array]:
         # One site at a time: in a shared backward pass, zero times another site's infinity would be NaN.
@@ -363,35 +393,3 @@ def _unconstrained(target: Target, values: Mapping[str, Array], rows: Mapping[st
 def _param_values(target: Target) -> dict[str, Parts]:
     sites = target.model.trace(_Reader(target, jnp.zeros(target.dim), {}))
     return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
-
-
-def _flat(layout: Layout, z: Any, batched: bool = False) -> Array:
-    shape = jnp.shape(z)
-    if shape[-1:] != (layout.dim,) or len(shape) > 1 + batched:
-        names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in layout.slots)
-        raise ValueError(f"z has shape {shape}, not ({layout.dim},); its coordinates are {names or 'none'}.")
-    return jnp.asarray(z, jnp.result_type(float))
-
-
-def _rows(layout: Layout, rows: Mapping[str, Any] | None) -> dict[str, Array]:
-    """`rows` as index arrays, after checking that each names a plate."""
-    rows = {name: jnp.asarray(indices) for name, indices in (rows or {}).items()}
-    for name, indices in rows.items():
-        known = [plate.name for plate in layout.plates]
-        if name not in known:
-            raise ModelError(f"rows names '{name}', but the model's plates are {', '.join(known) or 'none'}.")
-        if indices.ndim != 1 or not indices.size or not jnp.issubdtype(indices.dtype, jnp.integer):
-            what = f"{indices.dtype}{list(indices.shape)}"
-            raise ModelError(f"the rows of plate '{name}' must be some integers in one dimension, not {what}.")
-    return rows
-
-
-def _latent_values(layout: Layout, values: Mapping[str, Any]) -> dict[str, Array]:
-    missing = [slot.name for slot in layout.slots if slot.name not in values]
-    if missing:
-        raise ModelError(
-            f"the values lack the latent site{'s' * (len(missing) > 1)} {', '.join(missing)}.",
-            details="\n".join(f"{slot.name}: {slot.shape}" for slot in layout.slots),
-            mend="Give a value of its shape, or draws of it, for each latent site.",
-        )
-    return {slot.name: jnp.asarray(values[slot.name]) for slot in layout.slots}

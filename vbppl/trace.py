@@ -121,9 +121,18 @@ def of_the_right_shape(site: Site) -> Site:
     return at_point(0.0)(site)
 
 
-def with_rows(site: Site, rows: Mapping[str, Array]) -> Site:
+def with_rows(site: Site, rows: Mapping[str, Any]) -> Site:
     """The plate's site, showing `rows` of it; all where none are named."""
     return dataclasses.replace(site, value=rows.get(site.name))
+
+
+def showing(rows: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
+    """Let plates show `rows`, where these name them; ask `interpreter` for the rest."""
+
+    def interpret(site: Site) -> Site:
+        return with_rows(site, rows) if site.kind == "plate" else interpreter(site)
+
+    return interpret
 
 
 def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
@@ -198,6 +207,7 @@ class Outline:
     frames: tuple[Frame, ...]
     size: int = 0
     subsample_size: int | None = None
+    sources: tuple[str, ...] = ()
     shape: Any = ()
     batch: Shape = ()
     event: Shape = ()
@@ -212,7 +222,7 @@ class Outline:
     @classmethod
     def of(cls, site: Site) -> Outline:
         """The outline of an answered site."""
-        place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size)
+        place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size, site.sources)
         if site.kind in ("param", "mutable", "key"):
             is_moody = site.kind == "key" or parts_of(site).is_moody
             return cls(*place, shape=shapes_of(site.value), is_moody=is_moody)

@@ -25,6 +25,7 @@ from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.structured import RowGuide, from_table
 from vbppl.layout import Slot
 from vbppl.pytree import pytree, set_field, static
+from vbppl.rows import lengths_of
 from vbppl.target import Target
 
 TRIED = 64  # rows that the encoder is tried on before the fit
@@ -102,7 +103,7 @@ class Amortized(RowGuide):
     def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         """The encoder at the rows shown; from a table for other sites in its plate."""
         slot, data = self._slot(target), self._shown(target, rows)
-        shape = slot.shown({name: indices.shape[0] for name, indices in rows.items()})
+        shape = slot.shown(lengths_of(rows))
         loc, scale = (jnp.broadcast_to(part, shape) for part in self.encoded(phi, data))
         return from_table(phi["local"], self._table(target), rows) | {slot.name: (loc, scale)}
 

@@ -11,7 +11,7 @@ Noise comes from outside (`noise`), so that the same draws can serve two guides,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -196,15 +196,21 @@ def averaged(states: PyTree) -> PyTree:
     )
 
 
-def blocks_of_rows(target: Target) -> list[tuple[dict[str, np.ndarray], float]]:
+def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict[str, Any], float]]]:
     """All rows in blocks as large as a step's batch, each with its share of them, which are summed to the whole.
+
+    And how many draws a block needs in the place of `draws` of all rows: each has draws of its own, so that few
+    suffice where there are many blocks. What is read in parts is gone through in blocks that fit in memory.
 
     A term that all rows share counts once, a row's term N/n times in its block of n: so the sum over
     blocks, each times n/N, is the whole. Where several plates show a part there is one block, with all rows.
     """
+    if target.model.sources:
+        return draws, ((rows, share) for share, rows in target.parts())
     shown = target.layout.shown
     if len(shown) != 1:
-        return [({}, 1.0)]
+        return max(draws, FEWEST), [({}, 1.0)]
     (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
     starts = range(0, size, length)
-    return [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]
+    blocks = [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]
+    return max(draws // len(blocks), FEWEST), blocks

@@ -10,7 +10,7 @@ import numpy as np
 
 from vbppl import programs
 from vbppl.aliases import Array, PyTree
-from vbppl.guides.base import FEWEST, MOST, Carried, Guide, averaged, blocks_of_rows
+from vbppl.guides.base import MOST, Carried, Guide, averaged, blocks_of_rows
 from vbppl.pytree import pytree
 from vbppl.target import Target
 
@@ -102,8 +102,7 @@ class ProgramGuide(Guide):
         control variate. Where the guide is the posterior, or has no data to average over, no
         variance is left.
         """
-        blocks = blocks_of_rows(target)
-        draws = max(draws // len(blocks), FEWEST)
+        draws, blocks = blocks_of_rows(target, draws)
         terms, weights = np.zeros(draws), np.zeros(draws)
         for rows, share in blocks:  # each with draws of its own
             parts = _bounds(self, phi, target, _raw_keys(rng, draws), rows)
@@ -119,8 +118,13 @@ class ProgramGuide(Guide):
     ) -> tuple[np.ndarray, np.ndarray]:
         """`log p - log q` at independent runs of the guide, and where they lie in unconstrained space."""
         draws = min(draws, max(MOST // max(target.dim, 1), 1))
-        log_weights, z = _weighed(self, phi, target, _raw_keys(rng, draws))
-        return np.asarray(log_weights, np.float64), np.asarray(z, np.float64)
+        keys, log_weights, z = _raw_keys(rng, draws), np.zeros(draws), np.zeros((draws, target.dim))
+        for share, rows in target.parts():
+            part, at = _weighed(self, phi, target, keys, rows)
+            log_weights += share * np.asarray(part, np.float64)
+            shown = target.layout.places(rows) if target.layout.is_partly_shown(rows) else slice(None)
+            z[:, shown] = at[:, shown]
+        return log_weights, z
 
     def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Independent runs of the guide, and the model's deterministic sites at them."""
@@ -153,7 +157,7 @@ def _over(raw_keys: Array, function: Any) -> Any:
 
 @jax.jit
 def _bounds(
-    guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array, rows: dict[str, Array]
+    guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array, rows: dict[str, Any]
 ) -> tuple[Array, Array]:
     def both(raw_keys: Array) -> tuple[Array, Array]:
         return guide.bound(phi, target, raw_keys, rows), guide.log_weights(phi, target, raw_keys, rows, phi)
@@ -162,9 +166,11 @@ def _bounds(
 
 
 @jax.jit
-def _weighed(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array) -> tuple[Array, Array]:
+def _weighed(
+    guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array, rows: dict[str, Any]
+) -> tuple[Array, Array]:
     def both(raw_keys: Array) -> tuple[Array, Array]:
-        return guide.log_weights(phi, target, raw_keys, {}, phi), guide.points(phi, target, raw_keys, {})
+        return guide.log_weights(phi, target, raw_keys, rows, phi), guide.points(phi, target, raw_keys, rows)
 
     return _few_at_once(both, target, raw_keys)
 

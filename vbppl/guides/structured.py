@@ -22,7 +22,7 @@ import numpy as np
 from vbppl.aliases import AnyArray, Array, PyTree
 from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.errors import ModelError
-from vbppl.guides.base import FEWEST, MOST, Guide, averaged, blocks_of_rows
+from vbppl.guides.base import MOST, Guide, averaged, blocks_of_rows
 from vbppl.guides.gaussian import (
     START_SD,
     FullRank,
@@ -34,6 +34,7 @@ from vbppl.guides.gaussian import (
 from vbppl.layout import Slot, shown_slices
 from vbppl.numerics import HALF_LOG_TWO_PI
 from vbppl.pytree import pytree, set_field, static
+from vbppl.rows import lengths_of
 from vbppl.target import Target
 
 WHITENED = 32  # dims up to which the draws behind the bound are whitened
@@ -85,7 +86,7 @@ class RowGuide(Guide):
         entropy = self.shared.entropy(phi["shared"])
         for slot in self.slots(target, local=True):
             sd = moments[slot.name][1]
-            entropy += (jnp.sum(jnp.log(sd)) + sd.size * (HALF_LOG_TWO_PI + 0.5)) * slot.weight(_lengths(rows))
+            entropy += (jnp.sum(jnp.log(sd)) + sd.size * (HALF_LOG_TWO_PI + 0.5)) * slot.weight(lengths_of(rows))
         return shown_log_densities(target, z, rows, moments) + entropy
 
     def log_weights(
@@ -103,7 +104,7 @@ class RowGuide(Guide):
     ) -> tuple[Array, Array]:
         """What `noise` makes: `z` of the rows shown, `(draws, shown_dim)`, and of the shared sites, all rows."""
         local = self.slots(target, local=True)
-        sizes = [math.prod(s.shown(_lengths(rows))) if s in local else s.stop - s.start for s in target.layout.slots]
+        sizes = [math.prod(s.shown(lengths_of(rows))) if s in local else s.stop - s.start for s in target.layout.slots]
         parts = dict(zip(target.layout.slots, jnp.split(noise, np.cumsum(sizes)[:-1], axis=1)))
         shared = self.shared.transform(phi["shared"], _joined([parts[s] for s in parts if s not in local], noise))
         pieces, start = [], 0
@@ -168,23 +169,21 @@ class RowGuide(Guide):
         total, start = self.shared.flat_log_prob(phi["shared"], shared), 0
         local = self.slots(target, local=True)
         for slot in target.layout.slots:
-            size = math.prod(slot.shown(_lengths(rows)))
+            size = math.prod(slot.shown(lengths_of(rows)))
             if slot in local:
                 loc, sd = (part.reshape(-1) for part in moments[slot.name])
                 residual = (z[:, start : start + size] - loc) / sd
                 each = -(residual**2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
-                total += each.sum(axis=1) * slot.weight(_lengths(rows))
+                total += each.sum(axis=1) * slot.weight(lengths_of(rows))
             start += size
         return total
 
     def fresh_bound(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
         """Terms of the bound at moment-exact draws, over all rows in blocks; each block has draws of its own."""
-        blocks = blocks_of_rows(target)
-        # Each block has draws of its own, so that few suffice where there are many blocks.
-        draws = max(draws // len(blocks), FEWEST)
+        draws, blocks = blocks_of_rows(target, draws)
         total = np.zeros(draws)
         for rows, share in blocks:
-            dim = self.noise_dim(target, _lengths(rows))
+            dim = self.noise_dim(target, lengths_of(rows))
             make = fresh_draws if dim <= WHITENED else latin_hypercube  # whitening costs draws dim^2
             noise = make(rng, draws, dim).astype(_dtype(phi))
             total += share * np.asarray(_bound(self, phi, target, noise, rows), np.float64)
@@ -197,7 +196,7 @@ class RowGuide(Guide):
         draws = min(draws, max(MOST // target.dim, 1))
         noise = normal_draws(rng, draws, target.dim).astype(_dtype(phi))
         total, local = np.zeros(draws), self.slots(target, local=True)
-        for rows, share in blocks_of_rows(target):
+        for rows, share in blocks_of_rows(target, draws)[1]:
             taken = [
                 np.ravel(s.indices(rows)) if s in local else np.arange(s.start, s.stop) for s in target.layout.slots
             ]
@@ -295,10 +294,6 @@ def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> di
         found[slot.name] = (table[0][places], jnp.exp(table[1][places]))
         start += slot.stop - slot.start
     return found
-
-
-def _lengths(rows: Mapping[str, AnyArray]) -> dict[str, int]:
-    return {name: indices.shape[0] for name, indices in rows.items()}
 
 
 def _joined(parts: list[Any], like: AnyArray) -> Array:
