@@ -19,6 +19,7 @@ from vbppl.sources import is_source
 from vbppl.streams import Rows
 from vbppl.target import Target
 
+SLOW = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 X, Y = cases.logistic_data()
 X = X.astype(np.float32)
@@ -378,3 +379,53 @@ def test_a_fit_that_is_broken_off_and_resumed_is_fed_as_an_unbroken_one(mapped, 
     )
     assert resumed.status.steps == 120 and looks[-1] == 120 and len(looks) < 6
     np.testing.assert_array_equal(resumed.phi, in_memory.phi)
+
+
+@vb.model
+def scores(y):
+    """A latent variable for each row."""
+    with vb.plate("row", len(y)):
+        z = vb.sample("z", dist.Normal(0.0, 1.0))
+        vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
+
+
+@vb.guide
+def encoded_scores(y):
+    slope, log_scale = vb.param("slope", 0.0), vb.param("log_scale", 0.0)
+    with vb.plate("row", len(y)):
+        vb.sample("z", dist.Normal(slope * vb.subsample(y), jnp.exp(log_scale)))
+
+
+def encoder(weights, y):
+    return weights["slope"] * y, jnp.exp(weights["log_scale"]) * jnp.ones_like(y)
+
+
+GUIDES_OF_ROWS = {
+    "amortised": lambda y: vb.Amortized("z", encoder, reads="y", params={"slope": 0.0, "log_scale": 0.0}),
+    "program": encoded_scores,
+    "structured": lambda y: vb.Structured("row"),
+}
+
+
+@pytest.mark.parametrize("kind", ["amortised", *(pytest.param(kind, marks=SLOW) for kind in ("program", "structured"))])
+def test_a_guide_with_local_sites_reads_a_source_as_it_reads_the_array(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(rows_of, "PART", 30)
+    y = np.random.RandomState(0).randn(80).astype(np.float32)
+    table = np.memmap(tmp_path / "y", np.float32, "w+", shape=y.shape)
+    table[:] = y
+    found, expected = (
+        vb.fit(scores(data), GUIDES_OF_ROWS[kind](data), batch_size=16, method=vb.Stochastic(steps=50))
+        for data in (table, y)
+    )
+    for one, other in zip(jax.tree.leaves(found.phi), jax.tree.leaves(expected.phi)):
+        np.testing.assert_array_equal(one, other)
+    error = 4 * np.hypot(found.elbo.se, expected.elbo.se) + 1e-6 * abs(expected.elbo.value)  # float32 sums
+    assert found.elbo.value == pytest.approx(expected.elbo.value, abs=error)
+    assert found.check().verdict == expected.check().verdict
+    if kind != "program":  # a program that reads rows cannot be run at all of them at once
+        likelihoods = [posterior.log_likelihood(5)["y"] for posterior in (found, expected)]
+        np.testing.assert_allclose(*likelihoods, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found.sample(7)["z"], expected.sample(7)["z"], rtol=1e-5, atol=1e-6)
+    if kind == "amortised":
+        rows = found.log_evidence(n=200)
+        assert rows.values == pytest.approx(expected.log_evidence(n=200).values, abs=1e-4)

@@ -171,7 +171,7 @@ def weighs_rows(guide: Guide, phi: PyTree, target: Target) -> bool:
         return False
     try:
         showing = _showing(target, target.layout.only_plate().name, 1)
-        rows = {target.layout.only_plate().name: np.zeros(1, np.int32)}
+        rows = target.read({target.layout.only_plate().name: np.zeros(1, np.int32)})
         strata = guide.strata(showing, 1, np.random.default_rng(0))
         jax.eval_shape(lambda raw: _weights_of_one(guide, phi, showing, strata, rows, raw), np.zeros(2, np.uint32))
     except ModelError:

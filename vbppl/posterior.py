@@ -165,6 +165,7 @@ class Posterior:
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
         model = self.target.model if model is None else model
+        predictive.check_in_memory(model)
         model = model.in_training(self.target.model.states, None)
         rng = host_generator(raw_key(seed), "posterior")
         values, z, anew = self.guide.carried(self.phi, self.target, model, rng, n)

@@ -18,6 +18,7 @@ from vbppl.errors import ModelError, VbpplWarning
 from vbppl.keys import wrap
 from vbppl.language import Interpreter, Site
 from vbppl.models import Model
+from vbppl.sources import places_of
 from vbppl.trace import (
     Outline,
     abstract_sites,
@@ -55,12 +56,6 @@ def predict(
       weights: of sites in `z` that can be seen centred or not, how far they are centred.
       anew: sites that are reported although their draws are given.
     """
-    if model.sources:
-        name = next(iter(model.sources))
-        raise ModelError(
-            f"'{name}' is read in parts, and prediction runs the model at all rows at once.",
-            mend="Apply the model to arrays of the rows that you want: posterior.predict(my_model(x[:100], ...)).",
-        )
     z = dict(z or {})
     sites = abstract_sites(model)
     given_shapes = {name: np.shape(value)[1:] for name, value in {**draws, **z}.items()}
@@ -80,6 +75,16 @@ def predict(
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
 
+def check_in_memory(model: Model) -> None:
+    """Say so if some data of `model` are read in parts."""
+    if model.sources:
+        name = next(iter(model.sources))
+        raise ModelError(
+            f"'{name}' is read in parts, and prediction runs the model at all rows at once.",
+            mend="Apply the model to arrays of the rows that you want: posterior.predict(my_model(x[:100], ...)).",
+        )
+
+
 def log_likelihood(
     model: Model,
     draws: Mapping[str, Array],
@@ -94,7 +99,8 @@ def log_likelihood(
     latent = {name: draws[name] for name, site in sites.items() if site.kind == "sample" and not site.observed}
     found: dict[str, np.ndarray] = {}
     for _, rows in parts:
-        part = _log_likelihood(model, latent, dict(params), rows)
+        shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
+        part = _log_likelihood(model, shown, dict(params), rows)
         if not rows:
             return part
         for name, values in part.items():
@@ -106,6 +112,15 @@ def log_likelihood(
                     at[frame.dim] = slice(first, first + len(rows[frame.name].indices))
             whole[tuple(at)] = values
     return found
+
+
+def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArray:
+    """Draws of a latent site, `(n, *batch, *event)`, at the rows shown of the plates around it."""
+    for frame in site.frames:
+        if frame.name in rows:
+            axis = np.ndim(values) - len(site.event) + frame.dim
+            values = jnp.take(values, places_of(frame.name, rows[frame.name]), axis=axis)
+    return values
 
 
 def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:

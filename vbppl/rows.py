@@ -102,7 +102,8 @@ def _indices(plate: PlateRows, found: Any) -> Array:
         what = f"{indices.dtype}{list(indices.shape)}"
         raise ModelError(f"the rows of plate '{plate.name}' must be some integers in one dimension, not {what}.")
     if not isinstance(indices, jax.core.Tracer):
-        least, greatest = int(np.min(indices)), int(np.max(indices))
+        known = np.asarray(indices)  # not `jnp`: inside a compiled program even a constant's least is none
+        least, greatest = known.min(), known.max()
         if least < 0 or greatest >= plate.size:
             raise ModelError(
                 f"rows names rows {least} to {greatest} of plate '{plate.name}', which has {plate.size}, from 0 on."

@@ -258,6 +258,27 @@ def places_of(plate: str, shown: Any) -> AnyArray:
     return shown.indices
 
 
+def shown_of(data: PyTree, plate: str, shown: Any) -> PyTree:
+    """The rows shown of arrays and sources, all of which have the rows of `plate` along their first axis.
+
+    Raises:
+      ModelError: the rows of a source have not been read.
+    """
+
+    def taken(leaf: Any) -> Any:
+        if not isinstance(leaf, Source):
+            return leaf if shown is None else leaf[places_of(plate, shown)]
+        if not isinstance(shown, Part) or leaf.name not in shown.blocks:
+            raise ModelError(
+                f"all rows of '{leaf.name}' are wanted at once, or others than those of plate '{plate}'; it is read "
+                "in parts.",
+                mend="Load it: np.asarray(...).",
+            )
+        return shown.blocks[leaf.name]
+
+    return jax.tree.map(taken, data, is_leaf=lambda leaf: isinstance(leaf, Source))
+
+
 def _unread(shape: Shape, dtype: np.dtype) -> Array:
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     if jnp.issubdtype(dtype, jnp.inexact):

@@ -26,6 +26,7 @@ from vbppl.guides.structured import RowGuide, from_table
 from vbppl.layout import Slot
 from vbppl.pytree import pytree, set_field, static
 from vbppl.rows import lengths_of
+from vbppl.sources import shown_of
 from vbppl.target import Target
 
 TRIED = 64  # rows that the encoder is tried on before the fit
@@ -96,8 +97,9 @@ class Amortized(RowGuide):
                 "the name belongs to the guide's encoder.", site=programs.NETWORK, mend="Rename the model's param."
             )
         phi = self.first_phi(target, loc, self._table(target)) | programs.first_network(self.params)
-        data = programs.read(target.model, self.reads)
-        self._check(phi, data, slot)
+        plates = [p for p in target.layout.plates if p.sources or p.name in slot.plates]
+        first = target.read({p.name: np.arange(min(TRIED, p.size)) for p in plates})
+        self._check(phi, programs.read(target.model, self.reads), self._shown(target, first), slot)
         return phi
 
     def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
@@ -156,8 +158,8 @@ class Amortized(RowGuide):
 
     def _shown(self, target: Target, rows: Mapping[str, Array]) -> Any:
         """What the encoder reads of the rows shown."""
-        data, shown = programs.read(target.model, self.reads), rows.get(self._slot(target).plates[0])
-        return data if shown is None else jax.tree.map(lambda leaf: leaf[shown], data)
+        plate = self._slot(target).plates[0]
+        return shown_of(programs.read(target.model, self.reads), plate, rows.get(plate))
 
     def _slot(self, target: Target) -> Slot:
         """The site's slot, after checking that it lies in the one plate that owns its first axis."""
@@ -178,8 +180,8 @@ class Amortized(RowGuide):
             )
         return slot
 
-    def _check(self, phi: PyTree, data: Any, slot: Slot) -> None:
-        """Try the encoder on the first rows: shapes, and a scale that is one."""
+    def _check(self, phi: PyTree, data: Any, first: Any, slot: Slot) -> None:
+        """Try the encoder on the `first` rows of `data`: shapes, and a scale that is one."""
         size = slot.unconstrained[0]
         for leaf in jax.tree.leaves(data):
             if jnp.shape(leaf)[:1] != (size,):
@@ -190,7 +192,7 @@ class Amortized(RowGuide):
                     mend="Read arrays that have the plate's rows along their first axis.",
                 )
         shape = (min(TRIED, size), *slot.unconstrained[1:])
-        found = self.encoded(phi, jax.tree.map(lambda leaf: leaf[:TRIED], data))
+        found = self.encoded(phi, first)
         if not isinstance(found, tuple) or len(found) != 2:
             raise ModelError(
                 f"the encoder returned {type(found).__name__}, not (loc, scale).",

@@ -195,24 +195,38 @@ class RowGuide(Guide):
         """`log p - log q` at independent draws of all sites and rows, and the draws."""
         draws = min(draws, max(MOST // target.dim, 1))
         noise = normal_draws(rng, draws, target.dim).astype(_dtype(phi))
-        total, local = np.zeros(draws), self.slots(target, local=True)
+        total = np.zeros(draws)
         for rows, share in blocks_of_rows(target, draws)[1]:
-            taken = [
-                np.ravel(s.indices(rows)) if s in local else np.arange(s.start, s.stop) for s in target.layout.slots
-            ]
-            part = noise[:, np.concatenate([np.zeros(0, int), *taken])]
+            part = noise[:, self._taken(target, rows)]
             total += share * np.asarray(_log_weights(self, phi, target, part, rows), np.float64)
-        return total, np.asarray(_points(self, phi, target, noise), np.float64)
+        return total, np.asarray(self.all_points(phi, target, noise), np.float64)
+
+    def all_points(self, phi: PyTree, target: Target, noise: np.ndarray) -> AnyArray:
+        """The draws at all rows, `(draws, dim)`, of noise of that shape; sources are gone through in parts."""
+        if not target.model.sources:
+            return _points(self, phi, target, noise, {})
+        z = np.zeros_like(noise)
+        for _, rows in target.parts():
+            part = np.asarray(_points(self, phi, target, noise[:, self._taken(target, rows)], rows))
+            shown = target.layout.places(rows) if target.layout.is_partly_shown(rows) else slice(None)
+            z[:, shown] = part[:, shown]
+        return z
+
+    def _taken(self, target: Target, rows: Mapping[str, Any]) -> np.ndarray:
+        """The places in noise of all rows that belong to the rows shown: all of the shared sites'."""
+        local = self.slots(target, local=True)
+        taken = [np.ravel(s.indices(rows)) if s in local else np.arange(s.start, s.stop) for s in target.layout.slots]
+        return np.concatenate([np.zeros(0, int), *taken])
 
     def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Independent draws, mapped onto the supports."""
         noise = normal_draws(rng, draws, target.dim).astype(_dtype(phi))
-        return target.constrain(_points(self, phi, target, noise))
+        return target.constrain(self.all_points(phi, target, noise))
 
     def quadrature(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Moment-exact draws, mapped onto the supports."""
         noise = whitened_draws(rng, draws, target.dim).astype(_dtype(phi))
-        return target.constrain(_points(self, phi, target, noise))
+        return target.constrain(self.all_points(phi, target, noise))
 
     def drawn_apart(
         self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int, table: list[Slot]
@@ -318,5 +332,5 @@ def _log_weights(guide: RowGuide, phi: PyTree, target: Target, noise: Array, row
 
 
 @jax.jit
-def _points(guide: RowGuide, phi: PyTree, target: Target, noise: Array) -> Array:
-    return guide.points(phi, target, noise, {})
+def _points(guide: RowGuide, phi: PyTree, target: Target, noise: Array, rows: dict[str, Any]) -> Array:
+    return guide.points(phi, target, noise, rows)
