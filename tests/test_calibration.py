@@ -96,3 +96,10 @@ def test_a_thousand_fits_of_a_skewed_model_are_calibrated():
     """A Poisson regression: full rank is off by less than 1% of an sd, and the test sees about 4%."""
     model = cases.poisson_regression(np.linspace(-1, 1, 40), cases.COUNTS)
     assert vb.calibrate(model).passed
+
+
+def test_fits_that_do_not_converge_are_not_passed():
+    ranks = np.random.default_rng(0).integers(0, 128, size=(100, 2))
+    assert Calibration(("a", "b"), ranks, 127, unconverged=5).passed
+    found = Calibration(("a", "b"), ranks, 127, unconverged=6)
+    assert not found.passed and "6 fits did not converge" in str(found)

@@ -237,3 +237,46 @@ def test_one_fit_in_double_precision_leaves_the_session_in_single():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision must be None or 'float64', not 'half'"):
         vb.Deterministic(precision="half")
+
+
+def test_a_warm_start_keeps_the_better_coordinates_wherever_the_values_lie():
+    """The average of the schools lies at a thousand: decentred, `theta` starts from `(theta - mu) / tau`."""
+
+    @vb.model
+    def far_schools(sigma, y):
+        mu = vb.sample("mu", dist.Normal(1000.0, 50.0))
+        tau = vb.sample("tau", dist.HalfCauchy(5.0))
+        with vb.plate("school", len(sigma)):
+            theta = vb.sample("theta", dist.Normal(mu, tau))
+            vb.sample("y", dist.Normal(theta, sigma), obs=y)
+
+    model = far_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y + 1000)
+    cold = vb.fit(model)
+    warm = vb.fit(model, start=cold)
+    assert cold.target.centred == warm.target.centred == 0.0
+    assert warm.elbo.value == pytest.approx(cold.elbo.value, abs=0.05)
+
+
+def test_auto_fits_where_only_one_kind_of_coordinates_has_a_start():
+    @vb.model
+    def walled():
+        tau = vb.sample("tau", dist.HalfNormal(1.0))
+        theta = vb.sample("theta", dist.Normal(1000.0, tau))
+        vb.factor("wall", jnp.where(jnp.abs(theta) < 100, (theta - 1000.0) ** 2 / tau**2 / 2 - theta**2 / 2, -jnp.inf))
+
+    posterior = vb.fit(walled())
+    assert posterior.target.centred == 1.0
+    assert abs(posterior.mean()["theta"]) < 1.0
+
+
+def test_an_interrupt_gives_back_the_best_start_so_far():
+    seen = []
+
+    def stop(progress):
+        seen.append(progress.elbo)
+        if progress.step == 8:
+            raise KeyboardInterrupt
+
+    posterior = vb.fit(cases.two_far_modes(), "mean_field", callback=stop)
+    assert posterior.elbo.value == pytest.approx(max(seen), abs=0.5)
+    assert list(posterior.history) == sorted(posterior.history)

@@ -90,3 +90,13 @@ def test_a_fit_goes_on_by_newton_where_lbfgs_runs_out_of_steps(x64, monkeypatch)
     short = vb.fit(model, "mean_field", start={"beta": np.zeros(3)})
     assert short.status.converged
     np.testing.assert_allclose(short.phi, plain.phi, atol=1e-4)
+
+
+def test_rounding_is_claimed_only_where_little_is_left():
+    """A slope of one whose values are lost in the rounding of a hundred thousand: not a minimum."""
+
+    def slope(x):
+        return 1e5 + float(np.abs(x[0])), np.array([-1.0])
+
+    found = newton.minimise(slope, lambda x, v: v, np.zeros(1), np.ones_like, lambda value: 0.1, 1e-10)
+    assert found.reason not in ("converged", "rounding")

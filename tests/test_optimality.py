@@ -47,3 +47,14 @@ def test_the_card_shows_a_gap_that_was_asked_for_and_no_other():
 def test_the_gap_of_another_family_is_refused():
     with pytest.raises(vb.ModelError, match="the optimality gap of a Laplace guide is not known"):
         vb.fit(LINEAR, vb.Laplace()).check(gap=True)
+
+
+def test_a_search_that_does_not_end_gives_no_bound(monkeypatch):
+    from vbppl import stein
+
+    best = vb.fit(LINEAR, "full_rank")
+    phi = np.array(best.phi)
+    phi[0] += 1.0
+    monkeypatch.setattr(stein, "STEPS", 0)
+    gap = dataclasses.replace(best, phi=phi).check(gap=True).gap
+    assert np.isnan(gap.bound) and "not available" in str(gap)

@@ -29,6 +29,7 @@ from vbppl.wish import Deterministic
 
 DRAWS = 127  # of each posterior: a rank is one of 128
 LEVEL = 0.01  # of the test of all scalars together
+UNCONVERGED = 0.05  # of the fits may end without converging
 BANDS = 400  # simulations behind the band of the picture
 
 
@@ -65,8 +66,9 @@ class Calibration:
 
     @property
     def passed(self) -> bool:
-        """Whether no scalar's ranks are uneven, at 1% for all of them together (Bonferroni)."""
-        return bool(self.p_values.min(initial=1.0) * len(self.names) >= LEVEL)
+        """Whether no scalar's ranks are uneven, at 1% for all of them together (Bonferroni), of fits that converged."""
+        even = self.p_values.min(initial=1.0) * len(self.names) >= LEVEL
+        return bool(even and self.unconverged <= UNCONVERGED * len(self.ranks))
 
     def __str__(self) -> str:
         width = max(map(len, self.names), default=0)
@@ -171,6 +173,8 @@ def calibrate(
         values = fit.guide.sample(fit.params["guide"], target, host_generator(raw, f"ranks {i}"), draws)
         below = [(np.asarray(values[name]) < truth[name][i]).sum(axis=0).ravel() for name in latent]
         ranks.append(np.concatenate(below))
+        if fit.status.reason == "interrupted":
+            raise KeyboardInterrupt
     names = [
         f"{name}[{','.join(map(str, index))}]" if index else name
         for name in latent

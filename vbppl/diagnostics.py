@@ -48,7 +48,7 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
     standard error is taken between the sets, never within one.
     """
     draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
-    draws = int(np.clip(WORK / max(work(guide, phi, target), 1), FEWEST, draws))
+    draws = int(np.clip(WORK / max(work(guide, phi, target), 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
     rng = host_generator(raw_key, "elbo")
     means = np.array([guide.fresh_bound(phi, target, rng, draws).mean() for _ in range(SETS)])
     return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(SETS)))
@@ -71,12 +71,12 @@ def judge(
     # Intermediate values grow with the data, and so does the price of a draw.
     most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), 256, DRAWS + MORE))
     weighed = guide.weighed_draws(phi, target, rng, min(most, DRAWS))
-    card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)
+    card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target, several)
     if (card.verdict != "good" or card.log_weight_sd > LOG_WEIGHT_SD) and most > DRAWS:
         # The shifts and the tail shape of few draws are noisy: where something may be wrong, many more are taken.
         more = guide.weighed_draws(phi, target, rng, most - DRAWS)
         weighed = np.append(weighed[0], more[0]), np.append(weighed[1], more[1], axis=0)
-        card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target.dim, several)
+        card = _card(_Weighed.of(*weighed, names), bound, status, tail, curvature, target, several)
     if card.verdict == "poor" and curvature.factor is not None and not card.rivals and status.converged:
         card = _corrected_by_linear_response(card, curvature.factor, phi, target, rng)
     return card
@@ -108,7 +108,7 @@ def _card(
     status: Status,
     tail: tuple[float, str],
     curvature: _Curvature,
-    dim: int,
+    target: Target,
     several_modes: bool = False,
 ) -> ReportCard:
     smoothed, lost = weighed.smoothed, weighed.lost
@@ -129,7 +129,7 @@ def _card(
         status.rivals,
         status,
     )
-    return _with_verdict(card, dim, weighed.draws, lost, several_modes)
+    return _with_verdict(card, target.dim, weighed.draws, lost, several_modes, bool(np.any(target.centred)))
 
 
 def _corrected_by_linear_response(
@@ -143,7 +143,7 @@ def _corrected_by_linear_response(
     gaussian = FullRank().of(np.asarray(MeanField().loc(phi), np.float64), factor).astype(phi.dtype)
     weighed = _Weighed.of(*FullRank().weighed_draws(gaussian, target, rng, DRAWS), target.layout.coordinates)
     nothing = _Curvature((), np.nan, None)
-    if _card(weighed, card.elbo, card.status, card.tail, nothing, target.dim).reasons:
+    if _card(weighed, card.elbo, card.status, card.tail, nothing, target).reasons:
         return card
     advice = ("posterior.linear_response(): sds with the correlations, which pass the checks that these fail",)
     return dataclasses.replace(card, verdict="corrected", advice=(*advice, "guide='full_rank'"))
@@ -217,7 +217,9 @@ def _curvature(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -
     return _Curvature(named, float(values[0]), sd[:, None] * vectors / np.sqrt(values))
 
 
-def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float, several_modes: bool) -> ReportCard:
+def _with_verdict(
+    card: ReportCard, dim: int, draws: int, lost: float, several_modes: bool, can_decenter: bool
+) -> ReportCard:
     reasons = _shape_reasons(card, dim, draws, lost)
     if several_modes:
         reasons.append("there are several modes; the guide holds those that the restarts found, and there may be more")
@@ -229,7 +231,7 @@ def _with_verdict(card: ReportCard, dim: int, draws: int, lost: float, several_m
     if (reasons and not correctable) or fatal:
         verdict = "poor"
         advice = [
-            "vb.decenter(model), where the scale of a site is latent",
+            *(["vb.decenter(model): the scale of a site is latent"] if can_decenter else []),
             "a sampler, such as BlackJAX's NUTS on vb.target(model).log_density",
         ]
     else:

@@ -2,7 +2,7 @@
 
 Averages over moment-exact draws have much smaller errors than over independent ones, and nothing
 is compiled to make them. A set has mean 0 and, where there are at least two draws a dimension,
-second moment exactly I; sets are antithetic (`[E; -E]`), so odd moments vanish.
+second moment exactly I; such sets are antithetic (`[E; -E]`), so odd moments vanish.
 """
 
 from __future__ import annotations

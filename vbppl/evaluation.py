@@ -26,6 +26,7 @@ from vbppl.target import Target
 BLOCK = 32  # points that are evaluated side by side
 CALL = 512  # points that one call of the compiled evaluation can take
 MANY_CALL = 4096  # the same where there are many data sets
+BUFFER = 2**22  # numbers that a call's points may hold
 TOGETHER = 2**18  # numbers of many data sets that are looked at together
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
 
@@ -65,6 +66,9 @@ class Density:
         self._side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
         work = self._side_by_side * (target.data_size + target.dim)
         self._group = int(np.clip(TOGETHER // work, 1, 16)) if self._many else 0
+        # A call's buffers are this long whatever it is asked: in very many dims they hold one block.
+        one, most = self._side_by_side * max(self._group, 1), MANY_CALL if self._many else CALL
+        self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
         self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
 
     def __call__(self, z: np.ndarray, fits: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +98,7 @@ class Density:
         self, z: np.ndarray, centred: np.ndarray, fits: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """At points `(points, dim)` in calls of one size; `fits` names the target of each block."""
-        side, call = self._side_by_side, MANY_CALL if self._many else CALL
+        side, call = self._side_by_side, self._call
         log_p, gradient = np.empty(len(z)), np.empty(z.shape)
         for start in range(0, len(z), call):
             part = slice(start, min(start + call, len(z)))

@@ -130,7 +130,7 @@ def _fit_once(
     if isinstance(chosen, (Laplace, Pathfinder)):
         fitted = modes.run(target, chosen, _starts(where, target, raw, STARTS), raw, watch)
     elif isinstance(method, Deterministic):
-        wish = wish_for(target, guide, method, where)
+        wish = wish_for(target, guide, method, start)
         return climb(target, wish, raw, watch, automatic=isinstance(guide, str) and guide == "auto")
     else:
         loc = _first_loc(where, target, chosen, stream, raw).astype(jnp.result_type(float))
@@ -162,7 +162,10 @@ def _hooks(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray) ->
 
 
 def wish_for(
-    target: Target, guide: str | Guide | Model, method: Deterministic, where: np.ndarray | None = None
+    target: Target,
+    guide: str | Guide | Model,
+    method: Deterministic,
+    start: Posterior | Mapping[str, Any] | None = None,
 ) -> Wish:
     """What a deterministic fit is to look for: the guides and coordinates to choose from, and where to begin.
 
@@ -170,9 +173,14 @@ def wish_for(
       ModelError: the guide is not a Gaussian, or the model learns params.
     """
     guides = _guides(guide, target, Rows())
+    if isinstance(guides[-1], (Laplace, Pathfinder)):
+        raise ModelError(f"{type(guides[-1]).__name__} is not fitted on fixed draws.", mend="Use vb.fit for it.")
     _method(method, target, guides[-1], Rows())
     gaussians = tuple(guide for guide in guides if isinstance(guide, Gaussian))
-    return Wish(gaussians, method, _coordinates(guide, target), where)
+    centred = _coordinates(guide, target)
+    # The same values lie elsewhere in other coordinates.
+    begin = [_start(start, dataclasses.replace(target, centred=row)) for row in centred] if start is not None else None
+    return Wish(gaussians, method, centred, None if begin is None else np.array(begin))
 
 
 def _coordinates(guide: str | Guide | Model, target: Target) -> np.ndarray:

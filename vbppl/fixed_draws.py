@@ -120,13 +120,16 @@ class _Fits:
     def _starts(self, lanes: Lanes) -> np.ndarray:
         """Mean and log sd that each lane begins with, `(lanes, starts, 2 dim)`."""
         if self.wish.start is not None:
-            return np.broadcast_to(self.wish.start.ravel(), (len(lanes), 1, 2 * self.dim))
+            each = self.wish.start.reshape(len(self.wish.centred), 1, 2 * self.dim)
+            return np.tile(each, (len(self.targets), 1, 1))
         rngs = [host_generator(self.raw_keys[fit], "start") for fit in lanes.fits]
         count = STARTS if self.targets[0].data_size <= HEAVY else 1
         points, found = find_starts(lanes, self.dim, rngs, count)
-        if not found.all():
-            lost = int(np.argmin(found))
-            raise no_start(self.targets[lanes.fits[lost]], points[lost, 0])
+        for fit in range(len(self.targets)):
+            mine = np.flatnonzero(lanes.fits == fit)
+            if not found[mine].any():
+                which = f"data set {fit}: " if len(self.targets) > 1 else ""
+                raise no_start(self.targets[fit], points[mine[0], 0], which)
         return np.concatenate([points, np.full_like(points, np.log(START_SD))], axis=-1)
 
     def _rivals(
@@ -169,16 +172,21 @@ class _Fits:
         gain = self._gain_over(simple)
         for fit in everyone:
             self.choices[fit].append(f"guide: full rank, {gain[fit]:.2f} nats above mean field")
-        for fit in np.flatnonzero(gain < WORTHWHILE).tolist():
+        back = ~(gain >= WORTHWHILE)  # a gain that is no number is none
+        for fit in np.flatnonzero(back).tolist():
             del self.factor[fit]
             self.choices[fit][-1] = f"guide: mean field; full rank would gain {max(gain[fit], 0.0):.2f} nats"
-        self.x[gain < WORTHWHILE] = simple[gain < WORTHWHILE]
-        return self.mean_field(np.flatnonzero(gain < WORTHWHILE))
+        self.x[back] = simple[back]
+        return self.mean_field(np.flatnonzero(back))
 
     def _gain_over(self, simple: np.ndarray) -> np.ndarray:
-        """The nats that full rank gains over mean field at `simple`, on common new draws, `(fits,)`."""
+        """The nats that full rank surely gains over mean field at `simple`, on common new draws, `(fits,)`."""
+        gains = np.array([self._gain_on(simple, number) for number in (3, 4)])
+        return gains.mean(axis=0) - np.abs(np.diff(gains, axis=0))[0]  # less two standard errors of their mean
+
+    def _gain_on(self, simple: np.ndarray, number: int) -> np.ndarray:
         fits = np.arange(len(self.targets))
-        lanes, noise = self._lanes(fits), self.noise(fits, self._fewest(2 * self.dim), 3)
+        lanes, noise = self._lanes(fits), self.noise(fits, self._fewest(2 * self.dim), number)
         factor = np.stack([self.factor[fit] for fit in fits.tolist()])
         rich = stein.look(lanes, self.x[:, : self.dim], factor, noise, fits).bound
         return rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0]
@@ -296,7 +304,7 @@ class _Fits:
     def _minimise(self, lanes: Lanes, x: np.ndarray, noise: np.ndarray, tolerance: float) -> lbfgs.Minima:
         def watch(at: lbfgs.Minima, going: np.ndarray) -> None:
             for fit in np.unique(lanes.fits[going]).tolist():
-                mine = going[lanes.fits[going] == fit]
+                mine = np.flatnonzero(lanes.fits == fit)  # those that have ended, too
                 best = mine[np.argmin(np.where(np.isfinite(at.value[mine]), at.value[mine], np.inf))]
                 loc, log_sd = np.split(at.x[best], 2)
                 self.centred[fit] = lanes.centred[best]

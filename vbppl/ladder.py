@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vbppl import diagnostics, fixed_draws, held_out, low_rank
+from vbppl.errors import ModelError
 from vbppl.fixed_draws import Watch
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian
@@ -74,18 +75,26 @@ def _both_coordinates(
     before: Posterior, wish: Wish, raw: np.ndarray, watch: Callable[[Progress], None] | None
 ) -> Posterior:
     """Try the other coordinates too, if there are any; keep the higher bound, and say so."""
-    others = wish.centred[np.any(wish.centred != before.target.centred, axis=1)]
-    if not len(others):
+    other = np.any(wish.centred != before.target.centred, axis=1)
+    if not other.any():
         return before
-    wish = dataclasses.replace(wish, centred=others)
-    (fitted,) = run_all([before.target], wish, [raw], watch)
+    start = None if wish.start is None else wish.start[other]
+    wish = dataclasses.replace(wish, centred=wish.centred[other], start=start)
+    try:
+        (fitted,) = run_all([before.target], wish, [raw], watch)
+    except ModelError:  # no start has a finite density in those coordinates, so they are no choice
+        return before
     after = judged(before.target, fitted, raw)
-    better = after.elbo.value > before.elbo.value
+    if after.status.reason == "interrupted":
+        return before
+    better = not before.elbo.value >= after.elbo.value  # a bound that is no number is no better
     kept, left = (after, before) if better else (before, after)
-    note = f"both coordinates were fitted to the end: ELBO {kept.elbo} kept, {left.elbo} left"
+    words = ["centred" if np.any(each.target.centred) else "decentred" for each in (kept, left)]
+    note = f"both coordinates were fitted to the end: ELBO {kept.elbo} {words[0]}, kept; {left.elbo} {words[1]}"
     report: Any = kept.report  # there is one for every guide but MAP
     advice = tuple(step for step in report.advice if "decenter" not in step)
-    report = dataclasses.replace(report, choices=(*before.check().choices, note), advice=advice)
+    own = [choice for choice in report.choices if not choice.startswith("coordinates:")]
+    report = dataclasses.replace(report, choices=(note, *own), advice=advice)
     return dataclasses.replace(kept, report=report)
 
 
@@ -96,8 +105,12 @@ def _mixture(before: Posterior, fitted: Fitted, wish: Wish, raw: np.ndarray) -> 
         return before
     fits = []
     for place in (np.stack([guide.loc(phi), np.log(guide.sd(phi))]), *fitted.elsewhere):
-        one = dataclasses.replace(wish, guides=(FullRank(),), centred=before.target.centred[None], start=place)
+        method = dataclasses.replace(wish.method, kind="auto", draws=None)
+        centred = before.target.centred[None]
+        one = dataclasses.replace(wish, guides=(FullRank(),), method=method, centred=centred, start=place[None])
         fits += fixed_draws.run([before.target], one, [raw])
+    if any(fit.status.reason == "interrupted" for fit in fits):
+        return before
     components: list[np.ndarray] = []
     for fit in fits:
         phi = fit.params["guide"]

@@ -281,7 +281,7 @@ def _with_directions(
         return _fitted(
             dataclasses.replace(before, status=status, bounds=np.array(note.bounds)), target, guide, climb.at
         )
-    start, centred = np.stack([first.loc, first.log_sd]), np.asarray(target.centred)[None]
+    start, centred = np.stack([first.loc, first.log_sd])[None], np.asarray(target.centred)[None]
     wish = dataclasses.replace(wish, guides=(MeanField(),), start=start, centred=centred)
     (after,) = fixed_draws.run([target], wish, [raw_key], watch)
     said = f"directions would gain {gained:.2g} ± {se:.1g} nats and were left out; mean field is {after.status.text}"
@@ -325,7 +325,16 @@ def _status(climb: Climb, before: Status, steps: int, gained: float, se: float) 
     said += f"; {climb.draws} fixed draws (others would move the answer by {noise:.2g} sd, {climb.loss:.2g} nats)"
     gradients = before.gradients + climb.gradients
     converged = climb.reason == "converged"
-    return Status(climb.reason, converged, said, steps, gradients, rivals=before.rivals, draw_noise=noise)
+    return dataclasses.replace(
+        before,
+        reason=climb.reason,
+        converged=converged,
+        text=said,
+        steps=steps,
+        gradients=gradients,
+        draw_noise=noise,
+        decrement=climb.decrement,
+    )
 
 
 def _packed(at: Normal) -> np.ndarray:

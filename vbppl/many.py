@@ -37,8 +37,8 @@ def fit_many(
 ) -> list[Posterior]:
     """Fit a model to many data sets of equal shapes, or from many seeds, side by side.
 
-    Each posterior is the one that `vb.fit` gives with the same data and seed, to rounding; a poor one has its
-    report, and no warning.
+    Each posterior is the one that `vb.fit` gives with the same data and seed, to rounding, but a poor one is left
+    as it is: no mixture, no second try in other coordinates, no warning; see its report.
 
     >>> import vbppl as vb, vbppl.distributions as dist
     >>> @vb.model
@@ -54,8 +54,11 @@ def fit_many(
         several applied models.
       datasets: for each fit the arguments of the model function: a dict of them by name, or a tuple.
       guide: "auto", "mean_field", "full_rank" or a Gaussian guide.
-      method: how the fixed draws are made.
+      method: how the fixed draws are made; the session's precision is used.
       seeds: one for all fits, or one for each.
+
+    Returns:
+      the posteriors, in order; fewer, the last ones marked as interrupted, where a person interrupts.
 
     Raises:
       ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
@@ -78,6 +81,8 @@ def fitted_side_by_side(
         with np.errstate(all="ignore"):  # what is not finite is told by the status
             fitted = run_all(some, wish, raws[begin : begin + AT_ONCE])
         yield from zip(some, fitted)
+        if any(each.status.reason == "interrupted" for each in fitted):
+            return
 
 
 def _each(model: Any, datasets: Any, seeds: Any) -> tuple[list[Model], list[Seed]]:

@@ -63,6 +63,9 @@ class ModelFunction:
 def model(function: Callable[..., Any]) -> ModelFunction:
     """Make a function that speaks the words of the language a model.
 
+    What the function reads from outside its arguments (globals, closures) is read once and becomes part of the
+    compiled programs, as under `jax.jit`: pass what may change as an argument.
+
     >>> import vbppl as vb, vbppl.distributions as dist
     >>> @vb.model
     ... def coin(flips=None, n=10):

@@ -64,7 +64,7 @@ def minimise(
         if np.isfinite(new_value) and gained > 0 and np.isfinite(new_gradient).all():
             still = np.linalg.norm(scale * new_gradient) >= np.linalg.norm(scale * gradient)
             if predicted <= rounding(value) and still:
-                return Found(x, value, decrement, "rounding")
+                return Found(x, value, decrement, "rounding" if decrement <= rounding(value) else "stuck")
             x, value, gradient = new, new_value, new_gradient
         elif radius < 1e-10:
             return Found(x, value, decrement, "stuck")
@@ -91,7 +91,7 @@ def _steihaug(
         step, bent = step + along * direction, bent + along * product
         new = rest + along * product
         direction, rest = -new + (new @ new) / (rest @ rest) * direction, new
-    return step, float(-(gradient @ step + step @ bent / 2)), True
+    return step, float(-(gradient @ step + step @ bent / 2)), False
 
 
 def _to_the_edge(step: np.ndarray, direction: np.ndarray, radius: float) -> float:

@@ -30,6 +30,8 @@ from vbppl.target import Target
 
 SETS, STUDENT = 4, 2.353  # sets of draws; the 95% quantile of Student's t with 3 degrees of freedom
 FEWEST, EACH = 1024, 16  # draws; draws a dimension
+MOST_NUMBERS = 2**23  # of one set
+LEFT = 1e-2  # nats that a search may leave
 
 
 def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, raw_key: np.ndarray) -> Gap:
@@ -44,13 +46,18 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
             mend="Fit with 'mean_field' or 'full_rank'.",
         )
     draws = max(FEWEST, EACH * target.dim)
+    if draws * target.dim > MOST_NUMBERS:
+        raise ModelError(
+            f"the optimality gap of a fit in {target.dim:,} dims would take {draws:,} draws of them, four times.",
+            mend="Look at the restarts and the draw noise of the report card instead.",
+        )
     noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
     density = Density([target])
     lanes = Lanes(density, np.zeros(SETS, int), np.tile(np.asarray(target.centred), (SETS, 1)))
     highest = _highest(lanes, guide, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
     above = float(highest.mean())
     bound = above + STUDENT * float(highest.std(ddof=1)) / np.sqrt(SETS) - (elbo.value - 2 * elbo.se)
-    return Gap(max(float(bound), 0.0), max(above - elbo.value, 0.0))
+    return Gap(float(np.maximum(bound, 0.0)), float(np.maximum(above - elbo.value, 0.0)))
 
 
 def _highest(lanes: Lanes, guide: Gaussian, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -58,11 +65,12 @@ def _highest(lanes: Lanes, guide: Gaussian, phi: np.ndarray, noise: np.ndarray) 
     loc, tolerance = np.asarray(guide.loc(phi), np.float64), 1e-4  # nats
     if isinstance(guide, MeanField):
         x = np.tile(np.concatenate([loc, np.log(np.asarray(guide.sd(phi), np.float64))]), (SETS, 1))
-        return -mean_field.minimise(lanes, x, noise, tolerance, lambda at, going: None).value
+        ends = mean_field.minimise(lanes, x, noise, tolerance, lambda at, going: None)
+        return np.where(ends.decrement <= LEFT, -ends.value, np.nan)
     factor = np.tile(np.asarray(guide.factor(phi), np.float64), (SETS, 1, 1))
     at = stein.look(lanes, np.tile(loc, (SETS, 1)), factor, noise, np.arange(SETS))
     stein.ascend(lanes, at, noise, lanes.rounding, np.full(SETS, tolerance))
-    return at.bound
+    return np.where(at.decrement <= LEFT, at.bound, np.nan)
 
 
 def _jittered(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:

@@ -134,6 +134,8 @@ class Posterior:
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
         """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}.")
         rng = host_generator(raw_key(seed), "resample")
         log_weights, z = np.zeros(0), np.zeros((0, self.target.dim))
         for pool in (POOL * n, 3 * POOL * n):

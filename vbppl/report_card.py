@@ -28,7 +28,8 @@ class Gap:
     """A bound on how many nats the best member of the guide's family lies above the fit.
 
     Attributes:
-      bound: in nats; a 95% upper bound where the log density is concave, else for this basin.
+      bound: in nats; a 95% upper bound where the log density is concave, else for this basin. Not a number where
+        a search for it did not end.
       estimate: the middle of it.
     """
 
@@ -36,6 +37,8 @@ class Gap:
     estimate: float
 
     def __str__(self) -> str:
+        if not np.isfinite(self.bound):
+            return "optimality gap: not available, since a further fit did not come to its end"
         return f"optimality gap: {self.estimate:.2g} nats, below {self.bound:.2g} (95%, in this basin)"
 
 

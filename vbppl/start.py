@@ -88,13 +88,13 @@ def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
     return taken + taken[:1] * (count - len(taken))
 
 
-def no_start(target: Target, z: np.ndarray) -> ModelError:
-    """What to tell where no candidate has a finite density, as at `z`, `(dim,)`."""
+def no_start(target: Target, z: np.ndarray, which: str = "") -> ModelError:
+    """What to tell where no candidate has a finite density, as at `z`, `(dim,)`; `which` of several data sets."""
     culprits = target.guilty_sites(z[None])
     where = {name: np.asarray(value) for name, value in target.constrain(z).items()}
     shown = "\n".join(f"{name} = {np.array2string(value, threshold=6, precision=4)}" for name, value in where.items())
     return ModelError(
-        f"the log density is not finite at any of {BLOCK} starting points.",
+        f"{which}the log density is not finite at any of {BLOCK} starting points.",
         site=", ".join(culprits) or None,
         details=f"for instance at\n{shown}",
         mend="Look for NaN or values outside the support in the data of this site, or give start={...}.",

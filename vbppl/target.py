@@ -210,14 +210,15 @@ class Target:
 
     def moved_to(self, model: Model) -> Target:
         """The density of the same function at other data, with these params and states."""
-        other = Target.of(dataclasses.replace(model, states=self.model.states))
+        decentered = self.model.decentered
+        other = Target.of(dataclasses.replace(model, states=self.model.states, decentered=decentered))
         if other.layout.params != self.layout.params:
             raise ModelError(
                 f"{model!r} has the params {', '.join(other.layout.params) or 'none'}, "
                 f"but those of the fitted model are {', '.join(self.layout.params) or 'none'}.",
                 mend="Apply the function that was fitted to the other data.",
             )
-        return dataclasses.replace(other, params=self.params)
+        return dataclasses.replace(other, params=self.params, centred=self.centred)
 
 
 def target(model: Model) -> Target:

@@ -43,7 +43,7 @@ class Wish:
       guides: the families to choose from, by what each gains: mean field, full rank or both.
       method: how the draws are made.
       centred: the coordinates to choose from, `(choices, movable sites)`.
-      start: mean and log sd to begin with, `(2, dim)`; None to look for starts.
+      start: mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts.
     """
 
     guides: tuple[Gaussian, ...]

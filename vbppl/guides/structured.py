@@ -302,7 +302,7 @@ class Structured(RowGuide):
 
 def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     """The rows shown of a table `(2, coordinates)` of `loc` and `log sd`: `(loc, sd)` for each of `slots`."""
-    found, start = {}, 0
+    found, start, table = {}, 0, jnp.asarray(table)
     for slot in slots:
         places = slot.indices(rows) - slot.start + start
         found[slot.name] = (table[0][places], jnp.exp(table[1][places]))
