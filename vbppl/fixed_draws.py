@@ -186,7 +186,7 @@ class _Fits:
 
     def _gain_on(self, simple: np.ndarray, number: int) -> np.ndarray:
         fits = np.arange(len(self.targets))
-        lanes, noise = self._lanes(fits), self.noise(fits, self._fewest(2 * self.dim), number)
+        lanes, noise = self._lanes(fits), self.noise(fits, int(self.draws.max()), number)
         factor = np.stack([self.factor[fit] for fit in fits.tolist()])
         rich = stein.look(lanes, self.x[:, : self.dim], factor, noise, fits).bound
         return rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0]
