@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import warnings
@@ -294,4 +295,5 @@ def test_restarts_on_one_ridge_are_not_other_modes():
 def test_the_card_is_html_in_a_notebook():
     page = fit("schools", "full_rank").check()._repr_html_()
     assert "<li>try: " in page and "log p - log q" in page
-    assert "&lt;" not in fit("normal-normal", "mean_field").check().verdict
+    named = dataclasses.replace(fit("schools", "full_rank").check(), reasons=("a<b is off",))
+    assert "<li>a&lt;b is off</li>" in named._repr_html_()

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from vbppl import diagnostics, fixed_draws, held_out, low_rank
-from vbppl.errors import ModelError
 from vbppl.fixed_draws import Watch
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, Gaussian
@@ -22,6 +21,7 @@ from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.posterior import Posterior
 from vbppl.records import Fitted, Progress
+from vbppl.start import NoStart
 from vbppl.target import Target
 from vbppl.wish import Wish
 
@@ -82,8 +82,10 @@ def _both_coordinates(
     wish = dataclasses.replace(wish, centred=wish.centred[other], start=start)
     try:
         (fitted,) = run_all([before.target], wish, [raw], watch)
-    except ModelError:  # no start has a finite density in those coordinates, so they are no choice
-        return before
+    except NoStart:  # so these coordinates are no choice
+        card: Any = before.report
+        note = "the other coordinates were tried: no start has a finite density there"
+        return dataclasses.replace(before, report=dataclasses.replace(card, choices=(*card.choices, note)))
     after = judged(before.target, fitted, raw)
     if after.status.reason == "interrupted":
         return before

@@ -21,6 +21,10 @@ CLIMB = 16
 LOWER = 10.0  # nats
 
 
+class NoStart(ModelError):
+    """No candidate has a finite log density and gradient."""
+
+
 def find_starts(
     density: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
     dim: int,
@@ -64,7 +68,7 @@ def starts_of(target: Target, rng: np.random.Generator, count: int) -> np.ndarra
     """Such points for one target, `(count, dim)`.
 
     Raises:
-      ModelError: no candidate has a finite density and gradient; the message names the guilty site.
+      NoStart: no candidate has a finite density and gradient; the message names the guilty site.
     """
     density, centred = Density([target]), np.asarray(target.centred)[None]
     points, found = find_starts(lambda z: density(z, np.zeros(1, int), centred), target.dim, [rng], count)
@@ -88,12 +92,12 @@ def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
     return taken + taken[:1] * (count - len(taken))
 
 
-def no_start(target: Target, z: np.ndarray, which: str = "") -> ModelError:
+def no_start(target: Target, z: np.ndarray, which: str = "") -> NoStart:
     """What to tell where no candidate has a finite density, as at `z`, `(dim,)`; `which` of several data sets."""
     culprits = target.guilty_sites(z[None])
     where = {name: np.asarray(value) for name, value in target.constrain(z).items()}
     shown = "\n".join(f"{name} = {np.array2string(value, threshold=6, precision=4)}" for name, value in where.items())
-    return ModelError(
+    return NoStart(
         f"{which}the log density is not finite at any of {BLOCK} starting points.",
         site=", ".join(culprits) or None,
         details=f"for instance at\n{shown}",
