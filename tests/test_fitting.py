@@ -10,6 +10,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl import diagnostics
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -268,6 +269,20 @@ def test_auto_fits_where_only_one_kind_of_coordinates_has_a_start():
     assert posterior.target.centred == 1.0
     assert abs(posterior.mean()["theta"]) < 1.0
     assert posterior.check().verdict == "good" or "no start has a finite density there" in str(posterior.check())
+
+
+@pytest.mark.parametrize("guide", ["auto", "full_rank"])
+def test_an_interrupt_while_it_is_judged_does_not_lose_a_fit(guide, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    whole = vb.fit(LOGISTIC, guide)
+    monkeypatch.setattr(diagnostics, "judge", interrupted)
+    posterior = vb.fit(LOGISTIC, guide)
+    np.testing.assert_array_equal(posterior.phi, whole.phi)
+    assert posterior.status.reason == "interrupted" and not posterior.status.converged
+    assert posterior.check().verdict == "poor" and "interrupted before it was judged" in str(posterior.summary())
+    assert len(vb.fit_many(LOGISTIC, seeds=range(3))) == 1
 
 
 def test_an_interrupt_gives_back_the_best_start_so_far():

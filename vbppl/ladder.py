@@ -21,6 +21,7 @@ from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.posterior import Posterior
 from vbppl.records import Fitted, Progress
+from vbppl.report_card import Estimate, ReportCard
 from vbppl.start import NoStart
 from vbppl.target import Target
 from vbppl.wish import Wish
@@ -53,8 +54,15 @@ def judged(target: Target, fitted: Fitted, raw: np.ndarray) -> Posterior:
     centred = target.centred if fitted.centred is None else fitted.centred
     target = dataclasses.replace(target, params=fitted.params["model"], centred=centred)
     guide, phi, status = fitted.guide, fitted.params["guide"], fitted.status
-    elbo = diagnostics.elbo(guide, phi, target, raw)
-    report = None if isinstance(guide, MAP) else _judge(guide, phi, target, elbo, status, raw)
+    report = None
+    try:
+        elbo = diagnostics.elbo(guide, phi, target, raw)
+        if not isinstance(guide, MAP):
+            report = _judge(guide, phi, target, elbo, status, raw)
+    except KeyboardInterrupt:  # what has been fitted is not lost
+        said = f"{status.text}; interrupted before it was judged"
+        status = dataclasses.replace(status, reason="interrupted", converged=False, text=said)
+        elbo, report = Estimate(np.nan, np.nan), ReportCard.unjudged(status)
     if report is not None:
         report = dataclasses.replace(report, choices=(*report.choices, *fitted.choices))
     return Posterior(target, guide, phi, elbo, fitted.bounds, status, report)

@@ -58,7 +58,7 @@ def fit_many(
       seeds: one for all fits, or one for each.
 
     Returns:
-      the posteriors, in order; fewer, the last ones marked as interrupted, where a person interrupts.
+      the posteriors, in order; fewer, the last one marked as interrupted, where a person interrupts.
 
     Raises:
       ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
@@ -66,8 +66,13 @@ def fit_many(
     models, seeds = _each(model, datasets, seeds)
     raws = [raw_key(seed) for seed in seeds]
     found = fitted_side_by_side(models, guide, method or Deterministic(), raws)
+    posteriors: list[Posterior] = []
     with np.errstate(all="ignore"):
-        return [judged(target, fitted, raw) for (target, fitted), raw in zip(found, raws)]
+        for (target, fitted), raw in zip(found, raws):
+            posteriors.append(judged(target, fitted, raw))
+            if posteriors[-1].status.reason == "interrupted":
+                break
+    return posteriors
 
 
 def fitted_side_by_side(

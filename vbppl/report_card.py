@@ -88,6 +88,15 @@ class ReportCard:
     choices: tuple[str, ...] = ()
     gap: Gap | None = None
 
+    @classmethod
+    def unjudged(cls, status: Status) -> ReportCard:
+        """The card of a fit that was interrupted before it could be judged: it knows nothing, so it is poor."""
+        nothing = (np.nan, "not looked at")
+        numbers = (Estimate(np.nan, np.nan), np.nan, np.nan, np.nan, np.nan)
+        reasons = ("the fit was interrupted before it was judged",)
+        advice = ("vb.fit(model, start=posterior)",)
+        return cls("poor", reasons, advice, *numbers, nothing, nothing, nothing, (), np.nan, status.rivals, status)
+
     def lines(self) -> list[str]:
         """The card as lines of text."""
         evidence = f"{self.log_evidence:.3f} by PSIS" if np.isfinite(self.log_evidence) else "PSIS cannot say"
