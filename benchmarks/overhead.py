@@ -76,7 +76,10 @@ def by_hand(log_density: Callable, full_rank: bool, draws: int, strata: np.ndarr
     def run(carry, first, key, data):
         steps = first + jnp.arange(CHUNK)
         cosine = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * steps / STEPS)) / 2
-        rate, unbias = 0.1 * cosine / (1 - 0.9 ** (steps + 1)), 1 / (1 - 0.99 ** (steps + 1))
+        rate, unbias = (
+            -0.1 * cosine / jnp.expm1((steps + 1) * math.log(0.9)),
+            -1 / jnp.expm1((steps + 1) * math.log(0.99)),
+        )
         weight = 1 / jnp.maximum(steps - STEPS // 2 + 1, 1)
         ahead = (jax.vmap(noise, (None, 0))(key, steps), rate, unbias, weight)
         return jax.lax.scan(lambda carry, ahead: step(data, carry, ahead), carry, ahead)
@@ -103,7 +106,7 @@ class Compiled:
     """The compiled loop of vbppl, at its first step."""
 
     def __init__(self, target: Target, guide: Gaussian, draws: int, strata: np.ndarray, phi: np.ndarray):
-        parts = (target, guide, ClosedForm(), AnnealedAdam(), Rows(), strata, raw_key(0), draws)
+        parts = (target.in_fixed_coordinates(), guide, ClosedForm(), AnnealedAdam(), Rows(), strata, raw_key(0), draws)
         self.problem = jax.device_put(loop.Problem(*parts))
         self.state = loop.first_state(self.problem, {"guide": phi, "model": target.params})
         self.schedule = jax.device_put(Schedule.of(0, STEPS, STEPS // 2))

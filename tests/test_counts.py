@@ -55,8 +55,9 @@ def test_other_step_sizes_and_numbers_of_steps_compile_nothing(compilations):
     assert compilations() == before
 
 
-@pytest.mark.parametrize("method", ["auto", ONE, MANY], ids=["auto", "one", "many"])
-def test_the_models_function_runs_at_most_twice_at_the_first_fit_and_once_at_the_second(method):
+@pytest.mark.parametrize(("method", "most"), [("auto", 2), (ONE, 3), (MANY, 3)], ids=["auto", "one", "many"])
+def test_the_models_function_runs_a_few_times_at_the_first_fit_and_once_at_the_second(method, most):
+    """To see the shapes, and for the density; once more where the steps' coordinates are compiled in."""
     runs = []
 
     @vb.model
@@ -71,7 +72,7 @@ def test_the_models_function_runs_at_most_twice_at_the_first_fit_and_once_at_the
     vb.fit(schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y), "mean_field", method=method)
     first = len(runs)
     vb.fit(schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y + 1), "mean_field", method=method)
-    assert first <= 2
+    assert first <= most
     assert len(runs) - first <= 1
 
 
@@ -99,13 +100,15 @@ def step_of(text):
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="what is fused is the backend's own choice")
-@GUIDES
-@pytest.mark.parametrize("method", [ONE, MANY], ids=["one", "many"])
-def test_a_step_for_eight_schools_is_at_most_thirty_fusions(guide, method, monkeypatch):
-    """The goal of the project is fifty; by hand (benchmarks/overhead.py) it takes 15 to 21."""
+@pytest.mark.parametrize(
+    ("guide", "method", "by_hand"),
+    [("mean_field", ONE, 17), ("mean_field", MANY, 16), ("full_rank", ONE, 20), ("full_rank", MANY, 22)],
+)
+def test_a_step_for_eight_schools_is_at_most_two_fusions_more_than_by_hand(guide, method, by_hand, monkeypatch):
+    """The loop by hand is that of benchmarks/overhead.py."""
     text = lowered(SCHOOLS, guide, method, monkeypatch).compile().as_text()
     fusions = sum(" fusion(" in line for line in step_of(text))
-    assert 10 < fusions <= 30, fusions
+    assert 10 < fusions <= by_hand + 2, fusions
 
 
 @vb.model

@@ -105,6 +105,16 @@ def test_coordinates_go_there_and_back_with_their_determinant(model, x64):
     np.testing.assert_allclose(density, model.log_joint(draws) + expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("model", [SCHOOLS, nested()], ids=["schools", "nested"])
+def test_coordinates_that_are_compiled_in_are_the_same_coordinates(model, x64):
+    for target in (vb.target(model), vb.target(decenter(model))):
+        fixed = target.in_fixed_coordinates()
+        assert not fixed.layout.movable and not fixed.centred.size
+        for z in np.random.default_rng(0).normal(size=(3, target.dim)):
+            np.testing.assert_allclose(fixed.log_density(z), target.log_density(z), rtol=1e-13)
+            np.testing.assert_allclose(jax.grad(fixed.log_density)(z), jax.grad(target.log_density)(z), rtol=1e-11)
+
+
 def test_in_the_new_coordinates_the_prior_is_standard(x64):
     """Given tau, `(theta - 0) / tau` is standard normal: the funnel is gone."""
     target = vb.target(decenter(cases.funnel()))

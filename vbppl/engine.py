@@ -124,7 +124,8 @@ def run(
     if plain and isinstance(guide, Gaussian) and can_anchor(target, stream or Rows()):
         objective, anchor, state = Anchored(objective), anchors(target, guide), no_anchor(target.dim)
     strata = objective.strata(guide, target, method.draws, host_generator(raw_key, "strata"))
-    problem = Problem(target, guide, objective, optimiser, stream or Rows(), strata, raw_key, method.draws)
+    target, stream = target.in_fixed_coordinates(), stream or Rows()
+    problem = Problem(target, guide, objective, optimiser, stream, strata, raw_key, method.draws)
     first = first_state(problem, _on_host({"guide": phi, "model": target.params}), _on_host(state))
     driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks, feeder, anchor)
     saver = _Never() if checkpoint is None else _Saver(checkpoint, driver)

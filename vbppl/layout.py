@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array, Shape
+from vbppl.aliases import AnyArray, Array, Shape
 from vbppl.distributions.degenerate import Delta
 from vbppl.errors import ModelError
 from vbppl.rows import PlateRows, indices_of, lengths_of
@@ -71,7 +71,8 @@ class Slot:
 class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
-    `movable` are the sites that can be seen centred or not; `data_plates` are the plates around each observed site.
+    `movable` are the sites that can be seen centred or not, as a number says, and `decentred` those that are seen
+    so for good; `data_plates` are the plates around each observed site.
     """
 
     slots: tuple[Slot, ...]
@@ -80,6 +81,7 @@ class Layout:
     observed: tuple[str, ...]
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
+    decentred: tuple[str, ...] = ()
     is_moody: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
@@ -101,6 +103,11 @@ class Layout:
             is_moody=any(s.is_moody for s in sites.values()),
             data_plates=tuple((s.name, tuple(f.name for f in s.frames)) for s in sites.values() if s.observed),
         )
+
+    def fixed(self, centred: AnyArray) -> Layout:
+        """The layout whose `movable` sites are seen as the numbers `centred` say, for good."""
+        decentred = tuple(name for name, weight in zip(self.movable, np.asarray(centred)) if not weight)
+        return dataclasses.replace(self, movable=(), decentred=decentred)
 
     @property
     def dim(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,8 @@ class AnnealedAdam:
           power: see `update`; it rises to 1 while the step size falls.
         """
         size = size * self.first * (last + (1 - last) * (1 + jnp.cos(jnp.pi * fallen)) / 2)
-        unbias = 1 / (1 - DECAYS[1] ** (steps + 1))
-        return size / (1 - DECAYS[0] ** (steps + 1)), unbias, jnp.broadcast_to(power, fallen.shape)
+        left = [-jnp.expm1((steps + 1) * math.log(decay)) for decay in DECAYS]  # 1 - decay^t, without a power: dear
+        return size / left[0], 1 / left[1], jnp.broadcast_to(power, fallen.shape)
 
     def update(
         self,

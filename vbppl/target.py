@@ -113,6 +113,12 @@ class Target:
         """The density of these rows, where none are asked for."""
         return dataclasses.replace(self, rows=self.read(rows))
 
+    def in_fixed_coordinates(self) -> Target:
+        """The same density, whose coordinates are compiled in: cheaper, but a program for each choice of them."""
+        return dataclasses.replace(
+            self, centred=np.zeros(0, self.centred.dtype), layout=self.layout.fixed(self.centred)
+        )
+
     def log_density(self, z: Any, rows: Mapping[str, Array] | None = None, jacobian: bool = True) -> Array:
         """The log density at `z`, `(dim,)`, in nats: a scalar.
 
@@ -172,7 +178,7 @@ class Target:
 
     def weights(self) -> dict[str, Array]:
         """For each site that can be seen centred or not its weight, 1.0 where it is centred."""
-        return {name: jnp.asarray(self.centred)[i] for i, name in enumerate(self.layout.movable)}
+        return dict(zip(self.layout.movable, jnp.asarray(self.centred)))
 
     def param_values(self) -> dict[str, Any]:
         """The current values of the params, on their supports, shaped like their `init`."""
@@ -261,8 +267,8 @@ class _Reader:
 
 def _coordinates(target: Target, site: Site) -> Any:
     """The bijector from a site's slice of the flat vector onto its values."""
-    movable = target.layout.movable
-    return coordinates(site.dist, target.centred[movable.index(site.name)] if site.name in movable else None)
+    weight = target.weights()[site.name] if site.name in target.layout.movable else None
+    return coordinates(site.dist, weight, site.name in target.layout.decentred)
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
@@ -290,7 +296,7 @@ def _shown_log_density(
 
 def _beside(target: Target, site: Site, loc: Array, sd: Array) -> Any:
     """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
-    if site.name in target.layout.movable:
+    if site.name in (*target.layout.movable, *target.layout.decentred):
         move = _coordinates(target, site)
         loc, sd = move.forward(loc), move.scale * sd
     return normal_beside(site.dist, loc, sd)

@@ -279,13 +279,13 @@ def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
 
 def log_density(site: Site) -> Array:
     """What a site adds to the log joint density, a scalar: summed over its rows, times N/B."""
-    if site.kind == "sample":
-        log_prob = site.dist.log_prob(site.value)
-    elif site.kind == "factor":
-        log_prob = site.value
-    else:
+    if site.kind not in ("sample", "factor"):
         return jnp.zeros(())
-    return _scaled(jnp.sum(log_prob), site.scale)
+    return _scaled(jnp.sum(_log_probs(site)), site.scale)
+
+
+def _log_probs(site: Site) -> Array:
+    return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
 
 
 def by_row(site: Site, plate: str) -> Array:
@@ -297,14 +297,23 @@ def by_row(site: Site, plate: str) -> Array:
             site=site.name,
             mend="Importance weights by row are for models all of whose sites stand in one plate, as in a VAE.",
         )
-    log_prob = site.dist.log_prob(site.value) if site.kind == "sample" else site.value
+    log_prob = _log_probs(site)
     frame, dims = site.frames[0], jnp.ndim(log_prob)
     return jnp.sum(log_prob, axis=tuple(axis for axis in range(dims) if axis != dims + frame.dim))
 
 
 def log_joint(sites: Mapping[str, Site]) -> Array:
-    """The log joint density of a run, a scalar."""
-    terms = [log_density(site) for site in sites.values() if site.kind in ("sample", "factor")]
+    """The log joint density of a run, a scalar.
+
+    What has one shape and one weight is added up row by row first, and then summed in one pass.
+    """
+    alike: dict[tuple[tuple[int, ...], float], Array] = {}
+    for site in sites.values():
+        if site.kind in ("sample", "factor"):
+            log_probs = jnp.asarray(_log_probs(site))
+            kind = (log_probs.shape, site.scale)
+            alike[kind] = alike[kind] + log_probs if kind in alike else log_probs
+    terms = [_scaled(jnp.sum(log_probs), scale) for (_, scale), log_probs in alike.items()]
     return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
 
 

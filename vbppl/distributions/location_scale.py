@@ -31,10 +31,15 @@ def location_scale(dist: Any) -> tuple[ArrayLike, ArrayLike] | None:
     return (core.loc, core.scale) if isinstance(core, FAMILIES) else None
 
 
-def coordinates(dist: Any, weight: Array | None) -> Any:
-    """The bijector from a site's slice of the flat vector onto its values; without a weight, its support."""
+def coordinates(dist: Any, weight: Array | None, decentred: bool = False) -> Any:
+    """The bijector from a site's slice of the flat vector onto its values: its support, unless there is a weight.
+
+    `decentred` stands for a weight of 0 that is known when the program is compiled, and costs less.
+    """
     parts = location_scale(dist)
-    if parts is None or weight is None:
+    if parts is None or (weight is None and not decentred):
         return dist.support
     loc, scale = parts
+    if weight is None:
+        return Affine(loc, scale)
     return Affine((1 - weight) * loc, jnp.exp((1 - weight) * jnp.log(scale)))

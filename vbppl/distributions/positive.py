@@ -20,6 +20,8 @@ from vbppl.distributions.base import Distribution
 from vbppl.numerics import HALF_LOG_TWO_PI, LOG_TWO, xlogy
 from vbppl.pytree import pytree
 
+FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
+
 
 def _split(x: ArrayLike, inside: Array) -> Array:
     """`x` where it is `inside`, and 1 elsewhere: an argument that is safe to differentiate at."""
@@ -100,14 +102,11 @@ class HalfCauchy(Distribution):
         return jnp.abs(self.scale * jax.random.cauchy(key, shape, self.dtype))
 
     def log_prob(self, x):
-        # As `log(scale^2 + x^2)` this would overflow for x above 1e19 in 32 bits; logaddexp does not.
+        # log(1 + u^2), where u^2 would overflow: beyond FAR it is 2 log u to rounding.
         inside = jnp.greater_equal(x, 0)
         u = jnp.where(inside, x, 0.0) / self.scale
-        large = jnp.greater(u, 1)
-        near = jnp.log1p(jnp.square(jnp.where(large, 1.0, u)))
-        far_u = jnp.where(large, u, 2.0)
-        far = 2.0 * jnp.log(far_u) + jnp.log1p(jnp.square(1.0 / far_u))
-        log_prob = np.log(2 / np.pi).item() - jnp.log(self.scale) - jnp.where(large, far, near)
+        near, beyond = jnp.minimum(u, FAR), jnp.maximum(u / FAR, 1.0)
+        log_prob = np.log(2 / np.pi).item() - jnp.log(self.scale) - jnp.log1p(near * near) - 2.0 * jnp.log(beyond)
         return jnp.where(inside, log_prob, -jnp.inf)
 
     def cdf(self, x):
