@@ -76,10 +76,8 @@ def by_hand(log_density: Callable, full_rank: bool, draws: int, strata: np.ndarr
     def run(carry, first, key, data):
         steps = first + jnp.arange(CHUNK)
         cosine = 0.01 + 0.99 * (1 + jnp.cos(jnp.pi * steps / STEPS)) / 2
-        rate, unbias = (
-            -0.1 * cosine / jnp.expm1((steps + 1) * math.log(0.9)),
-            -1 / jnp.expm1((steps + 1) * math.log(0.99)),
-        )
+        left = [-jnp.expm1((steps + 1) * math.log(decay)) for decay in (0.9, 0.99)]  # 1 - decay^t
+        rate, unbias = 0.1 * cosine / left[0], 1 / left[1]
         weight = 1 / jnp.maximum(steps - STEPS // 2 + 1, 1)
         ahead = (jax.vmap(noise, (None, 0))(key, steps), rate, unbias, weight)
         return jax.lax.scan(lambda carry, ahead: step(data, carry, ahead), carry, ahead)

@@ -11,6 +11,7 @@ import dataclasses
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -201,6 +202,26 @@ def test_correlated_columns_are_fitted_in_minibatches():
 def test_a_million_rows_are_fitted_in_minibatches_to_a_twentieth_of_an_exact_sd(size):
     x, y = tall_data(*size)
     check_tall(vb.fit(tall_regression(x, y), batch_size=1024), x, y)
+
+
+@vb.model
+def tall_logistic(x, y):
+    beta = vb.sample("beta", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Bernoulli(logits=vb.subsample(x, event_dim=1) @ beta), obs=vb.subsample(y))
+
+
+@pytest.mark.slow
+def test_a_logistic_regression_of_a_million_rows_in_minibatches_agrees_with_all_rows_at_once():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((10**6, 100), dtype=np.float32)
+    y = (rng.random(10**6) < 1 / (1 + np.exp(-x @ (rng.standard_normal(100) / 10)))).astype(np.float32)
+    whole = vb.fit(tall_logistic(x, y), "mean_field")
+    parts = vb.fit(tall_logistic(x, y), "mean_field", batch_size=1024)
+    assert whole.status.converged and parts.status.reason == "settled", (whole.status, parts.status)
+    sd = whole.sd()["beta"]
+    assert np.abs((parts.mean()["beta"] - whole.mean()["beta"]) / sd).max() < 0.05
+    np.testing.assert_allclose(parts.sd()["beta"], sd, rtol=0.03)
 
 
 SEEDS = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -52,6 +53,46 @@ def test_an_array_gives_the_rows_asked_for_in_their_order(data, kind):
     reader = reader_of(data)
     assert isinstance(reader, kind) and reader.size == 10
     np.testing.assert_array_equal(reader.read(ASKED), TABLE[ASKED])
+
+
+def test_a_row_that_is_not_there_is_an_error():
+    for indices in ([10], [-1, 3]):
+        with pytest.raises(IndexError, match="of 10"):
+            Taking(TABLE).read(np.array(indices))
+
+
+class Reusing:
+    """A data set, and a loader of batches, that write every answer into the same memory."""
+
+    def __init__(self, rows):
+        self.room = np.zeros((rows, 3))
+
+    def __len__(self):
+        return len(TABLE)
+
+    def __getitem__(self, i):
+        self.room[...] = TABLE[i]
+        return self.room if np.ndim(i) else self.room[0]
+
+    def __iter__(self):
+        for start in range(0, len(TABLE), len(self.room)):
+            self.room[...] = TABLE[start : start + len(self.room)]
+            yield self.room
+
+
+def test_what_was_read_outlives_a_buffer_that_is_written_over():
+    reader, batches = Indexing(Reusing(2)), Batches(iter(Reusing(2)))
+    first, following = reader.read(np.array([7, 3])), batches.following("x", None, 3, 10)
+    reader.read(np.array([1, 2]))
+    batches.following("x", None, 3, 10)
+    np.testing.assert_array_equal(first, TABLE[[7, 3]])
+    np.testing.assert_array_equal(following, TABLE[:3])
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")
+def test_what_was_read_is_not_copied_again_on_its_way_to_the_device():
+    rows = Taking(TABLE.astype(np.float32)).read(ASKED)
+    assert jax.device_put(rows).unsafe_buffer_pointer() == rows.ctypes.data
 
 
 @pytest.mark.parametrize("by_array", [True, False])

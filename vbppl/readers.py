@@ -2,12 +2,14 @@
 
 A reader knows the user's object (`data`), what a row looks like (`row`, a pytree of arrays without the rows' axis), and
 how many there are (`size`; None where only the plate knows). `read(indices)` gives rows in the order of
-`indices`; a reader of batches has its own order, and `following` instead.
+`indices`; a reader of batches has its own order, and `following` instead. What they give lies in memory of its own, which
+the user's object cannot write over while the device computes with it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +24,7 @@ from vbppl.errors import ModelError, VbpplWarning
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 SKIP = 2**14  # rows that are passed over at once
+ALIGNED = 64  # bytes: what begins at a multiple of it JAX uses where it lies, on a CPU, and copies otherwise
 
 
 def reader_of(data: Any) -> Any:
@@ -54,7 +57,10 @@ class Taking:
 
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows, `(n, ...)`."""
-        return np.take(self.data, indices, axis=0)
+        if np.min(indices, initial=0) < 0 or np.max(indices, initial=0) >= self.size:
+            raise IndexError(f"rows {np.min(indices)} to {np.max(indices)} are asked for, of {self.size}.")
+        rows = _empty((len(indices), *self.data.shape[1:]), self.data.dtype)
+        return np.take(self.data, indices, axis=0, out=rows, mode="clip")  # "raise" would copy it all once more
 
 
 class Sorting:
@@ -66,7 +72,7 @@ class Sorting:
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows, `(n, ...)`."""
         unique, places = np.unique(indices, return_inverse=True)
-        return np.asarray(self.data[unique])[places]
+        return _own(np.asarray(self.data[unique])[places])
 
 
 class Indexing:
@@ -82,9 +88,9 @@ class Indexing:
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows, `(n, ...)`."""
         if self.by_array:
-            return jax.tree.map(np.asarray, self.data[indices])
-        rows = [jax.tree.map(np.asarray, self.data[int(i)]) for i in indices]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+            return jax.tree.map(lambda leaf: _own(np.asarray(leaf)), self.data[indices])
+        rows = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], self.data[int(i)]) for i in indices]
+        return jax.tree.map(_own, *rows)
 
     def _understands_arrays(self) -> bool:
         """Do two rows come back as two, each like the first?"""
@@ -123,8 +129,10 @@ class Batches:
             parts.append(_cut(rows, 0, used))
             self.left = _cut(rows, used, None) if used < _length(rows) else None
             wanted -= used
+            if wanted:  # the next batch may be written into the memory of this one
+                parts[-1] = jax.tree.map(np.array, parts[-1])
         self.taken += count
-        return parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return jax.tree.map(_own, *parts)
 
     def _seek(self, name: str, begin: int, size: int) -> None:
         """Go to the rows after the first `begin`: a new epoch, and some of its rows passed over."""
@@ -174,6 +182,19 @@ class Batches:
         warnings.warn(
             VbpplWarning(f"{said}; the last {size - self.in_epoch:,} seem to be dropped by it."), stacklevel=2
         )
+
+
+def _own(*parts: np.ndarray) -> np.ndarray:
+    """Arrays one after the other, in memory of their own."""
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    return np.concatenate(parts, out=_empty(shape, np.result_type(*parts)))
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    size = math.prod(shape) * dtype.itemsize
+    room = np.empty(size + ALIGNED, np.uint8)
+    start = -room.ctypes.data % ALIGNED
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def _length(rows: PyTree) -> int:

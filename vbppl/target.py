@@ -115,9 +115,8 @@ class Target:
 
     def in_fixed_coordinates(self) -> Target:
         """The same density, whose coordinates are compiled in: cheaper, but a program for each choice of them."""
-        return dataclasses.replace(
-            self, centred=np.zeros(0, self.centred.dtype), layout=self.layout.fixed(self.centred)
-        )
+        layout, none = self.layout.fixed(self.centred), np.zeros(0, self.centred.dtype)
+        return dataclasses.replace(self, centred=none, layout=layout)
 
     def log_density(self, z: Any, rows: Mapping[str, Array] | None = None, jacobian: bool = True) -> Array:
         """The log density at `z`, `(dim,)`, in nats: a scalar.
@@ -216,12 +215,12 @@ class Target:
 
     def moved_to(self, model: Model) -> Target:
         """The density of the same function at other data, with these params and states."""
-        decentered = self.model.decentered
-        other = Target.of(dataclasses.replace(model, states=self.model.states, decentered=decentered))
+        mine = self.model
+        other = Target.of(dataclasses.replace(model, states=mine.states, decentered=mine.decentered))
         if other.layout.params != self.layout.params:
+            theirs, own = (", ".join(each.layout.params) or "none" for each in (other, self))
             raise ModelError(
-                f"{model!r} has the params {', '.join(other.layout.params) or 'none'}, "
-                f"but those of the fitted model are {', '.join(self.layout.params) or 'none'}.",
+                f"{model!r} has the params {theirs}, but those of the fitted model are {own}.",
                 mend="Apply the function that was fitted to the other data.",
             )
         return dataclasses.replace(other, params=self.params, centred=self.centred)
@@ -349,8 +348,9 @@ def _finite_sites(target: Target, z: Array, rows: dict[str, Array]) -> dict[str,
 
     def one(z: Array) -> dict[str, Array]:
         # One site at a time: in a shared backward pass, zero times another site's infinity would be NaN.
-        slopes = {name: jax.grad(lambda z, name=name: densities(z)[name])(z) for name in jax.eval_shape(densities, z)}
-        return {name: jnp.isfinite(value) & jnp.isfinite(slopes[name]).all() for name, value in densities(z).items()}
+        values = densities(z)
+        slopes = {name: jax.grad(lambda z, name=name: densities(z)[name])(z) for name in values}
+        return {name: jnp.isfinite(value) & jnp.isfinite(slopes[name]).all() for name, value in values.items()}
 
     return jax.vmap(one)(z)
 
@@ -366,9 +366,7 @@ def _constrain(target: Target, z: Array) -> dict[str, Array]:
 
 @jax.jit
 def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array]:
-    def one(values: dict[str, Array]) -> tuple[Array, Array]:
-        return _unconstrained(target, values, {})
-
+    one = functools.partial(_unconstrained, target, rows={})
     draws = leading_draws(abstract_sites(target.model), values)
     return one(values) if draws is None else jax.vmap(one)(values)
 
