@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -168,12 +167,6 @@ def data(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return x, (rng.random(rows) < p).astype(np.float32)
 
 
-def kilobytes(name: str) -> int:
-    """Of this process: "VmRSS", the memory it holds, or "VmHWM", the most that it held. Linux only."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
 def peak_megabytes(kind: str, rows: int, columns: int, draws: int) -> float:
     """Of a fresh process, beyond the user's data."""
     arguments = [sys.executable, "-m", "benchmarks", "minibatch", "--only", kind]
@@ -193,12 +186,11 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     x, y = data(options.rows, options.columns)
     if options.only:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the peak of making the data
-        before = kilobytes("VmRSS")
+        memory = machine.Memory()
         call = KINDS[options.only][0](x, y, options.draws[0])
         for _ in range(3):
             call()
-        return print(json.dumps((kilobytes("VmHWM") - before) / 1024))
+        return print(json.dumps(memory.peak()))
     print(f"{machine.described()}; {options.rows:,} x {options.columns}, batches of {BATCH}\n")
     print("| draws | loop | us a step | to the limit | peak memory, MB |\n|--:|---|--:|--:|--:|", flush=True)
     for draws in options.draws:

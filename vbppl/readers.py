@@ -2,8 +2,8 @@
 
 A reader knows the user's object (`data`), what a row looks like (`row`, a pytree of arrays without the rows' axis), and
 how many there are (`size`; None where only the plate knows). `read(indices)` gives rows in the order of
-`indices`; a reader of batches has its own order, and `following` instead. What they give lies in memory of its own, which
-the user's object cannot write over while the device computes with it.
+`indices`; a reader of batches has its own order, and `following` instead. What they give lies in memory of its own,
+which the user's object cannot write over while the device computes with it.
 """
 
 from __future__ import annotations
