@@ -3,8 +3,8 @@
 The net is a multilayer perceptron 784-400-20, batches of 128 of MNIST's size (random pixels unless `--data` names
 an archive with `xtr`), Adam, closed-form divergence. All three make the same step: indices without replacement,
 rows gathered from an array on the device, one draw a row. They take turns, so that a busy machine slows all of
-them; a ratio is the median of the ratios of neighbours. Peak memory is that of a fresh process for each, beyond the user's
-images.
+them; a ratio is the median of the ratios of neighbours. Peak memory is that of a fresh process for each, beyond the
+user's images.
 
 `--train-minutes M --data mnist.npz` instead trains 784-200-200-50 for M minutes in all, half of them with the
 evidence lower bound and half with five importance-weighted draws, and reports the test log likelihood by 5,000
