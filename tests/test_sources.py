@@ -422,10 +422,42 @@ def test_a_guide_with_local_sites_reads_a_source_as_it_reads_the_array(kind, tmp
     error = 4 * np.hypot(found.elbo.se, expected.elbo.se) + 1e-6 * abs(expected.elbo.value)  # float32 sums
     assert found.elbo.value == pytest.approx(expected.elbo.value, abs=error)
     assert found.check().verdict == expected.check().verdict
-    if kind != "program":  # a program that reads rows cannot be run at all of them at once
+    if kind != "program":  # which draws rows of different parts by keys of their own
         likelihoods = [posterior.log_likelihood(5)["y"] for posterior in (found, expected)]
         np.testing.assert_allclose(*likelihoods, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.sample(7)["z"], expected.sample(7)["z"], rtol=1e-5, atol=1e-6)
     if kind == "amortised":
         rows = found.log_evidence(n=200)
         assert rows.values == pytest.approx(expected.log_evidence(n=200).values, abs=1e-4)
+
+
+def test_a_guide_program_that_reads_a_source_draws_all_rows_part_by_part(monkeypatch):
+    """What rows share is one draw in all parts, what is a row's own is independent of the rows of other parts."""
+    monkeypatch.setattr(rows_of, "PART", 20)
+    y = np.random.default_rng(0).normal(1.0, 1.0, 60).astype(np.float32)
+
+    @vb.model
+    def pooled(y):
+        level = vb.sample("level", dist.Normal(0.0, 1.0))
+        with vb.plate("row", len(y)):
+            z = vb.sample("z", dist.LogNormal(level, 1.0))
+            vb.sample("y", dist.Normal(jnp.log(z), 1.0), obs=vb.subsample(y))
+
+    @vb.guide
+    def guide(y):
+        level = vb.sample("level", dist.Normal(vb.param("mean", 1.0), 0.5))
+        with vb.plate("row", len(y)):
+            vb.sample("z", dist.LogNormal(level + vb.param("slope", 0.5) * vb.subsample(y), 0.3))
+
+    source = RandomAccess(y)
+    posterior = vb.fit(pooled(source), guide(source), batch_size=6, method=vb.Stochastic(steps=20))
+    draws = {name: np.asarray(values, float) for name, values in posterior.sample(4000).items()}
+    own = (np.log(draws["z"]) - draws["level"][:, None] - posterior.params["slope"] * y) / 0.3
+    assert np.abs(own.mean(0)).max() < 5 / 4000**0.5
+    assert np.abs(own.std(0) - 1).max() < 5 / 8000**0.5
+    assert np.abs(np.corrcoef(own, rowvar=False) - np.eye(60)).max() < 5 / 4000**0.5
+    assert draws["level"].std() == pytest.approx(0.5, abs=5 * 0.5 / 8000**0.5)
+    likelihood = posterior.log_likelihood(10)["y"]
+    assert likelihood.shape == (10, 60) and np.isfinite(likelihood).all()
+    with pytest.raises(vb.ModelError, match="reads 'y' in parts, and its density is that of all rows at once"):
+        posterior.log_prob(posterior.sample(1))

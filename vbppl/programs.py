@@ -29,6 +29,7 @@ from vbppl.language import Interpreter, Site, param
 from vbppl.learnt import first_states, initial_params
 from vbppl.models import Model, guide, leading_draws
 from vbppl.modules import Parts, parts
+from vbppl.sources import Part
 from vbppl.target import Target
 from vbppl.trace import (
     Outline,
@@ -88,7 +89,7 @@ def divergences(
 
 def latent_values(program: Model, phi: Any, key: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
     """One draw of the guide's sites, at the rows shown."""
-    sites = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    sites = _sampled(program.trace(_draws(phi, rows, key)))
     return {name: site.value for name, site in sites.items()}
 
 
@@ -151,7 +152,7 @@ def next_states(
     program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
 ) -> dict[str, dict[str, Any]]:
     """What one run of the guide, and of the model after it, leave in modules and mutable values."""
-    sites = program.trace(_reads_params(phi, rows, from_prior(key)))
+    sites = program.trace(_draws(phi, rows, key))
     values = {name: site.value for name, site in _sampled(sites).items()}
     p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
     return {"guide": states_of(sites), "model": states_of(p)}
@@ -165,12 +166,12 @@ def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Arra
 
 def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
     """One draw of the guide's sites, without a look at the model."""
-    return values_of(_sampled(program.trace(_reads_params(phi, {}, from_prior(key)))))
+    return values_of(_sampled(program.trace(_draws(phi, {}, key))))
 
 
 def shown_points(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
     """Where one draw lies in unconstrained space, at the rows shown: `(shown_dim,)`."""
-    sites = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    sites = _sampled(program.trace(_draws(phi, rows, key)))
     return target.shown_unconstrain({name: site.value for name, site in sites.items()}, rows)
 
 
@@ -198,7 +199,16 @@ def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -
 
 
 def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:
-    """The guide's log density at `values`: a scalar, or `(n,)` for draws."""
+    """The guide's log density at `values`: a scalar, or `(n,)` for draws.
+
+    Raises:
+      ModelError: it reads its data in parts.
+    """
+    for name in program.sources:
+        raise ModelError(
+            f"the guide reads '{name}' in parts, and its density is that of all rows at once.",
+            mend="Load the data: np.asarray(...); or weigh row by row: posterior.log_evidence().",
+        )
     return _log_prob(program, phi, {name: jnp.asarray(value) for name, value in values.items()})
 
 
@@ -333,7 +343,7 @@ def _side_by_side(
     program: Model, phi: Any, density_phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
 ) -> tuple[dict[str, Site], dict[str, Site]]:
     """The latent sites of one guide run, and the model's sites at the same values and rows."""
-    q = _sampled(program.trace(_reads_params(phi, rows, from_prior(key))))
+    q = _sampled(program.trace(_draws(phi, rows, key)))
     values = {name: site.value for name, site in q.items()}
     if density_phi is not phi:
         q = _sampled(program.trace(given(values, _reads_params(density_phi, rows, required))))
@@ -349,6 +359,20 @@ def _closed_forms(q: Mapping[str, Site], p: Mapping[str, Site]) -> set[str]:
             if has_kl(q[name].dist, p[name].dist) and q[name].frames == p[name].frames:
                 closed.add(name)
     return closed
+
+
+def _draws(params: Mapping[str, Any], rows: Mapping[str, Array], key: Array) -> Interpreter:
+    """Draws every site; where all rows are gone through in parts, what they share alike in each, and their own anew."""
+
+    def interpret(site: Site) -> Site:
+        own = key
+        for frame in site.frames:
+            part = rows.get(frame.name)
+            if isinstance(part, Part) and part.number is not None:
+                own = jax.random.fold_in(own, part.number)
+        return from_prior(own)(site)
+
+    return _reads_params(params, rows, interpret)
 
 
 def _reads_params(params: Mapping[str, Any], rows: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:

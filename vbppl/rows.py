@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,14 +75,17 @@ def parts(plates: Plates, sources: Sources) -> Iterator[tuple[float, dict[str, A
         return
     for name in {name for plate in streamed for name in plate.sources}:
         sources[name].again()
-    stretches = itertools.product(*(_stretches(plate.size, _row_numbers(plate, sources)) for plate in streamed))
+    stretches = (enumerate(_stretches(plate.size, _row_numbers(plate, sources))) for plate in streamed)
 
-    def read(chosen: tuple[range, ...]) -> tuple[float, dict[str, Any]]:
-        share = math.prod(len(stretch) / plate.size for plate, stretch in zip(streamed, chosen))
-        rows = {plate.name: shown(plate, sources, np.array(stretch)) for plate, stretch in zip(streamed, chosen)}
+    def read(chosen: tuple[tuple[int, range], ...]) -> tuple[float, dict[str, Any]]:
+        share, rows = 1.0, {}
+        for plate, (number, stretch) in zip(streamed, chosen):
+            share *= len(stretch) / plate.size
+            part = part_of([sources[name] for name in plate.sources], np.array(stretch), plate.size)
+            rows[plate.name] = dataclasses.replace(part, number=np.int32(number))
         return share, jax.device_put(rows)
 
-    yield from prefetched(read, stretches)
+    yield from prefetched(read, itertools.product(*stretches))
 
 
 def indices_of(rows: Mapping[str, Any]) -> dict[str, Any]:

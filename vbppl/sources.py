@@ -212,11 +212,13 @@ class Part:
       indices: which, `(rows,)`.
       blocks: by a source's name its rows, arrays `(rows, ...)`.
       known: whether `indices` name rows of the plate; an iterator does not say which rows it gives.
+      number: where all rows are gone through in parts, which of them it is; None for a batch.
     """
 
     indices: AnyArray
     blocks: dict[str, PyTree]
     known: bool = static(default=True)
+    number: AnyArray | None = None
 
 
 def is_source(leaf: Any) -> bool:

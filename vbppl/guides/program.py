@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl import programs
@@ -33,11 +34,10 @@ class ProgramGuide(Guide):
 
     def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """The guide's draws, mapped back from the supports."""
-        z = target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
         if not target.layout.is_partly_shown(rows):
-            return z
+            return target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
         shown = _over(noise, lambda key: programs.shown_points(self.program, phi, target, key, rows))
-        return z.at[:, target.layout.places(rows)].set(shown)
+        return jnp.zeros((len(noise), target.dim), shown.dtype).at[:, target.layout.places(rows)].set(shown)
 
     def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """Per draw: closed-form divergences where they hold, `log p - log q` elsewhere."""
@@ -127,8 +127,18 @@ class ProgramGuide(Guide):
         return log_weights, z
 
     def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
-        """Independent runs of the guide, and the model's deterministic sites at them."""
+        """Independent runs of the guide, and the model's deterministic sites at them; sources are read in parts."""
+        if target.model.sources:
+            return target.constrain(self._all_points(phi, target, _raw_keys(rng, draws)))
         return target.in_order(_draw(self.program, phi, target, _raw_keys(rng, draws)))
+
+    def _all_points(self, phi: PyTree, target: Target, keys: np.ndarray) -> np.ndarray:
+        """Where runs of the guide lie in unconstrained space, at all rows, which are gone through in parts."""
+        z = np.zeros((len(keys), target.dim), jnp.result_type(float))
+        for _, rows in target.parts():
+            shown = target.layout.places(rows)
+            z[:, shown] = np.asarray(_points(self, phi, target, keys, rows))[:, shown]
+        return z
 
     def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
         """The guide run again where `model` has other data of the arguments that both share."""
@@ -173,6 +183,11 @@ def _weighed(
         return guide.log_weights(phi, target, raw_keys, rows, phi), guide.points(phi, target, raw_keys, rows)
 
     return _few_at_once(both, target, raw_keys)
+
+
+@jax.jit
+def _points(guide: ProgramGuide, phi: PyTree, target: Target, raw_keys: Array, rows: dict[str, Any]) -> Array:
+    return _few_at_once(lambda keys: guide.points(phi, target, keys, rows), target, raw_keys)
 
 
 def _few_at_once(function: Any, target: Target, raw_keys: Array) -> Any:
