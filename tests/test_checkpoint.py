@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import cases
+import jax
 import ml_dtypes
 import numpy as np
 import optax
 import pytest
+import test_held_out as held_out
 from test_acceptance import LOGISTIC
 
 import vbppl as vb
@@ -223,6 +226,35 @@ def test_hooks_remember_what_they_said_was_to_be_saved(tmp_path):
     assert resumed.status == whole.status
     assert (whole.status.reason, whole.status.steps) == ("patience", 300)
     np.testing.assert_array_equal(resumed.bounds, whole.bounds)
+
+
+def test_a_validation_set_goes_on_looking_where_it_stood(tmp_path):
+    """Its best parameters were seen before the fit was stopped, and its patience ends after."""
+    start, path = held_out.weights(loc=held_out.GAIN.T * 0.5), tmp_path / "run"
+
+    def fit(patience=8, **settings):
+        validation = vb.Validation(held_out.linear(held_out.NEW), patience=patience)
+        method = vb.Stochastic(optimizer=optax.sgd(2e-3), steps=2000, every=10, validation=validation)
+        guide = held_out.KINDS["amortized"](held_out.ROWS, start)
+        return vb.fit(held_out.linear(held_out.ROWS), guide, method=method, batch_size=20, **settings)
+
+    whole, seen = fit(), []
+    assert whole.status.reason == "validated"
+    best = int(re.search(r"at step ([0-9,]+)", whole.status.text)[1].replace(",", ""))
+
+    def stop(progress):
+        if progress.step == best + 30:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(checkpoint=path, callback=stop)
+    with pytest.raises(vb.ModelError, match="the checkpoint of another fit: validation disagrees"):
+        fit(patience=9, checkpoint=path)
+    resumed = fit(checkpoint=path, callback=seen.append)
+    assert seen[0].step == best + 30 and resumed.status == whole.status
+    assert str(resumed.status) == str(whole.status)
+    for one, other in zip(jax.tree.leaves(resumed.phi), jax.tree.leaves(whole.phi), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 CHILD = """

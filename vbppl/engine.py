@@ -344,6 +344,7 @@ def _fingerprint(driver: _Driver) -> dict[str, str]:
         "seed": str(np.asarray(problem.raw_key).tolist()),
         "data": checkpoints.digest(*jax.tree.leaves((problem.target, problem.guide, problem.stream))),
         "start": checkpoints.digest(*jax.tree.leaves(driver.state)),
+        "validation": ", ".join(hook.fingerprint() for hook in driver.hooks),
         "program of a step": checkpoints.digest(program),
     }
 

@@ -137,7 +137,7 @@ def _fit_once(
         batches.check_batches(target, stream, loc, raw)
         phi = jax.tree.map(np.asarray, chosen.init(target, loc))
         objective, states = _in_training(method, target, chosen, raw)
-        feeder, hooks = batches.feeder_of(target, stream, raw), _hooks(method, target, chosen, raw)
+        feeder, hooks = batches.feeder_of(target, stream, raw), _hooks(method, target, chosen, raw, phi, states)
         parts = (target, chosen, phi, method, raw, stream, feeder, watch, hooks, objective, states, checkpoint)
         fitted = engine.run(*parts)
         if states:
@@ -153,12 +153,13 @@ def _in_training(method: Stochastic, target: Target, guide: Guide, raw: np.ndarr
     return InTraining(objective, raw), {"guide": guide.first_states(), "model": target.first_states()}
 
 
-def _hooks(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray) -> list[Hook]:
+def _hooks(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray, phi: Any, states: Any) -> list[Hook]:
     """Who has the word after each chunk of steps: the validation set, if there is one."""
     validation = method.validation
     if validation is None:
         return []
-    return [Watching(guide.moved_to(validation.guide), target.moved_to(validation.model), validation, raw)]
+    guide, other = guide.moved_to(validation.guide), target.moved_to(validation.model)
+    return [Watching(guide, other, validation, raw, {"guide": phi, "model": target.params}, states)]
 
 
 def wish_for(

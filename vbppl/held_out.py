@@ -20,6 +20,7 @@ import numpy as np
 
 from vbppl import psis
 from vbppl.aliases import Array, PyTree
+from vbppl.checkpoint import digest
 from vbppl.diagnostics import LOG_WEIGHT_SD, Estimate, ReportCard
 from vbppl.errors import ModelError
 from vbppl.guides.base import Guide
@@ -280,13 +281,20 @@ class Validation:
 
 
 class Watching(Hook):
-    """The hook that keeps the best parameters seen on a validation set."""
+    """The hook that keeps the best parameters seen on a validation set; `params` and `state` are the first ones."""
 
-    def __init__(self, guide: Guide, target: Target, validation: Validation, raw_key: np.ndarray):
+    def __init__(
+        self,
+        guide: Guide,
+        target: Target,
+        validation: Validation,
+        raw_key: np.ndarray,
+        params: PyTree,
+        state: PyTree = (),
+    ):
         self.guide, self.target, self.validation, self.raw_key = guide, target, validation, raw_key
-        self.best: tuple[float, Progress | None] = (-math.inf, None)
-        self.looks: list[tuple[int, float]] = []
-        self.waited = 0
+        self.best = {"value": np.float64(-math.inf), "step": np.int64(0), "params": params, "state": state}
+        self.waited = np.int64(0)  # looks since the best
 
     def after_chunk(self, progress: Progress) -> Ending | None:
         """Look; an `Ending` when the patience is spent."""
@@ -295,27 +303,40 @@ class Watching(Hook):
         if progress.state:
             target, guide = target.resting(progress.state["model"]), guide.in_training(progress.state["guide"], None)
         value = held_out_bound(guide, phi, target, self.raw_key, self.validation.draws)
-        self.looks.append((progress.step, value))
-        self.waited = 0 if value > self.best[0] else self.waited + 1
-        if value > self.best[0]:
-            self.best = (value, progress)
+        self.waited = self.waited + 1
+        if value > self.best["value"]:
+            step = np.int64(progress.step)
+            self.best = {"value": np.float64(value), "step": step, "params": progress.params, "state": progress.state}
+            self.waited = np.int64(0)
         if self.waited < self.validation.patience:
             return None
         return Ending("validated", True, self._said(f"has not risen for {self.waited} looks"))
 
+    def fingerprint(self) -> str:
+        """The rows kept back, and how they are looked at."""
+        data = digest(*jax.tree.leaves((self.guide, self.target.model)))
+        return f"rows {data}, patience {self.validation.patience}, {self.validation.draws} draws"
+
+    def saved(self) -> PyTree:
+        """The best, and how long ago it was."""
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, saved: PyTree) -> None:
+        """Go on from there."""
+        self.best, self.waited = saved["best"], saved["waited"]
+
     def finish(self, fitted: Fitted) -> Fitted:
         """The best parameters seen in the place of the last."""
-        best = self.best[1]
-        if best is None:
+        if not self.best["step"]:
             return fitted
         status = fitted.status
         if status.reason != "validated":
             status = dataclasses.replace(status, text=f"{status.text}; {self._said('is kept at its best')}")
-        return dataclasses.replace(fitted, params=best.params, state=best.state, status=status)
+        return dataclasses.replace(fitted, params=self.best["params"], state=self.best["state"], status=status)
 
     def _said(self, what: str) -> str:
-        value, best = self.best
-        return f"the bound on the validation rows {what}; best {value:,.1f} nats, at step {best.step if best else 0:,}"
+        value, step = self.best["value"], self.best["step"]
+        return f"the bound on the validation rows {what}; best {value:,.1f} nats, at step {step:,}"
 
 
 def held_out_bound(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray, draws: int) -> float:

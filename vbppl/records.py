@@ -125,6 +125,10 @@ class Hook:
         """Called after each chunk; an `Ending` ends the fit."""
         return None
 
+    def fingerprint(self) -> str:
+        """What must be alike for a fit to go on from a checkpoint, besides what `saved` says."""
+        return ""
+
     def saved(self) -> PyTree:
         """What a checkpoint must keep: a pytree of arrays, of the same structure, shapes and dtypes at all times."""
         return ()
