@@ -251,6 +251,26 @@ def test_warm_up_and_free_bits_change_the_divergence_alone(kind, x64):
     np.testing.assert_allclose(by_rows(Elbo(), kind, 1, 10)[0], plain, rtol=1e-10)
 
 
+def test_a_fit_that_stops_by_itself_does_not_stop_during_the_warm_up():
+    """The exact posterior of a row is N(0.8 y, 0.2); while the divergence counts less, the slope is nearer to 1."""
+
+    @vb.model
+    def scores(y):
+        with vb.plate("row", len(y)):
+            z = vb.sample("z", dist.Normal(0.0, 1.0))
+            vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
+
+    def encode(weights, y):
+        return weights["slope"] * y, jnp.exp(weights["log_sd"]) * jnp.ones_like(y)
+
+    guide = vb.Amortized("z", encode, reads="y", params={"slope": 0.5, "log_sd": -1.0})
+    method = vb.Stochastic(objective=vb.Elbo(warm_up=40_000), draws=4)
+    posterior = vb.fit(scores(np.linspace(-2.0, 2.0, 40)), guide, method=method)
+    assert posterior.status.reason == "settled" and posterior.status.steps > 40_000
+    assert posterior.params["encoder"]["slope"] == pytest.approx(0.8, abs=0.01)
+    assert np.exp(posterior.params["encoder"]["log_sd"]) == pytest.approx(0.2**0.5, rel=0.02)
+
+
 def test_an_objective_of_rows_refuses_a_model_whose_rows_share_a_latent_site():
     with pytest.raises(ModelError, match="latent sites stand in one plate"):
         guide = vb.Structured("row")

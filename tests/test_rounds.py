@@ -39,6 +39,14 @@ def test_two_rounds_that_are_still_and_agree_end_the_fit():
     assert "R-hat" in course.said() and "drifting" not in course.said()
 
 
+def test_no_round_that_begins_before_the_objective_has_settled_ends_the_fit():
+    """Rounds begin at 0, 1000, 2000, 4000, 8000 steps."""
+    still = [trace(noise=0.02, seed=seed) for seed in range(6)]
+    assert gone(*still[:4], least=4001)[1] == ""
+    course, reason = gone(*still[:5], least=4001)
+    assert (course.begin, reason) == (16_000, "settled")
+
+
 def test_rounds_that_are_still_but_disagree_go_on():
     """In units of its sd of 2 the first number moved by 0.05."""
     course, reason = gone(trace(noise=0.02), trace(noise=0.02, level=0.05, seed=1))

@@ -37,7 +37,7 @@ from vbppl.loop import CHUNK, THIN, Problem, Schedule, State, draws_a_step, firs
 from vbppl.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.optimise import AnnealedAdam, Optax
 from vbppl.records import Ending, Fitted, Hook, Progress, Status
-from vbppl.rounds import MOST, Course, Round
+from vbppl.rounds import Course, Round
 from vbppl.stopping import Look
 from vbppl.streams import Rows
 from vbppl.target import Target
@@ -154,7 +154,7 @@ class _Driver:
     ):
         self.problem, self.method, self.watch, self.hooks = jax.device_put(problem), method, watch, hooks
         self.feeder, self.anchor = feeder, anchor
-        self.course, self.state = Course(method.steps, method.average), first
+        self.course, self.state = Course(method.steps, method.average, problem.objective.settles), first
         # On the host as well, because a chunk takes the state's buffers away.
         self.best, self.carried = first.moving.params, first.moving.state
         self.bounds, self.trace = np.zeros(0), np.zeros((0, 2, 0))
@@ -258,7 +258,7 @@ class _Driver:
         said = {
             "settled": f"stationary: {self.course.said()}; other modes were not looked for",
             "steps": f"all steps asked for, not tested for convergence: {self.course.said()}",
-            "capped": f"not converged within {MOST:,} steps: {self.course.said()}",
+            "capped": f"not converged within {self.done:,} steps: {self.course.said()}",
             "stuck": "more than half of the last steps were not finite: not converged",
             "interrupted": "interrupted: not converged",
         }[self.reason]

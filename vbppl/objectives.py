@@ -41,6 +41,11 @@ class Objective:
         """The estimate, a scalar in nats."""
         raise NotImplementedError
 
+    @property
+    def settles(self) -> int:
+        """The step from which on it stays what it is: no fit should end before."""
+        return 0
+
     def strata(self, guide: Guide, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
         """How the draws of a step are spread: as evenly as the guide can."""
         return guide.strata(target, draws, rng)
@@ -118,6 +123,11 @@ class Elbo(Objective):
 
     warm_up: ArrayLike = 0
     free_bits: ArrayLike = 0.0
+
+    @property
+    def settles(self) -> int:
+        """When the divergence counts in full."""
+        return int(self.warm_up)
 
     def __call__(
         self,
@@ -211,6 +221,11 @@ class InTraining(Objective):
 
     inner: Objective
     raw_key: ArrayLike
+
+    @property
+    def settles(self) -> int:
+        """When the inner one does."""
+        return self.inner.settles
 
     def strata(self, guide: Guide, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
         """The inner one's."""

@@ -53,6 +53,7 @@ class Course:
     Attributes:
       asked: the number of steps to make, if that was asked for: one round that travels.
       average: whether the average is wanted, or the last iterate.
+      least: the step from which on a fit may end; only then is it the objective itself that is maximised.
       landing: whether the round to come is the last, for the last iterate's sake.
       begin: the step at which the round to come begins.
       number: of that round, from 0.
@@ -66,6 +67,7 @@ class Course:
 
     asked: int | None = None
     average: bool = True
+    least: int = 0
     landing: bool = False
     begin: int = 0
     number: int = 0
@@ -114,9 +116,9 @@ class Course:
         )
         if self.asked is not None:
             return after, "steps"
-        if self.number > 0 and seen.settled and shift <= AGREE:
+        if self.number > 0 and self.begin >= self.least and seen.settled and shift <= AGREE:
             return (after, "settled") if self.average else (dataclasses.replace(after, landing=True), "")
-        return after, "capped" if begin + after.steps > MOST else ""
+        return after, "capped" if begin + after.steps > MOST + self.least else ""
 
     def said(self) -> str:
         """What the last look found, in words."""
