@@ -39,12 +39,11 @@ def test_two_rounds_that_are_still_and_agree_end_the_fit():
     assert "R-hat" in course.said() and "drifting" not in course.said()
 
 
-def test_no_round_that_begins_before_the_objective_has_settled_ends_the_fit():
-    """Rounds begin at 0, 1000, 2000, 4000, 8000 steps."""
+def test_no_round_that_begins_before_the_objective_has_settled_ends_the_fit_or_shortens_its_steps():
     still = [trace(noise=0.02, seed=seed) for seed in range(6)]
-    assert gone(*still[:4], least=4001)[1] == ""
-    course, reason = gone(*still[:5], least=4001)
-    assert (course.begin, reason) == (16_000, "settled")
+    course, reason = gone(*still[:4], least=3 * FIRST + 1)
+    assert (course.begin, course.steps, course.size, reason) == (4 * FIRST, FIRST, 1.0, "")
+    assert gone(*still[:5], least=3 * FIRST + 1)[1] == "settled"
 
 
 def test_rounds_that_are_still_but_disagree_go_on():

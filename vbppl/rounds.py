@@ -102,13 +102,14 @@ class Course:
         units = trace[:, 1].mean(axis=0)
         seen, centre = look(trace[:, 0] / units), trace[:, 0].mean(axis=0)
         before = centre + np.inf if self.centre is None else self.centre
+        waits = self.begin < self.least  # and what is seen says nothing of what is to come
         shift = float(np.max(np.abs(centre - before) / units, initial=0.0)) if centre.size else 0.0
         after = dataclasses.replace(
             self,
             begin=begin,
             number=self.number + 1,
-            steps=self.steps * (1 if self.number == 0 else 2),
-            size=self.size * (1.0 if self.number == 0 or seen.drifts else SHORTER),
+            steps=self.steps * (1 if self.number == 0 or waits else 2),
+            size=self.size * (1.0 if self.number == 0 or waits or seen.drifts else SHORTER),
             hot=seen.drifts,
             look=seen,
             shift=shift,
@@ -116,7 +117,7 @@ class Course:
         )
         if self.asked is not None:
             return after, "steps"
-        if self.number > 0 and self.begin >= self.least and seen.settled and shift <= AGREE:
+        if self.number > 0 and not waits and seen.settled and shift <= AGREE:
             return (after, "settled") if self.average else (dataclasses.replace(after, landing=True), "")
         return after, "capped" if begin + after.steps > MOST + self.least else ""
 
