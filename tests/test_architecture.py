@@ -32,6 +32,7 @@ FLOORS = (
         "directions",
         "streams",
         "optimise",
+        "pace",
         "lbfgs",
         "newton",
         "stein",

@@ -14,7 +14,7 @@ GRADIENTS = np.random.default_rng(0).standard_normal((20, 3, 2)).astype(np.float
 PARAMS = {"guide": np.ones((3, 2), np.float32)}
 
 
-def walked(optimiser, fallen, last=0.01, metric=lambda power: {"guide": 1.0}):
+def walked(optimiser, fallen, last=0.01, metric=lambda power, pace: {"guide": 1.0}):
     """The params after one step for each gradient."""
     rates = optimiser.rates(jnp.arange(len(GRADIENTS)), fallen, 1.0, last, 0.5)
     params, moments = PARAMS, optimiser.init(PARAMS)
@@ -46,7 +46,7 @@ def test_the_step_size_falls_by_half_a_cosine():
 
 def test_a_step_is_as_long_as_the_metric_says():
     """For Adam a metric of 3 is a step size three times as long; it is asked with the power that was given."""
-    ours = walked(AnnealedAdam(first=0.1), jnp.zeros(20), metric=lambda power: {"guide": 6.0 * power})
+    ours = walked(AnnealedAdam(first=0.1), jnp.zeros(20), metric=lambda power, pace: {"guide": 6.0 * power * pace})
     np.testing.assert_allclose(ours, by_optax(optax.adam(0.3, b1=0.9, b2=0.99)), rtol=1e-5)
 
 
@@ -67,5 +67,5 @@ def test_moments_and_params_keep_the_dtype_of_the_params(x64):
     optimiser = AnnealedAdam()
     rates = jax.tree.map(lambda leaf: leaf[0], optimiser.rates(jnp.arange(1), jnp.zeros(1), 1.0, 0.01, 1.0))
     moments = optimiser.init(PARAMS)
-    after = optimiser.update({"guide": GRADIENTS[0]}, moments, PARAMS, rates, lambda power: {"guide": 1.0})
+    after = optimiser.update({"guide": GRADIENTS[0]}, moments, PARAMS, rates, lambda power, pace: {"guide": 1.0})
     assert {leaf.dtype for leaf in jax.tree.leaves(after)} == {np.dtype(PARAMS["guide"].dtype)}

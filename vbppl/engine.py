@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl import checkpoint as checkpoints
@@ -36,6 +37,7 @@ from vbppl.keys import host_generator
 from vbppl.loop import CHUNK, THIN, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
 from vbppl.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.optimise import AnnealedAdam, Optax
+from vbppl.pace import race
 from vbppl.records import Ending, Fitted, Hook, Progress, Status
 from vbppl.rounds import Course, Round
 from vbppl.stopping import Look
@@ -43,7 +45,7 @@ from vbppl.streams import Rows
 from vbppl.target import Target
 
 SPARING = 10  # writing a checkpoint may take this fraction of the time: one in ten
-PLAIN = ("done", "careful", "reason", "first_skipped", "guilty")  # what a checkpoint keeps as it is
+PLAIN = ("done", "careful", "reason", "first_skipped", "guilty", "pace", "raced")  # what a checkpoint keeps as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,10 +162,15 @@ class _Driver:
         self.bounds, self.trace = np.zeros(0), np.zeros((0, 2, 0))
         self.done, self.careful, self.reason, self.ending = 0, False, "", None
         self.first_skipped, self.guilty = None, ()
+        self.pace, self.raced = None, 0
         self.began = time.perf_counter()
 
     def go(self, saver: _Never | _Saver) -> None:
         """Make chunks of steps until there is a reason to end."""
+        if isinstance(self.problem.optimiser, AnnealedAdam):
+            if self.pace is None and is_paced(self.problem, self.state):
+                self.pace, self.raced = race(self.tried, self.method.steps)
+            self.problem = self.paced(self.pace or 1.0)
         while not self.reason:
             plan = self.course.round()
             self.chunk(plan, jax.device_put(Schedule.of(*plan[:1], *plan[2:])))
@@ -172,6 +179,18 @@ class _Driver:
             elif self.done == plan.begin + plan.steps:
                 self.turn(plan)
             saver.save(self)
+
+    def tried(self, pace: float, steps: int) -> float:
+        """The bound at the end of `steps` steps at a pace, from where the fit begins; it is left as it was."""
+        here, before, self.problem = self.problem, _on_host(self.state), self.paced(pace)
+        plan = jax.device_put(Schedule.of(0, steps, steps))
+        _, bounds, _ = self.advance(jax.device_put(before), steps, plan, False)
+        self.problem, self.state = here, before
+        return float(bounds[-max(steps // 4, 1) :].mean())
+
+    def paced(self, pace: float) -> Problem:
+        """The problem with learnt numbers that move at a pace."""
+        return dataclasses.replace(self.problem, optimiser=dataclasses.replace(self.problem.optimiser, pace=pace))
 
     def chunk(self, plan: Round, schedule: Schedule) -> None:
         """Some steps in one call of the compiled loop; with care if they end in something not finite."""
@@ -244,14 +263,16 @@ class _Driver:
             ending.converged,
             ending.text,
             self.done,
-            self.done * draws_a_step(self.problem),
+            (self.done + self.raced) * draws_a_step(self.problem),
             skipped,
             self.first_skipped,
             self.guilty,
             r_hat=look.r_hat if look else None,
             mcse=look.mcse if look else None,
         )
-        return Fitted(self.best, self.bounds, status, self.carried)
+        size = f"{self.pace * self.problem.optimiser.first:.2g}" if self.pace else ""
+        choices = (f"step size of what is learnt: {size}, by a race of {self.raced:,} steps",) if self.pace else ()
+        return Fitted(self.best, self.bounds, status, self.carried, choices=choices)
 
     def ended(self) -> Ending:
         """What there is to say about the end."""
@@ -306,6 +327,14 @@ class _Saver:
         checkpoints.write(self.path, meta, arrays)
         ended = time.perf_counter()
         self.due = ended + SPARING * (ended - began)
+
+
+def is_paced(problem: Problem, state: State) -> bool:
+    """Whether numbers are learnt of which no one knows how long their steps should be."""
+    params, power = state.moving.params, jnp.ones(())
+    slow, fast = (problem.guide.metric(params["guide"], power, jnp.asarray(pace)) for pace in (1.0, 2.0))
+    differ = jax.tree.map(lambda one, other: bool(np.any(one != other)), slow, fast)
+    return bool(jax.tree.leaves(params["model"])) or any(jax.tree.leaves(differ))
 
 
 def _restore(driver: _Driver, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

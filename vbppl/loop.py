@@ -177,9 +177,9 @@ def _step(problem: Problem, moving: Moving, ahead: Ahead, careful: bool) -> tupl
 
     (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(moving.params)
 
-    def metric(power: Array) -> PyTree:
-        ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), moving.params["model"])
-        return {"guide": problem.guide.metric(moving.params["guide"], power), "model": ones}
+    def metric(power: Array, pace: Array) -> PyTree:
+        learnt = jax.tree.map(lambda leaf: pace.astype(leaf.dtype), moving.params["model"])
+        return {"guide": problem.guide.metric(moving.params["guide"], power, pace), "model": learnt}
 
     params, moments = problem.optimiser.update(gradient, moving.moments, moving.params, ahead.rates, metric)
     mean = jax.tree.map(lambda m, p: m + (p - m) * ahead.weight.astype(p.dtype), moving.mean, params)

@@ -27,9 +27,11 @@ class AnnealedAdam:
 
     Attributes:
       first: the step size, in the units that the guide's metric says.
+      pace: the unit of learnt numbers, such as the weights of networks, of which it is not known; see `pace.py`.
     """
 
     first: float = 0.1
+    pace: float = 1.0
 
     def init(self, params: PyTree) -> PyTree:
         """Zero moments, made on the host."""
@@ -55,9 +57,9 @@ class AnnealedAdam:
         moments: PyTree,
         params: PyTree,
         rates: tuple[Array, Array, Array],
-        metric: Callable[[Array], PyTree],
+        metric: Callable[[Array, Array], PyTree],
     ) -> tuple[PyTree, PyTree]:
-        """New params and moments; `metric(power)` says how long a unit step is for each number."""
+        """New params and moments; `metric(power, pace)` says how long a unit step is for each number."""
         size, unbias, power = rates
         means = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, moments[0], gradient)
         squares = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g * g, moments[1], gradient)
@@ -65,7 +67,7 @@ class AnnealedAdam:
         def moved(param: Array, mean: Array, square: Array, unit: Array) -> Array:
             return (param - size * unit * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
 
-        return jax.tree.map(moved, params, means, squares, metric(power)), (means, squares)
+        return jax.tree.map(moved, params, means, squares, metric(power, jnp.asarray(self.pace))), (means, squares)
 
 
 @pytree
@@ -83,7 +85,12 @@ class Optax:
         return ()
 
     def update(
-        self, gradient: PyTree, moments: PyTree, params: PyTree, rates: tuple[()], metric: Callable[[Array], PyTree]
+        self,
+        gradient: PyTree,
+        moments: PyTree,
+        params: PyTree,
+        rates: tuple[()],
+        metric: Callable[[Array, Array], PyTree],
     ) -> tuple[PyTree, PyTree]:
         """New params and moments."""
         update, moments = self.transformation.update(gradient, moments, params)

@@ -179,14 +179,15 @@ class Guide:
         values = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(phi)] or [jnp.zeros(0)])
         return values, 1 + jnp.abs(values)
 
-    def metric(self, phi: PyTree, power: Array) -> PyTree:
-        """How long a unit step is for each number of `phi`, broadcastable to it; 1 by default.
+    def metric(self, phi: PyTree, power: Array, pace: Array) -> PyTree:
+        """How long a unit step is for each number of `phi`, broadcastable to it; by default all are learnt at one pace.
 
         Args:
           phi: the parameters.
           power: 0 for steps that can travel far, 1 for steps in units of the posterior.
+          pace: the unit of numbers of which nobody knows what the posterior's would be: the weights of networks.
         """
-        return jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), phi)
+        return jax.tree.map(lambda leaf: pace.astype(leaf.dtype), phi)
 
 
 def averaged(states: PyTree) -> PyTree:

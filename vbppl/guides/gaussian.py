@@ -129,7 +129,7 @@ class Gaussian(Guide):
         sd = self.sd(phi)
         return jnp.concatenate([self.loc(phi), jnp.log(sd)]), jnp.concatenate([sd, jnp.ones_like(sd)])
 
-    def metric(self, phi: Array, power: Array) -> Array:
+    def metric(self, phi: Array, power: Array, pace: Array) -> Array:
         """For `loc` the sd, once `power` is 1; until then no less than `sd^power`: a start may be far away."""
         log_sd = phi[1]
         means = jnp.exp(jnp.maximum(log_sd, power.astype(phi.dtype) * log_sd))

@@ -27,6 +27,7 @@ from vbppl.guides.gaussian import (
     START_SD,
     FullRank,
     Gaussian,
+    MeanField,
     orders_of_strata,
     shown_log_densities,
     stratified_normals,
@@ -53,6 +54,20 @@ class RowGuide(Guide):
     def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         """For each local site `loc` and `sd` of the rows shown, in unconstrained space: `slot.shown(...)` each."""
         raise NotImplementedError
+
+    def watched(self, phi: PyTree) -> tuple[Array, Array]:
+        """Means in posterior sds and log sds; what else is learnt, relatively."""
+        rest = {name: leaf for name, leaf in phi.items() if name not in ("shared", "local")}
+        parts = self.shared.watched(phi["shared"]), MeanField().watched(phi["local"]), super().watched(rest)
+        return jnp.concatenate([values for values, _ in parts]), jnp.concatenate([units for _, units in parts])
+
+    def metric(self, phi: PyTree, power: Array, pace: Array) -> PyTree:
+        """Means move in posterior sds, what else is learnt at a pace of its own."""
+        shared = self.shared.metric(phi["shared"], power, pace)
+        return super().metric(phi, power, pace) | {
+            "shared": shared,
+            "local": MeanField().metric(phi["local"], power, pace),
+        }
 
     def slots(self, target: Target, local: bool) -> list[Slot]:
         """The local sites, or the shared ones."""

@@ -1,0 +1,93 @@
+"""A race finds steps that are neither so long that a network breaks nor so short that it stands still."""
+
+from __future__ import annotations
+
+import math
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import vbppl as vb
+import vbppl.distributions as dist
+from vbppl.pace import FINALISTS, HEAT, LONGER, PACES, race
+
+pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+
+
+def test_the_two_best_of_a_heat_run_again_and_the_better_wins():
+    runs = []
+
+    def run(pace, steps):
+        runs.append((pace, steps))
+        if steps == HEAT:
+            return {PACES[0]: math.nan, PACES[1]: -5.0, PACES[2]: -3.0, PACES[3]: -2.0, PACES[4]: -9.0}[pace]
+        return {PACES[3]: -1.5, PACES[2]: -1.0}[pace]
+
+    pace, steps = race(run, None)
+    assert pace == PACES[2]
+    assert runs == [(pace, HEAT) for pace in PACES] + [(PACES[3], LONGER * HEAT), (PACES[2], LONGER * HEAT)]
+    assert steps == sum(steps for _, steps in runs)
+
+
+def test_where_no_bound_is_finite_the_shortest_steps_are_taken():
+    assert race(lambda pace, steps: -math.inf, None)[0] == PACES[-1]
+
+
+@pytest.mark.parametrize("asked", [260, 1000, 5000])
+def test_a_race_takes_at_most_half_as_many_steps_as_are_asked_for(asked):
+    steps = []
+    assert race(lambda pace, count: steps.append(count) or -pace, asked)[1] == sum(steps) <= asked / 2
+    assert len(steps) == len(PACES) + FINALISTS
+
+
+def layers(seed, *sizes):
+    rng = np.random.default_rng(seed)
+    pairs = zip(sizes[:-1], sizes[1:])
+    return [(rng.standard_normal((a, b)) * np.sqrt(2 / (a + b)), np.zeros(b)) for a, b in pairs]
+
+
+def mlp(weights, x):
+    for w, b in weights[:-1]:
+        x = jax.nn.relu(x @ w + b)
+    return x @ weights[-1][0] + weights[-1][1]
+
+
+@vb.model
+def wide_decoder(x):
+    weights = vb.param("decoder", layers(0, 2, 300, x.shape[1]))
+    with vb.plate("row", len(x)):
+        z = vb.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        vb.sample("x", dist.Bernoulli(logits=mlp(weights, z)).to_event(1), obs=vb.subsample(x, 1))
+
+
+def encode(weights, x):
+    loc, log_sd = jnp.split(mlp(weights, x), 2, axis=-1)
+    return loc, jnp.exp(log_sd)
+
+
+def test_networks_are_trained_without_a_step_size_as_well_as_with_a_good_one():
+    """Steps of 0.1 make it overflow at once; of those given to Adam here, 0.01 is the best."""
+    rng = np.random.default_rng(0)
+    x = rng.random((500, 40)) < 1 / (1 + np.exp(-mlp(layers(7, 2, 30, 40), 2 * rng.standard_normal((500, 2)))))
+    x = x.astype(np.float32)
+
+    def bound(**settings):
+        guide = vb.Amortized("z", encode, reads="x", params=layers(1, 40, 300, 4))
+        return vb.fit(wide_decoder(x), guide, batch_size=50, method=vb.Stochastic(steps=1500, **settings))
+
+    ours = bound()
+    by_hand = [bound(optimizer=optax.adam(optax.cosine_decay_schedule(r, 1500, 0.01))) for r in (0.1, 0.01, 0.001)]
+    assert ours.status.skipped == 0
+    assert ours.elbo.value > np.nanmax([fit.elbo.value for fit in by_hand]) - 0.2 * len(x)
+    assert "step size of what is learnt: " in str(ours.check())
+    assert ours.status.steps == len(ours.history) == 1500
+    assert ours.status.gradients == 1500 + (5 + 2 * 4) * (1500 // 26)
+
+
+def test_what_moves_in_posterior_sds_needs_no_race():
+    posterior = vb.fit(cases.normal_normal(cases.PAIRS), "mean_field", method=vb.Stochastic(steps=100))
+    assert posterior.status.gradients == 100 and "race" not in str(posterior.check())
