@@ -179,6 +179,18 @@ def test_equinox_drops_out_with_the_key_of_the_step_and_not_at_evaluation():
 
 
 @quiet
+@pytest.mark.parametrize(("net", "alike"), [(Normed(nnx.Rngs(0)), True), (nnx.Linear(3, 1, rngs=nnx.Rngs(0)), False)])
+def test_running_statistics_come_with_the_weights_that_they_belong_to(net, alike):
+    """Those of the last step belong to the last weights, not to an average."""
+    first, last = (
+        vb.fit(regression(net)(ROWS, Y), method=vb.Stochastic(optimizer=optax.adam(0.05), steps=40, average=average))
+        for average in (True, False)
+    )
+    weights = zip(parts(first.params["net"]).learnt, parts(last.params["net"]).learnt, strict=True)
+    assert all(np.array_equal(one, other) for one, other in weights) == alike
+
+
+@quiet
 def test_linen_keeps_its_statistics_in_a_mutable_value():
     class Net(linen.Module):
         @linen.compact

@@ -60,7 +60,8 @@ class Stochastic:
         where the guide equals the posterior.
       objective: what is maximised: `vb.Elbo(...)`, `vb.ImportanceWeighted()`; None for the plain bound.
       validation: `vb.Validation(model(rows kept back))`: ends the fit when their bound has stopped rising.
-      average: return the average of the last iterates, not the last one.
+      average: return the average of the last iterates, not the last one; where modules carry running statistics,
+        which belong to the last iterate, it is the last one in any case.
       every: steps between two looks of progress and callback, at most 1,000.
     """
 
@@ -156,7 +157,9 @@ class _Driver:
     ):
         self.problem, self.method, self.watch, self.hooks = jax.device_put(problem), method, watch, hooks
         self.feeder, self.anchor = feeder, anchor
-        self.course, self.state = Course(method.steps, method.average, problem.objective.settles), first
+        # An anchor is no statistic: it is made anew at the average.
+        self.average = method.average and (anchor is not None or not _holds_floats(first.moving.state))
+        self.course, self.state = Course(method.steps, self.average, problem.objective.settles), first
         # On the host as well, because a chunk takes the state's buffers away.
         self.best, self.carried = first.moving.params, first.moving.state
         self.bounds, self.trace = np.zeros(0), np.zeros((0, 2, 0))
@@ -235,7 +238,7 @@ class _Driver:
     def turn(self, plan: Round) -> None:
         """End a round: look at its trace, go on from its average."""
         moving = self.state.moving
-        self.best = _on_host(moving.mean if self.method.average else moving.params)
+        self.best = _on_host(moving.mean if self.average else moving.params)
         if self.anchor is not None:
             self.carried = self.anchor(self.best["guide"])
         moving = dataclasses.replace(moving, params=self.best, state=self.carried)
@@ -369,7 +372,7 @@ def _fingerprint(driver: _Driver) -> dict[str, str]:
         "guide": type(problem.guide).__name__,
         "draws": str(problem.draws),
         "steps": str(driver.method.steps),
-        "average": str(driver.method.average),
+        "average": str(driver.average),
         "seed": str(np.asarray(problem.raw_key).tolist()),
         "data": checkpoints.digest(*jax.tree.leaves((problem.target, problem.guide, problem.stream))),
         "start": checkpoints.digest(*jax.tree.leaves(driver.state)),
@@ -380,6 +383,10 @@ def _fingerprint(driver: _Driver) -> dict[str, str]:
 
 def _on_host(tree: PyTree) -> PyTree:
     return jax.tree.map(np.array, tree)
+
+
+def _holds_floats(tree: PyTree) -> bool:
+    return any(jnp.issubdtype(np.asarray(leaf).dtype, jnp.inexact) for leaf in jax.tree.leaves(tree))
 
 
 def _is_finite(tree: PyTree) -> bool:
