@@ -30,10 +30,10 @@ from benchmarks import draws, machine, models
 from vbppl import loop
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.keys import host_generator, raw_key
-from vbppl.loop import CHUNK, THIN
+from vbppl.loop import CHUNK
 from vbppl.objectives import ClosedForm
 from vbppl.optimise import DECAYS, AnnealedAdam
-from vbppl.rounds import MOST, Course, Round
+from vbppl.rounds import MOST, THIN, Course, Round
 from vbppl.start import starts_of
 from vbppl.streams import Rows
 from vbppl.target import Target

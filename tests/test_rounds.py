@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vbppl.rounds import AGREE, FIRST, MOST, Course
+from vbppl.rounds import AGREE, FIRST, MOST, ROWS, Course
 
 UNITS = np.array([2.0, 1.0])
 
@@ -30,6 +30,16 @@ def test_the_first_round_travels_and_measures_nothing():
     plan = Course().round()
     assert (plan.begin, plan.steps, plan.fall, plan.power) == (0, FIRST, FIRST, 0.0)
     assert gone(trace())[1] == ""
+
+
+@pytest.mark.parametrize("steps", [1000, 50_000, 1_000_000])
+def test_a_look_is_at_the_last_half_of_a_round_and_never_at_more_than_some_thousand_records(steps):
+    plan = Course(asked=steps).round()
+    records = np.arange(1, steps // 10 + 1)
+    kept = records[plan.looked_at(records)]
+    assert kept[0] * 10 > steps // 2 and kept[-1] * 10 > 0.99 * steps
+    assert len(kept) == steps // 20 if steps <= 80_000 else ROWS <= len(kept) < 2 * ROWS
+    assert len(set(np.diff(kept))) == 1
 
 
 def test_two_rounds_that_are_still_and_agree_end_the_fit():

@@ -34,12 +34,12 @@ from vbppl.feeds import Feeder
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import Gaussian
 from vbppl.keys import host_generator
-from vbppl.loop import CHUNK, THIN, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
+from vbppl.loop import CHUNK, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
 from vbppl.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.optimise import AnnealedAdam, Optax
 from vbppl.pace import race
 from vbppl.records import Ending, Fitted, Hook, Progress, Status
-from vbppl.rounds import Course, Round
+from vbppl.rounds import THIN, Course, Round
 from vbppl.stopping import Look
 from vbppl.streams import Rows
 from vbppl.target import Target
@@ -193,7 +193,8 @@ class _Driver:
 
     def paced(self, pace: float) -> Problem:
         """The problem with learnt numbers that move at a pace."""
-        return dataclasses.replace(self.problem, optimiser=dataclasses.replace(self.problem.optimiser, pace=pace))
+        optimiser = dataclasses.replace(self.problem.optimiser, pace=jax.device_put(pace))
+        return dataclasses.replace(self.problem, optimiser=optimiser)
 
     def chunk(self, plan: Round, schedule: Schedule) -> None:
         """Some steps in one call of the compiled loop; with care if they end in something not finite."""
@@ -205,6 +206,7 @@ class _Driver:
         finite = np.isfinite(bounds)
         if self.first_skipped is None and not finite.all():
             self.blame(before, int(np.argmin(finite)), schedule)
+        trace = trace[plan.looked_at(self.done // THIN + 1 + np.arange(len(trace)))]
         self.trace = np.concatenate([self.trace, trace]) if len(self.trace) else trace
         self.bounds = np.append(self.bounds, bounds)
         self.done += steps
@@ -243,7 +245,7 @@ class _Driver:
             self.carried = self.anchor(self.best["guide"])
         moving = dataclasses.replace(moving, params=self.best, state=self.carried)
         self.state = dataclasses.replace(self.state, moving=moving)
-        self.course, self.reason = self.course.after(self.trace[-((plan.steps - plan.window) // THIN) :])
+        self.course, self.reason = self.course.after(self.trace)
         self.trace = self.trace[:0]
         if np.isfinite(self.bounds[-plan.steps :]).mean() < 0.5 and self.reason != "steps":
             self.reason = "stuck"  # steps that are skipped agree perfectly
@@ -334,10 +336,10 @@ class _Saver:
 
 def is_paced(problem: Problem, state: State) -> bool:
     """Whether numbers are learnt of which no one knows how long their steps should be."""
-    params, power = state.moving.params, jnp.ones(())
-    slow, fast = (problem.guide.metric(params["guide"], power, jnp.asarray(pace)) for pace in (1.0, 2.0))
-    differ = jax.tree.map(lambda one, other: bool(np.any(one != other)), slow, fast)
-    return bool(jax.tree.leaves(params["model"])) or any(jax.tree.leaves(differ))
+    params = state.moving.params
+    found = jax.make_jaxpr(lambda pace, power: problem.guide.metric(params["guide"], power, pace))(1.0, 1.0).jaxpr
+    read = [atom for equation in found.eqns for atom in equation.invars] + found.outvars
+    return bool(jax.tree.leaves(params["model"])) or any(atom is found.invars[0] for atom in read)
 
 
 def _restore(driver: _Driver, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:

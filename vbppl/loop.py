@@ -25,10 +25,10 @@ from vbppl.guides.base import Guide
 from vbppl.keys import named, wrap
 from vbppl.objectives import Objective
 from vbppl.pytree import pytree, static
+from vbppl.rounds import THIN
 from vbppl.target import Target
 
 CHUNK = 1000
-THIN = 10  # steps from one record of the iterates to the next
 WATCHED = 256  # numbers of an iterate in a record
 AHEAD = 2**19  # numbers made ahead at once: more fall out of the cache
 

@@ -32,6 +32,8 @@ STEADY = 0.1  # the same of rounds that measure
 SHORTER = 0.5**0.5  # steps, where rounds are twice as long: so they hold more and more times of relaxation
 AGREE = 0.02  # sds
 FEWEST = 16  # rows of a trace that are worth a look
+THIN = 10  # steps from one record of the iterates to the next
+ROWS = 4096  # of a trace: about as many are kept however long a round is
 
 
 class Round(NamedTuple):
@@ -44,6 +46,15 @@ class Round(NamedTuple):
     size: float
     last: float
     power: float
+
+    def looked_at(self, records: np.ndarray) -> np.ndarray:
+        """Which of these records are kept for the look at the end: of the last half, every so manieth of too many.
+
+        Args:
+          records: their numbers; number `n` is made after step `n THIN`.
+        """
+        stride = max(1, (self.steps - self.window) // THIN // ROWS)
+        return (records * THIN > self.begin + self.window) & (records % stride == 0)
 
 
 @dataclasses.dataclass(frozen=True)
