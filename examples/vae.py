@@ -14,7 +14,6 @@ import _style
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from sklearn.datasets import load_digits
 
 import vbppl as vb
@@ -125,8 +124,9 @@ def load(path):
 
 
 # %% [markdown]
-# The fit looks at the validation images now and then, ends when their bound has stopped rising, and gives back
-# the weights of the best look. What matters in the end is the probability of images that nobody has looked at.
+# No step size is given: the fit finds one for the networks by a race. It looks at the validation images now and
+# then, ends when their bound has stopped rising, and gives back the weights of the best look. What matters in the
+# end is the probability of images that nobody has looked at.
 
 
 # %%
@@ -134,7 +134,6 @@ def main(quick=False, out="vae.png", data="", network="plain"):
     (images, _), (kept, _), (test, labels) = load(data)
     decoder, decode, guide = NETWORKS[network](images.shape[1])
     method = vb.Stochastic(
-        optimizer=optax.adam(2e-3),
         steps=300 if quick else 6000,
         average=False,
         every=100,

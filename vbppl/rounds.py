@@ -13,7 +13,8 @@ of the last half of the one before, and ends in a look at the trace of its own l
 Where the last iterate is wanted instead of the average, a last round lands: its step size falls to a hundredth.
 
 A race between step sizes was tried instead of the round that travels and before those that drift; it
-chose well, cost 900 steps or more, and saved none: in units of the posterior one size serves.
+chose well, cost 900 steps or more, and saved none: in units of the posterior one size serves. What has no such unit
+races before the first round (`pace.py`).
 """
 
 from __future__ import annotations
