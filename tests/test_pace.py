@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,6 +87,30 @@ def test_networks_are_trained_without_a_step_size_as_well_as_with_a_good_one():
     assert ours.status.gradients == 1500 + (5 + 2 * 4) * (1500 // 26)
 
 
-def test_what_moves_in_posterior_sds_needs_no_race():
-    posterior = vb.fit(cases.normal_normal(cases.PAIRS), "mean_field", method=vb.Stochastic(steps=100))
+@vb.model
+def scores(y):
+    level = vb.sample("level", dist.Normal(0.0, 1.0))
+    with vb.plate("row", len(y)):
+        z = vb.sample("z", dist.Normal(level, 1.0))
+        vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
+
+
+@pytest.mark.parametrize("guide", ["mean_field", "full_rank", vb.Structured("row")], ids=str)
+def test_what_moves_in_posterior_sds_needs_no_race(guide):
+    posterior = vb.fit(scores(np.linspace(-1, 1, 10)), guide, method=vb.Stochastic(steps=100))
     assert posterior.status.gradients == 100 and "race" not in str(posterior.check())
+
+
+def halved(weight, y):
+    return weight * y, jnp.ones_like(y)
+
+
+def test_all_sizes_and_lengths_of_a_race_share_one_program(compilations):
+    def fit(steps, seed):
+        guide = vb.Amortized("z", halved, reads="y", params=0.5)
+        return vb.fit(scores(np.linspace(-1, 1, 10)), guide, method=vb.Stochastic(steps=steps), seed=seed)
+
+    fit(300, 0)
+    before = compilations()
+    assert fit(4000, 1).status.gradients > 4000
+    assert compilations() == before

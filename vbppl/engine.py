@@ -275,7 +275,7 @@ class _Driver:
             r_hat=look.r_hat if look else None,
             mcse=look.mcse if look else None,
         )
-        size = f"{self.pace * self.problem.optimiser.first:.2g}" if self.pace else ""
+        size = f"{self.pace * float(self.problem.optimiser.first):.2g}" if self.pace else ""
         choices = (f"step size of what is learnt: {size}, by a race of {self.raced:,} steps",) if self.pace else ()
         return Fitted(self.best, self.bounds, status, self.carried, choices=choices)
 

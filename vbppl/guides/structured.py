@@ -12,7 +12,7 @@ else, its divergence from a Gaussian prior stands in closed form, whatever that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -57,17 +57,15 @@ class RowGuide(Guide):
 
     def watched(self, phi: PyTree) -> tuple[Array, Array]:
         """Means in posterior sds and log sds; what else is learnt, relatively."""
-        rest = {name: leaf for name, leaf in phi.items() if name not in ("shared", "local")}
-        parts = self.shared.watched(phi["shared"]), MeanField().watched(phi["local"]), super().watched(rest)
+        rest = super().watched(_without(phi, ("shared", "local")))
+        parts = self.shared.watched(phi["shared"]), MeanField().watched(phi["local"]), rest
         return jnp.concatenate([values for values, _ in parts]), jnp.concatenate([units for _, units in parts])
 
     def metric(self, phi: PyTree, power: Array, pace: Array) -> PyTree:
         """Means move in posterior sds, what else is learnt at a pace of its own."""
-        shared = self.shared.metric(phi["shared"], power, pace)
-        return super().metric(phi, power, pace) | {
-            "shared": shared,
-            "local": MeanField().metric(phi["local"], power, pace),
-        }
+        guides = {"shared": self.shared, "local": MeanField()}
+        of_gaussians = {name: guide.metric(phi[name], power, pace) for name, guide in guides.items()}
+        return of_gaussians | super().metric(_without(phi, guides), power, pace)
 
     def slots(self, target: Target, local: bool) -> list[Slot]:
         """The local sites, or the shared ones."""
@@ -323,6 +321,10 @@ def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> di
         found[slot.name] = (table[0][places], jnp.exp(table[1][places]))
         start += slot.stop - slot.start
     return found
+
+
+def _without(phi: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: leaf for name, leaf in phi.items() if name not in names}
 
 
 def _joined(parts: list[Any], like: AnyArray) -> Array:
