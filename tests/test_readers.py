@@ -87,6 +87,9 @@ def test_what_was_read_outlives_a_buffer_that_is_written_over():
     batches.following("x", None, 3, 10)
     np.testing.assert_array_equal(first, TABLE[[7, 3]])
     np.testing.assert_array_equal(following, TABLE[:3])
+    row_by_row = Indexing(Reusing(1))
+    assert not row_by_row.by_array
+    np.testing.assert_array_equal(row_by_row.read(np.array([7, 3])), TABLE[[7, 3]])
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="other devices have memory of their own")

@@ -89,7 +89,8 @@ class Indexing:
         """The rows, `(n, ...)`."""
         if self.by_array:
             return jax.tree.map(lambda leaf: _own(np.asarray(leaf)), self.data[indices])
-        rows = [jax.tree.map(lambda leaf: np.asarray(leaf)[None], self.data[int(i)]) for i in indices]
+        # Copied before the next is asked for, which may be written into the same memory.
+        rows = [jax.tree.map(lambda leaf: np.array(leaf)[None], self.data[int(i)]) for i in indices]
         return jax.tree.map(_own, *rows)
 
     def _understands_arrays(self) -> bool:
