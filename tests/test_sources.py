@@ -459,5 +459,9 @@ def test_a_guide_program_that_reads_a_source_draws_all_rows_part_by_part(monkeyp
     assert draws["level"].std() == pytest.approx(0.5, abs=5 * 0.5 / 8000**0.5)
     likelihood = posterior.log_likelihood(10)["y"]
     assert likelihood.shape == (10, 60) and np.isfinite(likelihood).all()
+    new = np.array([-4.0, 0.0, 4.0], np.float32)
+    predicted = posterior.predict(pooled(new), n=4000)["z"]
+    expected = posterior.params["mean"] + posterior.params["slope"] * new
+    np.testing.assert_allclose(np.log(predicted).mean(0), expected, atol=5 * (0.5**2 + 0.3**2) ** 0.5 / 4000**0.5)
     with pytest.raises(vb.ModelError, match="reads 'y' in parts, and its density is that of all rows at once"):
         posterior.log_prob(posterior.sample(1))

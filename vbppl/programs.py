@@ -29,7 +29,7 @@ from vbppl.language import Interpreter, Site, param
 from vbppl.learnt import first_states, initial_params
 from vbppl.models import Model, guide, leading_draws
 from vbppl.modules import Parts, parts
-from vbppl.sources import Part
+from vbppl.sources import Part, Source
 from vbppl.target import Target
 from vbppl.trace import (
     Outline,
@@ -187,6 +187,8 @@ def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -
         return arguments and len(one.arrays) == len(other.arrays)
 
     def equal(one: Any, other: Any) -> bool:
+        if isinstance(one, Source) or isinstance(other, Source):
+            return isinstance(one, Source) and isinstance(other, Source) and one.same_data(other)
         return np.shape(one) == np.shape(other) and np.array_equal(np.asarray(one, np.asarray(other).dtype), other)
 
     if not same(program, fitted) or not same(fitted, model) or not all(map(equal, program.arrays, fitted.arrays)):
