@@ -155,6 +155,33 @@ def test_validation_gives_back_the_parameters_of_its_best_look():
     np.testing.assert_array_equal(kept["loc"], seen[best].params["guide"]["encoder"][0])
 
 
+@quiet
+def test_validation_keeps_its_patience_for_the_time_after_the_warm_up():
+    """From the optimum every step of a warm-up leads away at first: the first look is the best for long."""
+    validation, warm_up = vb.Validation(linear(NEW), patience=3), 200
+    settings = {"optimizer": optax.sgd(1e-3), "steps": 1000, "every": 10, "draws": 4, "validation": validation}
+    assert fitted("amortized", **settings, objective=vb.Elbo(warm_up=warm_up)).status.steps > warm_up
+    assert fitted("amortized", **settings | {"optimizer": optax.sgd(0.0)}).status.steps == 40
+
+
+@quiet
+def test_a_validation_set_watches_a_gaussian_guide_of_minibatches():
+    """Between its rounds such a fit carries a point of comparison, which is no state of a module."""
+
+    @vb.model
+    def level(y):
+        mu = vb.sample("mu", dist.Normal(0.0, 10.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(mu, 2.0), obs=vb.subsample(y))
+
+    y = 3 + 2 * np.random.default_rng(1).standard_normal(1200).astype(np.float32)
+    method = vb.Stochastic(validation=vb.Validation(level(y[1000:]), patience=2))
+    posterior = vb.fit(level(y[:1000]), "mean_field", batch_size=100, method=method)
+    assert "the bound on the validation rows" in posterior.status.text
+    # The best look is nearest to the validation rows, but no look is far from the posterior of the others.
+    assert posterior.mean()["mu"] == pytest.approx(y[:1000].mean(), abs=4 * 2 / 1000**0.5)
+
+
 def exact_bound(loc, log_sd):
     """The bound of the validation rows under `N(x loc, sd)`, in closed form."""
     mean, variance = NEW @ loc, np.exp(2 * log_sd)

@@ -159,7 +159,8 @@ def _hooks(method: Stochastic, target: Target, guide: Guide, raw: np.ndarray, ph
     if validation is None:
         return []
     guide, other = guide.moved_to(validation.guide), target.moved_to(validation.model)
-    return [Watching(guide, other, validation, raw, {"guide": phi, "model": target.params}, states)]
+    first, least = {"guide": phi, "model": target.params}, method.chosen_objective().settles
+    return [Watching(guide, other, validation, raw, first, states, least)]
 
 
 def wish_for(

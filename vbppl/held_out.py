@@ -281,7 +281,11 @@ class Validation:
 
 
 class Watching(Hook):
-    """The hook that keeps the best parameters seen on a validation set; `params` and `state` are the first ones."""
+    """The hook that keeps the best parameters seen on a validation set.
+
+    `params` and `state` are the first ones; modules that have no training mode have no `state`. Patience begins at
+    step `least`: while the objective still changes, the bound may fall in order to rise.
+    """
 
     def __init__(
         self,
@@ -291,22 +295,24 @@ class Watching(Hook):
         raw_key: np.ndarray,
         params: PyTree,
         state: PyTree = (),
+        least: int = 0,
     ):
         self.guide, self.target, self.validation, self.raw_key = guide, target, validation, raw_key
+        self.is_moody, self.least = bool(state), least
         self.best = {"value": np.float64(-math.inf), "step": np.int64(0), "params": params, "state": state}
-        self.waited = np.int64(0)  # looks since the best
+        self.waited = np.int64(0)  # looks since the best, from step `least` on
 
     def after_chunk(self, progress: Progress) -> Ending | None:
         """Look; an `Ending` when the patience is spent."""
         phi, target = progress.params["guide"], dataclasses.replace(self.target, params=progress.params["model"])
-        guide = self.guide
-        if progress.state:
-            target, guide = target.resting(progress.state["model"]), guide.in_training(progress.state["guide"], None)
+        guide, state = self.guide, progress.state if self.is_moody else ()
+        if state:
+            target, guide = target.resting(state["model"]), guide.in_training(state["guide"], None)
         value = held_out_bound(guide, phi, target, self.raw_key, self.validation.draws)
-        self.waited = self.waited + 1
+        self.waited = self.waited + (progress.step > self.least)
         if value > self.best["value"]:
             step = np.int64(progress.step)
-            self.best = {"value": np.float64(value), "step": step, "params": progress.params, "state": progress.state}
+            self.best = {"value": np.float64(value), "step": step, "params": progress.params, "state": state}
             self.waited = np.int64(0)
         if self.waited < self.validation.patience:
             return None
