@@ -122,6 +122,25 @@ OTHERS = {
 }
 
 
+def test_another_warm_up_is_another_fit(tmp_path):
+    """Its numbers are data: the program of a step is the same."""
+    path = tmp_path / "run"
+
+    def fit(warm_up, **settings):
+        guide = held_out.KINDS["amortized"](held_out.ROWS, held_out.weights())
+        method = vb.Stochastic(optax.sgd(1e-3), steps=20, every=10, objective=vb.Elbo(warm_up=warm_up))
+        vb.fit(held_out.linear(held_out.ROWS), guide, method=method, checkpoint=path, **settings)
+
+    def stop(progress):
+        if progress.step == 20:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        fit(15, callback=stop)
+    with pytest.raises(vb.ModelError, match="the checkpoint of another fit: objective disagrees"):
+        fit(5)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_fits_file_is_refused_with_what_disagrees_and_left_alone(tmp_path, name):
     path = tmp_path / "run"

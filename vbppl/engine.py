@@ -55,6 +55,7 @@ class Stochastic:
     Attributes:
       optimizer: any Optax transformation, used as it is; None for annealed Adam.
       steps: exactly so many steps; None to go on until the iterates are stationary and their average exact enough.
+        Where params or networks are learnt without an `optimizer`, a race of step sizes comes before; see `pace.py`.
       draws: draws a step; two or more are stratified in every coordinate.
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
@@ -372,6 +373,7 @@ def _fingerprint(driver: _Driver) -> dict[str, str]:
         "plates": ", ".join(f"{plate.name}[{plate.size}]" for plate in layout.plates),
         "rows shown": str(driver.problem.stream),
         "guide": type(problem.guide).__name__,
+        "objective": f"{type(problem.objective).__name__} {checkpoints.digest(*jax.tree.leaves(problem.objective))}",
         "draws": str(problem.draws),
         "steps": str(driver.method.steps),
         "average": str(driver.average),
