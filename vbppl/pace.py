@@ -20,7 +20,8 @@ import numpy as np
 
 PACES = tuple(0.25**k for k in range(5))
 HEAT, FINALISTS, LONGER = 250, 2, 4  # steps; sizes; times a heat
-SHARE = 2  # where the steps of the fit are given, the race takes at most one in so many
+LEAST = 10  # steps of a heat, however few the fit will make
+SHARE = 2  # where the steps of the fit are given, the race takes one in so many at most, unless that leaves too few
 
 
 def race(run: Callable[[float, int], float], asked: int | None) -> tuple[float, int]:
@@ -31,7 +32,7 @@ def race(run: Callable[[float, int], float], asked: int | None) -> tuple[float, 
       asked: the steps that the fit will make, if that is known.
     """
     shares = len(PACES) + FINALISTS * LONGER
-    heat = HEAT if asked is None else int(np.clip(asked // (SHARE * shares), 10, HEAT))
+    heat = HEAT if asked is None else int(np.clip(asked // (SHARE * shares), LEAST, HEAT))
 
     def ranked(paces: tuple[float, ...], steps: int) -> list[float]:
         bounds = [run(pace, steps) for pace in paces]
