@@ -50,6 +50,7 @@ FLOORS = (
     ("guides", "rounds"),
     ("objectives", "wish", "feeds"),
     ("loop", "batches", "anchors"),
+    ("resuming",),
     ("engine", "fixed_draws", "modes"),
     ("low_rank",),
     ("diagnostics", "optimality", "summary", "predictive", "progress"),

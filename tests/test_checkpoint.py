@@ -20,7 +20,8 @@ import test_held_out as held_out
 from test_acceptance import LOGISTIC
 
 import vbppl as vb
-from vbppl import checkpoint, engine
+import vbppl.distributions as dist
+from vbppl import checkpoint, engine, resuming
 from vbppl.records import Ending, Hook
 from vbppl.target import Target
 
@@ -57,7 +58,7 @@ def same(first, second):
 
 @pytest.fixture(autouse=True)
 def _every_chunk(monkeypatch):
-    monkeypatch.setattr(engine, "SPARING", 0)
+    monkeypatch.setattr(resuming, "SPARING", 0)
 
 
 def test_arrays_and_text_come_back_as_they_were(tmp_path):
@@ -276,15 +277,38 @@ def test_a_validation_set_goes_on_looking_where_it_stood(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_race_that_was_run_is_not_run_again(tmp_path, monkeypatch):
+    """What is learnt without a unit moves at the pace that the file says."""
+
+    @vb.model
+    def learnt(y):
+        loc = vb.param("loc", 0.0)
+        x = vb.sample("x", dist.Normal(loc, 1.0))
+        vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    def stop(progress):
+        raise KilledError
+
+    def fit(**settings):
+        return vb.fit(learnt(2.0), "mean_field", method=vb.Stochastic(steps=2000), **settings)
+
+    whole = fit()
+    with pytest.raises(KilledError):
+        fit(checkpoint=tmp_path / "run", callback=stop)
+    monkeypatch.setattr(engine, "race", None)
+    same(fit(checkpoint=tmp_path / "run"), whole)
+    assert whole.status.gradients == 2000 + 13 * (2000 // 26)
+
+
 CHILD = """
 import sys, warnings
 sys.path.insert(0, "tests")
 warnings.simplefilter("ignore")
 import numpy as np
 import vbppl as vb
-from vbppl import engine
+from vbppl import resuming
 from test_acceptance import LOGISTIC
-engine.SPARING = 0
+resuming.SPARING = 0
 method = vb.Stochastic(draws=4, every=20, steps=6000)
 path = None if sys.argv[1] == "none" else sys.argv[1]
 posterior = vb.fit(LOGISTIC, "mean_field", method=method, batch_size=20, checkpoint=path)

@@ -162,7 +162,9 @@ def test_a_ragged_last_batch_that_a_loader_drops_is_a_warning():
 
 def test_a_generator_that_ends_says_that_it_cannot_be_repeated():
     reader = Batches(iter(loader(5, 5)))
-    with pytest.raises(vb.ModelError, match="source 'rows' ended after 10 rows, before the fit did") as error:
+    with pytest.raises(
+        vb.ModelError, match="source 'rows' ended after 10 rows of a plate of 10, before the fit did"
+    ) as error:
         taken(reader, 6, 6)
     assert "not a generator" in str(error.value)
 

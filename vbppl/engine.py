@@ -15,21 +15,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import checkpoint as checkpoints
 from vbppl.aliases import PyTree
 from vbppl.anchors import Anchored, anchors, can_anchor, no_anchor
 from vbppl.checkpoint import PathLike
-from vbppl.errors import ModelError
 from vbppl.feeds import Feeder
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import Gaussian
@@ -37,15 +33,12 @@ from vbppl.keys import host_generator
 from vbppl.loop import CHUNK, Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
 from vbppl.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.optimise import AnnealedAdam, Optax
-from vbppl.pace import race
+from vbppl.pace import UNTRIED, race
 from vbppl.records import Ending, Fitted, Hook, Progress, Status
+from vbppl.resuming import Never, Saver
 from vbppl.rounds import THIN, Course, Round
-from vbppl.stopping import Look
 from vbppl.streams import Rows
 from vbppl.target import Target
-
-SPARING = 10  # writing a checkpoint may take this fraction of the time: one in ten
-PLAIN = ("done", "careful", "reason", "first_skipped", "guilty", "pace", "raced")  # what a checkpoint keeps as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +125,7 @@ def run(
     problem = Problem(target, guide, objective, optimiser, stream, strata, raw_key, method.draws)
     first = first_state(problem, _on_host({"guide": phi, "model": target.params}), _on_host(state))
     driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks, feeder, anchor)
-    saver = _Never() if checkpoint is None else _Saver(checkpoint, driver)
+    saver = Never() if checkpoint is None else Saver(checkpoint, driver)
     try:
         driver.go(saver)
     except KeyboardInterrupt:
@@ -169,11 +162,13 @@ class _Driver:
         self.pace, self.raced = None, 0
         self.began = time.perf_counter()
 
-    def go(self, saver: _Never | _Saver) -> None:
+    def go(self, saver: Never | Saver) -> None:
         """Make chunks of steps until there is a reason to end."""
         if isinstance(self.problem.optimiser, AnnealedAdam):
             if self.pace is None and is_paced(self.problem, self.state):
-                self.pace, self.raced = race(self.tried, self.method.steps)
+                again = self.feeder is None or self.feeder.is_repeatable
+                self.pace = race(self.tried, self.method.steps) if again else UNTRIED
+                saver.save(self)
             self.problem = self.paced(self.pace or 1.0)
         while not self.reason:
             plan = self.course.round()
@@ -189,7 +184,7 @@ class _Driver:
         here, before, self.problem = self.problem, _on_host(self.state), self.paced(pace)
         plan = jax.device_put(Schedule.of(0, steps, steps))
         _, bounds, _ = self.advance(jax.device_put(before), steps, plan, False)
-        self.problem, self.state = here, before
+        self.problem, self.state, self.raced = here, before, self.raced + steps
         return float(bounds[-max(steps // 4, 1) :].mean())
 
     def paced(self, pace: float) -> Problem:
@@ -276,8 +271,11 @@ class _Driver:
             r_hat=look.r_hat if look else None,
             mcse=look.mcse if look else None,
         )
-        size = f"{self.pace * float(self.problem.optimiser.first):.2g}" if self.pace else ""
-        choices = (f"step size of what is learnt: {size}, by a race of {self.raced:,} steps",) if self.pace else ()
+        choices = ()
+        if self.pace:
+            size = f"{self.pace * float(self.problem.optimiser.first):.2g}"
+            how = f"by a race of {self.raced:,} steps" if self.raced else "untried, as a source can be read only once"
+            choices = (f"step size of what is learnt: {size}, {how}",)
         return Fitted(self.best, self.bounds, status, self.carried, choices=choices)
 
     def ended(self) -> Ending:
@@ -292,97 +290,12 @@ class _Driver:
         return Ending(self.reason, self.reason == "settled", said)
 
 
-class _Never:
-    """No checkpoint."""
-
-    def save(self, driver: _Driver) -> None:
-        """Nothing."""
-
-
-class _Saver:
-    """Writes a driver to a file between chunks; on the way in, restores it from the file if there is one."""
-
-    def __init__(self, path: PathLike, driver: _Driver):
-        self.path, self.due, self.fingerprint = path, 0.0, _fingerprint(driver)
-        if not Path(path).absolute().parent.is_dir():
-            raise ModelError(f"checkpoint={os.fspath(path)!r}: there is no such folder.", mend="Make it first.")
-        if os.path.exists(path):
-            meta, arrays = checkpoints.read(path)
-            checkpoints.check(path, meta["fingerprint"], self.fingerprint)
-            _restore(driver, meta, arrays)
-
-    def save(self, driver: _Driver) -> None:
-        """Write, unless the time since the last writing is short in comparison with what that took."""
-        began = time.perf_counter()
-        if began < self.due and not driver.reason:
-            return
-        course = dataclasses.asdict(driver.course)
-        centre = course.pop("centre")
-        meta = {
-            "fingerprint": self.fingerprint,
-            "course": course,
-            "centred": centre is not None,
-            **{name: getattr(driver, name) for name in PLAIN},
-            "ending": dataclasses.asdict(driver.ending) if driver.ending else None,
-            "seconds": time.perf_counter() - driver.began,
-        }
-        arrays = {"bounds": driver.bounds, "trace": driver.trace, "centre": np.zeros(0) if centre is None else centre}
-        arrays |= checkpoints.pack(driver.state, "state")
-        for number, hook in enumerate(driver.hooks):
-            arrays |= checkpoints.pack(hook.saved(), f"hook {number}")
-        checkpoints.write(self.path, meta, arrays)
-        ended = time.perf_counter()
-        self.due = ended + SPARING * (ended - began)
-
-
 def is_paced(problem: Problem, state: State) -> bool:
     """Whether numbers are learnt of which no one knows how long their steps should be."""
     params = state.moving.params
     found = jax.make_jaxpr(lambda pace, power: problem.guide.metric(params["guide"], power, pace))(1.0, 1.0).jaxpr
     read = [atom for equation in found.eqns for atom in equation.invars] + found.outvars
     return bool(jax.tree.leaves(params["model"])) or any(atom is found.invars[0] for atom in read)
-
-
-def _restore(driver: _Driver, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Put a driver where the one was that wrote `meta` and `arrays`."""
-    course = {**meta["course"], "centre": arrays["centre"] if meta["centred"] else None}
-    course["look"] = Look(**course["look"]) if course["look"] else None
-    driver.course = Course(**course)
-    driver.state = checkpoints.unpack(driver.state, "state", arrays)
-    driver.best, driver.carried = driver.state.moving.params, driver.state.moving.state
-    driver.bounds, driver.trace = arrays["bounds"], arrays["trace"]
-    for name in PLAIN:
-        setattr(driver, name, meta[name])
-    driver.guilty = tuple(driver.guilty)
-    driver.ending = Ending(**meta["ending"]) if meta["ending"] else None
-    driver.began = time.perf_counter() - meta["seconds"]
-    for number, hook in enumerate(driver.hooks):
-        hook.restore(checkpoints.unpack(hook.saved(), f"hook {number}", arrays))
-
-
-def _fingerprint(driver: _Driver) -> dict[str, str]:
-    """What makes a fit this one; each entry by the name that a message will call it."""
-    (problem, _), layout = next(driver.fed(driver.state, 1)), driver.problem.target.layout
-    schedule = Schedule.of(0, 1, 1)
-    program = run_chunk.lower(problem, driver.state, np.int32(1), schedule, driver.careful).as_text()
-    return {
-        **checkpoints.machine(),
-        "sites": ", ".join(f"{slot.name}{list(slot.shape)}" for slot in layout.slots),
-        "observed": ", ".join(layout.observed),
-        "params": ", ".join(layout.params),
-        "plates": ", ".join(f"{plate.name}[{plate.size}]" for plate in layout.plates),
-        "rows shown": str(driver.problem.stream),
-        "guide": type(problem.guide).__name__,
-        "objective": f"{type(problem.objective).__name__} {checkpoints.digest(*jax.tree.leaves(problem.objective))}",
-        "draws": str(problem.draws),
-        "steps": str(driver.method.steps),
-        "average": str(driver.average),
-        "seed": str(np.asarray(problem.raw_key).tolist()),
-        "data": checkpoints.digest(*jax.tree.leaves((problem.target, problem.guide, problem.stream))),
-        "start": checkpoints.digest(*jax.tree.leaves(driver.state)),
-        "validation": ", ".join(hook.fingerprint() for hook in driver.hooks),
-        "program of a step": checkpoints.digest(program),
-    }
 
 
 def _on_host(tree: PyTree) -> PyTree:

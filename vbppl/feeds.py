@@ -79,6 +79,11 @@ class Feeder:
         indices = sum(4 * length for length in shown.values())
         self.steps = int(np.clip(BYTES // (sum(needed) + indices), 1, STEPS))
 
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the same feeds can be made twice."""
+        return all(source.is_repeatable for found in self.sources.values() for source in found)
+
     def feeds(self, cursor: Any, steps: int) -> Iterator[tuple[Feed, int]]:
         """Feeds for the next `steps` steps, each with its number of steps; the last may have room for more."""
         most = -(-steps // self.steps) * self.steps

@@ -71,7 +71,7 @@ class Slot:
 class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
-    `movable` are the sites that can be seen centred or not, as a number says, and `decentred` those that are seen
+    `movable` are the sites that can be seen centred or not, as a number says, and `fixed_decentred` those that are seen
     so for good; `data_plates` are the plates around each observed site.
     """
 
@@ -81,7 +81,7 @@ class Layout:
     observed: tuple[str, ...]
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
-    decentred: tuple[str, ...] = ()
+    fixed_decentred: tuple[str, ...] = ()
     is_moody: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
@@ -107,7 +107,7 @@ class Layout:
     def fixed(self, centred: AnyArray) -> Layout:
         """The layout whose `movable` sites are seen as the numbers `centred` say, for good."""
         decentred = tuple(name for name, weight in zip(self.movable, np.asarray(centred)) if not weight)
-        return dataclasses.replace(self, movable=(), decentred=decentred)
+        return dataclasses.replace(self, movable=(), fixed_decentred=decentred)
 
     @property
     def dim(self) -> int:

@@ -7,6 +7,8 @@ their steps fall to a hundredth; the two with the highest bound run again, four 
 is taken (successive halving: Jamieson and Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
 Optimization"). A bound that is not finite loses.
 
+A generator cannot be read twice: there the middle size is taken without a race.
+
 They run one after the other, through the program that the fit itself is compiled to: side by side under `vmap` they
 would ask for a second program, whose compilation costs more than the race.
 """
@@ -19,13 +21,14 @@ from collections.abc import Callable
 import numpy as np
 
 PACES = tuple(0.25**k for k in range(5))
+UNTRIED = PACES[2]
 HEAT, FINALISTS, LONGER = 250, 2, 4  # steps; sizes; times a heat
 LEAST = 10  # steps of a heat, however few the fit will make
 SHARE = 2  # where the steps of the fit are given, the race takes one in so many at most, unless that leaves too few
 
 
-def race(run: Callable[[float, int], float], asked: int | None) -> tuple[float, int]:
-    """The best of `PACES`, and how many steps it took to find it.
+def race(run: Callable[[float, int], float], asked: int | None) -> float:
+    """The best of `PACES`.
 
     Args:
       run: makes so many steps at a pace, from the start, and gives the bound at their end; NaN if it is not finite.
@@ -41,4 +44,4 @@ def race(run: Callable[[float, int], float], asked: int | None) -> tuple[float, 
         return [paces[i] for i in sorted(range(len(paces)), key=lambda i: (-scores[i], paces[i]))]
 
     finalists = tuple(ranked(PACES, heat)[:FINALISTS])
-    return ranked(finalists, LONGER * heat)[0], shares * heat
+    return ranked(finalists, LONGER * heat)[0]

@@ -72,7 +72,7 @@ class Sorting:
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows, `(n, ...)`."""
         unique, places = np.unique(indices, return_inverse=True)
-        return _own(np.asarray(self.data[unique])[places])
+        return Taking(np.asarray(self.data[unique])).read(places)
 
 
 class Indexing:
@@ -147,12 +147,12 @@ class Batches:
         rows = self._next_batch() if self.left is None else self.left
         if rows is not None:
             return rows
-        self._check_total(name, size)
         if not self.is_repeatable:
             raise ModelError(
-                f"source '{name}' ended after {self.in_epoch:,} rows, before the fit did.",
+                f"source '{name}' ended after {self.in_epoch:,} rows of a plate of {size:,}, before the fit did.",
                 mend="Pass something that can be iterated again (a loader, not a generator), or that never ends.",
             )
+        self._check_total(name, size)
         self.batches, self.in_epoch = iter(self.data), 0
         return self._next_batch()
 

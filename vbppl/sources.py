@@ -126,6 +126,11 @@ class Source:
             self._reader.again()
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether its rows can be read again; those of a generator cannot."""
+        return not self.is_iterator or self._attached().is_repeatable
+
+    @property
     def numbers(self) -> int:
         """How many numbers a row holds."""
         return sum(math.prod(shape) for shape in self.outline.shapes)

@@ -267,7 +267,7 @@ class _Reader:
 def _coordinates(target: Target, site: Site) -> Any:
     """The bijector from a site's slice of the flat vector onto its values."""
     weight = target.weights()[site.name] if site.name in target.layout.movable else None
-    return coordinates(site.dist, weight, site.name in target.layout.decentred)
+    return coordinates(site.dist, weight, site.name in target.layout.fixed_decentred)
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
@@ -295,7 +295,7 @@ def _shown_log_density(
 
 def _beside(target: Target, site: Site, loc: Array, sd: Array) -> Any:
     """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
-    if site.name in (*target.layout.movable, *target.layout.decentred):
+    if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
         move = _coordinates(target, site)
         loc, sd = move.forward(loc), move.scale * sd
     return normal_beside(site.dist, loc, sd)
