@@ -115,6 +115,7 @@ def test_all_sizes_and_lengths_of_a_race_share_one_program(compilations):
     assert compilations() == before
 
 
+@pytest.mark.filterwarnings("error::DeprecationWarning")
 def test_a_generator_that_can_be_read_once_is_left_to_the_fit():
     y = np.random.default_rng(0).normal(2.0, 1.0, 50).astype(np.float32)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,12 +23,17 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def split(arguments: PyTree, function: Callable[..., Any]) -> tuple[tuple[Any, ...], tuple[Setting | None, ...], Any]:
     """The data among a model's arguments; for each argument its setting, or None where it is data; the structure."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=lambda leaf: isinstance(leaf, Source))
+    paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)
     leaves = [
         as_source(leaf, path, function) if is_source(leaf) else as_data(leaf, name_of(function)) for path, leaf in paths
     ]
     settings = tuple(None if is_data(leaf) else Setting.of(leaf, name_of(function)) for leaf in leaves)
     return tuple(leaf for leaf in leaves if is_data(leaf)), settings, structure
+
+
+def _is_whole(argument: Any) -> bool:
+    """Whether an argument is not to be looked into; JAX will refuse iterators of which it is not told so."""
+    return isinstance(argument, (Source, Iterator))
 
 
 @dataclasses.dataclass(frozen=True)
