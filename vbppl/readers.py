@@ -24,6 +24,8 @@ from vbppl.errors import ModelError, VbpplWarning
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 SKIP = 2**14  # rows that are passed over at once
+SIDE_BY_SIDE = 2  # threads that gather rows of an array
+ALONE = 2**18  # bytes that one of them gathers no slower
 ALIGNED = 64  # bytes: what begins at a multiple of it JAX uses where it lies, on a CPU, and copies otherwise
 
 
@@ -54,13 +56,28 @@ class Taking:
 
     def __init__(self, data: np.ndarray):
         self.data, self.size, self.row = data, len(data), data[0]
+        self.pool = ThreadPoolExecutor(
+            SIDE_BY_SIDE, thread_name_prefix="vbppl-taker"
+        )  # no thread before the first task
 
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows, `(n, ...)`."""
         if np.min(indices, initial=0) < 0 or np.max(indices, initial=0) >= self.size:
             raise IndexError(f"rows {np.min(indices)} to {np.max(indices)} are asked for, of {self.size}.")
         rows = _empty((len(indices), *self.data.shape[1:]), self.data.dtype)
-        return np.take(self.data, indices, axis=0, out=rows, mode="clip")  # "raise" would copy it all once more
+        # Rows that lie far apart keep memory and disk waiting, so several are waited for at a time.
+        ends = np.linspace(0, len(indices), SIDE_BY_SIDE + 1 if rows.nbytes > ALONE else 2).astype(int)
+        stretches = list(map(slice, ends, ends[1:]))
+
+        def take(stretch: slice) -> None:
+            # In "raise" mode it would all be copied once more.
+            np.take(self.data, indices[stretch], axis=0, out=rows[stretch], mode="clip")
+
+        tasks = [self.pool.submit(take, stretch) for stretch in stretches[1:]]
+        take(stretches[0])
+        for task in tasks:
+            task.result()
+        return rows
 
 
 class Sorting:
