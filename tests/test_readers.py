@@ -55,6 +55,13 @@ def test_an_array_gives_the_rows_asked_for_in_their_order(data, kind):
     np.testing.assert_array_equal(reader.read(ASKED), TABLE[ASKED])
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 70_001])
+def test_rows_that_are_gathered_side_by_side_come_in_their_order(count):
+    table = np.random.default_rng(0).standard_normal((50_000, 3), np.float32)
+    indices = np.random.default_rng(1).integers(0, len(table), count)
+    np.testing.assert_array_equal(Taking(table).read(indices), table[indices])
+
+
 def test_a_row_that_is_not_there_is_an_error():
     for indices in ([10], [-1, 3]):
         with pytest.raises(IndexError, match="of 10"):

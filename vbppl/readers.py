@@ -56,9 +56,7 @@ class Taking:
 
     def __init__(self, data: np.ndarray):
         self.data, self.size, self.row = data, len(data), data[0]
-        self.pool = ThreadPoolExecutor(
-            SIDE_BY_SIDE, thread_name_prefix="vbppl-taker"
-        )  # no thread before the first task
+        self.pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="vbppl-taker")  # no thread before a task
 
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows, `(n, ...)`."""
