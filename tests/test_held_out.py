@@ -11,6 +11,7 @@ from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl import rounds
 from vbppl.errors import ModelError
 from vbppl.target import Target
 
@@ -120,6 +121,16 @@ def test_rows_are_judged_one_by_one(kind):
     assert abs(good.check().log_evidence - EVIDENCE.logpdf(ROWS).sum()) < 4 * good.elbo.se + 60 * 0.03
     poor = fitted(kind, weights(loc=GAIN.T * 0.3, sd=3 * BEST_SD)).check()
     assert poor.verdict == "poor" and "of the rows" in poor.reasons[0]
+
+
+@quiet
+def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(monkeypatch):
+    monkeypatch.setattr(rounds, "MOST", 2000)
+    method = vb.Stochastic(draws=1)
+    posterior = vb.fit(linear(ROWS), KINDS["amortized"](ROWS, weights()), method=method, batch_size=5)
+    card = posterior.check()
+    assert posterior.status.reason == "capped" and card.verdict == "poor"
+    assert any("validation=vb.Validation(model(rows kept back))" in line for line in card.advice)
 
 
 @quiet

@@ -137,6 +137,10 @@ def judge_rows(
         ]
     if not status.converged and status.reason != "steps":
         reasons.append(f"the fit did not converge: {status.text}")
+        advice.append(
+            "vb.Stochastic(validation=vb.Validation(model(rows kept back))): networks seldom come to rest, but rows "
+            "that were not fitted tell when more steps do harm"
+        )
     return ReportCard(
         verdict="poor" if reasons else "good",
         reasons=tuple(reasons),
