@@ -136,13 +136,26 @@ def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(mo
 @quiet
 @either
 def test_validation_keeps_the_best_and_ends_when_it_stops_rising(kind):
-    """A step size that is far too large: the first look is the best."""
+    """From slopes that are too small the bound rises at first, and then goes up and down."""
     start = weights(loc=GAIN.T * 0.9)
     validation = vb.Validation(*[v for v in other(kind, NEW, start).values() if v is not None], patience=3)
-    posterior = fitted(kind, start, optimizer=optax.sgd(3e-3), steps=2000, every=10, draws=4, validation=validation)
+    posterior = fitted(kind, start, optimizer=optax.sgd(1e-3), steps=2000, every=10, draws=4, validation=validation)
     assert posterior.status.reason == "validated" and posterior.status.converged
-    assert posterior.status.steps < 2000
+    assert posterior.status.steps < 2000 and posterior.status.skipped == 0
     assert "has not risen for 3 looks" in posterior.status.text
+    kept = posterior.params["encoder"]
+    found, first = (exact_bound(*(np.float64(w[name]) for name in ("loc", "log_sd"))) for w in (kept, start))
+    best = exact_bound(GAIN.T, np.log(BEST_SD))
+    assert first < best - 1 and best - 0.5 < found <= best
+
+
+@quiet
+def test_validation_rows_without_a_finite_bound_prove_nothing():
+    validation = vb.Validation(linear(np.full_like(NEW, np.nan)), patience=3)
+    method = vb.Stochastic(optimizer=optax.sgd(0.0), steps=200, every=10, validation=validation)
+    status = vb.fit(linear(ROWS), KINDS["amortized"](ROWS, weights()), method=method, batch_size=20).status
+    assert (status.reason, status.converged, status.steps) == ("validated", False, 30)
+    assert "finite at no look" in status.text
 
 
 @quiet

@@ -100,13 +100,13 @@ def test_what_moves_in_posterior_sds_needs_no_race(guide):
     assert posterior.status.gradients == 100 and "race" not in str(posterior.check())
 
 
-def halved(weight, y):
+def scaled(weight, y):
     return weight * y, jnp.ones_like(y)
 
 
 def test_all_sizes_and_lengths_of_a_race_share_one_program(compilations):
     def fit(steps, seed):
-        guide = vb.Amortized("z", halved, reads="y", params=0.5)
+        guide = vb.Amortized("z", scaled, reads="y", params=0.5)
         return vb.fit(scores(np.linspace(-1, 1, 10)), guide, method=vb.Stochastic(steps=steps), seed=seed)
 
     fit(300, 0)

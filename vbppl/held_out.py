@@ -320,6 +320,8 @@ class Watching(Hook):
             self.waited = np.int64(0)
         if self.waited < self.validation.patience:
             return None
+        if not self.best["step"]:
+            return Ending("validated", False, "the bound on the validation rows was finite at no look: not converged")
         return Ending("validated", True, self._said(f"has not risen for {self.waited} looks"))
 
     def fingerprint(self) -> str:

@@ -162,6 +162,10 @@ class Layout:
         """The places in `z` of the coordinates that belong to `rows`, `(shown_dim,)`."""
         return jnp.concatenate([slot.indices(rows).reshape(-1) for slot in self.slots])
 
+    def shown_places(self, rows: Mapping[str, Any]) -> Any:
+        """The same, or all places where `rows` show every coordinate: an index into `z`."""
+        return self.places(rows) if self.is_partly_shown(rows) else slice(None)
+
     def weights(self, rows: Mapping[str, Any]) -> np.ndarray:
         """How much each of these coordinates counts, `(shown_dim,)`: N/B for each plate around it."""
         lengths = lengths_of(rows)

@@ -122,7 +122,7 @@ class ProgramGuide(Guide):
         for share, rows in target.parts():
             part, at = _weighed(self, phi, target, keys, rows)
             log_weights += share * np.asarray(part, np.float64)
-            shown = target.layout.places(rows) if target.layout.is_partly_shown(rows) else slice(None)
+            shown = target.layout.shown_places(rows)
             z[:, shown] = at[:, shown]
         return log_weights, z
 
@@ -136,7 +136,7 @@ class ProgramGuide(Guide):
         """Where runs of the guide lie in unconstrained space, at all rows, which are gone through in parts."""
         z = np.zeros((len(keys), target.dim), jnp.result_type(float))
         for _, rows in target.parts():
-            shown = target.layout.places(rows)
+            shown = target.layout.shown_places(rows)
             z[:, shown] = np.asarray(_points(self, phi, target, keys, rows))[:, shown]
         return z
 

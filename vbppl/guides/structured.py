@@ -221,7 +221,7 @@ class RowGuide(Guide):
         z = np.zeros_like(noise)
         for _, rows in target.parts():
             part = np.asarray(_points(self, phi, target, noise[:, self._taken(target, rows)], rows))
-            shown = target.layout.places(rows) if target.layout.is_partly_shown(rows) else slice(None)
+            shown = target.layout.shown_places(rows)
             z[:, shown] = part[:, shown]
         return z
 
