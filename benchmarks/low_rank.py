@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from vbppl import lbfgs, stein
-from vbppl.directions import Density, Normal
-from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
-from vbppl.low_rank import Climb
+from vbppl.core.numerics import lbfgs, natural_gradient
+from vbppl.core.numerics.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
+from vbppl.core.numerics.lanczos import Density, Normal
+from vbppl.inference.deterministic.low_rank import Climb
 
 RANK = 10
 HEAD = "| posterior | dims | way | rank | nats lost | gradients | CPU s |\n|---|--:|---|--:|--:|--:|--:|"
@@ -278,8 +278,10 @@ def full_rank(density: Density, start: Normal, rank: int | None) -> Found:
         log_p, slope = density(z.reshape(-1, dim))
         return log_p.reshape(z.shape[:2]), slope.reshape(z.shape)
 
-    first = stein.look(one, start.loc[None], np.diag(np.exp(start.log_sd))[None], noise, np.zeros(1, int))
-    end = stein.ascend(one, first, noise, rounding, np.array([1e-3]))
+    first = natural_gradient.spectrum(
+        one, start.loc[None], np.diag(np.exp(start.log_sd))[None], noise, np.zeros(1, int)
+    )
+    end = natural_gradient.ascend(one, first, noise, rounding, np.array([1e-3]))
     return end.loc[0], end.factor[0]
 
 

@@ -29,12 +29,12 @@ import numpy as np
 import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks import machine
-from vbppl import batches, engine, loop
+from vbppl.core.keys import host_generator, raw_key
 from vbppl.guides.gaussian import MeanField
-from vbppl.keys import host_generator, raw_key
-from vbppl.objectives import ClosedForm
-from vbppl.optimise import AnnealedAdam
-from vbppl.target import Target
+from vbppl.inference.stochastic import minibatch, step, svi
+from vbppl.inference.stochastic.objectives import ClosedForm
+from vbppl.inference.stochastic.optimizers import AnnealedAdam
+from vbppl.target.target import Target
 
 STEPS = 500
 BATCH = 1024
@@ -109,14 +109,14 @@ def by_hand(x: np.ndarray, y: np.ndarray, draws: int, gathered: bool) -> Callabl
 def ours(x: Any, y: np.ndarray, draws: int) -> Callable[[], float]:
     """`STEPS` steps of the compiled loop at a call."""
     target, guide = Target.of(logistic(x, y)), MeanField()
-    stream, raw = batches.stream_of(target, BATCH), raw_key(0)
-    feeder = batches.feeder_of(target, stream, raw)
-    strata = guide.strata(target, draws, host_generator(raw, "strata"))
-    problem = loop.Problem(target, guide, ClosedForm(), AnnealedAdam(), stream, strata, raw, draws)
+    stream, raw = minibatch.stream_of(target, BATCH), raw_key(0)
+    prefetcher = minibatch.prefetcher_of(target, stream, raw)
+    stratification = guide.stratification(target, draws, host_generator(raw, "strata"))
+    problem = step.Problem(target, guide, ClosedForm(), AnnealedAdam(), stream, stratification, raw, draws)
     phi = guide.init(target, np.zeros(target.dim, jnp.result_type(float)))
-    first = loop.first_state(problem, {"guide": phi, "model": {}})
-    driver = engine._Driver(problem, first, vb.Stochastic(), lambda progress: None, (), feeder)
-    schedule = jax.device_put(loop.Schedule.of(0, 10**6, 0.1))
+    first = step.first_state(problem, {"guide": phi, "model": {}})
+    driver = svi._Driver(problem, first, vb.Stochastic(), lambda progress: None, (), prefetcher)
+    schedule = jax.device_put(step.Schedule.of(0, 10**6, 0.1))
 
     def call() -> float:
         driver.state, bounds, *_ = driver.advance(driver.state, STEPS, schedule, careful=False)

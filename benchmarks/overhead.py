@@ -28,28 +28,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine, models
-from vbppl import loop
+from vbppl.core.keys import host_generator, raw_key
+from vbppl.data.shuffle import Minibatches
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
-from vbppl.keys import host_generator, raw_key
-from vbppl.loop import CHUNK, Schedule
-from vbppl.objectives import ClosedForm
-from vbppl.optimise import AnnealedAdam
-from vbppl.streams import Rows
-from vbppl.target import Target
+from vbppl.inference.stochastic import step
+from vbppl.inference.stochastic.objectives import ClosedForm
+from vbppl.inference.stochastic.optimizers import AnnealedAdam
+from vbppl.inference.stochastic.step import CHUNK, Schedule
+from vbppl.target.target import Target
 
 STEPS = 10_000  # over which the step size falls
 BUDGET = 1.5  # seconds for one row of the table, in each loop
 HEAD = "| model | guide | draws | by hand, us | vbppl, us | ratio | ratio, CPU time |\n|---|---|--:|--:|--:|--:|--:|"
 
 
-def by_hand(log_density: Callable, full_rank: bool, draws: int, strata: np.ndarray) -> Callable:
+def by_hand(log_density: Callable, full_rank: bool, draws: int, stratification: np.ndarray) -> Callable:
     """A compiled function `(carry, first step, key, data) -> (carry, bounds)` that makes `CHUNK` steps."""
 
     def noise(key, step):
         key = jax.random.fold_in(key, step)
         if draws == 1:
-            return jax.random.normal(key, strata.shape)
-        uniform = (strata / draws + jax.random.uniform(key, strata.shape[1:])) % 1.0
+            return jax.random.normal(key, stratification.shape)
+        uniform = (stratification / draws + jax.random.uniform(key, stratification.shape[1:])) % 1.0
         edge = jnp.finfo(uniform.dtype).eps / 4
         return jax.scipy.special.ndtri(jnp.clip(uniform, edge, 1 - 2 * edge))
 
@@ -88,8 +88,8 @@ def by_hand(log_density: Callable, full_rank: bool, draws: int, strata: np.ndarr
 class ByHand:
     """The loop by hand, at its first step."""
 
-    def __init__(self, case: models.Case, guide: Gaussian, draws: int, strata: np.ndarray, phi: np.ndarray):
-        self.run = by_hand(case.log_density, isinstance(guide, FullRank), draws, strata)
+    def __init__(self, case: models.Case, guide: Gaussian, draws: int, stratification: np.ndarray, phi: np.ndarray):
+        self.run = by_hand(case.log_density, isinstance(guide, FullRank), draws, stratification)
         self.carry, self.first, self.data = (phi, 0 * phi, 0 * phi, phi), 0, case.data
         self.key = jax.random.fold_in(jax.random.key(0), zlib.crc32(b"noise"))
 
@@ -103,24 +103,33 @@ class ByHand:
 class Compiled:
     """The compiled loop of vbppl, at its first step."""
 
-    def __init__(self, target: Target, guide: Gaussian, draws: int, strata: np.ndarray, phi: np.ndarray):
-        parts = (target.in_fixed_coordinates(), guide, ClosedForm(), AnnealedAdam(), Rows(), strata, raw_key(0), draws)
-        self.problem = jax.device_put(loop.Problem(*parts))
-        self.state = loop.first_state(self.problem, {"guide": phi, "model": target.params})
+    def __init__(self, target: Target, guide: Gaussian, draws: int, stratification: np.ndarray, phi: np.ndarray):
+        parts = (
+            target.in_fixed_coordinates(),
+            guide,
+            ClosedForm(),
+            AnnealedAdam(),
+            Minibatches(),
+            stratification,
+            raw_key(0),
+            draws,
+        )
+        self.problem = jax.device_put(step.Problem(*parts))
+        self.state = step.first_state(self.problem, {"guide": phi, "model": target.params})
         self.schedule = jax.device_put(Schedule.of(0, STEPS, STEPS // 2))
 
     def chunk(self) -> np.ndarray:
         """Make `CHUNK` more steps; the bounds."""
-        self.state, bounds, _ = loop.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
+        self.state, bounds, _ = step.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
         return np.asarray(bounds)
 
 
 def compare(case: models.Case, guide: Gaussian, draws: int, budget: float) -> str:
     """A row of the table."""
     target = Target.of(case.model)
-    strata = guide.strata(target, draws, host_generator(raw_key(0), "strata"))
+    stratification = guide.stratification(target, draws, host_generator(raw_key(0), "strata"))
     phi = guide.init(target, np.zeros(target.dim, jnp.result_type(float)))
-    hand, ours = ByHand(case, guide, draws, strata, phi), Compiled(target, guide, draws, strata, phi)
+    hand, ours = ByHand(case, guide, draws, stratification, phi), Compiled(target, guide, draws, stratification, phi)
     # The two round differently, and the steps carry the difference on.
     np.testing.assert_allclose(ours.chunk()[:20], hand.chunk()[:20], rtol=1e-4)
     first = seconds(hand)[0]
@@ -134,7 +143,7 @@ def compare(case: models.Case, guide: Gaussian, draws: int, budget: float) -> st
 def seconds(loop: Any) -> tuple[float, float]:
     """Wall and CPU time of a chunk."""
     wall, cpu = time.perf_counter(), time.process_time()
-    loop.chunk()
+    step.chunk()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

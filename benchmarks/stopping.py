@@ -27,16 +27,16 @@ import numpy as np
 
 import vbppl as vb
 from benchmarks import draws, machine, models
-from vbppl import loop
+from vbppl.core.keys import host_generator, raw_key
+from vbppl.data.shuffle import Minibatches
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
-from vbppl.keys import host_generator, raw_key
-from vbppl.loop import CHUNK
-from vbppl.objectives import ClosedForm
-from vbppl.optimise import DECAYS, AnnealedAdam
-from vbppl.rounds import MOST, THIN, Course, Round
-from vbppl.start import starts_of
-from vbppl.streams import Rows
-from vbppl.target import Target
+from vbppl.inference.initialization import starts_of
+from vbppl.inference.stochastic import step
+from vbppl.inference.stochastic.objectives import ClosedForm
+from vbppl.inference.stochastic.optimizers import DECAYS, AnnealedAdam
+from vbppl.inference.stochastic.schedule import MOST, THIN, Course, Round
+from vbppl.inference.stochastic.step import CHUNK
+from vbppl.target.target import Target
 
 FALSE = 0.1  # sds
 NUMBERS = 4
@@ -118,15 +118,15 @@ class Real:
     def __init__(self, model: vb.Model, guide: Gaussian, batch: int | None, best: np.ndarray, seeds: range):
         target = Target.of(model)
         plates = target.layout.plates
-        stream = Rows() if batch is None else Rows(((plates[0].name, plates[0].size, batch),))
+        stream = Minibatches() if batch is None else Minibatches(((plates[0].name, plates[0].size, batch),))
         self.guide, self.best, self.problems, self.states = guide, best, [], []
         for raw in map(raw_key, seeds):
-            strata = guide.strata(target, 16, host_generator(raw, "strata"))
-            parts = (target, guide, ClosedForm(), AnnealedAdam(), stream, strata, raw, 16)
-            self.problems.append(jax.device_put(loop.Problem(*parts)))
+            stratification = guide.stratification(target, 16, host_generator(raw, "strata"))
+            parts = (target, guide, ClosedForm(), AnnealedAdam(), stream, stratification, raw, 16)
+            self.problems.append(jax.device_put(step.Problem(*parts)))
             z = starts_of(target, host_generator(raw, "start"), 1)[0].astype(jnp.result_type(float))
             params = {"guide": guide.init(target, z), "model": target.params}
-            self.states.append(loop.first_state(self.problems[-1], params))
+            self.states.append(step.first_state(self.problems[-1], params))
         self.fits, self.done = len(self.states), 0
 
     def walk(self, plans: list[Round]) -> Walked:
@@ -136,10 +136,10 @@ class Real:
         return Walked(*map(np.stack, zip(*walked)))
 
     def _one(self, i: int, plan: Round) -> tuple:
-        schedule = jax.device_put(loop.Schedule.of(*plan[:1], *plan[2:]))
+        schedule = jax.device_put(step.Schedule.of(*plan[:1], *plan[2:]))
         state, rows, bounds = self.states[i], [], []
         for _ in range(plan.steps // CHUNK):
-            state, seen, trace = loop.run_chunk(self.problems[i], state, np.int32(CHUNK), schedule, False)
+            state, seen, trace = step.run_chunk(self.problems[i], state, np.int32(CHUNK), schedule, False)
             rows.append(np.asarray(trace)[: CHUNK // THIN])
             bounds.append(np.asarray(seen).reshape(-1, 100).mean(-1))
         moving = jax.tree.map(np.array, state.moving)

@@ -35,12 +35,12 @@ import optax
 import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks import machine
-from vbppl import loop
-from vbppl.keys import host_generator, raw_key
-from vbppl.objectives import ClosedForm
-from vbppl.optimise import Optax
-from vbppl.streams import Rows
-from vbppl.target import Target
+from vbppl.core.keys import host_generator, raw_key
+from vbppl.data.shuffle import Minibatches
+from vbppl.inference.stochastic import step
+from vbppl.inference.stochastic.objectives import ClosedForm
+from vbppl.inference.stochastic.optimizers import Optax
+from vbppl.target.target import Target
 
 PIXELS, HIDDEN, LATENT, BATCH = 784, (400,), 20, 128
 CHUNK, TURNS = 50, 15
@@ -92,18 +92,18 @@ class Ours:
         sizes, guide = parts(HIDDEN, LATENT)
         target = Target.of(vae(x, sizes))
         target = target_showing(target, BATCH)
-        strata = guide.strata(target, 1, host_generator(raw_key(0), "strata"))
+        stratification = guide.stratification(target, 1, host_generator(raw_key(0), "strata"))
         phi = guide.init(target, np.zeros(target.dim, np.float32))
-        stream = Rows((("row", len(x), BATCH),))
-        optimiser = Optax(optax.adam(RATE))
-        problem = loop.Problem(target, guide, ClosedForm(), optimiser, stream, strata, raw_key(0), 1)
+        stream = Minibatches((("row", len(x), BATCH),))
+        optimizer = Optax(optax.adam(RATE))
+        problem = step.Problem(target, guide, ClosedForm(), optimizer, stream, stratification, raw_key(0), 1)
         self.problem = jax.device_put(problem)
-        self.state = loop.first_state(self.problem, {"guide": phi, "model": target.params})
-        self.schedule = jax.device_put(loop.Schedule.of(0, 10**6, 10**6))
+        self.state = step.first_state(self.problem, {"guide": phi, "model": target.params})
+        self.schedule = jax.device_put(step.Schedule.of(0, 10**6, 10**6))
 
     def chunk(self) -> float:
         """Make `CHUNK` more steps; the mean bound of a row."""
-        self.state, bounds, _ = loop.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
+        self.state, bounds, _ = step.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
         return float(np.asarray(bounds)[:CHUNK].mean()) / self.problem.stream.plates[0][1]
 
 
@@ -284,16 +284,18 @@ def vb_bound(posterior: vb.Posterior, test: np.ndarray, sizes: tuple[int, ...]) 
 def seconds_a_step(model: vb.Model, guide: Any, draws: int, objective: Any) -> float:
     """Measured on a short fit, which compiles what the long one uses."""
     target = target_showing(Target.of(model), BATCH)
-    strata = (objective or ClosedForm()).strata(guide, target, draws, host_generator(raw_key(0), "strata"))
+    stratification = (objective or ClosedForm()).stratification(
+        guide, target, draws, host_generator(raw_key(0), "strata")
+    )
     phi = guide.init(target, np.zeros(target.dim, np.float32))
-    stream, adam = Rows((("row", len(model.arrays[0]), BATCH),)), Optax(optax.adam(RATE))
-    parts = (target, guide, objective or ClosedForm(), adam, stream, strata, raw_key(0), draws)
-    problem = jax.device_put(loop.Problem(*parts))
-    state = loop.first_state(problem, {"guide": phi, "model": target.params})
-    schedule, spent = jax.device_put(loop.Schedule.of(0, 10**6, 10**6)), []
+    stream, adam = Minibatches((("row", len(model.arrays[0]), BATCH),)), Optax(optax.adam(RATE))
+    parts = (target, guide, objective or ClosedForm(), adam, stream, stratification, raw_key(0), draws)
+    problem = jax.device_put(step.Problem(*parts))
+    state = step.first_state(problem, {"guide": phi, "model": target.params})
+    schedule, spent = jax.device_put(step.Schedule.of(0, 10**6, 10**6)), []
     for _ in range(4):
         began = time.perf_counter()
-        state, bounds, _ = loop.run_chunk(problem, state, np.int32(100), schedule, careful=False)
+        state, bounds, _ = step.run_chunk(problem, state, np.int32(100), schedule, careful=False)
         np.asarray(bounds)
         spent.append(time.perf_counter() - began)
     return float(np.median(spent[1:])) / 100

@@ -140,3 +140,27 @@ def flat_moments(posterior):
     """Mean and sd of the Gaussian guide in unconstrained space, float64."""
     phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), posterior.phi)
     return posterior.guide.loc(phi), posterior.guide.sd(phi)
+
+
+@vb.model
+def rooted(y):
+    """`log(x)` of a real `x`: not a number wherever a draw falls below zero."""
+    x = vb.sample("x", dist.Normal(1.0, 1.0))
+    vb.factor("root", jnp.log(x) / 4)
+    vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def gaussian(precision, loc):
+    """The log density, up to a constant, and its gradient."""
+
+    def density(z):
+        away = z - loc
+        return -((away @ precision) * away).sum(axis=1) / 2, -away @ precision
+
+    return density
+
+
+def dense(at):
+    """The factor of a normal as a matrix."""
+    inner = np.eye(len(at.loc)) + (at.directions * np.expm1(at.stretch)) @ at.directions.T
+    return np.exp(at.log_sd)[:, None] * inner

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 # Beside the tests that say `@pytest.mark.smoke` themselves: the language, the house, and every doctest.
-SMOKE = {"test_architecture.py", "test_language.py"}
+SMOKE = {"test_architecture.py", "test_primitives.py"}
 
 compiled: list[str] = []
 

@@ -11,62 +11,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "vbppl"
 
-# A room may use the rooms on lower floors. A folder is a family of siblings, who may use each other without
-# cycles; so may the tools on the ground floor.
-FLOORS = (
-    ("pytree", "errors", "keys", "numerics", "aliases"),
-    ("bijectors",),
-    ("distributions",),
-    ("readers",),
-    ("sources",),
-    ("shapes", "arguments", "modules"),
-    ("language",),
-    ("trace", "priors"),
-    ("models", "rows"),
-    ("reparam", "learnt"),
-    ("layout",),
-    ("target",),  # the waist
-    ("programs", "evaluation"),
-    (
-        "draws",
-        "directions",
-        "streams",
-        "optimise",
-        "pace",
-        "lbfgs",
-        "newton",
-        "stein",
-        "batch_and_match",
-        "psis",
-        "start",
-        "records",
-        "checkpoint",
-        "stopping",
-    ),
-    ("report_card",),
-    ("lanes",),
-    ("linear_response",),
-    ("mean_field",),
-    ("guides", "rounds"),
-    ("objectives", "wish", "feeds"),
-    ("loop", "batches", "anchors"),
-    ("resuming",),
-    ("engine", "fixed_draws", "modes"),
-    ("low_rank",),
-    ("diagnostics", "optimality", "summary", "predictive", "progress"),
-    ("held_out",),
-    ("posterior",),
-    ("ladder",),
-    ("fitting",),
-    ("many",),
-    ("calibration",),
-)
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# The wings, in a line: a wing imports only from wings to its left. `data` and `distributions` share a step and do not
+# know each other. Inside a wing imports make no circle.
+WINGS = ("core", "data", "distributions", "model", "target", "guides", "inference", "posterior", "fitting")
+STEP = {wing: number for number, wing in enumerate(WINGS)}
 
-# Above the waist nobody knows how a model is written, but for these, which run models: a guide program beside
-# its model, prediction, and the two rooms where a user comes in.
-WRITING = {"shapes", "arguments", "modules", "language", "priors", "trace", "models", "reparam", "learnt"}
-SEES_MODELS = {"programs", "predictive", "posterior", "fitting", "many", "calibration"}
+# Above the waist nobody knows how a model is written; the door may name a `Model`.
+NAMES_MODELS = {"fitting"}
 
 # The dtype follows the inputs; a file that must name float32 stands here, with the reason.
 NAMES_FLOAT32: set[str] = set()

@@ -15,7 +15,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl import engine
+from vbppl.inference.stochastic import svi
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -78,14 +78,14 @@ def test_the_models_function_runs_a_few_times_at_the_first_fit_and_once_at_the_s
 
 def lowered(model, guide, method, monkeypatch):
     """The program of a fit's chunks, lowered with the arguments that the fit calls it with."""
-    calls, run_chunk = [], engine.run_chunk
+    calls, run_chunk = [], svi.run_chunk
 
     def recorded(*args):
         calls.append(run_chunk.lower(*args))
         return run_chunk(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "run_chunk", recorded)
+        patch.setattr(svi, "run_chunk", recorded)
         vb.fit(model, guide, method=method)
     return calls[0]
 
@@ -182,7 +182,7 @@ def test_programs_have_one_text_whatever_the_hash_seed():
 @GUIDES
 @pytest.mark.parametrize("method", ["auto", ONE, MANY], ids=["auto", "one", "many"])
 def test_a_progress_bar_changes_no_bit(guide, method, capsys):
-    plain, watched = (vb.fit(SCHOOLS, guide, method=method, progress=progress) for progress in (False, True))
-    np.testing.assert_array_equal(plain.phi, watched.phi)
-    np.testing.assert_array_equal(plain.history, watched.history)
-    assert plain.elbo == watched.elbo
+    plain, monitored = (vb.fit(SCHOOLS, guide, method=method, progress=progress) for progress in (False, True))
+    np.testing.assert_array_equal(plain.phi, monitored.phi)
+    np.testing.assert_array_equal(plain.history, monitored.history)
+    assert plain.elbo == monitored.elbo

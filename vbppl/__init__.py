@@ -1,28 +1,28 @@
 """vbppl: probabilistic programs, variational Bayes, and the evidence of how good the answer is."""
 
 from vbppl import distributions
-from vbppl.calibration import Calibration, calibrate
-from vbppl.distributions.foreign import foreign
-from vbppl.engine import Stochastic
-from vbppl.errors import ModelError, VbpplWarning
-from vbppl.fitting import fit
-from vbppl.guides.amortised import Amortized
+from vbppl.core.errors import ModelError, VbpplWarning
+from vbppl.data.source import Source
+from vbppl.distributions.interop import foreign
+from vbppl.fitting.calibration import Calibration, calibrate
+from vbppl.fitting.fit import fit
+from vbppl.fitting.fit_many import fit_many
+from vbppl.guides.amortized import Amortized
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.point import MAP
 from vbppl.guides.structured import Structured
-from vbppl.held_out import Validation
-from vbppl.language import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
-from vbppl.many import fit_many
-from vbppl.models import Model, guide, model
-from vbppl.objectives import Elbo, ImportanceWeighted
-from vbppl.posterior import Posterior
-from vbppl.priors import prior_over
-from vbppl.records import Progress, Status
-from vbppl.reparam import decenter
-from vbppl.sources import Source
-from vbppl.target import Target, target
-from vbppl.wish import Deterministic
+from vbppl.inference.deterministic.problem import Deterministic
+from vbppl.inference.solution import Progress, Status
+from vbppl.inference.stochastic.early_stopping import Validation
+from vbppl.inference.stochastic.objectives import Elbo, ImportanceWeighted
+from vbppl.inference.stochastic.settings import Stochastic
+from vbppl.model.model import Model, guide, model
+from vbppl.model.modules import prior_over
+from vbppl.model.primitives import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
+from vbppl.model.reparam import decenter
+from vbppl.posterior.posterior import Posterior
+from vbppl.target.target import Target, target
 
 __version__ = "0.1.0"
 

@@ -23,8 +23,8 @@ import numpy as np
 from scipy import optimize, special
 from scipy.stats import qmc
 
-from vbppl.aliases import Array
-from vbppl.target import Target
+from vbppl.core.types import Array
+from vbppl.target.target import Target
 
 BLOCK = 64
 REPLICATES = 8

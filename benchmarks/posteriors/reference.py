@@ -26,7 +26,7 @@ import vbppl as vb
 from benchmarks.posteriors import store
 from benchmarks.posteriors.catalogue import Entry
 from benchmarks.posteriors.limits import limit
-from vbppl.target import Target
+from vbppl.target.target import Target
 
 CHAINS = 4
 CACHE = Path("build/posteriors")

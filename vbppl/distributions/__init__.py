@@ -3,14 +3,13 @@
 import vbppl.distributions.constraints as constraints
 import vbppl.distributions.transforms as transforms
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution
-from vbppl.distributions.bounded import Beta, TruncatedNormal, Uniform
-from vbppl.distributions.counts import BetaBinomial, GammaPoisson, NegativeBinomial2, Poisson
-from vbppl.distributions.degenerate import Delta, ImproperUniform
-from vbppl.distributions.discrete import Bernoulli, Binomial, Categorical, Geometric, Multinomial
-from vbppl.distributions.kl import kl_divergence
-from vbppl.distributions.mixture import MixtureSameFamily
-from vbppl.distributions.multivariate import LKJ, Dirichlet, LKJCholesky, MultivariateNormal
-from vbppl.distributions.positive import (
+from vbppl.distributions.families.bounded import Beta, TruncatedNormal, Uniform
+from vbppl.distributions.families.composite import MixtureSameFamily, TransformedDistribution
+from vbppl.distributions.families.counts import BetaBinomial, GammaPoisson, NegativeBinomial2, Poisson
+from vbppl.distributions.families.degenerate import Delta, ImproperUniform
+from vbppl.distributions.families.finite import Bernoulli, Binomial, Categorical, Geometric, Multinomial
+from vbppl.distributions.families.multivariate import LKJ, Dirichlet, LKJCholesky, MultivariateNormal
+from vbppl.distributions.families.positive import (
     Chi2,
     Exponential,
     Gamma,
@@ -21,8 +20,8 @@ from vbppl.distributions.positive import (
     Pareto,
     Weibull,
 )
-from vbppl.distributions.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
-from vbppl.distributions.transformed import TransformedDistribution
+from vbppl.distributions.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
+from vbppl.distributions.kl import kl_divergence
 
 __all__ = [
     "Bernoulli",

@@ -26,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array, ArrayLike, Shape
-from vbppl.bijectors.base import Bijector, independent
-from vbppl.errors import ModelError
-from vbppl.numerics import sum_rightmost
-from vbppl.pytree import pytree, set_field, static
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree, set_field, static
+from vbppl.core.special import sum_rightmost
+from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.distributions.constraints.base import Bijector, independent
 
 
 class Distribution:

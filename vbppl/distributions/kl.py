@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import betaln, digamma, gammaln
 
-from vbppl.aliases import Array
+from vbppl.core.special import sum_rightmost
+from vbppl.core.types import Array
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent
-from vbppl.distributions.bounded import Beta
-from vbppl.distributions.degenerate import Delta
-from vbppl.distributions.multivariate import Dirichlet, MultivariateNormal, solve_lower
-from vbppl.distributions.positive import Gamma, LogNormal
-from vbppl.distributions.real import Normal
-from vbppl.numerics import sum_rightmost
+from vbppl.distributions.families.bounded import Beta
+from vbppl.distributions.families.degenerate import Delta
+from vbppl.distributions.families.multivariate import Dirichlet, MultivariateNormal, solve_lower
+from vbppl.distributions.families.positive import Gamma, LogNormal
+from vbppl.distributions.families.real import Normal
 
 
 def has_kl(q: Distribution, p: Distribution) -> bool:

@@ -15,10 +15,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vbppl.aliases import Array, ArrayLike
-from vbppl.bijectors.scalar import Affine
+from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import ExpandedDistribution, Independent, MaskedDistribution
-from vbppl.distributions.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
+from vbppl.distributions.constraints.scalar import Affine
+from vbppl.distributions.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
 
 FAMILIES = (Normal, StudentT, Cauchy, Laplace, Logistic, Gumbel)
 

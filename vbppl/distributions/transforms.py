@@ -3,18 +3,18 @@
 To map values, write `transform.forward(z)`: calling a bijector asks whether a value lies on its support.
 """
 
-from vbppl.bijectors.base import Independent as IndependentTransform
-from vbppl.bijectors.chain import Chain as ComposeTransform
-from vbppl.bijectors.matrix import CorrCholesky as CorrCholeskyTransform
-from vbppl.bijectors.matrix import LowerCholesky as LowerCholeskyTransform
-from vbppl.bijectors.scalar import Affine as AffineTransform
-from vbppl.bijectors.scalar import Positive as ExpTransform
-from vbppl.bijectors.scalar import Power as PowerTransform
-from vbppl.bijectors.scalar import Real as IdentityTransform
-from vbppl.bijectors.scalar import SoftplusPositive as SoftplusTransform
-from vbppl.bijectors.scalar import UnitInterval as SigmoidTransform
-from vbppl.bijectors.vector import OrderedVector as OrderedTransform
-from vbppl.bijectors.vector import Simplex as StickBreakingTransform
+from vbppl.distributions.constraints.base import Independent as IndependentTransform
+from vbppl.distributions.constraints.compose import Chain as ComposeTransform
+from vbppl.distributions.constraints.matrix import CorrCholesky as CorrCholeskyTransform
+from vbppl.distributions.constraints.matrix import LowerCholesky as LowerCholeskyTransform
+from vbppl.distributions.constraints.scalar import Affine as AffineTransform
+from vbppl.distributions.constraints.scalar import Positive as ExpTransform
+from vbppl.distributions.constraints.scalar import Power as PowerTransform
+from vbppl.distributions.constraints.scalar import Real as IdentityTransform
+from vbppl.distributions.constraints.scalar import SoftplusPositive as SoftplusTransform
+from vbppl.distributions.constraints.scalar import UnitInterval as SigmoidTransform
+from vbppl.distributions.constraints.vector import OrderedVector as OrderedTransform
+from vbppl.distributions.constraints.vector import Simplex as StickBreakingTransform
 
 __all__ = [
     "AffineTransform",

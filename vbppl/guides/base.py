@@ -19,16 +19,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array, PyTree
-from vbppl.errors import ModelError
-from vbppl.pytree import pytree, static
-from vbppl.target import Target
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree, static
+from vbppl.core.types import Array, PyTree
+from vbppl.target.target import Target
 
 FEWEST = 4  # draws behind a term of the bound
 MOST = 2**26  # numbers that draws of all rows may hold
 
 
-class Carried(NamedTuple):
+class Transfer(NamedTuple):
     """Draws of latent sites for a model that may have other data, by the site's name, `(draws, ...)` each.
 
     Attributes:
@@ -52,9 +52,9 @@ class Apart:
     shape: tuple[int, ...] = static()
 
     @classmethod
-    def of(cls, strata: Any) -> Any:
-        """In the place of `strata`; guides that have none make independent draws anyway."""
-        return cls(strata.shape) if hasattr(strata, "shape") else strata
+    def of(cls, stratification: Any) -> Any:
+        """In the place of `stratification`; guides that have none make independent draws anyway."""
+        return cls(stratification.shape) if hasattr(stratification, "shape") else stratification
 
 
 class Guide:
@@ -64,11 +64,11 @@ class Guide:
         """The parameters to start from, around the point `loc`, `(dim,)`."""
         raise NotImplementedError
 
-    def strata(self, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
+    def stratification(self, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
         """What `noise` needs to spread `draws` draws evenly, made once a fit; nothing by default."""
         return ()
 
-    def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
+    def noise(self, stratification: PyTree, key: Array, draws: int) -> Array:
         """What makes `draws` draws random, `(draws, ...)`."""
         raise NotImplementedError
 
@@ -108,10 +108,10 @@ class Guide:
         """The log density of `values` on the supports: a scalar, or `(n,)` for draws."""
         raise NotImplementedError
 
-    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Transfer:
         """What the guide says of the latent sites of `model`, the fitted one or the same with other data."""
         values = self.sample(phi, target, rng, draws)
-        return Carried({slot.name: values[slot.name] for slot in target.layout.slots})
+        return Transfer({slot.name: values[slot.name] for slot in target.layout.slots})
 
     def encode(self, phi: PyTree, data: Any) -> Any:
         """What the guide says of new rows."""
@@ -141,7 +141,7 @@ class Guide:
         """Mean and sd of each row shown in unconstrained space, `(rows, ...)` for each latent site."""
         raise ModelError(f"{type(self).__name__} has no normal for each row.", mend=_PROGRAM)
 
-    def moved_to(self, program: Any) -> Guide:
+    def with_data(self, program: Any) -> Guide:
         """The guide at other data: a guide program applied to them. Others read the model's own data."""
         if program is not None:
             raise TypeError(f"a {type(self).__name__} guide reads the model's own data: leave guide out.")
@@ -151,7 +151,7 @@ class Guide:
         """How many numbers of `phi` every row passes through."""
         return 0
 
-    def is_moody(self) -> bool:
+    def has_training_mode(self) -> bool:
         """Whether it has modules that behave otherwise in training than in evaluation."""
         return False
 
@@ -170,7 +170,7 @@ class Guide:
         states = jax.vmap(lambda z: target.next_states(z, rows))(self.points(phi, target, noise, rows))
         return {"guide": {}, "model": averaged(states)}
 
-    def watched(self, phi: PyTree) -> tuple[Array, Array]:
+    def monitored(self, phi: PyTree) -> tuple[Array, Array]:
         """What a stop rule should look at, and the unit of each number: both `(numbers,)`.
 
         A difference over its unit is in posterior sds, as far as the guide knows them; by default all

@@ -5,7 +5,7 @@ triangular: rows scaled by the diagonal, so that `A` has no units. The entropy i
 
     H = dim/2 (1 + log 2 pi) + sum log sd,
 
-and no triangular system is solved in a step. All of `phi` is one array, so that an optimiser's
+and no triangular system is solved in a step. All of `phi` is one array, so that an optimizer's
 update is one fused operation: row 0 is `loc`, row 1 `log sd`, further rows are `A`.
 """
 
@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import AnyArray, Array
-from vbppl.draws import fresh_draws, normal_draws, whitened_draws
-from vbppl.evaluation import evaluate
+from vbppl.core.numerics.draws import fresh_draws, normal_draws, whitened_draws
+from vbppl.core.pytree import pytree
+from vbppl.core.types import AnyArray, Array
 from vbppl.guides.base import Apart, Guide
-from vbppl.pytree import pytree
-from vbppl.target import Target
+from vbppl.target.batched import evaluate
+from vbppl.target.target import Target
 
 START_SD = 0.1  # in unconstrained space, where a start is narrower than most posteriors
 
@@ -69,18 +69,18 @@ class Gaussian(Guide):
         """How many normals a draw takes in a step of a stochastic fit."""
         return target.dim
 
-    def strata(self, target: Target, draws: int, rng: np.random.Generator) -> np.ndarray:
+    def stratification(self, target: Target, draws: int, rng: np.random.Generator) -> np.ndarray:
         """For each normal of a draw an order of the strata, `(draws, noise_dim)`."""
         return orders_of_strata(rng, draws, self.noise_dim(target))
 
-    def noise(self, strata: Array, key: Array, draws: int) -> Array:
+    def noise(self, stratification: Array, key: Array, draws: int) -> Array:
         """Standard normals, `(draws, noise_dim)`; with two draws or more each coordinate is stratified.
 
         Every draw is exactly normal, and independent over the coordinates: one random rotation moves
         a coordinate's strata together. Averages over the draws are much less noisy than those of independent ones
         (Buchholz, Wenzel and Mandt 2018, "Quasi-Monte Carlo Variational Inference").
         """
-        return stratified_normals(strata, key, draws)
+        return stratified_normals(stratification, key, draws)
 
     def points(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """`transform`."""
@@ -124,7 +124,7 @@ class Gaussian(Guide):
         z, log_det = target.unconstrain(values), target.log_det(values)
         return self.flat_log_prob(jnp.asarray(phi), jnp.atleast_2d(z)).reshape(log_det.shape) - log_det
 
-    def watched(self, phi: Array) -> tuple[Array, Array]:
+    def monitored(self, phi: Array) -> tuple[Array, Array]:
         """The means, whose units are the sds, and the log sds."""
         sd = self.sd(phi)
         return jnp.concatenate([self.loc(phi), jnp.log(sd)]), jnp.concatenate([sd, jnp.ones_like(sd)])
@@ -263,13 +263,13 @@ def orders_of_strata(rng: np.random.Generator, draws: int, dim: int) -> np.ndarr
     return rng.permuted(np.broadcast_to(np.arange(draws)[:, None], (draws, dim)), axis=0)
 
 
-def stratified_normals(strata: Array | Apart, key: Array, draws: int) -> Array:
-    """Standard normals of the shape of `strata`, `(draws, dim)`: see `Gaussian.noise`."""
-    if draws == 1 or isinstance(strata, Apart):
-        return jax.random.normal(key, strata.shape)
+def stratified_normals(stratification: Array | Apart, key: Array, draws: int) -> Array:
+    """Standard normals of the shape of `stratification`, `(draws, dim)`: see `Gaussian.noise`."""
+    if draws == 1 or isinstance(stratification, Apart):
+        return jax.random.normal(key, stratification.shape)
     # The shift runs round the whole circle: within one stratum only, the strata of two
     # coordinates would meet in the same pairs at every step, and the bound would be biased.
-    uniform = (strata / draws + jax.random.uniform(key, strata.shape[1:])) % 1.0
+    uniform = (stratification / draws + jax.random.uniform(key, stratification.shape[1:])) % 1.0
     # In 32 bits the sum can round up to 1, where the quantile is infinite.
     edge = jnp.finfo(uniform.dtype).eps / 4
     return jax.scipy.special.ndtri(jnp.clip(uniform, edge, 1 - 2 * edge))

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from vbppl.aliases import AnyArray
+from vbppl.core.pytree import pytree, static
+from vbppl.core.types import AnyArray
 from vbppl.guides.gaussian import START_SD, Gaussian
-from vbppl.pytree import pytree, static
-from vbppl.target import Target
+from vbppl.target.target import Target
 
 RANK = 8  # where nothing says how many: a stochastic fit cannot grow it
 

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import Array
-from vbppl.draws import normal_draws
-from vbppl.evaluation import evaluate
+from vbppl.core.numerics.draws import normal_draws
+from vbppl.core.pytree import pytree
+from vbppl.core.types import Array
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank
-from vbppl.pytree import pytree
-from vbppl.target import Target
+from vbppl.target.batched import evaluate
+from vbppl.target.target import Target
 
 
 @pytree

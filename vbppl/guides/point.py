@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import lbfgs
-from vbppl.aliases import Array, PyTree
-from vbppl.evaluation import evaluate
+from vbppl.core.numerics import lbfgs
+from vbppl.core.pytree import pytree, static
+from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide
-from vbppl.pytree import pytree, static
-from vbppl.target import Target
+from vbppl.target.batched import evaluate
+from vbppl.target.target import Target
 
 CLIMB = 200  # steps of L-BFGS before the fit
 SHAKES = 3
@@ -48,7 +48,7 @@ class MAP(Guide):
             best, height = (other, its_height) if its_height > height else (best, height)
         return best.astype(loc.dtype)
 
-    def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
+    def noise(self, stratification: PyTree, key: Array, draws: int) -> Array:
         """None is used."""
         return jnp.zeros((1,))
 
@@ -79,7 +79,7 @@ class MAP(Guide):
         """A point has no density."""
         raise TypeError("a MAP estimate is a point and has no density; fit with guide='full_rank' for one.")
 
-    def watched(self, phi: Array) -> tuple[Array, Array]:
+    def monitored(self, phi: Array) -> tuple[Array, Array]:
         """The coordinates, in units of a hundredth: a point has no sd to compare with."""
         return phi, jnp.full_like(phi, 0.01)
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl import programs
-from vbppl.aliases import Array, PyTree
-from vbppl.guides.base import MOST, Carried, Guide, averaged, blocks_of_rows
-from vbppl.pytree import pytree
-from vbppl.target import Target
+from vbppl.core.pytree import pytree
+from vbppl.core.types import Array, PyTree
+from vbppl.guides.base import MOST, Guide, Transfer, averaged, blocks_of_rows
+from vbppl.target import guide_program
+from vbppl.target.target import Target
 
 SIDE_BY_SIDE = 2**24  # numbers in the data, times draws that are evaluated together
 
@@ -26,64 +26,64 @@ class ProgramGuide(Guide):
 
     def init(self, target: Target, loc: np.ndarray) -> PyTree:
         """The params' own initial values; `loc` is not used."""
-        return programs.first_params(self.program, target)
+        return guide_program.first_params(self.program, target)
 
-    def noise(self, strata: PyTree, key: Array, draws: int) -> Array:
+    def noise(self, stratification: PyTree, key: Array, draws: int) -> Array:
         """A key for each draw, as raw data `(draws, 2)`."""
         return jax.random.key_data(jax.random.split(key, draws))
 
     def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """The guide's draws, mapped back from the supports."""
         if not target.layout.is_partly_shown(rows):
-            return target.unconstrain(_over(noise, lambda key: programs.draw(self.program, phi, target, key)))
-        shown = _over(noise, lambda key: programs.shown_points(self.program, phi, target, key, rows))
+            return target.unconstrain(_over(noise, lambda key: guide_program.draw(self.program, phi, target, key)))
+        shown = _over(noise, lambda key: guide_program.shown_points(self.program, phi, target, key, rows))
         return jnp.zeros((len(noise), target.dim), shown.dtype).at[:, target.layout.places(rows)].set(shown)
 
     def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """Per draw: closed-form divergences where they hold, `log p - log q` elsewhere."""
-        return _over(noise, lambda key: programs.bound(self.program, phi, target, key, rows))
+        return _over(noise, lambda key: guide_program.bound(self.program, phi, target, key, rows))
 
     def log_weights(
         self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: PyTree
     ) -> Array:
         """Per draw: `log p(x) - log q(x)`."""
-        return _over(noise, lambda key: programs.log_weight(self.program, phi, density_phi, target, key, rows))
+        return _over(noise, lambda key: guide_program.log_weight(self.program, phi, density_phi, target, key, rows))
 
     def divergences(
         self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
     ) -> dict[str, tuple[Array, Array]]:
         """Closed forms coordinate by coordinate, `log q - log p` elsewhere."""
-        return _over(noise, lambda key: programs.divergences(self.program, phi, target, key, rows))
+        return _over(noise, lambda key: guide_program.divergences(self.program, phi, target, key, rows))
 
     def values(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
         """The draws themselves."""
-        return _over(noise, lambda key: programs.latent_values(self.program, phi, key, rows))
+        return _over(noise, lambda key: guide_program.latent_values(self.program, phi, key, rows))
 
     def row_log_weights(
         self, phi: PyTree, target: Target, values: dict[str, Array], rows: Mapping[str, Array]
     ) -> Array:
         """Row by row, nothing in closed form."""
-        return jax.vmap(lambda one: programs.row_log_weights(self.program, phi, target, one, rows))(values)
+        return jax.vmap(lambda one: guide_program.row_log_weights(self.program, phi, target, one, rows))(values)
 
     def normals(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
         """Where the program's distributions are normal, or log-normal."""
-        return programs.normals(self.program, phi, target, rows)
+        return guide_program.normals(self.program, phi, target, rows)
 
-    def moved_to(self, program: Any) -> Guide:
+    def with_data(self, program: Any) -> Guide:
         """The program applied to other data, with these states."""
-        return ProgramGuide(programs.reapplied(self.program, program))
+        return ProgramGuide(guide_program.reapplied(self.program, program))
 
     def network_size(self, phi: PyTree) -> int:
         """All of it."""
         return sum(np.size(leaf) for leaf in jax.tree.leaves(phi))
 
-    def is_moody(self) -> bool:
+    def has_training_mode(self) -> bool:
         """Whether a module of the program behaves otherwise in training."""
-        return programs.is_moody(self.program)
+        return guide_program.has_training_mode(self.program)
 
     def first_states(self) -> dict[str, Any]:
         """The program's own."""
-        return programs.states_at_first(self.program)
+        return guide_program.states_at_first(self.program)
 
     def in_training(self, states: Mapping[str, Any], raw_key: Array | None) -> ProgramGuide:
         """The program with them."""
@@ -93,7 +93,7 @@ class ProgramGuide(Guide):
         self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
     ) -> dict[str, dict[str, Any]]:
         """Of guide and model, run one after the other."""
-        return averaged(_over(noise, lambda key: programs.next_states(self.program, phi, target, key, rows)))
+        return averaged(_over(noise, lambda key: guide_program.next_states(self.program, phi, target, key, rows)))
 
     def fresh_bound(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
         """Terms of the bound at independent draws, by the better of two ways and all between.
@@ -140,21 +140,21 @@ class ProgramGuide(Guide):
             z[:, shown] = np.asarray(_points(self, phi, target, keys, rows))[:, shown]
         return z
 
-    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Carried:
+    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Transfer:
         """The guide run again where `model` has other data of the arguments that both share."""
-        again = programs.moved(self.program, phi, target.model, model)
+        again = guide_program.moved(self.program, phi, target.model, model)
         if again is None:
             return super().carried(phi, target, model, rng, draws)
         values = _draw_alone(again, phi, _raw_keys(rng, draws))
-        return Carried(values, anew=tuple(s.name for s in target.layout.slots if s.plates))
+        return Transfer(values, anew=tuple(s.name for s in target.layout.slots if s.plates))
 
     def log_prob(self, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
         """The guide's log density."""
-        return programs.log_prob(self.program, phi, values)
+        return guide_program.log_prob(self.program, phi, values)
 
     def param_values(self, phi: PyTree) -> dict[str, Any]:
         """The program's own params."""
-        return programs.param_values(self.program, phi)
+        return guide_program.param_values(self.program, phi)
 
 
 def _raw_keys(rng: np.random.Generator, draws: int) -> np.ndarray:
@@ -201,9 +201,9 @@ def _few_at_once(function: Any, target: Target, raw_keys: Array) -> Any:
 
 @jax.jit
 def _draw_alone(program: Any, phi: PyTree, raw_keys: Array) -> dict[str, Array]:
-    return _over(raw_keys, lambda key: programs.draw_alone(program, phi, key))
+    return _over(raw_keys, lambda key: guide_program.draw_alone(program, phi, key))
 
 
 @jax.jit
 def _draw(program: Any, phi: PyTree, target: Target, raw_keys: Array) -> dict[str, Array]:
-    return _over(raw_keys, lambda key: programs.draw(program, phi, target, key))
+    return _over(raw_keys, lambda key: guide_program.draw(program, phi, target, key))

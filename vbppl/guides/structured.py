@@ -19,9 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.aliases import AnyArray, Array, PyTree
-from vbppl.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
-from vbppl.errors import ModelError
+from vbppl.core.errors import ModelError
+from vbppl.core.numerics.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
+from vbppl.core.pytree import pytree, set_field, static
+from vbppl.core.special import HALF_LOG_TWO_PI
+from vbppl.core.types import AnyArray, Array, PyTree
+from vbppl.data.rows import lengths_of
 from vbppl.guides.base import MOST, Guide, averaged, blocks_of_rows
 from vbppl.guides.gaussian import (
     START_SD,
@@ -32,11 +35,8 @@ from vbppl.guides.gaussian import (
     shown_log_densities,
     stratified_normals,
 )
-from vbppl.layout import Slot, shown_slices
-from vbppl.numerics import HALF_LOG_TWO_PI
-from vbppl.pytree import pytree, set_field, static
-from vbppl.rows import lengths_of
-from vbppl.target import Target
+from vbppl.target.layout import Slot, shown_slices
+from vbppl.target.target import Target
 
 WHITENED = 32  # dims up to which the draws behind the bound are whitened
 AT_ONCE = 16  # draws evaluated side by side outside the steps: bounds the memory that they take
@@ -55,10 +55,10 @@ class RowGuide(Guide):
         """For each local site `loc` and `sd` of the rows shown, in unconstrained space: `slot.shown(...)` each."""
         raise NotImplementedError
 
-    def watched(self, phi: PyTree) -> tuple[Array, Array]:
+    def monitored(self, phi: PyTree) -> tuple[Array, Array]:
         """Means in posterior sds and log sds; what else is learnt, relatively."""
-        rest = super().watched(_without(phi, ("shared", "local")))
-        parts = self.shared.watched(phi["shared"]), MeanField().watched(phi["local"]), rest
+        rest = super().monitored(_without(phi, ("shared", "local")))
+        parts = self.shared.monitored(phi["shared"]), MeanField().monitored(phi["local"]), rest
         return jnp.concatenate([values for values, _ in parts]), jnp.concatenate([units for _, units in parts])
 
     def metric(self, phi: PyTree, power: Array, pace: Array) -> PyTree:
@@ -72,7 +72,7 @@ class RowGuide(Guide):
         plates = self.local_plates(target)
         return [slot for slot in target.layout.slots if any(p in plates for p in slot.plates) == local]
 
-    def strata(self, target: Target, draws: int, rng: np.random.Generator) -> np.ndarray:
+    def stratification(self, target: Target, draws: int, rng: np.random.Generator) -> np.ndarray:
         """For each normal of a draw an order of the strata: the shared sites', and those of the rows shown."""
         return orders_of_strata(rng, draws, self.noise_dim(target, target.layout.shown))
 
@@ -81,9 +81,9 @@ class RowGuide(Guide):
         local = sum(math.prod(slot.shown(lengths)) for slot in self.slots(target, local=True))
         return local + sum(slot.stop - slot.start for slot in self.slots(target, local=False))
 
-    def noise(self, strata: Array, key: Array, draws: int) -> Array:
+    def noise(self, stratification: Array, key: Array, draws: int) -> Array:
         """Standard normals, `(draws, noise_dim)`, site after site; stratified as those of a Gaussian guide."""
-        return stratified_normals(strata, key, draws)
+        return stratified_normals(stratification, key, draws)
 
     def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
         """The draws, `(draws, dim)`; zero where a row is not shown."""

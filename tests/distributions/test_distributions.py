@@ -1,0 +1,493 @@
+"""Every distribution against SciPy, against quadrature, and against its own draws."""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from quick import jit
+from scipy import stats
+
+import vbppl.distributions as dist
+from vbppl.core.errors import ModelError
+from vbppl.distributions.transforms import AffineTransform, ExpTransform, StickBreakingTransform
+
+DRAWS = 20_000
+REAL = np.array([-7.0, -1.3, 0.0, 0.4, 2.5, 30.0])
+POSITIVE = np.array([1e-3, 0.2, 1.0, 2.7, 15.0, -1.0])
+UNIT = np.array([1e-3, 0.3, 0.5, 0.9, -0.1, 1.1])
+COUNTS = np.array([0, 1, 2, 5, 17, -1])
+
+# Our distribution, SciPy's, and where to compare them.
+CONTINUOUS = {
+    "Normal": (dist.Normal(0.5, 2.0), stats.norm(0.5, 2.0), REAL),
+    "StudentT": (dist.StudentT(9.0, 0.5, 2.0), stats.t(9.0, 0.5, 2.0), REAL),
+    "Cauchy": (dist.Cauchy(0.5, 2.0), stats.cauchy(0.5, 2.0), REAL),
+    "Laplace": (dist.Laplace(0.5, 2.0), stats.laplace(0.5, 2.0), REAL),
+    "Logistic": (dist.Logistic(0.5, 2.0), stats.logistic(0.5, 2.0), REAL),
+    "Gumbel": (dist.Gumbel(0.5, 2.0), stats.gumbel_r(0.5, 2.0), REAL),
+    "LogNormal": (dist.LogNormal(0.5, 0.4), stats.lognorm(0.4, scale=np.exp(0.5)), POSITIVE),
+    "HalfNormal": (dist.HalfNormal(2.0), stats.halfnorm(scale=2.0), POSITIVE),
+    "HalfCauchy": (dist.HalfCauchy(2.0), stats.halfcauchy(scale=2.0), POSITIVE),
+    "Exponential": (dist.Exponential(2.0), stats.expon(scale=0.5), POSITIVE),
+    "Gamma": (dist.Gamma(2.5, 3.0), stats.gamma(2.5, scale=1 / 3.0), POSITIVE),
+    "Gamma below one": (dist.Gamma(0.3, 3.0), stats.gamma(0.3, scale=1 / 3.0), POSITIVE),
+    "InverseGamma": (dist.InverseGamma(9.0, 3.0), stats.invgamma(9.0, scale=3.0), POSITIVE),
+    "Chi2": (dist.Chi2(3), stats.chi2(3), POSITIVE),
+    "Weibull": (dist.Weibull(2.0, 1.5), stats.weibull_min(1.5, scale=2.0), POSITIVE),
+    "Pareto": (dist.Pareto(0.5, 9.0), stats.pareto(9.0, scale=0.5), np.array([0.5, 0.6, 3.0, 0.4])),
+    "Uniform": (dist.Uniform(0.2, 1.0), stats.uniform(0.2, 0.8), UNIT),
+    "Beta": (dist.Beta(2.5, 0.7), stats.beta(2.5, 0.7), UNIT),
+    "TruncatedNormal": (
+        dist.TruncatedNormal(0.5, 2.0, low=-1.0, high=1.5),
+        stats.truncnorm(-0.75, 0.5, 0.5, 2.0),
+        np.array([-1.0, 0.0, 1.5, -1.1, 2.0]),
+    ),
+    "TruncatedNormal far out": (
+        dist.TruncatedNormal(0.0, 1.0, low=4.0),
+        stats.truncnorm(4.0, np.inf),
+        np.array([4.0, 4.5, 9.0, 3.9]),
+    ),
+    "TruncatedNormal above": (
+        dist.TruncatedNormal(0.0, 1.0, high=-1.0),
+        stats.truncnorm(-np.inf, -1.0),
+        np.array([-1.0, -4.5, 0.0]),
+    ),
+    "Transformed": (
+        dist.TransformedDistribution(dist.Normal(0.0, 1.0), [AffineTransform(0.5, -0.4), ExpTransform()]),
+        stats.lognorm(0.4, scale=np.exp(0.5)),
+        POSITIVE,
+    ),
+    "Independent": (dist.Normal(0.5, 2.0).expand((1,)).to_event(0).expand((1,)), stats.norm(0.5, 2.0), REAL),
+}
+DISCRETE = {
+    "Bernoulli": (dist.Bernoulli(0.3), stats.bernoulli(0.3), COUNTS),
+    "Bernoulli logits": (dist.Bernoulli(logits=1.2), stats.bernoulli(1 / (1 + np.exp(-1.2))), COUNTS),
+    "Binomial": (dist.Binomial(7, 0.3), stats.binom(7, 0.3), COUNTS),
+    "Binomial logits": (dist.Binomial(7, logits=0.3), stats.binom(7, 1 / (1 + np.exp(-0.3))), COUNTS),
+    "Categorical": (
+        dist.Categorical([0.2, 0.5, 0.3]),
+        stats.rv_discrete(values=([0, 1, 2], [0.2, 0.5, 0.3])),
+        COUNTS,
+    ),
+    "Geometric": (dist.Geometric(0.3), stats.geom(0.3, loc=-1), COUNTS),
+    "Geometric logits": (dist.Geometric(logits=0.3), stats.geom(1 / (1 + np.exp(-0.3)), loc=-1), COUNTS),
+    "Poisson": (dist.Poisson(3.5), stats.poisson(3.5), COUNTS),
+    "NegativeBinomial2": (dist.NegativeBinomial2(3.0, 2.0), stats.nbinom(2.0, 2.0 / 5.0), COUNTS),
+    "GammaPoisson": (dist.GammaPoisson(2.0, 0.5), stats.nbinom(2.0, 1 / 3), COUNTS),
+    "BetaBinomial": (dist.BetaBinomial(2.0, 3.0, 7), stats.betabinom(7, 2.0, 3.0), COUNTS),
+}
+CASES = CONTINUOUS | DISCRETE
+HEAVY = {"Cauchy", "HalfCauchy"}
+PROBABILITIES = [0.1, 0.5, 0.8]
+Z = {"real": np.sinh(np.linspace(-20, 20, 8001)), "bounded": np.linspace(-60, 60, 8001)}
+
+# Counts and sums of Gammas go through jax.scipy.special.betaln, which is good to 1e-7 (and to 1e-5 in 32 bits
+# where differences of gammaln are good to 1e-1).
+BETALN = {"Binomial", "Binomial logits", "NegativeBinomial2", "GammaPoisson", "BetaBinomial"}
+# The samplers of these take long to compile, and have a sibling that is drawn in the fast suite.
+SLOW = {"InverseGamma", "Chi2", "Gamma below one", "GammaPoisson", "BetaBinomial", "Binomial logits"}
+SLOW |= {
+    "Beta",
+    "Binomial",
+    "NegativeBinomial2",
+    "StudentT",
+    "Geometric logits",
+    "Bernoulli logits",
+    "TruncatedNormal above",
+    "Independent",
+}
+
+
+def with_slow(names, slow=frozenset(SLOW)):
+    """The names, those of slow cases marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+log_prob = jit(lambda d, x: d.log_prob(x))
+
+
+@jit
+def log_density_in_z(d, z):
+    x, log_det = d.support.forward_and_log_det(z)
+    return d.log_prob(x) + log_det
+
+
+@jit
+def examine(d, points, grid):
+    """All that the tests of one case ask of it but draws, in one program; a discrete `grid` is of values."""
+    x, log_det = (grid, 0.0) if d.is_discrete else d.support.forward_and_log_det(grid)
+    log_probs = d.log_prob(jnp.concatenate([points, x]))
+    found = {"log_prob": log_probs[: len(points)], "log_density": log_probs[len(points) :] + log_det}
+    for name, where in {"mean": (), "variance": (), "cdf": (points,), "icdf": (np.array(PROBABILITIES),)}.items():
+        try:
+            value = getattr(d, name)
+            found[name] = value(*where) if where else value
+        except NotImplementedError as error:
+            assert "no closed form" in str(error)
+    return found
+
+
+# Second ways into a class whose first one is in the fast suite.
+SIBLINGS = {"Gamma below one", "Binomial logits", "Geometric logits", "TruncatedNormal above", "Independent"}
+
+
+@pytest.fixture(scope="module", params=with_slow(CASES, SIBLINGS))
+def case(request):
+    """A case with its examination in float64; the tests of one case stand together, so it is made once."""
+    ours, theirs, points = CASES[request.param]
+    grid = np.arange(-2, 400) if ours.is_discrete else Z["real" if str(ours.support) == "real" else "bounded"]
+    with jax.enable_x64(True):
+        found = jax.tree.map(np.asarray, examine(ours, points.astype(float), grid))
+    return SimpleNamespace(name=request.param, ours=ours, theirs=theirs, points=points, grid=grid, **found)
+
+
+@functools.partial(jit, static_argnums=2)
+def checked_sample(d, key, shape=()):
+    draws = d.sample(key, shape)
+    return draws, d.support.check(draws)
+
+
+def sample(d, key, shape=()):
+    return checked_sample(d, key, shape)[0]
+
+
+def test_the_log_density_is_scipys(case):
+    reference = case.theirs.logpmf(case.points) if case.ours.is_discrete else case.theirs.logpdf(case.points)
+    tolerance = 1e-6 if case.name in BETALN else 1e-9
+    np.testing.assert_allclose(case.log_prob, reference, rtol=tolerance, atol=tolerance)
+    in_32_bits = log_prob(case.ours, case.points.astype(np.float32))
+    assert in_32_bits.dtype == jnp.float32
+    np.testing.assert_allclose(in_32_bits, reference, rtol=2e-5, atol=2e-5)
+
+
+def test_the_density_has_mass_one_through_its_support(case):
+    density = np.exp(case.log_density)
+    mass = density.sum() if case.ours.is_discrete else np.trapezoid(density, case.grid)
+    np.testing.assert_allclose(mass, 1.0, atol=1e-6 if case.ours.is_discrete else 1e-5)
+
+
+def test_moments_and_quantiles_are_scipys(case):
+    if case.name not in HEAVY | {"Transformed", "Categorical"}:
+        moments = np.ravel([case.mean, case.variance])
+        np.testing.assert_allclose(moments, [case.theirs.mean(), case.theirs.var()], rtol=2e-4)
+    for name, reference in {"cdf": case.theirs.cdf(case.points), "icdf": case.theirs.ppf(PROBABILITIES)}.items():
+        if hasattr(case, name):
+            np.testing.assert_allclose(getattr(case, name), reference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", with_slow(CASES))
+def test_draws_follow_the_distribution(name):
+    ours, theirs, _ = CASES[name]
+    draws, on_support = checked_sample(ours, jax.random.key(3), (DRAWS,))
+    assert draws.shape == (DRAWS, *ours.shape())
+    assert np.all(on_support)
+    draws = np.asarray(draws, float).reshape(-1)
+    if name in CONTINUOUS:
+        assert draws.dtype == float and stats.kstest(draws, theirs.cdf).pvalue > 1e-4
+    if name not in HEAVY:
+        errors = np.std(draws), np.std(np.square(draws - draws.mean()))
+        gaps = draws.mean() - theirs.mean(), draws.var() - theirs.var()
+        assert np.all(np.abs(gaps) < 4 * np.array(errors) / np.sqrt(DRAWS)), gaps
+
+
+def grid(support, dims, far, points):
+    axis = np.linspace(-far, far, points)
+    z = np.stack(np.meshgrid(*[axis] * dims, indexing="ij"), -1).reshape(-1, dims)
+    return z, (axis[1] - axis[0]) ** dims
+
+
+@pytest.mark.parametrize(
+    "d, dims, far, points",
+    [
+        (dist.Dirichlet([2.0, 0.7, 1.5]), 2, 30.0, 400),
+        (dist.LKJCholesky(3, 1.7), 3, 7.0, 71),
+        (dist.LKJ(3, 1.0), 3, 8.0, 71),
+        (dist.LKJCholesky(2, 0.5), 1, 30.0, 4001),
+        (dist.MultivariateNormal([1.0, 0.0], [[2.0, 0.6], [0.6, 1.0]]), 2, 12.0, 241),
+        (
+            dist.TransformedDistribution(
+                dist.Normal(np.zeros(2), 1.0), [AffineTransform(1.0, 0.5), StickBreakingTransform()]
+            ),
+            2,
+            6.0,
+            121,
+        ),
+        (
+            dist.MixtureSameFamily(dist.Categorical([0.2, 0.8]), dist.Normal([-1.0, 2.0], [0.5, 1.0])),
+            0,
+            12.0,
+            2001,
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_multivariate_densities_integrate_to_one_through_their_support(d, dims, far, points, x64):
+    z, cell = grid(d.support, max(dims, 1), far, points)
+    z = z if dims else z[:, 0]
+    np.testing.assert_allclose(np.sum(np.exp(log_density_in_z(d, z))) * cell, 1.0, atol=2e-4)
+
+
+PRECISION = np.array([[2.0, 0.5, 0.1], [0.5, 1.0, 0.2], [0.1, 0.2, 1.5]])
+COVARIANCE = np.linalg.inv(PRECISION)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"covariance_matrix": COVARIANCE},
+        {"precision_matrix": PRECISION},
+        {"scale_tril": np.linalg.cholesky(COVARIANCE)},
+    ],
+    ids=lambda given: next(iter(given)),
+)
+def test_a_normal_vector_is_scipys_whichever_matrix_is_given(given, x64):
+    d = dist.MultivariateNormal(np.arange(3.0), **given)
+    x = np.random.default_rng(0).normal(size=(4, 3))
+    reference = stats.multivariate_normal(np.arange(3.0), COVARIANCE)
+    np.testing.assert_allclose(log_prob(d, x), reference.logpdf(x), rtol=1e-9)
+    stack = dist.MultivariateNormal(np.arange(3.0), **{name: np.stack([value] * 4) for name, value in given.items()})
+    np.testing.assert_allclose(log_prob(stack, x), reference.logpdf(x), rtol=1e-9)
+    draws = np.asarray(sample(d, jax.random.key(0), (DRAWS,)))
+    np.testing.assert_allclose(np.cov(draws.T), COVARIANCE, atol=6 * COVARIANCE.max() / np.sqrt(DRAWS))
+    np.testing.assert_allclose(d.variance, np.diag(COVARIANCE), rtol=1e-9)
+
+
+def test_dirichlet_and_multinomial_are_scipys(x64):
+    weights = np.array([0.2, 0.5, 0.3])
+    alpha = np.array([2.0, 0.7, 1.5])
+    np.testing.assert_allclose(
+        log_prob(dist.Dirichlet(alpha), weights), stats.dirichlet(alpha).logpdf(weights), rtol=1e-9
+    )
+    counts = np.array([[1, 4, 2], [0, 7, 0], [1, 1, 1]])
+    reference = stats.multinomial(7, weights).logpmf(counts)
+    for given in ({"probs": weights}, {"logits": np.log(weights) + 3.0}):
+        d = dist.Multinomial(7, **given)
+        np.testing.assert_allclose(log_prob(d, counts), reference, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_draws_of_counts_have_the_multinomial_mean(x64):
+    weights = np.array([0.2, 0.5, 0.3])
+    draws, on_support = checked_sample(dist.Multinomial(7, logits=np.log(weights)), jax.random.key(1), (DRAWS,))
+    assert np.all(on_support) and draws.dtype == int
+    np.testing.assert_allclose(draws.mean(0), 7 * weights, atol=4 * np.sqrt(7 * 0.25 / DRAWS))
+
+
+@pytest.mark.slow
+def test_draws_of_correlations_have_the_lkj_marginal():
+    """A correlation of LKJ(concentration) is a Beta on (-1, 1) whose shapes are concentration - 1 + K / 2."""
+    factor = np.asarray(sample(dist.LKJCholesky(4, 1.7), jax.random.key(0), (DRAWS,)))
+    correlation = factor @ np.swapaxes(factor, -1, -2)
+    for i, j in ((1, 0), (3, 1), (3, 2)):
+        marginal = stats.beta(1.7 + 1.0, 1.7 + 1.0, loc=-1, scale=2)
+        assert stats.kstest(correlation[:, i, j], marginal.cdf).pvalue > 1e-4
+
+
+def coin(logits):
+    return dist.Bernoulli(logits=logits)
+
+
+def coins(logits):
+    return dist.Binomial(5, logits=logits)
+
+
+def choice(p):
+    return dist.Categorical(jnp.stack([p, 1.0 - p]))
+
+
+def tail(loc):
+    return dist.TruncatedNormal(loc, 1.0, low=9.0)
+
+
+def mixed(rate):
+    return dist.MixtureSameFamily(dist.Categorical([0.5, 0.5]), dist.Exponential(rate * jnp.ones(2)))
+
+
+def transformed(loc):
+    return dist.TransformedDistribution(dist.Normal(loc, 1.0), ExpTransform())
+
+
+# How to make a distribution, of which parameters, where to ask, and its log density there.
+EDGES = {
+    "Gamma(1, 1) at 0": (dist.Gamma, (1.0, 1.0), 0.0, 0.0),
+    "Exponential at 0": (dist.Exponential, (2.0,), 0.0, np.log(2.0)),
+    "HalfNormal at 0": (dist.HalfNormal, (1.0,), 0.0, stats.halfnorm.logpdf(0.0)),
+    "HalfNormal below 0": (dist.HalfNormal, (1.0,), -1.0, -np.inf),
+    "HalfCauchy far out": (dist.HalfCauchy, (1.0,), 1e25, np.log(2 / np.pi) - 50 * np.log(10)),
+    "LogNormal at 0": (dist.LogNormal, (0.0, 1.0), 0.0, -np.inf),
+    "Beta(1, 1) at 0": (dist.Beta, (1.0, 1.0), 0.0, 0.0),
+    "Beta(1, 1) at 1": (dist.Beta, (1.0, 1.0), 1.0, 0.0),
+    "Beta(2, 2) near 0": (dist.Beta, (2.0, 2.0), 1e-30, np.log(6) - 30 * np.log(10)),
+    "Uniform outside": (dist.Uniform, (0.0, 1.0), 2.0, -np.inf),
+    "Weibull at 0": (dist.Weibull, (1.0, 1.0), 0.0, 0.0),
+    "Pareto below": (dist.Pareto, (1.0, 1.0), 0.5, -np.inf),
+    "Bernoulli sure": (coin, (100.0,), 1.0, 0.0),
+    "Bernoulli surprised": (coin, (-100.0,), 1.0, -100.0),
+    "Bernoulli(0) of 0": (dist.Bernoulli, (0.0,), 0.0, 0.0),
+    "Bernoulli(1) of 1": (dist.Bernoulli, (1.0,), 1.0, 0.0),
+    "Bernoulli(0) of 1": (dist.Bernoulli, (0.0,), 1.0, -np.inf),
+    "Binomial(5, 0) of 0": (functools.partial(dist.Binomial, 5), (0.0,), 0.0, 0.0),
+    "Binomial logits": (coins, (100.0,), 5.0, 0.0),
+    "Poisson(0) of 0": (dist.Poisson, (0.0,), 0.0, 0.0),
+    "Poisson(0) of 1": (dist.Poisson, (0.0,), 1.0, -np.inf),
+    "Categorical impossible": (choice, (0.0,), 0.0, -np.inf),
+    "Categorical certain": (choice, (0.0,), 1.0, 0.0),
+    "TruncatedNormal far out": (tail, (0.0,), 9.5, stats.truncnorm(9, np.inf).logpdf(9.5)),
+    "no component": (mixed, (1.0,), -1.0, -np.inf),
+    "Transformed outside": (transformed, (0.0,), -1.0, -np.inf),
+}
+
+
+@functools.partial(jit, static_argnums=0)
+def value_and_slopes(make, parameters, x):
+    return jax.value_and_grad(lambda parameters, x: make(*parameters).log_prob(x), argnums=(0, 1))(parameters, x)
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_gradients_are_finite_at_the_edge(name):
+    make, parameters, point, expected = EDGES[name]
+    value, slopes = value_and_slopes(make, parameters, point)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-6)
+    assert np.all(np.isfinite(jax.tree.leaves(slopes))), slopes
+
+
+def test_a_concentration_of_one_still_has_its_slope():
+    """d/da log Gamma(x; a, 1) = log x - digamma(a), and digamma(1) = -0.57721."""
+    slope = jax.grad(lambda a: dist.Gamma(a, 1.0).log_prob(2.0))(1.0)
+    np.testing.assert_allclose(slope, np.log(2.0) + np.euler_gamma, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [dist.Gamma, dist.Beta], ids=["Gamma", "Beta"])
+def test_draws_are_differentiable_in_the_parameters(make):
+    """The derivative of the mean of many draws is that of the mean."""
+
+    @jit
+    def slope(a):
+        return jax.grad(lambda a: jnp.mean(make(a, 1.5).sample(jax.random.key(0), (4000,))))(a)
+
+    reference = jax.grad(lambda a: make(a, 1.5).mean)(2.0)
+    np.testing.assert_allclose(slope(2.0), reference, rtol=0.05)
+
+
+SHAPES = [
+    lambda d: d.Normal(np.zeros((3, 1)), np.ones(4)),
+    lambda d: d.Normal(0.0, 1.0).expand((3, 4)),
+    lambda d: d.Normal(np.zeros((3, 4)), 1.0).to_event(1),
+    lambda d: d.Normal(np.zeros((3, 4)), 1.0).to_event(),
+    lambda d: d.Normal(np.zeros(3), 1.0).to_event(1).expand((5,)),
+    lambda d: d.Normal(np.zeros((1, 3)), 1.0).expand((2, 3)).to_event(1),
+    lambda d: d.Normal(np.zeros((4, 1)), 1.0).expand((2, 4, 3)).to_event(2).expand_by((6,)),
+    lambda d: d.Normal(np.zeros(3), 1.0).mask(np.array([True, False, True])),
+    lambda d: d.Normal(0.0, 1.0).expand((3,)).mask(False),
+    lambda d: d.Dirichlet(np.ones((2, 3))),
+    lambda d: d.Dirichlet(np.ones(3)).expand((4, 2)),
+    lambda d: d.MultivariateNormal(np.zeros((2, 3)), np.eye(3)),
+    lambda d: d.MultivariateNormal(0.0, scale_tril=np.stack([np.eye(3)] * 4)),
+    lambda d: d.LKJCholesky(3, np.ones(2)),
+    lambda d: d.Categorical(probs=np.full((2, 4), 0.25)),
+    lambda d: d.Multinomial(5, logits=np.zeros((2, 4))),
+    lambda d: d.Bernoulli(logits=np.zeros(3)).to_event(1),
+    lambda d: d.MixtureSameFamily(d.Categorical(np.full((2, 4), 0.25)), d.Normal(np.zeros(4), 1.0)),
+    lambda d: d.MixtureSameFamily(d.Categorical(np.full(2, 0.5)), d.Normal(np.zeros((2, 3)), 1).to_event(1)),
+    lambda d: d.TransformedDistribution(d.Normal(0, 1), d.transforms.AffineTransform(np.zeros(3), 1)),
+    lambda d: d.TransformedDistribution(d.Normal(np.zeros((2, 3)), 1), d.transforms.StickBreakingTransform()),
+    lambda d: d.Delta(np.zeros((2, 3)), event_dim=1),
+    lambda d: d.ImproperUniform(d.constraints.positive, (2,), (3,)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_shapes_and_densities_are_numpyros(number):
+    numpyro = pytest.importorskip("numpyro.distributions")
+    ours, theirs = SHAPES[number](dist), SHAPES[number](numpyro)
+    assert (ours.batch_shape, ours.event_shape) == (theirs.batch_shape, theirs.event_shape)
+    assert ours.event_dim == len(ours.event_shape) and ours.is_discrete == theirs.is_discrete
+    assert ours.support.event_dim == theirs.support.event_dim
+    if not isinstance(ours, dist.ImproperUniform):
+        draws = jax.eval_shape(lambda key: ours.sample(key, (2,)), jax.random.key(0))
+        assert draws.shape == theirs.shape((2,)) == ours.shape((2,))
+
+        @jit
+        def both(z):
+            x = ours.support.feasible(draws.shape) if ours.is_discrete else ours.support.forward(z)
+            return ours.log_prob(x), theirs.log_prob(x)
+
+        z = np.random.default_rng(0).normal(size=ours.support.unconstrained_shape(draws.shape))
+        np.testing.assert_allclose(*both(z), rtol=2e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        dist.Normal(0.0, 1.0),
+        dist.Normal(np.zeros((2, 1)), 1.0),
+        pytest.param(dist.Gamma(np.full((2, 1), 2.0), 1.0), marks=pytest.mark.slow),
+        dist.TransformedDistribution(dist.Normal(np.zeros((2, 1)), 1.0), ExpTransform()),
+        dist.MixtureSameFamily(dist.Categorical([0.5, 0.5]), dist.Normal(np.zeros((2, 1, 2)), 1.0)),
+        pytest.param(dist.StudentT(5.0), marks=pytest.mark.slow),
+    ],
+    ids=lambda d: type(d).__name__,
+)
+def test_an_expanded_distribution_draws_independently(base):
+    draws = np.asarray(sample(base.expand((2, 3)).to_event(1), jax.random.key(0), (5,)))
+    assert draws.shape == (5, 2, 3) and np.unique(draws).size == draws.size
+
+
+def test_a_parameter_may_be_a_list_of_numbers_or_of_what_is_not_yet_known():
+    def log_prob(a, b):
+        whole = dist.Normal([0.0, 1.0], (a, b)).log_prob(1.0).sum()
+        matrix = dist.MultivariateNormal([a, 0.0], [[b, 0.5], [0.5, 2.0]]).log_prob(np.zeros(2))
+        return whole + matrix + dist.Normal(0.0, 1.0).mask([a > 0, a < 0]).log_prob(a).sum()
+
+    def reference(a, b):
+        whole = stats.norm.logpdf(1.0, [0.0, 1.0], [a, b]).sum()
+        matrix = stats.multivariate_normal.logpdf(np.zeros(2), [a, 0.0], [[b, 0.5], [0.5, 2.0]])
+        return whole + matrix + stats.norm.logpdf(a)
+
+    value, slope = jax.jit(jax.value_and_grad(log_prob))(1.5, 0.7)
+    np.testing.assert_allclose(value, reference(1.5, 0.7), rtol=1e-6)
+    np.testing.assert_allclose(slope, (reference(1.5 + 1e-6, 0.7) - reference(1.5 - 1e-6, 0.7)) / 2e-6, rtol=1e-4)
+
+
+def test_a_list_of_numbers_compiles_nothing(compilations):
+    before = compilations()
+    assert isinstance(dist.Normal([0, 1], (1.0, 2.0)).scale, np.ndarray) and compilations() == before
+
+
+def test_a_mask_hides_whatever_is_missing():
+    def loss(loc):
+        x = jnp.array([1.0, jnp.nan])
+        return jnp.sum(dist.Normal(loc, 1.0).expand((2,)).mask(~jnp.isnan(x)).log_prob(x))
+
+    value, slope = jax.jit(jax.value_and_grad(loss))(0.0)
+    np.testing.assert_allclose([value, slope], [stats.norm.logpdf(1.0), 1.0], rtol=1e-6)
+
+
+def test_a_distribution_passes_through_vmap_and_grad():
+    stack = dist.Normal(jnp.arange(3.0), jnp.ones(3))
+    np.testing.assert_allclose(jax.vmap(lambda d: d.log_prob(1.0))(stack), stack.log_prob(1.0))
+    slope = jax.grad(lambda d: d.log_prob(1.0))(dist.Normal(0.0, 2.0))
+    np.testing.assert_allclose(slope.loc, 0.25)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: dist.Bernoulli(), "exactly one of probs, logits; given: none"),
+        (lambda: dist.Categorical(probs=[1.0], logits=[0.0]), "given: probs and logits"),
+        (lambda: dist.Normal(np.zeros(3), np.ones(4)).batch_shape, r"loc: \(3,\)"),
+        (lambda: dist.Normal(np.zeros(3), 1.0).expand((4,)), "does not expand"),
+        (lambda: dist.Normal(0.0, 1.0).to_event(1), "to_event"),
+        (lambda: dist.MultivariateNormal(np.zeros(3), np.eye(2)), "do not fit"),
+        (lambda: dist.MixtureSameFamily(dist.Categorical([0.5, 0.5]), dist.Normal()), "differ in number"),
+    ],
+)
+def test_errors_name_what_disagrees(make, words):
+    with pytest.raises(ModelError, match=words):
+        make()

@@ -1,0 +1,298 @@
+"""The report card says `good` of good fits and of no others, and its numbers agree with quadrature."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import warnings
+
+import cases
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, special, stats
+
+import vbppl as vb
+import vbppl.distributions as dist
+from vbppl.core.keys import raw_key
+from vbppl.inference import bound
+from vbppl.posterior import judge
+
+pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+
+SCHOOLS = (cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
+MODELS = {
+    "beta-bernoulli": cases.beta_bernoulli(cases.FLIPS),
+    "normal-normal": cases.normal_normal(cases.PAIRS),
+    "gamma-exponential": cases.gamma_exponential(cases.WAITS),
+    "linear": cases.linear_regression(*cases.quadratic_data()),
+    "correlated": cases.correlated_pair(),
+    "poisson": cases.poisson_regression(np.linspace(-1, 1, 40), cases.COUNTS),
+    "logistic": cases.logistic_regression(*cases.logistic_data()),
+    "shifted": cases.logistic_regression(*cases.logistic_data(), 1e6),
+    "schools": cases.eight_schools(*SCHOOLS),
+    "funnel": cases.funnel(),
+    "two modes": cases.two_far_modes(),
+}
+
+
+@functools.cache
+def fit(name, guide, seed=0):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return vb.fit(MODELS[name], guide, seed=seed)
+
+
+@vb.model
+def many(scales):
+    vb.sample("x", dist.Normal(jnp.zeros(len(scales)), scales).to_event(1))
+
+
+@vb.model
+def nearly_normal(count, quartic):
+    """Independent normals, each a little flattened: `- quartic x^4 / 24`."""
+    x = vb.sample("x", dist.Normal(jnp.zeros(count), 1.0).to_event(1))
+    vb.factor("flat", -quartic / 24 * (x**4).sum())
+
+
+@vb.model
+def student(freedom):
+    vb.sample("x", dist.StudentT(freedom, 0.0, 1.0))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize(
+    ("name", "guide"),
+    [
+        ("beta-bernoulli", "mean_field"),
+        ("normal-normal", "mean_field"),
+        ("normal-normal", "full_rank"),
+        ("gamma-exponential", "mean_field"),
+        ("linear", "full_rank"),
+        ("correlated", "full_rank"),
+        ("poisson", "full_rank"),
+        ("logistic", "full_rank"),
+        ("shifted", "full_rank"),
+    ],
+)
+def test_a_guide_that_fits_is_called_good(name, guide, seed):
+    card = fit(name, guide, seed).check()
+    assert (card.verdict, card.reasons, card.advice) == ("good", (), ()), card
+
+
+@pytest.mark.parametrize(
+    ("name", "guide"),
+    [
+        ("correlated", "mean_field"),  # its sds are less than half of the right ones
+        ("linear", "mean_field"),
+        ("schools", "mean_field"),  # centred
+        ("schools", "full_rank"),
+        ("funnel", "mean_field"),
+        ("funnel", "full_rank"),
+        ("two modes", "mean_field"),
+        ("two modes", "full_rank"),
+    ],
+)
+def test_a_guide_that_cannot_fit_is_not_called_good_and_the_card_says_why(name, guide):
+    card = fit(name, guide).check()
+    assert card.verdict in ("corrected", "poor")
+    assert card.reasons and card.advice
+    text = str(card)
+    assert all(reason in text for reason in card.reasons) and all(step in text for step in card.advice)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_far_modes_are_told_of_from_every_seed(seed):
+    card = fit("two modes", "mean_field", seed).check()
+    assert card.verdict == "poor"
+    assert re.match("a restart found another mode, 2[01] sd away", card.reasons[0])  # sds to a twentieth
+
+
+def test_a_poor_fit_warns_with_the_reasons():
+    with pytest.warns(vb.VbpplWarning, match="is poor: a restart found another mode, 2[01] sd away"):
+        vb.fit(cases.two_far_modes(), "mean_field")
+
+
+def test_a_good_fit_says_nothing(recwarn):
+    vb.fit(cases.normal_normal(cases.PAIRS))
+    assert not [w for w in recwarn if issubclass(w.category, vb.VbpplWarning)]
+
+
+@pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
+def test_a_hundred_dimensions_each_a_little_off_stay_good(guide):
+    """The spread of `log w` grows with the square root of the dimensions, though no marginal is worse."""
+    card = vb.fit(nearly_normal(100, 0.1), guide).check()
+    assert card.log_weight_sd > 0.1
+    assert card.verdict == "good", card
+
+
+def test_scales_a_million_apart_are_good():
+    card = vb.fit(many(jnp.logspace(-3, 3, 7))).check()
+    assert card.verdict == "good" and card.log_weight_sd < 1e-3
+
+
+def test_a_heavy_tail_makes_the_weights_uneven():
+    """One dimension of Student t is fitted well in its body; only the weights' tail shows that there is more."""
+    assert vb.fit(student(3.0)).check().pareto_k > 0.7
+
+
+@pytest.mark.parametrize(
+    ("name", "guide", "evidence"),
+    [
+        ("normal-normal", "full_rank", -6.603657),
+        ("linear", "full_rank", -13.129251),
+        ("poisson", "full_rank", -67.30166),
+        ("logistic", "full_rank", -72.1275),
+        ("beta-bernoulli", "mean_field", special.betaln(9, 3)),
+        ("poisson", "mean_field", -67.30166),
+    ],
+)
+def test_log_evidence_by_psis_is_that_of_quadrature(name, guide, evidence):
+    card = fit(name, guide).check()
+    if np.isfinite(card.log_evidence):
+        se = np.sqrt((1 / card.ess - 1) / (judge.DRAWS + (card.verdict != "good") * judge.MORE))
+        assert card.log_evidence == pytest.approx(evidence, abs=4 * se + 1e-4)
+        assert card.elbo.value - 4 * card.elbo.se <= evidence + 1e-5
+    assert np.isfinite(card.log_evidence) or card.pareto_k > 0.6
+
+
+def test_log_evidence_counts_draws_outside_the_support():
+    """Half of the guide's draws have no density: they weigh nothing, and the mean is over all of them."""
+
+    @vb.model
+    def half():
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        vb.factor("right", jnp.where(x > 0, 0.0, -jnp.inf))
+
+    posterior = vb.fit(cases.far_datum(np.array(0.0)))
+    phi = np.array([[0.0], [0.0]], np.float32)  # N(0, 1)
+    card = judge.judge(posterior.guide, phi, vb.target(half()), posterior.elbo, posterior.status, raw_key(0))
+    assert card.ess == pytest.approx(0.5, abs=0.04)
+    assert card.log_evidence == pytest.approx(np.log(0.5), abs=0.06)
+    assert card.verdict == "poor"
+    assert card.reasons[0].endswith("% of the guide's draws have no finite density")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_guide_that_never_meets_the_support_is_poor_and_not_an_error():
+    @vb.model
+    def nowhere():
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        vb.factor("far", jnp.where(x > 100, 0.0, -jnp.inf))
+
+    posterior = vb.fit(cases.far_datum(np.array(0.0)))
+    phi = np.array([[0.0], [0.0]], np.float32)
+    card = judge.judge(posterior.guide, phi, vb.target(nowhere()), posterior.elbo, posterior.status, raw_key(0))
+    assert card.verdict == "poor"
+    assert card.reasons[0] == "100.0% of the guide's draws have no finite density"
+    assert np.isnan(card.log_evidence) and "PSIS cannot say" in str(card)
+
+
+def test_the_numbers_of_the_card_agree_with_quadrature():
+    """Mean field N(0, s^2) for a bivariate normal of correlation 0.9: everything is a Gaussian integral."""
+    card = fit("correlated", "mean_field").check()
+    precision = np.linalg.inv([[1.0, 0.9], [0.9, 1.0]]) * 0.435890**2
+    # log w = const + e^T (I - precision) e / 2 for e ~ N(0, I): its variance is the squared norm of the matrix, halved.
+    assert card.log_weight_sd == pytest.approx(np.sqrt(np.sum((np.eye(2) - precision) ** 2) / 2), rel=0.1)
+    assert card.elbo.value == pytest.approx(-0.830366, abs=4 * card.elbo.se + 1e-4)
+
+
+def test_the_shifts_are_those_of_the_exact_posterior():
+    """A narrow normal for a wide one: weighing must find the right mean and sd."""
+    target = vb.target(many(jnp.array([1.0, 1.0])))
+    posterior = vb.fit(many(jnp.array([1.0, 1.0])), "mean_field")
+    phi = np.array([[0.3, 0.0], np.log([1.0, 1.2])], np.float32)
+    card = judge.judge(posterior.guide, phi, target, posterior.elbo, posterior.status, raw_key(0))
+    (mean, mean_name), (log_sd, sd_name) = card.mean_shift, card.log_sd_shift
+    assert (mean_name, sd_name) == ("x[0]", "x[1]")
+    assert mean == pytest.approx(0.3, abs=0.06)
+    assert log_sd == pytest.approx(np.log(1.2), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "guide", "exact"), [("logistic", "full_rank", -72.13746), ("funnel", "mean_field", None)]
+)
+def test_the_standard_error_of_the_elbo_is_calibrated(name, guide, exact):
+    posterior = fit(name, guide)
+    estimates = [bound.elbo(posterior.guide, posterior.phi, posterior.target, raw_key(seed)) for seed in range(40)]
+    values, errors = np.array([e.value for e in estimates]), np.array([e.se for e in estimates])
+    z = (values - (values.mean() if exact is None else exact)) / errors
+    # With 8 sets of draws z is Student t with 7 degrees of freedom: sd sqrt(7/5) = 1.18.
+    assert 0.6 < z.std() < 1.9
+    if exact is not None:
+        assert abs(values.mean() - exact) < 2e-3
+
+
+def test_the_elbo_is_that_of_quadrature():
+    phi = fit("beta-bernoulli", "mean_field").phi
+    loc, sd = float(phi[0, 0]), float(np.exp(phi[1, 0]))
+
+    def integrand(z):
+        return stats.norm.pdf(z, loc, sd) * (9 * z - 12 * np.logaddexp(0, z) - stats.norm.logpdf(z, loc, sd))
+
+    exact = integrate.quad(integrand, loc - 10 * sd, loc + 10 * sd)[0]
+    estimate = fit("beta-bernoulli", "mean_field").elbo
+    assert estimate.value == pytest.approx(exact, abs=max(4 * estimate.se, 5e-5))
+
+
+def test_an_estimate_prints_with_its_error():
+    assert str(judge.Estimate(-1.23456, 0.0123)) == "-1.235 ± 0.012"
+
+
+def test_the_card_is_escaped_in_a_notebook():
+    assert "&gt;=" in fit("linear", "full_rank").check()._repr_html_()
+
+
+@pytest.mark.parametrize(("freedom", "verdicts"), [(1.0, {"poor"}), (2.0, {"poor", "corrected"}), (30.0, {"good"})])
+def test_a_heavy_tail_is_seen_where_no_draw_goes(freedom, verdicts):
+    """A Cauchy variable and one of 2 degrees of freedom have no variance at all."""
+    card = vb.fit(student(np.array(freedom))).check()
+    assert card.verdict in verdicts, card
+
+
+def test_the_tail_is_the_log_sd_along_the_ridge_by_quadrature():
+    card = vb.fit(student(np.array(1.0))).check()
+    phi = vb.fit(student(np.array(1.0))).phi.astype(float)
+    sd = np.exp(phi[1, 0])
+    inside = [integrate.quad(lambda t, k=k: t**k * stats.t.pdf(sd * t, 1.0), -10, 10)[0] for k in (0, 2)]
+    assert card.tail[0] == pytest.approx(0.5 * np.log(inside[1] / inside[0]), abs=0.01)
+
+
+def test_what_correlations_would_do_to_mean_field_is_exact_for_a_gaussian():
+    x, _ = cases.quadratic_data()
+    precision = x.T @ x / 0.25 + np.eye(3)
+    ratios = np.sqrt(np.diag(np.linalg.inv(precision)) * np.diag(precision))
+    card = fit("linear", "mean_field").check()
+    assert [name for _, name in card.widened] == [f"beta[{i}]" for i in np.argsort(-ratios)]
+    np.testing.assert_allclose([ratio for ratio, _ in card.widened], np.sort(ratios)[::-1], rtol=1e-3)
+    scaled = precision / np.sqrt(np.outer(np.diag(precision), np.diag(precision)))
+    assert card.least_eigenvalue == pytest.approx(np.linalg.eigvalsh(scaled)[0], rel=1e-3)
+
+
+def test_a_mean_field_fit_whose_only_fault_is_correlation_is_corrected_by_linear_response():
+    card = fit("linear", "mean_field").check()
+    assert card.verdict == "corrected"
+    assert card.advice[0].startswith("posterior.linear_response()")
+
+
+def test_restarts_on_one_ridge_are_not_other_modes():
+    """Columns that are nearly equal: restarts end many mean-field sds apart, and there is one mode."""
+
+    @vb.model
+    def ridge(x, y):
+        beta = vb.sample("beta", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(x @ beta, 0.1), obs=y)
+
+    t = np.linspace(-1, 1, 50)
+    for seed in range(5):
+        posterior = vb.fit(ridge(np.stack([t, t + 0.001 * t**2], axis=1), t), seed=seed)
+        assert posterior.check().other_modes == ()
+
+
+def test_the_card_is_html_in_a_notebook():
+    page = fit("schools", "full_rank").check()._repr_html_()
+    assert "<li>try: " in page and "log p - log q" in page
+    named = dataclasses.replace(fit("schools", "full_rank").check(), reasons=("a<b is off",))
+    assert "<li>a&lt;b is off</li>" in named._repr_html_()

@@ -1,0 +1,136 @@
+"""Checkpoints: what a fit that is killed needs to go on, bit for bit, in one file.
+
+An `.npz` archive of arrays with one JSON text of everything else; nothing in it is ever executed. It is
+written to a file beside it, flushed to the disk and renamed, so that at any moment the path holds
+either the old checkpoint or the new one, whole. A fingerprint says which fit it belongs to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import PyTree
+
+FORMAT = 1
+META = "meta"
+PathLike = str | os.PathLike[str]
+
+
+def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Put `meta`, which JSON can hold, and `arrays` into `path`, all or nothing."""
+    path = Path(path)
+    dtypes = {name: str(array.dtype) for name, array in arrays.items()}
+    text = json.dumps({"format": FORMAT, "meta": meta, "dtypes": dtypes})
+    stored: dict[str, Any] = {f"array {i}": _plain(array) for i, array in enumerate(arrays.values())}
+    stored[META] = np.frombuffer(text.encode(), np.uint8)
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        np.savez(file, **stored)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    if os.name == "posix":  # the new name is on the disk only once its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `meta` and `arrays` that `write` put into `path`.
+
+    Raises:
+      ModelError: it is no checkpoint, or a damaged one.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            text = json.loads(bytes(file[META]))
+            if text["format"] != FORMAT:
+                raise ValueError(f"its format is {text['format']}, not {FORMAT}")
+            arrays = {
+                name: file[f"array {i}"].view(np.dtype(dtype)) for i, (name, dtype) in enumerate(text["dtypes"].items())
+            }
+            return text["meta"], arrays
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ModelError(
+            f"{os.fspath(path)} cannot be read as a checkpoint of a fit: {error}.",
+            mend="It was left as it is. Move it away, or give another path, to begin anew.",
+        ) from error
+
+
+def check(path: PathLike, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Make sure that the fingerprint in the file is that of this fit; both are flat.
+
+    Raises:
+      ModelError: it is not; the message names what disagrees.
+    """
+    differ = [name for name in expected if found.get(name) != expected[name]]
+    if differ:
+        lines = [f"{name}: {found.get(name, 'nothing')} in the file, {expected[name]} here" for name in differ]
+        raise ModelError(
+            f"{os.fspath(path)} is the checkpoint of another fit: {', '.join(differ)} "
+            f"{'disagrees' if len(differ) == 1 else 'disagree'}.",
+            details="\n".join(lines),
+            mend="It was left as it is. Move it away, or give another path, to begin anew.",
+        )
+
+
+def pack(tree: PyTree, name: str) -> dict[str, np.ndarray]:
+    """The leaves of a pytree as arrays, by names that begin with `name`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {name + jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def unpack(template: PyTree, name: str, arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """The pytree of `template`'s structure whose leaves `pack` named.
+
+    Raises:
+      ModelError: a leaf is missing, or has another shape or dtype.
+    """
+
+    def leaf(path: Any, like: Any) -> np.ndarray:
+        key, like = name + jax.tree_util.keystr(path), np.asarray(like)
+        array = arrays.get(key)
+        if array is None or (array.shape, array.dtype) != (like.shape, like.dtype):
+            what = "nothing" if array is None else f"{array.dtype}{list(array.shape)}"
+            raise ModelError(f"the checkpoint holds {what} as {key}, not {like.dtype}{list(like.shape)}.")
+        return array
+
+    return jax.tree_util.tree_map_with_path(leaf, template)
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of texts and arrays."""
+    found = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        array = np.frombuffer(part.encode(), np.uint8) if isinstance(part, str) else np.asarray(part)
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(_plain(array)).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def machine() -> dict[str, str]:
+    """What the bits of a fit depend on besides the fit: versions, and the kind of device."""
+    return {
+        "JAX": jax.__version__,
+        "NumPy": np.__version__,
+        "device": jax.devices()[0].device_kind,
+        "processor": platform.machine(),
+    }
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """The same bits in a dtype that NumPy's file format knows (it does not know bfloat16)."""
+    return array if array.dtype.isbuiltin == 1 else array.view(f"u{array.dtype.itemsize}")

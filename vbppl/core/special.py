@@ -1,0 +1,74 @@
+"""The few shared formulas whose obvious form is wrong at an edge: in value, or in gradient.
+
+`jnp.where(ok, f(x), other)` differentiates `f` at *every* `x`, and `0 * nan` is `nan`. So a formula
+that must survive an edge needs two `where`s: one that moves the argument away from the edge, and
+one that puts the right value back. The gradient at the edge is then zero, which an optimizer survives.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from vbppl.core.types import Array, ArrayLike
+
+HALF_LOG_TWO_PI = 0.9189385332046727
+LOG_TWO = 0.6931471805599453
+
+
+def safe_log(y: ArrayLike) -> Array:
+    """`log y`, which is `-inf` for `y <= 0`, with gradient zero there."""
+    inside = jnp.greater(y, 0)
+    return jnp.where(inside, jnp.log(jnp.where(inside, y, 1.0)), -jnp.inf)
+
+
+def xlogy(x: ArrayLike, y: ArrayLike) -> Array:
+    """`x log y` for `y >= 0`, where `0 log 0 = 0`, with finite gradients at `y = 0`.
+
+    At `x = 0 < y` the derivative in `x` is `log y`, as it must be: a concentration of exactly one is common.
+
+    >>> float(xlogy(0.0, 0.0)), float(xlogy(2.0, 0.0))
+    (0.0, -inf)
+    """
+    edge = jnp.equal(y, 0)
+    return jnp.where(edge, _zero_times_log(x), x * jnp.log(jnp.where(edge, 1.0, y)))
+
+
+def xlog1py(x: ArrayLike, y: ArrayLike) -> Array:
+    """`x log(1 + y)` for `y >= -1`, where `0 log 0 = 0`, with finite gradients at `y = -1`."""
+    edge = jnp.equal(y, -1)
+    return jnp.where(edge, _zero_times_log(x), x * jnp.log1p(jnp.where(edge, 0.0, y)))
+
+
+def _zero_times_log(x: ArrayLike) -> Array:
+    """`x log 0`, which is 0 at `x = 0`."""
+    return jnp.where(jnp.equal(x, 0), 0.0, jnp.where(jnp.greater(x, 0), -jnp.inf, jnp.inf))
+
+
+def log1mexp(x: ArrayLike) -> Array:
+    """`log(1 - exp(-x))` for `x > 0`, accurate for small and for large `x`.
+
+    Source: Maechler (2012), "Accurately computing log(1 - exp(-|a|))".
+
+    >>> float(log1mexp(800.0)), round(float(log1mexp(1e-6)), 3)
+    (-0.0, -13.816)
+    """
+    small = jnp.less(x, LOG_TWO)
+    near = jnp.log(-jnp.expm1(-jnp.where(small, x, LOG_TWO)))
+    far = jnp.log1p(-jnp.exp(-jnp.where(small, LOG_TWO, x)))
+    return jnp.where(small, near, far)
+
+
+def log_cosh(x: ArrayLike) -> Array:
+    """`log cosh x`, for any `x`."""
+    return jax.nn.softplus(-2.0 * x) + x - LOG_TWO
+
+
+def sum_rightmost(x: ArrayLike, dims: int) -> Array:
+    """The sum over the `dims` rightmost dimensions."""
+    return x if dims == 0 else jnp.sum(x, axis=tuple(range(-dims, 0)))
+
+
+def all_rightmost(x: ArrayLike, dims: int) -> Array:
+    """Whether all are true along the `dims` rightmost dimensions."""
+    return x if dims == 0 else jnp.all(x, axis=tuple(range(-dims, 0)))

@@ -1,0 +1,222 @@
+"""Maps of one number."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from vbppl.core.pytree import pytree
+from vbppl.core.types import Array, ArrayLike
+from vbppl.distributions.constraints.base import Bijector, as_float
+
+
+@pytree
+class Real(Bijector):
+    """All finite numbers; `x = z`."""
+
+    name: ClassVar[str] = "real"
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        return z, jnp.zeros_like(z)
+
+    def inverse(self, x):
+        return x
+
+    def check(self, x):
+        return jnp.isfinite(x)
+
+
+@pytree
+class Positive(Bijector):
+    """`x > 0`; `x = exp z`."""
+
+    name: ClassVar[str] = "positive"
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        return jnp.exp(z), z
+
+    def inverse(self, x):
+        return jnp.log(x)
+
+    def check(self, x):
+        return jnp.greater(x, 0)
+
+
+@pytree
+class Nonnegative(Bijector):
+    """`x >= 0`; `x = exp z`."""
+
+    name: ClassVar[str] = "nonnegative"
+
+    def forward_and_log_det(self, z):
+        return Positive().forward_and_log_det(z)
+
+    def inverse(self, x):
+        return jnp.log(x)
+
+    def check(self, x):
+        return jnp.greater_equal(x, 0)
+
+
+@pytree
+class SoftplusPositive(Bijector):
+    """`x > 0`; `x = log(1 + exp z)`."""
+
+    name: ClassVar[str] = "softplus_positive"
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        return jax.nn.softplus(z), jax.nn.log_sigmoid(z)
+
+    def inverse(self, x):
+        return x + jnp.log(-jnp.expm1(-x))
+
+    def check(self, x):
+        return jnp.greater(x, 0)
+
+
+@pytree
+class GreaterThan(Bijector):
+    """`x > low`; `x = low + exp z`."""
+
+    name: ClassVar[str] = "greater_than"
+    low: ArrayLike
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        x = _inside(self.low + jnp.exp(z), low=self.low)
+        return x, jnp.broadcast_to(z, x.shape)
+
+    def inverse(self, x):
+        return jnp.log(x - self.low)
+
+    def check(self, x):
+        return jnp.greater(x, self.low)
+
+
+@pytree
+class LessThan(Bijector):
+    """`x < high`; `x = high - exp z`."""
+
+    name: ClassVar[str] = "less_than"
+    high: ArrayLike
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        x = _inside(self.high - jnp.exp(z), high=self.high)
+        return x, jnp.broadcast_to(z, x.shape)
+
+    def inverse(self, x):
+        return jnp.log(self.high - x)
+
+    def check(self, x):
+        return jnp.less(x, self.high)
+
+
+@pytree
+class Interval(Bijector):
+    """`low <= x <= high`; `x = low + (high - low) / (1 + exp(-z))`.
+
+    >>> interval(0.0, 2.0)
+    interval(0.0, 2.0)
+    >>> float(interval(0.0, 2.0).forward(0.0))
+    1.0
+    """
+
+    name: ClassVar[str] = "interval"
+    low: ArrayLike
+    high: ArrayLike
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        width = self.high - self.low
+        x = _inside(self.low + width * jax.nn.sigmoid(z), self.low, self.high)
+        return x, jnp.broadcast_to(jnp.log(width) - jax.nn.softplus(z) - jax.nn.softplus(-z), x.shape)
+
+    def inverse(self, x):
+        return jnp.log(x - self.low) - jnp.log(self.high - x)
+
+    def check(self, x):
+        return jnp.greater_equal(x, self.low) & jnp.less_equal(x, self.high)
+
+
+@pytree
+class UnitInterval(Bijector):
+    """`0 <= x <= 1`; `x = 1 / (1 + exp(-z))`."""
+
+    name: ClassVar[str] = "unit_interval"
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        return _inside(jax.nn.sigmoid(z), 0.0, 1.0), -jax.nn.softplus(z) - jax.nn.softplus(-z)
+
+    def inverse(self, x):
+        return jnp.log(x) - jnp.log1p(-x)
+
+    def check(self, x):
+        return jnp.greater_equal(x, 0) & jnp.less_equal(x, 1)
+
+
+def _inside(x: Array, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Array:
+    """Keep `x` a rounding error away from its bounds: rounded onto one, its density could be infinite."""
+    if low is not None:
+        low = jnp.asarray(low, x.dtype)
+        x = jnp.maximum(x, jax.lax.stop_gradient(low + _margin(low)))
+    if high is not None:
+        high = jnp.asarray(high, x.dtype)
+        x = jnp.minimum(x, jax.lax.stop_gradient(high - _margin(high)))
+    return x
+
+
+def _margin(bound: Array) -> Array:
+    info = jnp.finfo(bound.dtype)
+    return jnp.maximum(jnp.abs(bound) * info.eps, info.tiny)
+
+
+@pytree
+class Affine(Bijector):
+    """All numbers; `x = loc + scale z`, where `scale` may be negative but not zero."""
+
+    name: ClassVar[str] = "affine"
+    loc: ArrayLike
+    scale: ArrayLike
+
+    def forward_and_log_det(self, z):
+        x = self.loc + self.scale * as_float(z)
+        return x, jnp.broadcast_to(jnp.log(jnp.abs(self.scale)), x.shape)
+
+    def inverse(self, x):
+        return (x - self.loc) / self.scale
+
+    def check(self, x):
+        return jnp.isfinite(x)
+
+
+@pytree
+class Power(Bijector):
+    """`x > 0`; `x = z^exponent`, for `z > 0`."""
+
+    name: ClassVar[str] = "power"
+    exponent: ArrayLike
+
+    def forward_and_log_det(self, z):
+        x = jnp.power(z, self.exponent)
+        return x, jnp.log(jnp.abs(self.exponent)) + (self.exponent - 1.0) * jnp.log(z)
+
+    def inverse(self, x):
+        return jnp.power(x, 1.0 / self.exponent)
+
+    def check(self, x):
+        return jnp.greater(x, 0)
+
+
+real = Real()
+positive = Positive()
+nonnegative = Nonnegative()
+softplus_positive = SoftplusPositive()
+unit_interval = UnitInterval()
+greater_than, less_than, interval = GreaterThan, LessThan, Interval

@@ -1,0 +1,104 @@
+"""Maps of vectors."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.pytree import pytree
+from vbppl.distributions.constraints.base import Bijector, Independent, as_float, like
+from vbppl.distributions.constraints.scalar import real
+
+
+@pytree
+class Simplex(Bijector):
+    """`K` non-negative numbers with sum one, by breaking a stick; `z` has `K - 1` entries.
+
+    `x_k = s_k prod_{j<k} (1 - s_j)`, where `s_k = sigmoid(z_k - log(K - 1 - k))`, so that `z = 0` is uniform.
+    """
+
+    name: ClassVar[str] = "simplex"
+    event_dim: ClassVar[int] = 1
+    unconstrained_dim: ClassVar[int] = 1
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        u = z - like(self._offset(z.shape[-1]), z)
+        log_rest = jnp.cumsum(jax.nn.log_sigmoid(-u), axis=-1)
+        before = jnp.concatenate([jnp.zeros_like(u[..., :1]), log_rest], axis=-1)
+        log_x = before.at[..., :-1].add(jax.nn.log_sigmoid(u))
+        log_det = jnp.sum(log_x[..., :-1], axis=-1) - jnp.sum(jax.nn.softplus(u), axis=-1)
+        return jnp.exp(jnp.maximum(log_x, np.log(jnp.finfo(u.dtype).tiny))), log_det
+
+    def inverse(self, x):
+        x = as_float(x)
+        tail = jnp.flip(jnp.cumsum(jnp.flip(x, -1), axis=-1), -1)
+        return jnp.log(x[..., :-1]) - jnp.log(tail[..., 1:]) + like(self._offset(x.shape[-1] - 1), x)
+
+    def check(self, x):
+        tolerance = 1e-6 + np.shape(x)[-1] * jnp.finfo(jnp.result_type(x, 0.0)).eps
+        return jnp.all(jnp.greater_equal(x, 0), axis=-1) & (jnp.abs(jnp.sum(x, axis=-1) - 1) < tolerance)
+
+    def unconstrained_shape(self, x_shape):
+        return (*x_shape[:-1], x_shape[-1] - 1)
+
+    def constrained_shape(self, z_shape):
+        return (*z_shape[:-1], z_shape[-1] + 1)
+
+    @staticmethod
+    def _offset(n: int) -> np.ndarray:
+        return np.log(np.arange(n, 0, -1))
+
+
+@pytree
+class OrderedVector(Bijector):
+    """Increasing numbers; `x_0 = z_0`, `x_k = x_{k-1} + exp z_k`."""
+
+    name: ClassVar[str] = "ordered_vector"
+    event_dim: ClassVar[int] = 1
+    unconstrained_dim: ClassVar[int] = 1
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        steps = jnp.concatenate([z[..., :1], jnp.exp(z[..., 1:])], axis=-1)
+        return jnp.cumsum(steps, axis=-1), jnp.sum(z[..., 1:], axis=-1)
+
+    def inverse(self, x):
+        x = jnp.asarray(x)
+        return jnp.concatenate([x[..., :1], jnp.log(jnp.diff(x, axis=-1))], axis=-1)
+
+    def check(self, x):
+        return jnp.all(jnp.diff(x, axis=-1) > 0, axis=-1)
+
+
+@pytree
+class PositiveOrderedVector(Bijector):
+    """Increasing positive numbers; `x_k = x_{k-1} + exp z_k`, from `x_{-1} = 0`.
+
+    Here NumPyro's map is not followed: `exp` of an ordered vector overflows at `z = 5` in 32 bits.
+    """
+
+    name: ClassVar[str] = "positive_ordered_vector"
+    event_dim: ClassVar[int] = 1
+    unconstrained_dim: ClassVar[int] = 1
+
+    def forward_and_log_det(self, z):
+        z = as_float(z)
+        return jnp.cumsum(jnp.exp(z), axis=-1), jnp.sum(z, axis=-1)
+
+    def inverse(self, x):
+        x = jnp.asarray(x)
+        return jnp.log(jnp.concatenate([x[..., :1], jnp.diff(x, axis=-1)], axis=-1))
+
+    def check(self, x):
+        x = jnp.asarray(x)
+        return (x[..., 0] > 0) & jnp.all(jnp.diff(x, axis=-1) > 0, axis=-1)
+
+
+real_vector = Independent(real, 1)
+simplex = Simplex()
+ordered_vector = OrderedVector()
+positive_ordered_vector = PositiveOrderedVector()

@@ -1,0 +1,234 @@
+"""The distribution of a function of a random variable, where the function has an inverse."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree, set_field
+from vbppl.core.special import all_rightmost, sum_rightmost
+from vbppl.core.types import Array
+from vbppl.distributions.base import Distribution, ExpandedDistribution, broadcast_batch
+from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.constraints.compose import Chain
+from vbppl.distributions.constraints.scalar import Affine
+from vbppl.distributions.families.finite import Categorical
+
+
+@pytree
+class TransformedDistribution(Distribution):
+    """`x = forward(z)`, where `z` is drawn from `base_distribution`: `log p(x) = log p(z) - log |dx / dz|`.
+
+    `transforms` is one map or several, the first one first.
+
+    >>> from vbppl.distributions.real import Normal
+    >>> from vbppl.bijectors.scalar import Positive
+    >>> round(float(TransformedDistribution(Normal(0.0, 1.0), Positive()).log_prob(1.0)), 4)
+    -0.9189
+    """
+
+    base_distribution: Distribution
+    transforms: tuple[Bijector, ...]
+
+    def __post_init__(self):
+        transforms = (self.transforms,) if isinstance(self.transforms, Bijector) else tuple(self.transforms)
+        set_field(self, "transforms", transforms)
+        set_field(self, "base_distribution", _widen(self.base_distribution, self._chain))
+
+    @property
+    def _chain(self) -> Chain:
+        return Chain(self.transforms)
+
+    @property
+    def base_dist(self) -> Distribution:
+        """The distribution of `z`."""
+        return self.base_distribution
+
+    @property
+    def batch_shape(self):
+        return self.base_distribution.batch_shape
+
+    @property
+    def event_shape(self):
+        return tuple(self._chain.constrained_shape(self.base_distribution.shape()))[len(self.batch_shape) :]
+
+    @property
+    def event_dim(self):
+        return self.base_distribution.event_dim + self._chain.event_dim - self._chain.unconstrained_dim
+
+    @property
+    def is_discrete(self):
+        return self.base_distribution.is_discrete
+
+    @property
+    def has_rsample(self):
+        return self.base_distribution.has_rsample
+
+    @property
+    def dtype(self):
+        return self.base_distribution.dtype
+
+    @property
+    def support(self):
+        return Chain((self.base_distribution.support, *self.transforms))
+
+    def _sample(self, key, shape):
+        z = self.base_distribution._sample(key, tuple(self._chain.unconstrained_shape(shape)))
+        return self._chain.forward(z)
+
+    def log_prob(self, x):
+        chain = self._chain
+        x = jnp.asarray(x, jnp.result_type(x, 0.0))
+        inside = chain.check(x)
+        wide = inside.reshape(inside.shape + (1,) * chain.event_dim)
+        z = chain.inverse(jnp.where(wide, x, chain.feasible(x.shape, x.dtype)))
+        log_det = chain.forward_and_log_det(z)[1]
+        dims = self.event_dim - chain.event_dim
+        log_prob = self.base_distribution.log_prob(z) - sum_rightmost(log_det, dims)
+        return jnp.where(all_rightmost(inside, dims), log_prob, -jnp.inf)
+
+    @property
+    def mean(self):
+        self._affine("mean")
+        return self._chain.forward(self.base_distribution.mean)
+
+    @property
+    def variance(self):
+        variance = self.base_distribution.variance
+        for transform in self._affine("variance"):
+            variance = variance * jnp.square(transform.scale)
+        return variance
+
+    def _affine(self, what: str) -> tuple[Affine, ...]:
+        """The transforms, where all are affine: only then moments have a closed form."""
+        affine = tuple(transform for transform in self.transforms if isinstance(transform, Affine))
+        if len(affine) < len(self.transforms):
+            raise self._no(what)
+        return affine
+
+
+def _widen(base: Distribution, chain: Chain) -> Distribution:
+    """`base`, over a batch that holds the transforms' parameters, with an event that holds what they mix."""
+    z_shape = tuple(chain.unconstrained_shape(chain.constrained_shape(base.shape())))
+    batch_dims = len(z_shape) - base.event_dim
+    if z_shape[batch_dims:] != base.event_shape:
+        raise ModelError(
+            f"the transforms {chain} need events of shape {z_shape[batch_dims:]}.",
+            details=f"{type(base).__name__}: {base.event_shape}",
+            mend="Expand the base distribution before `.to_event`.",
+        )
+    base = base.expand(z_shape[:batch_dims])
+    missing = chain.unconstrained_dim - base.event_dim
+    if missing > len(base.batch_shape):
+        raise ModelError(
+            f"the transforms {chain} need events of {chain.unconstrained_dim} dimensions; expand the base."
+        )
+    return base.to_event(missing) if missing > 0 else base
+
+
+@pytree
+class MixtureSameFamily(Distribution):
+    """`p(x) = sum_k mixing[k] component_k(x)`, over the last batch dimension of the components.
+
+    >>> from vbppl.distributions.real import Normal
+    >>> d = MixtureSameFamily(Categorical(probs=[0.3, 0.7]), Normal([-1.0, 1.0], 0.5))
+    >>> d.batch_shape, round(float(d.mean), 4)
+    ((), 0.4)
+    """
+
+    mixing_distribution: Categorical
+    component_distribution: Distribution
+    has_rsample: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not isinstance(_without_expand(self.mixing_distribution), Categorical):
+            raise ModelError(
+                f"the weights of a mixture are a Categorical, not {type(self.mixing_distribution).__name__}.",
+                mend="Write MixtureSameFamily(dist.Categorical(probs=weights), components).",
+            )
+        if self.component_distribution.batch_shape[-1:] != (self._components,):
+            raise ModelError(
+                "the weights and the components of a mixture differ in number.",
+                details=f"weights: {self._components}\ncomponents: {self.component_distribution.batch_shape}",
+                mend="Give the components a batch whose last dimension counts them.",
+            )
+
+    @property
+    def _components(self) -> int:
+        return _without_expand(self.mixing_distribution)._classes
+
+    @property
+    def batch_shape(self):
+        shapes = {
+            "weights": self.mixing_distribution.batch_shape,
+            "components": self.component_distribution.batch_shape[:-1],
+        }
+        return broadcast_batch("MixtureSameFamily", shapes)
+
+    @property
+    def event_shape(self):
+        return self.component_distribution.event_shape
+
+    @property
+    def event_dim(self):
+        return self.component_distribution.event_dim
+
+    @property
+    def is_discrete(self):
+        return self.component_distribution.is_discrete
+
+    @property
+    def dtype(self):
+        return self.component_distribution.dtype
+
+    @property
+    def support(self):
+        support = self.component_distribution.support
+        if any(np.ndim(bound) for bound in jax.tree.leaves(support)):
+            raise ModelError(
+                "the components of a mixture have different supports, so no one map leads onto their union.",
+                mend="Use components with one support, or observe this site.",
+            )
+        return support
+
+    def _log_weights(self) -> Array:
+        return _without_expand(self.mixing_distribution)._log_probs()
+
+    def _sample(self, key, shape):
+        key_index, key_draws = jax.random.split(key)
+        batch, event = shape[: len(shape) - self.event_dim], shape[len(shape) - self.event_dim :]
+        index = self.mixing_distribution._sample(key_index, batch)
+        index = index.reshape(*batch, 1, *(1 for _ in event))
+        draws = self.component_distribution._sample(key_draws, (*batch, self._components, *event))
+        return jnp.take_along_axis(draws, index, axis=len(batch)).squeeze(len(batch))
+
+    def log_prob(self, x):
+        x = jnp.expand_dims(x, -1 - self.event_dim)
+        each = self._log_weights() + self.component_distribution.log_prob(x)
+        possible = jnp.any(each > -jnp.inf, axis=-1)
+        # Where no component is possible the gradient of logsumexp is nan.
+        total = jax.nn.logsumexp(jnp.where(possible[..., None], each, 0.0), axis=-1)
+        return jnp.where(possible, total, -jnp.inf)
+
+    def _average(self, values: Array) -> Array:
+        weights = jnp.exp(self._log_weights())
+        weights = weights.reshape(weights.shape + (1,) * self.event_dim)
+        return self._fill(jnp.sum(weights * values, axis=-1 - self.event_dim))
+
+    @property
+    def mean(self):
+        return self._average(self.component_distribution.mean)
+
+    @property
+    def variance(self):
+        components = self.component_distribution
+        between = components.mean - jnp.expand_dims(self.mean, -1 - self.event_dim)
+        return self._average(components.variance + jnp.square(between))
+
+
+def _without_expand(distribution: Distribution) -> Any:
+    return distribution.base_dist if isinstance(distribution, ExpandedDistribution) else distribution

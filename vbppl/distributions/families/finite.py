@@ -1,0 +1,246 @@
+"""Distributions on a finite set: coins, classes, and counts out of a given total.
+
+Probabilities may be given as `probs` or as `logits`; the choice is a part of the compiled program. Log
+probabilities are differentiable in either, at the edges (`probs` 0 or 1, `logits` of 100) too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special as special
+import numpy as np
+
+from vbppl.core.pytree import pytree
+from vbppl.core.special import safe_log, xlog1py, xlogy
+from vbppl.core.types import Array, ArrayLike
+from vbppl.distributions.base import Distribution, exactly_one
+from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
+
+
+def _whole(x: Array) -> Array:
+    return jnp.asarray(x, jnp.result_type(int))
+
+
+class _Coin(Distribution):
+    """What the distributions made of coins share: `probs` or `logits`, and no reparameterised draws."""
+
+    probs: ArrayLike
+    logits: ArrayLike
+    is_discrete: ClassVar[bool] = True
+    has_rsample: ClassVar[bool] = False
+
+    def __post_init__(self):
+        exactly_one(self, "probs", "logits")
+        Distribution.__post_init__(self)
+
+    def _probs(self) -> Array:
+        return jax.nn.sigmoid(self.logits) if self.probs is None else jnp.asarray(self.probs)
+
+    def _log_heads_and_tails(self, heads: ArrayLike, tails: ArrayLike) -> Array:
+        """`heads log p + tails log(1 - p)`."""
+        if self.probs is None:
+            return -heads * jax.nn.softplus(-self.logits) - tails * jax.nn.softplus(self.logits)
+        probs = jnp.asarray(self.probs, self.dtype)
+        return xlogy(heads, probs) + xlog1py(tails, -probs)
+
+
+@pytree
+class Bernoulli(_Coin):
+    """1 with probability `probs = sigmoid(logits)`, otherwise 0.
+
+    >>> round(float(Bernoulli(logits=100.0).log_prob(0)))
+    -100
+    """
+
+    probs: ArrayLike = None
+    logits: ArrayLike = None
+    support: ClassVar[Bijector] = boolean
+
+    def _sample(self, key, shape):
+        return _whole(jax.random.bernoulli(key, self._probs(), shape))
+
+    def log_prob(self, x):
+        x = jnp.asarray(x, jnp.result_type(x, self.dtype))
+        if self.probs is None:
+            # `log sigmoid(logits)` for heads, `log sigmoid(-logits)` for tails: one softplus, where two would be
+            # most of the cost of a large logistic regression.
+            log_prob = -jax.nn.softplus((1 - 2 * x) * self.logits)
+        else:
+            log_prob = self._log_heads_and_tails(x, 1 - x)
+        return jnp.where(self.support.check(x), log_prob, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(self._probs())
+
+    @property
+    def variance(self):
+        return self._fill(self._probs() * (1 - self._probs()))
+
+
+@pytree
+class Binomial(_Coin):
+    """The number of heads among `n` = `total_count` coins: `p(x) = C(n, x) probs^x (1 - probs)^(n - x)`."""
+
+    total_count: ArrayLike = 1
+    probs: ArrayLike = None
+    logits: ArrayLike = None
+
+    @property
+    def support(self):
+        return integer_interval(0, self.total_count)
+
+    def _sample(self, key, shape):
+        total, probs = (jnp.asarray(value, self.dtype) for value in (self.total_count, self._probs()))
+        return _whole(jax.random.binomial(key, total, probs, shape, self.dtype))
+
+    def log_prob(self, x):
+        total = jnp.asarray(self.total_count, self.dtype)
+        inside = self.support.check(x)
+        x = jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
+        log_choose = -jnp.log1p(total) - special.betaln(total - x + 1, x + 1)
+        return jnp.where(inside, log_choose + self._log_heads_and_tails(x, total - x), -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(self.total_count * self._probs())
+
+    @property
+    def variance(self):
+        return self._fill(self.total_count * self._probs() * (1 - self._probs()))
+
+
+@pytree
+class Geometric(_Coin):
+    """The number of tails before the first head: `p(x) = (1 - probs)^x probs`."""
+
+    probs: ArrayLike = None
+    logits: ArrayLike = None
+    support: ClassVar[Bijector] = nonnegative_integer
+
+    def _sample(self, key, shape):
+        u = jax.random.exponential(key, shape, self.dtype)
+        return _whole(jnp.floor(-u / self._log_heads_and_tails(0.0, 1.0)))
+
+    def log_prob(self, x):
+        inside = jnp.greater_equal(x, 0)
+        tails = jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
+        return jnp.where(inside, self._log_heads_and_tails(jnp.ones_like(tails), tails), -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill((1 - self._probs()) / self._probs())
+
+    @property
+    def variance(self):
+        return self._fill((1 - self._probs()) / jnp.square(self._probs()))
+
+
+class _Classes(Distribution):
+    """What the distributions made of classes share: `probs`, which sum to one, or `logits`, `(..., K)`."""
+
+    probs: ArrayLike
+    logits: ArrayLike
+    is_discrete: ClassVar[bool] = True
+    has_rsample: ClassVar[bool] = False
+    parameter_dims: ClassVar[dict[str, int]] = {"probs": 1, "logits": 1}
+
+    def __post_init__(self):
+        exactly_one(self, "probs", "logits")
+        Distribution.__post_init__(self)
+        given = self.logits if self.probs is None else self.probs
+        if np.ndim(given) == 0:
+            name = type(self).__name__
+            raise TypeError(f"{name} needs a vector of at least one class, not the number {given!r}.")
+
+    @property
+    def _classes(self) -> int:
+        return np.shape(self.logits if self.probs is None else self.probs)[-1]
+
+    def _probs(self) -> Array:
+        return jax.nn.softmax(self.logits, axis=-1) if self.probs is None else jnp.asarray(self.probs)
+
+    def _log_probs(self) -> Array:
+        return jax.nn.log_softmax(self.logits, axis=-1) if self.probs is None else safe_log(self.probs)
+
+
+@pytree
+class Categorical(_Classes):
+    """Class `k` out of `0 ... K - 1` with probability `probs[k]`."""
+
+    probs: ArrayLike = None
+    logits: ArrayLike = None
+
+    @property
+    def support(self):
+        return integer_interval(0, self._classes - 1)
+
+    def _sample(self, key, shape):
+        noise = jax.random.gumbel(key, (*shape, self._classes), self.dtype)
+        return _whole(jnp.argmax(self._log_probs() + noise, axis=-1))
+
+    def log_prob(self, x):
+        inside = self.support.check(x)
+        index = jnp.clip(_whole(x), 0, self._classes - 1)
+        log_probs = self._log_probs()
+        if log_probs.ndim == 1:
+            picked = log_probs[index]
+        else:
+            shape = np.broadcast_shapes(index.shape, log_probs.shape[:-1])
+            log_probs = jnp.broadcast_to(log_probs, (*shape, self._classes))
+            picked = jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
+        return jnp.where(inside, picked, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._probs() @ jnp.arange(self._classes, dtype=self.dtype)
+
+    @property
+    def variance(self):
+        return self._probs() @ jnp.square(jnp.arange(self._classes, dtype=self.dtype)) - jnp.square(self.mean)
+
+
+@pytree
+class Multinomial(_Classes):
+    """Counts of each class among `total_count` draws; an event has shape `(K,)`."""
+
+    total_count: ArrayLike = 1
+    probs: ArrayLike = None
+    logits: ArrayLike = None
+    event_dim: ClassVar[int] = 1
+
+    @property
+    def event_shape(self):
+        return (self._classes,)
+
+    @property
+    def support(self):
+        return multinomial(self.total_count)
+
+    def _sample(self, key, shape):
+        total = jnp.broadcast_to(jnp.asarray(self.total_count, self.dtype), shape[:-1])
+        probs = jnp.broadcast_to(jnp.asarray(self._probs(), self.dtype), shape)
+        return _whole(jax.random.multinomial(key, total, probs, shape=shape))
+
+    def log_prob(self, x):
+        total = jnp.asarray(self.total_count, self.dtype)
+        inside = self.support.check(x)
+        x = jnp.where(inside[..., None], jnp.asarray(x, self.dtype), 0.0)
+        ways = special.gammaln(total + 1) - jnp.sum(special.gammaln(x + 1), axis=-1)
+        if self.probs is None:
+            weights = jnp.sum(x * self._log_probs(), axis=-1)
+        else:
+            weights = jnp.sum(xlogy(x, jnp.asarray(self.probs, self.dtype)), axis=-1)
+        return jnp.where(inside, ways + weights, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(jnp.asarray(self.total_count)[..., None] * self._probs())
+
+    @property
+    def variance(self):
+        return self._fill(jnp.asarray(self.total_count)[..., None] * self._probs() * (1 - self._probs()))

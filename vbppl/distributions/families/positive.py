@@ -1,0 +1,315 @@
+"""Distributions of one positive number.
+
+Off the support the log density is `-inf`, with gradient zero. At the edge itself both are what the formula
+says in the limit, as long as that is finite: an exponential, or a Gamma with concentration one, at `x = 0`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import jax.scipy.special as special
+import numpy as np
+
+from vbppl.core.pytree import pytree
+from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, xlogy
+from vbppl.core.types import Array, ArrayLike
+from vbppl.distributions.base import Distribution
+from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.constraints.scalar import greater_than, nonnegative, positive
+
+FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
+
+
+def _split(x: ArrayLike, inside: Array) -> Array:
+    """`x` where it is `inside`, and 1 elsewhere: an argument that is safe to differentiate at."""
+    return jnp.where(inside, x, 1.0)
+
+
+@pytree
+class LogNormal(Distribution):
+    """`log x` is normal with mean `loc` and standard deviation `scale`."""
+
+    loc: ArrayLike = 0.0
+    scale: ArrayLike = 1.0
+    support: ClassVar[Bijector] = positive
+
+    def _sample(self, key, shape):
+        return jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype))
+
+    def log_prob(self, x):
+        inside = jnp.greater(x, 0)
+        log_x = jnp.log(_split(x, inside))
+        u = (log_x - self.loc) / self.scale
+        return jnp.where(inside, -0.5 * jnp.square(u) - log_x - (jnp.log(self.scale) + HALF_LOG_TWO_PI), -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(jnp.exp(self.loc + 0.5 * jnp.square(self.scale)))
+
+    @property
+    def variance(self):
+        squared = jnp.square(self.scale)
+        return self._fill(jnp.expm1(squared) * jnp.exp(2.0 * self.loc + squared))
+
+    def cdf(self, x):
+        return special.ndtr((jnp.log(jnp.maximum(x, 0)) - self.loc) / self.scale)
+
+    def icdf(self, q):
+        return jnp.exp(self.loc + self.scale * special.ndtri(q))
+
+
+@pytree
+class HalfNormal(Distribution):
+    """`|u|`, where `u` is normal with mean zero and standard deviation `scale`."""
+
+    scale: ArrayLike = 1.0
+    support: ClassVar[Bijector] = nonnegative
+
+    def _sample(self, key, shape):
+        return jnp.abs(self.scale * jax.random.normal(key, shape, self.dtype))
+
+    def log_prob(self, x):
+        u = x / self.scale
+        log_prob = -0.5 * jnp.square(u) - (jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO))
+        return jnp.where(jnp.greater_equal(x, 0), log_prob, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(self.scale * np.sqrt(2 / np.pi).item())
+
+    @property
+    def variance(self):
+        return self._fill(jnp.square(self.scale) * (1 - 2 / np.pi))
+
+    def cdf(self, x):
+        return special.erf(jnp.maximum(x, 0) / (self.scale * 2**0.5))
+
+    def icdf(self, q):
+        return self.scale * special.ndtri(0.5 + 0.5 * q)
+
+
+@pytree
+class HalfCauchy(Distribution):
+    """`p(x) = 2 / (pi scale (1 + (x / scale)^2))` for `x >= 0`; it has neither mean nor variance."""
+
+    scale: ArrayLike = 1.0
+    support: ClassVar[Bijector] = nonnegative
+
+    def _sample(self, key, shape):
+        return jnp.abs(self.scale * jax.random.cauchy(key, shape, self.dtype))
+
+    def log_prob(self, x):
+        # log(1 + u^2), where u^2 would overflow: beyond FAR it is 2 log u to rounding.
+        inside = jnp.greater_equal(x, 0)
+        u = jnp.where(inside, x, 0.0) / self.scale
+        near, beyond = jnp.minimum(u, FAR), jnp.maximum(u / FAR, 1.0)
+        log_prob = np.log(2 / np.pi).item() - jnp.log(self.scale) - jnp.log1p(near * near) - 2.0 * jnp.log(beyond)
+        return jnp.where(inside, log_prob, -jnp.inf)
+
+    def cdf(self, x):
+        return jnp.arctan(jnp.maximum(x, 0) / self.scale) * (2 / np.pi)
+
+    def icdf(self, q):
+        return self.scale * jnp.tan(q * (np.pi / 2))
+
+
+@pytree
+class Exponential(Distribution):
+    """`p(x) = rate exp(-rate x)` for `x >= 0`."""
+
+    rate: ArrayLike = 1.0
+    support: ClassVar[Bijector] = nonnegative
+
+    def _sample(self, key, shape):
+        return jax.random.exponential(key, shape, self.dtype) / self.rate
+
+    def log_prob(self, x):
+        return jnp.where(jnp.greater_equal(x, 0), jnp.log(self.rate) - self.rate * x, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(1.0 / self.rate)
+
+    @property
+    def variance(self):
+        return self._fill(1.0 / jnp.square(self.rate))
+
+    def cdf(self, x):
+        return -jnp.expm1(-self.rate * jnp.maximum(x, 0))
+
+    def icdf(self, q):
+        return -jnp.log1p(-q) / self.rate
+
+
+@pytree
+class Gamma(Distribution):
+    """`p(x) = rate^concentration x^(concentration - 1) exp(-rate x) / Gamma(concentration)`."""
+
+    concentration: ArrayLike
+    rate: ArrayLike = 1.0
+    support: ClassVar[Bijector] = positive
+
+    def _sample(self, key, shape):
+        concentration = jnp.asarray(self.concentration, self.dtype)
+        # Through the logarithm: small concentrations underflow to zero otherwise.
+        log_x = jax.random.loggamma(key, concentration, shape, self.dtype)
+        return jnp.exp(jnp.maximum(log_x, np.log(jnp.finfo(self.dtype).tiny))) / self.rate
+
+    def log_prob(self, x):
+        inside = jnp.greater_equal(x, 0)
+        x = _split(x, inside)
+        a = self.concentration
+        log_prob = a * jnp.log(self.rate) + xlogy(a - 1.0, x) - self.rate * x - special.gammaln(a)
+        return jnp.where(inside, log_prob, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(self.concentration / self.rate)
+
+    @property
+    def variance(self):
+        return self._fill(self.concentration / jnp.square(self.rate))
+
+    def cdf(self, x):
+        return special.gammainc(self.concentration, self.rate * jnp.maximum(x, 0))
+
+
+@pytree
+class InverseGamma(Distribution):
+    """`1 / x` is `Gamma(concentration, rate)`; the usual name of `rate` here is scale."""
+
+    concentration: ArrayLike
+    rate: ArrayLike = 1.0
+    support: ClassVar[Bijector] = positive
+
+    def _sample(self, key, shape):
+        return 1.0 / Gamma(self.concentration, self.rate)._sample(key, shape)
+
+    def log_prob(self, x):
+        inside = jnp.greater(x, 0)
+        x = _split(x, inside)
+        a = self.concentration
+        log_prob = a * jnp.log(self.rate) - (a + 1.0) * jnp.log(x) - self.rate / x - special.gammaln(a)
+        return jnp.where(inside, log_prob, -jnp.inf)
+
+    @property
+    def mean(self):
+        finite = jnp.greater(self.concentration, 1)
+        a = jnp.where(finite, self.concentration, 2.0)
+        return self._fill(jnp.where(finite, self.rate / (a - 1.0), jnp.inf))
+
+    @property
+    def variance(self):
+        finite = jnp.greater(self.concentration, 2)
+        a = jnp.where(finite, self.concentration, 3.0)
+        return self._fill(jnp.where(finite, jnp.square(self.rate / (a - 1.0)) / (a - 2.0), jnp.inf))
+
+    def cdf(self, x):
+        inside = jnp.greater(x, 0)
+        return jnp.where(inside, special.gammaincc(self.concentration, self.rate / _split(x, inside)), 0.0)
+
+
+@pytree
+class Chi2(Distribution):
+    """The sum of `df` squared standard normals."""
+
+    df: ArrayLike
+    support: ClassVar[Bijector] = positive
+
+    @property
+    def _gamma(self) -> Gamma:
+        return Gamma(0.5 * self.df, 0.5)
+
+    def _sample(self, key, shape):
+        return self._gamma._sample(key, shape)
+
+    def log_prob(self, x):
+        return self._gamma.log_prob(x)
+
+    @property
+    def mean(self):
+        return self._fill(self.df)
+
+    @property
+    def variance(self):
+        return self._fill(2.0 * self.df)
+
+    def cdf(self, x):
+        return self._gamma.cdf(x)
+
+
+@pytree
+class Weibull(Distribution):
+    """The distribution whose `cdf` is `1 - exp(-(x / scale)^concentration)`."""
+
+    scale: ArrayLike
+    concentration: ArrayLike
+    support: ClassVar[Bijector] = positive
+
+    def _sample(self, key, shape):
+        u = jax.random.exponential(key, shape, self.dtype)
+        return self.scale * jnp.power(u, 1.0 / self.concentration)
+
+    def log_prob(self, x):
+        inside = jnp.greater_equal(x, 0)
+        u = _split(x, inside) / self.scale
+        k = self.concentration
+        power = jnp.exp(xlogy(k, u))
+        return jnp.where(inside, jnp.log(k) - jnp.log(self.scale) + xlogy(k - 1.0, u) - power, -jnp.inf)
+
+    @property
+    def mean(self):
+        return self._fill(self.scale * jnp.exp(special.gammaln(1.0 + 1.0 / self.concentration)))
+
+    @property
+    def variance(self):
+        second = jnp.exp(special.gammaln(1.0 + 2.0 / self.concentration))
+        return self._fill(jnp.square(self.scale) * second - jnp.square(self.mean))
+
+    def cdf(self, x):
+        return -jnp.expm1(-jnp.power(jnp.maximum(x, 0) / self.scale, self.concentration))
+
+    def icdf(self, q):
+        return self.scale * jnp.power(-jnp.log1p(-q), 1.0 / self.concentration)
+
+
+@pytree
+class Pareto(Distribution):
+    """`p(x) = alpha scale^alpha / x^(alpha + 1)` for `x >= scale`."""
+
+    scale: ArrayLike
+    alpha: ArrayLike
+
+    @property
+    def support(self):
+        return greater_than(self.scale)
+
+    def _sample(self, key, shape):
+        return self.scale * jnp.exp(jax.random.exponential(key, shape, self.dtype) / self.alpha)
+
+    def log_prob(self, x):
+        inside = jnp.greater_equal(x, self.scale)
+        log_x = jnp.log(_split(x, inside))
+        log_prob = jnp.log(self.alpha) + self.alpha * jnp.log(self.scale) - (self.alpha + 1.0) * log_x
+        return jnp.where(inside, log_prob, -jnp.inf)
+
+    @property
+    def mean(self):
+        finite = jnp.greater(self.alpha, 1)
+        alpha = jnp.where(finite, self.alpha, 2.0)
+        return self._fill(jnp.where(finite, alpha * self.scale / (alpha - 1.0), jnp.inf))
+
+    @property
+    def variance(self):
+        finite = jnp.greater(self.alpha, 2)
+        a = jnp.where(finite, self.alpha, 3.0)
+        return self._fill(jnp.where(finite, jnp.square(self.scale / (a - 1.0)) * a / (a - 2.0), jnp.inf))
+
+    def cdf(self, x):
+        return -jnp.expm1(-self.alpha * jnp.log(jnp.maximum(x, self.scale) / self.scale))
+
+    def icdf(self, q):
+        return self.scale * jnp.exp(-jnp.log1p(-q) / self.alpha)

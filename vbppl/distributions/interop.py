@@ -1,0 +1,328 @@
+"""Distributions of other libraries, recognised by how they are called, never by an import.
+
+The field has four conventions, and the signature of `sample` tells them apart:
+
+    numpyro, flowjax   sample(key, sample_shape=())          "key"
+    tfp, distrax       sample(sample_shape=(), seed=key)     "seed"
+    distreqx           sample(key), unbatched log_prob       "vmap"
+
+Only `sample` and `log_prob` of the stranger are used. Its support is read as ours: NumPyro's by the class
+name of the constraint and its bounds, the others' by the name of the distribution's class, or of TFP's
+default bijector. Their log determinants never enter: TFP's for the simplex is off by `log sqrt K`. Where the
+support cannot be told, the error asks for it, since a guess would be a silent wrong answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import is_array, pytree, set_field, static
+from vbppl.core.types import Array, PyTree, Shape
+from vbppl.distributions.base import Distribution
+from vbppl.distributions.constraints.base import Bijector, independent
+from vbppl.distributions.constraints.integer import (
+    IntegerAtLeast,
+    IntegerInterval,
+    Multinomial,
+    boolean,
+    nonnegative_integer,
+    positive_integer,
+)
+from vbppl.distributions.constraints.matrix import (
+    corr_cholesky,
+    corr_matrix,
+    lower_cholesky,
+    positive_definite,
+    real_matrix,
+)
+from vbppl.distributions.constraints.scalar import (
+    GreaterThan,
+    Interval,
+    LessThan,
+    interval,
+    nonnegative,
+    positive,
+    real,
+    softplus_positive,
+    unit_interval,
+)
+from vbppl.distributions.constraints.vector import ordered_vector, positive_ordered_vector, real_vector, simplex
+
+_MEND = "Wrap it: vb.foreign(dist, support=constraints.positive), with the support that it has."
+
+
+def as_distribution(value: Any, site_name: str) -> Distribution:
+    """`value` if it is ours, an adapter if it is another library's, or an error that names the site."""
+    if isinstance(value, Distribution):
+        return value
+    if isinstance(value, type) and hasattr(value, "log_prob"):
+        raise ModelError(
+            f"the second argument of sample is the class {value.__name__}, not a distribution.",
+            site=site_name,
+            mend=f"Give it its parameters: {value.__name__}(...).",
+        )
+    if not _is_distribution_like(value):
+        raise ModelError(
+            f"the second argument of sample must be a distribution, not a {type(value).__name__} ({_short(value)}).",
+            site=site_name,
+            mend=f'Write sample("{site_name}", dist.Normal(0.0, 1.0)); deterministic records a value.',
+        )
+    return Foreign(value)
+
+
+def foreign(dist: Any, support: Bijector | None = None) -> Distribution:
+    """Adapt another library's distribution, and say which `support` it has where that cannot be told.
+
+    >>> class Coinlike:
+    ...     event_shape = ()
+    ...
+    ...     def sample(self, key, sample_shape=()):
+    ...         return jax.random.uniform(key, sample_shape)
+    ...
+    ...     def log_prob(self, x):
+    ...         return jnp.zeros_like(x)
+    >>> foreign(Coinlike(), support=unit_interval).support
+    unit_interval
+    """
+    if isinstance(dist, Distribution) and support is None:
+        return dist
+    if not _is_distribution_like(dist):
+        raise ModelError(f"foreign needs an object with sample and log_prob, not a {type(dist).__name__}.")
+    return Foreign(dist, support)
+
+
+def as_bijector(constraint: Any) -> Bijector | None:
+    """Our bijector for a constraint of ours or of NumPyro's; `None` where there is none."""
+    if isinstance(constraint, Bijector):
+        return constraint
+    make = _CONSTRAINTS.get(type(constraint).__name__.lstrip("_"))
+    return None if make is None else make(constraint)
+
+
+def _is_distribution_like(value: Any) -> bool:
+    return callable(getattr(value, "sample", None)) and callable(getattr(value, "log_prob", None))
+
+
+def _short(value: Any) -> str:
+    if is_array(value) and np.ndim(value):
+        return f"of shape {np.shape(value)}"
+    words = repr(value)
+    return words if len(words) <= 40 else words[:37] + "..."
+
+
+@functools.cache
+def _convention(cls: type) -> str:
+    names = inspect.signature(cls.sample).parameters
+    return "seed" if "seed" in names else "key" if "sample_shape" in names or len(names) > 2 else "vmap"
+
+
+@pytree
+class Foreign(Distribution):
+    """Another library's distribution, behind our members.
+
+    Its numbers are data; everything else about it, functions included, is a part of the compiled program.
+    """
+
+    numbers: tuple[Any, ...]
+    given_support: Bijector | None
+    rest: tuple[Any, ...] = static()
+    structure: Any = static()
+
+    def __init__(self, dist: Any, support: Bijector | None = None):
+        leaves, structure = jax.tree.flatten(dist)
+        set_field(self, "numbers", tuple(leaf if _is_number(leaf) else None for leaf in leaves))
+        set_field(self, "given_support", support)
+        set_field(self, "rest", tuple(None if _is_number(leaf) else leaf for leaf in leaves))
+        set_field(self, "structure", structure)
+
+    @property
+    def inner(self) -> PyTree:
+        """The distribution as its own library made it."""
+        leaves = [rest if number is None else number for number, rest in zip(self.numbers, self.rest)]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    @property
+    def batch_shape(self):
+        return tuple(getattr(self.inner, "batch_shape", ()))
+
+    @property
+    def event_shape(self):
+        inner = self.inner
+        shape = getattr(inner, "event_shape", None)
+        if shape is None:
+            shape = getattr(inner, "shape", ())
+        return () if callable(shape) else tuple(shape)
+
+    @property
+    def event_dim(self):
+        return len(self.event_shape)
+
+    @property
+    def dtype(self):
+        return jnp.result_type(*(number for number in self.numbers if number is not None), 0.0)
+
+    @property
+    def support(self):
+        support = _support_of(self.inner) if self.given_support is None else self.given_support
+        if support is None:
+            name = type(self.inner).__name__
+            raise ModelError(f"the support of the foreign distribution {name} is not known.", mend=_MEND)
+        dims = self.event_dim - support.event_dim
+        return independent(support, dims) if dims > 0 else support
+
+    @property
+    def is_discrete(self):
+        support = _support_of(self.inner) if self.given_support is None else self.given_support
+        if support is not None:
+            return support.is_discrete
+        draw = jax.eval_shape(lambda key: self.sample(key), jax.random.key(0))
+        return not jnp.issubdtype(draw.dtype, jnp.floating)
+
+    @property
+    def has_rsample(self):
+        inner = self.inner
+        flag = getattr(inner, "has_rsample", None)
+        if isinstance(flag, bool):
+            return flag
+        words = str(getattr(inner, "reparameterization_type", ""))
+        return not self.is_discrete and "NOT" not in words
+
+    def _sample(self, key, shape):
+        batch, event = self.batch_shape, self.event_shape
+        batch_at = len(shape) - len(event) - len(batch)
+        lead, target = shape[:batch_at], shape[batch_at : batch_at + len(batch)]
+        # Where the batch has size 1 and more is asked for, ask for draws: copies would not be independent.
+        more = tuple(wanted if size == 1 else 1 for size, wanted in zip(batch, target))
+        draws = _call_sample(self.inner, key, (*lead, *more) if any(m > 1 for m in more) else lead)
+        if draws.ndim == len(shape):
+            return draws
+        pairs = [axis for i in range(len(batch)) for axis in (batch_at + i, batch_at + len(batch) + i)]
+        first, last = range(batch_at), range(batch_at + 2 * len(batch), draws.ndim)
+        return draws.transpose(*first, *pairs, *last).reshape(shape)
+
+    def log_prob(self, x):
+        log_prob = self.inner.log_prob
+        if _convention(type(self.inner)) == "vmap":
+            for _ in range(np.ndim(x) - self.event_dim):
+                log_prob = jax.vmap(log_prob)
+        return jnp.asarray(log_prob(x))
+
+    @property
+    def mean(self):
+        return self._moment("mean")
+
+    @property
+    def variance(self):
+        return self._moment("variance")
+
+    def _moment(self, name: str) -> Array:
+        moment = getattr(self.inner, name, None)
+        if moment is None:
+            raise self._no(name)
+        return jnp.asarray(moment() if callable(moment) else moment)
+
+
+def _is_number(leaf: Any) -> bool:
+    return is_array(leaf) or isinstance(leaf, (int, float)) and not isinstance(leaf, bool)
+
+
+def _call_sample(inner: Any, key: Array, shape: Shape) -> Array:
+    convention = _convention(type(inner))
+    if convention == "seed":
+        return jnp.asarray(inner.sample(sample_shape=shape, seed=key))
+    if convention == "key":
+        return jnp.asarray(inner.sample(key, shape))
+    sample = inner.sample
+    for _ in shape:
+        sample = jax.vmap(sample)
+    return jnp.asarray(sample(jax.random.split(key, shape) if shape else key))
+
+
+def _support_of(inner: Any) -> Bijector | None:
+    """The support, by what the stranger says of itself, else by the name of its class."""
+    constraint = getattr(inner, "support", None)
+    if constraint is not None:
+        return as_bijector(constraint)
+    name = type(inner).__name__
+    if name in _BY_CLASS:
+        return _BY_CLASS[name]
+    default = getattr(inner, "experimental_default_event_space_bijector", None)
+    return _from_tfp(default()) if callable(default) else None
+
+
+def _from_tfp(bijector: Any) -> Bijector | None:
+    name = getattr(bijector, "name", "")
+    if name == "sigmoid":
+        low, high = getattr(bijector, "low", None), getattr(bijector, "high", None)
+        return unit_interval if low is None else interval(low, high)
+    return _BY_TFP_BIJECTOR.get(name)
+
+
+_BY_TFP_BIJECTOR: dict[str, Bijector] = {
+    "identity": real,
+    "softplus": positive,
+    "exp": positive,
+    "softmax_centered": simplex,
+    "correlation_cholesky": corr_cholesky,
+    "fill_scale_tril": lower_cholesky,
+}
+
+_REAL = "Normal Laplace Cauchy Gumbel Logistic StudentT MultivariateNormal MultivariateNormalDiag "
+_REAL += "MultivariateNormalTri MultivariateNormalTriL MultivariateNormalFullCovariance"
+_COUNTS = "Poisson NegativeBinomial Geometric"
+_BY_CLASS: dict[str, Bijector] = {
+    **dict.fromkeys(_REAL.split(), real),
+    **dict.fromkeys(("Gamma", "LogNormal", "Exponential", "InverseGamma", "Chi2"), positive),
+    **dict.fromkeys(_COUNTS.split(), nonnegative_integer),
+    "Beta": unit_interval,
+    "Dirichlet": simplex,
+    "Bernoulli": boolean,
+}
+
+
+def _bounded(make: Callable[..., Bijector], *names: str) -> Callable[[Any], Bijector]:
+    return lambda constraint: make(*(getattr(constraint, name) for name in names))
+
+
+def _independent(constraint: Any) -> Bijector | None:
+    base = as_bijector(constraint.base_constraint)
+    return None if base is None else independent(base, constraint.reinterpreted_batch_ndims)
+
+
+_CONSTRAINTS: dict[str, Callable[[Any], Bijector | None]] = {
+    "Real": lambda _: real,
+    "RealVector": lambda _: real_vector,
+    "RealMatrix": lambda _: real_matrix,
+    "Positive": lambda _: positive,
+    "Nonnegative": lambda _: nonnegative,
+    "SoftplusPositive": lambda _: softplus_positive,
+    "GreaterThan": _bounded(GreaterThan, "lower_bound"),
+    "GreaterThanEq": _bounded(GreaterThan, "lower_bound"),
+    "LessThan": _bounded(LessThan, "upper_bound"),
+    "LessThanEq": _bounded(LessThan, "upper_bound"),
+    "Interval": _bounded(Interval, "lower_bound", "upper_bound"),
+    "OpenInterval": _bounded(Interval, "lower_bound", "upper_bound"),
+    "UnitInterval": lambda _: unit_interval,
+    "Simplex": lambda _: simplex,
+    "OrderedVector": lambda _: ordered_vector,
+    "PositiveOrderedVector": lambda _: positive_ordered_vector,
+    "LowerCholesky": lambda _: lower_cholesky,
+    "CorrCholesky": lambda _: corr_cholesky,
+    "CorrMatrix": lambda _: corr_matrix,
+    "PositiveDefinite": lambda _: positive_definite,
+    "IndependentConstraint": _independent,
+    "Boolean": lambda _: boolean,
+    "IntegerNonnegative": lambda _: nonnegative_integer,
+    "IntegerPositive": lambda _: positive_integer,
+    "IntegerInterval": _bounded(IntegerInterval, "lower_bound", "upper_bound"),
+    "IntegerGreaterThan": _bounded(IntegerAtLeast, "lower_bound"),
+    "Multinomial": _bounded(Multinomial, "upper_bound"),
+}

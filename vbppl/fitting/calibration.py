@@ -1,0 +1,197 @@
+"""Simulation-based calibration: is the posterior right on average, over data that the model itself makes?
+
+Draw parameters from the prior and data from the model, fit, and ask which rank the true parameter has among
+draws of its posterior. If model and inference are right, the ranks are uniform (Talts, Betancourt, Simpson,
+Vehtari and Gelman 2018, "Validating Bayesian Inference Algorithms with Simulation-Based Calibration",
+theorem 1). All fits advance side by side.
+
+Uniformity is tested by Neyman's smooth test: with `u` the rank scaled to (0, 1) and `b_j` the first four
+orthonormal Legendre polynomials, `sum_j (sum_i b_j(u_i))^2 / n` is chi-square with four degrees of freedom.
+The first two terms have a meaning of their own: a bias of the means, and sds that are too small or too large.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import host_generator, raw_key
+from vbppl.core.types import Seed
+from vbppl.fitting.fit_many import fitted_side_by_side
+from vbppl.guides.base import Guide
+from vbppl.inference.deterministic.problem import Deterministic
+from vbppl.model.model import Model, check_applied
+from vbppl.target.target import Target
+
+DRAWS = 127  # of each posterior: a rank is one of 128
+LEVEL = 0.01  # of the test of all scalars together
+UNCONVERGED = 0.05  # of the fits may end without converging
+BANDS = 400  # simulations behind the band of the picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The ranks of the true parameters, and what they say.
+
+    Attributes:
+      names: a label for each scalar, `(scalars,)`.
+      ranks: how many of the posterior's draws lie below the truth, `(n, scalars)`.
+      draws: how many draws there were of each posterior.
+      unconverged: how many of the fits did not converge.
+    """
+
+    names: tuple[str, ...]
+    ranks: np.ndarray
+    draws: int
+    unconverged: int
+
+    @property
+    def components(self) -> np.ndarray:
+        """The scaled sums of the four Legendre polynomials, each standard normal if all is right: `(scalars, 4)`."""
+        u = 2 * (self.ranks + 0.5) / (self.draws + 1) - 1
+        # The variance of a discrete rank is a little smaller than that of a uniform variable; 128 ranks: 6e-5.
+        polynomials = (u, (3 * u**2 - 1) / 2, (5 * u**3 - 3 * u) / 2, (35 * u**4 - 30 * u**2 + 3) / 8)
+        scaled = [np.sqrt(2 * j + 3) * values.sum(axis=0) for j, values in enumerate(polynomials)]
+        return np.stack(scaled, axis=1) / np.sqrt(len(u))
+
+    @property
+    def p_values(self) -> np.ndarray:
+        """The probability of ranks as uneven as these, if all is right, `(scalars,)`."""
+        half = np.sum(self.components**2, axis=1) / 2
+        return np.exp(-half) * (1 + half)  # the tail of chi-square with 4 degrees of freedom
+
+    @property
+    def passed(self) -> bool:
+        """Whether no scalar's ranks are uneven, at 1% for all of them together (Bonferroni), of fits that converged."""
+        even = self.p_values.min(initial=1.0) * len(self.names) >= LEVEL
+        return bool(even and self.unconverged <= UNCONVERGED * len(self.ranks))
+
+    def __str__(self) -> str:
+        width = max(map(len, self.names), default=0)
+        lines = [f"{'':{width}}  p-value  says"]
+        for name, p, (bias, spread, *_) in zip(self.names, self.p_values, self.components):
+            lines.append(f"{name:{width}}  {p:7.4f}  {self._says(p, bias, spread)}")
+        verdict = "passed" if self.passed else "not calibrated"
+        lines.append(f"{verdict}: {len(self.ranks)} fits, {self.draws + 1} ranks, {len(self.names)} scalars")
+        if self.unconverged:
+            lines.append(f"{self.unconverged} fits did not converge")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def plot(self, path: Any = None) -> Any:
+        """How far the ranks' distribution function is above the uniform one, with a simultaneous 95% band.
+
+        Args:
+          path: where to save the picture; None only returns it.
+
+        Returns:
+          the Matplotlib figure (needs `pip install vbppl[plots]`).
+        """
+        import matplotlib.pyplot as plt
+
+        n, columns = len(self.ranks), min(4, len(self.names))
+        rows = -(-len(self.names) // columns)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(2.6 * columns, 2.1 * rows), sharex=True, sharey=True, squeeze=False
+        )
+        at = np.arange(1, self.draws + 1) / (self.draws + 1)
+        band = _band(n, self.draws) * np.sqrt(at * (1 - at) / n)
+        for axis, name, ranks, p in zip(axes.flat, self.names, self.ranks.T, self.p_values):
+            above = (ranks[:, None] < np.arange(1, self.draws + 1)).mean(axis=0) - at
+            axis.fill_between(at, -band, band, color="#dddddd", linewidth=0)
+            axis.plot(at, above, color="#0072b2" if p * len(self.names) >= LEVEL else "#d55e00", linewidth=1.3)
+            axis.axhline(0.0, color="#666666", linewidth=0.6)
+            axis.set_title(name, fontsize=9)
+            axis.spines[["top", "right"]].set_visible(False)
+        for axis in axes.flat[len(self.names) :]:
+            axis.set_visible(False)
+        figure.supxlabel("rank of the truth among the posterior's draws", fontsize=9)
+        figure.supylabel("ECDF above uniform", fontsize=9)
+        figure.tight_layout()
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def _says(self, p: float, bias: float, spread: float) -> str:
+        if p * len(self.names) >= LEVEL:
+            return "uniform"
+        words = []
+        if abs(bias) > 3:
+            words.append(f"means too {'low' if bias > 0 else 'high'}")
+        if abs(spread) > 3:
+            words.append(f"sds too {'small' if spread > 0 else 'large'}")
+        return ", ".join(words) or "of another shape"
+
+
+def calibrate(
+    model: Model,
+    n: int = 1000,
+    *,
+    fitted: Model | None = None,
+    guide: str | Guide = "auto",
+    draws: int = DRAWS,
+    seed: Seed = 0,
+) -> Calibration:
+    """Draw parameters and data from `model`, fit all the data sets, and test the ranks of the parameters.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def one_number(y=None):
+    ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
+    ...     vb.sample("y", dist.Normal(x, 1.0), obs=y)
+    >>> vb.calibrate(one_number(y=0.0), n=200).passed
+    True
+
+    Args:
+      model: a model applied to data of the shapes wanted; the numbers of its observations do not matter.
+      n: how many data sets.
+      fitted: the model that is fitted, where it is not the one that makes the data.
+      guide: as in `vb.fit`.
+      draws: of each posterior.
+      seed: an int or a JAX key.
+
+    Raises:
+      ModelError: the model observes nothing, or cannot be fitted on fixed draws.
+    """
+    check_applied(model)
+    raw, fitted = raw_key(seed), model if fitted is None else fitted
+    observed = [name for name in Target.of(model).layout.observed if name in model.sample(1)]
+    if not observed:
+        raise ModelError("the model observes nothing, so there is nothing to learn from.", mend="Give it data.")
+    truth = jax.tree.map(np.asarray, model.sample(n, seed))
+    models = [fitted.condition({name: truth[name][i] for name in observed}) for i in range(n)]
+    latent = [slot.name for slot in Target.of(models[0]).layout.slots if slot.name in truth]
+    ranks, unconverged = [], 0
+    for i, (target, fit) in enumerate(fitted_side_by_side(models, guide, Deterministic(), [raw] * n)):
+        unconverged += not fit.status.converged
+        target = dataclasses.replace(target, centred=fit.centred)
+        values = fit.guide.sample(fit.params["guide"], target, host_generator(raw, f"ranks {i}"), draws)
+        below = [(np.asarray(values[name]) < truth[name][i]).sum(axis=0).ravel() for name in latent]
+        ranks.append(np.concatenate(below))
+        if fit.status.reason == "interrupted":
+            raise KeyboardInterrupt
+    names = [
+        f"{name}[{','.join(map(str, index))}]" if index else name
+        for name in latent
+        for index in np.ndindex(truth[name].shape[1:])
+    ]
+    return Calibration(tuple(names), np.array(ranks), draws, unconverged)
+
+
+def _band(n: int, draws: int) -> float:
+    """The half-width, in pointwise sds, of a band that holds 95% of uniform ranks' ECDFs, by simulation."""
+    rng = np.random.default_rng(0)
+    at = np.arange(1, draws + 1) / (draws + 1)
+    widest = [
+        (
+            np.abs(np.cumsum(rng.multinomial(n, np.full(draws + 1, 1 / (draws + 1))))[:-1] / n - at)
+            / np.sqrt(at * (1 - at) / n)
+        ).max()
+        for _ in range(BANDS)
+    ]
+    return float(np.quantile(widest, 0.95))

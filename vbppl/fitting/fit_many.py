@@ -1,0 +1,128 @@
+"""Many fits at once: a model function applied to many data sets, or one model from many seeds.
+
+A deterministic fit is linear algebra around one compiled evaluation, so a hundred fits of equal shapes
+advance side by side, and cost little more than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import raw_key
+from vbppl.core.types import Seed
+from vbppl.fitting.escalate import judged, run_all
+from vbppl.fitting.fit import problem_for
+from vbppl.guides.base import Guide
+from vbppl.inference.deterministic.problem import Deterministic
+from vbppl.inference.solution import Solution
+from vbppl.model.model import Model, ModelFunction, check_applied
+from vbppl.posterior.posterior import Posterior
+from vbppl.target.target import Target
+
+AT_ONCE = 256  # fits that advance side by side
+
+
+def fit_many(
+    model: ModelFunction | Model | Sequence[Model],
+    datasets: Sequence[Mapping[str, Any] | tuple] | None = None,
+    guide: str | Guide = "auto",
+    *,
+    method: Deterministic | None = None,
+    seeds: Seed | Sequence[Seed] = 0,
+) -> list[Posterior]:
+    """Fit a model to many data sets of equal shapes, or from many seeds, side by side.
+
+    Each posterior is the one that `vb.fit` gives with the same data and seed, to rounding, but a poor one is left
+    as it is: no mixture, no second try in other coordinates, no warning; see its report.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def one_number(y):
+    ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
+    ...     vb.sample("y", dist.Normal(x, 1.0), obs=y)
+    >>> posteriors = vb.fit_many(one_number, [{"y": 1.0}, {"y": 4.0}])
+    >>> [f"{posterior.mean()['x']:.2f}" for posterior in posteriors]
+    ['0.50', '2.00']
+
+    Args:
+      model: a model function, with `datasets`; or one model applied to its arguments, with many `seeds`; or
+        several applied models.
+      datasets: for each fit the arguments of the model function: a dict of them by name, or a tuple.
+      guide: "auto", "mean_field", "full_rank" or a Gaussian guide.
+      method: how the fixed draws are made; the session's precision is used.
+      seeds: one for all fits, or one for each.
+
+    Returns:
+      the posteriors, in order; fewer, the last one marked as interrupted, where a person interrupts.
+
+    Raises:
+      ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
+    """
+    models, seeds = _each(model, datasets, seeds)
+    raws = [raw_key(seed) for seed in seeds]
+    found = fitted_side_by_side(models, guide, method or Deterministic(), raws)
+    posteriors: list[Posterior] = []
+    with np.errstate(all="ignore"):
+        for (target, fitted), raw in zip(found, raws):
+            posteriors.append(judged(target, fitted, raw))
+            if posteriors[-1].status.reason == "interrupted":
+                break
+    return posteriors
+
+
+def fitted_side_by_side(
+    models: Sequence[Model], guide: str | Guide, method: Deterministic, raws: Sequence[np.ndarray]
+) -> Iterator[tuple[Target, Solution]]:
+    """Each model's target, as it was fitted, and its fit; not judged yet."""
+    targets = [Target.of(_checked(each, number, models[0])) for number, each in enumerate(models)]
+    problem = problem_for(targets[0], guide, method)
+    for begin in range(0, len(targets), AT_ONCE):
+        some = targets[begin : begin + AT_ONCE]
+        with np.errstate(all="ignore"):  # what is not finite is told by the status
+            fitted = run_all(some, problem, raws[begin : begin + AT_ONCE])
+        yield from zip(some, fitted)
+        if any(each.status.reason == "interrupted" for each in fitted):
+            return
+
+
+def _each(model: Any, datasets: Any, seeds: Any) -> tuple[list[Model], list[Seed]]:
+    """A model and a seed for each fit."""
+    several_seeds = isinstance(seeds, (list, tuple, range))
+    if isinstance(model, ModelFunction):
+        if datasets is None:
+            raise ModelError(
+                f"{model!r} needs data sets.", mend="Give a dict of its arguments for each fit: [{...}, {...}]."
+            )
+        # A float that differs from one data set to the next is data.
+        data = [jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, d) for d in datasets]
+        models = [model(**each) if isinstance(each, Mapping) else model(*each) for each in data]
+    elif isinstance(model, (list, tuple)):
+        models = list(model)
+    else:
+        check_applied(model)
+        models = [model] * (len(seeds) if several_seeds else 1)
+    seeds = list(seeds) if several_seeds else [seeds] * len(models)
+    if len(models) != len(seeds) or not models:
+        raise ModelError(
+            f"{len(models)} data sets and {len(seeds)} seeds are not one of each for each fit.",
+            mend="Give as many seeds as data sets, or one for all.",
+        )
+    return models, seeds
+
+
+def _checked(model: Model, number: int, first: Model) -> Model:
+    """The model, after checking that it is of the same shapes as the first."""
+    check_applied(model)
+    shapes = [[np.shape(leaf) for leaf in jax.tree.leaves(each)] for each in (model, first)]
+    if shapes[0] != shapes[1] or jax.tree.structure(model) != jax.tree.structure(first):
+        raise ModelError(
+            f"data set {number} differs from the first in more than its numbers.",
+            details=f"first: {first!r}\n{number}: {model!r}",
+            mend="Side by side go only fits of one model function to arrays of equal shapes; fit the others apart.",
+        )
+    return model

@@ -1,0 +1,105 @@
+"""Where a fit begins: a point with a finite density, moved a little way uphill.
+
+Candidates are drawn in boxes of several sizes around the origin of unconstrained space, climb together
+for a few sign-based steps (Riedmiller and Braun 1993, "Rprop": scale-free, no step size to choose), and
+the highest finite points win. The climb is short on purpose: the mode of a hierarchical density
+may lie at infinity, and a fit wants its body, not its mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.target.batched import BLOCK, Density
+from vbppl.target.target import Target
+
+RADII = (10.0, 2.0, 1.0, 0.1)
+CLIMB = 16
+LOWER = 10.0  # nats
+
+
+class InitializationError(ModelError):
+    """No candidate has a finite log density and gradient."""
+
+
+def find_starts(
+    density: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    dim: int,
+    rngs: Sequence[np.random.Generator],
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each lane `count` points of finite log density and gradient: the highest, then others far from it.
+
+    Starts that lie apart are the ones that may end in different modes.
+
+    Args:
+      density: `(lanes, points, dim)` to log densities `(lanes, points)` and gradients.
+      dim: of a point.
+      rngs: for each lane where its candidates come from.
+      count: how many points are wanted of each.
+
+    Returns:
+      points `(lanes, count, dim)`, and which lanes have any, `(lanes,)`; where a lane has fewer than `count`
+      points, its highest stands more than once. Where a lane has none, some candidate.
+    """
+    radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
+    z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
+    step = np.full_like(z, 0.1)
+    best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
+    for _ in range(CLIMB):
+        log_p, gradient = density(z)
+        finite = np.isfinite(log_p) & np.isfinite(gradient).all(axis=2)
+        better = finite & (log_p > best_log_p)
+        best[better], best_log_p[better] = z[better], log_p[better]
+        # Where the density is not finite, go half the way back to the best point, or to the origin.
+        z = np.where(finite[..., None], z, (z + np.where(np.isfinite(best_log_p)[..., None], best, 0.0)) / 2)
+        sign = np.sign(np.where(finite[..., None], gradient, 0.0))
+        step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, 1.2]), 1e-6, 0.5)
+        z, previous = z + step * sign, sign
+    found = np.any(np.isfinite(best_log_p), axis=1)
+    points = np.stack([points[_apart(points, heights, count)] for points, heights in zip(best, best_log_p)])
+    return points, found
+
+
+def starts_of(target: Target, rng: np.random.Generator, count: int) -> np.ndarray:
+    """Such points for one target, `(count, dim)`.
+
+    Raises:
+      NoStart: no candidate has a finite density and gradient; the message names the guilty site.
+    """
+    density, centred = Density([target]), np.asarray(target.centred)[None]
+    points, found = find_starts(lambda z: density(z, np.zeros(1, int), centred), target.dim, [rng], count)
+    if not found[0]:
+        raise no_initialization(target, points[0, 0])
+    return points[0]
+
+
+def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
+    """The highest point, then again and again the one that lies farthest from those taken.
+
+    Out of the higher half, and of all that are not much lower: one mode may hold less than half of the candidates.
+    """
+    taken, finite = [int(np.argmax(heights))], np.isfinite(heights)
+    if count > 1 and finite.any():
+        pool = np.flatnonzero(heights >= min(np.median(heights[finite]), heights.max() - LOWER))
+        scaled = points / np.maximum(points[pool].std(axis=0), 1e-300)
+        while len(taken) < min(count, len(pool)):
+            distances = ((scaled[pool, None] - scaled[taken]) ** 2).sum(axis=-1).min(axis=1)
+            taken.append(int(pool[np.argmax(distances)]))
+    return taken + taken[:1] * (count - len(taken))
+
+
+def no_initialization(target: Target, z: np.ndarray, which: str = "") -> InitializationError:
+    """What to tell where no candidate has a finite density, as at `z`, `(dim,)`; `which` of several data sets."""
+    culprits = target.nonfinite_sites(z[None])
+    where = {name: np.asarray(value) for name, value in target.constrain(z).items()}
+    shown = "\n".join(f"{name} = {np.array2string(value, threshold=6, precision=4)}" for name, value in where.items())
+    return InitializationError(
+        f"{which}the log density is not finite at any of {BLOCK} starting points.",
+        site=", ".join(culprits) or None,
+        details=f"for instance at\n{shown}",
+        mend="Look for NaN or values outside the support in the data of this site, or give start={...}.",
+    )

@@ -1,0 +1,88 @@
+"""The arguments of a model: arrays and sources, which are data, and settings, which shape the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import is_array
+from vbppl.core.types import PyTree
+from vbppl.data.source import UNNAMED, Source, is_source
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """What to call a function in messages; a `functools.partial` has no name of its own."""
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def split(arguments: PyTree, function: Callable[..., Any]) -> tuple[tuple[Any, ...], tuple[Setting | None, ...], Any]:
+    """The data among a model's arguments; for each argument its setting, or None where it is data; the structure."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)
+    leaves = [
+        as_source(leaf, path, function) if is_source(leaf) else as_data(leaf, name_of(function)) for path, leaf in paths
+    ]
+    settings = tuple(None if is_data(leaf) else Setting.of(leaf, name_of(function)) for leaf in leaves)
+    return tuple(leaf for leaf in leaves if is_data(leaf)), settings, structure
+
+
+def _is_whole(argument: Any) -> bool:
+    """Whether an argument is not to be looked into; JAX will refuse iterators of which it is not told so."""
+    return isinstance(argument, (Source, Iterator))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """An argument that is no data. Its type counts: 1, 1.0 and True are equal but not the same."""
+
+    value: Any
+    kind: type
+
+    @classmethod
+    def of(cls, value: Any, function: str) -> Setting:
+        """Wrap `value`, which must be hashable: it becomes a part of compiled programs."""
+        try:
+            hash(value)
+        except TypeError:
+            raise ModelError(
+                f"{function} got an argument of type {type(value).__name__}, which is neither numbers nor hashable.",
+                details=repr(value)[:200],
+                mend="Pass arrays, numbers, strings, or lists, tuples and dicts of these.",
+            ) from None
+        return cls(value, type(value))
+
+
+def as_source(leaf: Any, path: tuple, function: Callable[..., Any]) -> Source:
+    """The source, under the name of its argument; one that a model passes on to another keeps its name."""
+    if isinstance(leaf, Source) and leaf.name != UNNAMED:
+        return leaf
+    names = list(inspect.signature(function).parameters)
+    first, argument, *rest = path
+    at = argument.idx if isinstance(argument, jax.tree_util.SequenceKey) else argument.key
+    name = names[min(at, len(names) - 1)] if first.idx == 0 else at
+    more = f"[{at - len(names) + 1}]" if first.idx == 0 and at >= len(names) else ""
+    return (leaf if isinstance(leaf, Source) else Source(leaf)).named(name + more + jax.tree_util.keystr(tuple(rest)))
+
+
+def is_data(leaf: Any) -> bool:
+    """Arrays are data. An integer of NumPy (`k.max() + 1`) is a size, as the same Python int would be."""
+    return isinstance(leaf, Source) or (is_array(leaf) and not isinstance(leaf, (np.integer, np.bool_)))
+
+
+def as_data(leaf: Any, where: str) -> Any:
+    """Things that hold numbers (a pandas column, say) become arrays; an array of anything else is an error."""
+    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
+        return leaf
+    array = leaf if is_array(leaf) else np.asarray(leaf)
+    if array.dtype.kind not in "biufc":
+        what = "strings" if array.dtype.kind in "US" else f"dtype {array.dtype}"
+        raise ModelError(
+            f"{where} got an array of {what}, not of numbers.",
+            mend="Encode categories as integers, for instance with np.unique(column, return_inverse=True).",
+        )
+    return array

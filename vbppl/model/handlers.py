@@ -1,0 +1,156 @@
+"""Handlers: each is a function `Site -> Site` that answers the statements of one run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import named, wrap
+from vbppl.core.types import Array, ArrayLike
+from vbppl.model.modules import Parts, mutable_parts, parts
+from vbppl.model.primitives import Interpreter, Site
+from vbppl.model.shapes import check_value
+
+
+def from_prior(key: Array) -> Interpreter:
+    """Draw every site that has no value from its distribution, each with a key of its own name."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "sample" and site.value is None:
+            with at_site(site):
+                return dataclasses.replace(site, value=site.dist.sample(named(key, site.name)))
+        return site
+
+    return interpret
+
+
+def drawn_anew(interpreter: Interpreter) -> Interpreter:
+    """Forget the observations, so that `interpreter` draws them: for predictive draws."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "sample" and site.observed:
+            site = dataclasses.replace(site, value=None, observed=False)
+        return interpreter(site)
+
+    return interpret
+
+
+def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
+    """Take the values of unobserved sites and of params from `values`; ask `interpreter` for the rest."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "sample" and site.value is None and site.name in values:
+            value = jnp.asarray(values[site.name])
+            check_value(site.name, value, site.shape, site.frames)
+            return dataclasses.replace(site, value=value)
+        if site.kind == "param" and site.name in values:
+            value = values[site.name]
+            return dataclasses.replace(site, value=value.made() if isinstance(value, Parts) else value)
+        return interpreter(site)
+
+    return interpret
+
+
+def required(site: Site) -> Site:
+    """The interpreter that has no values: it says which site lacks one."""
+    if site.kind == "sample" and site.value is None:
+        mend = f"Add {site.name!r} to the values: an array of shape {site.shape}, or draws (n, ...) of it."
+        raise ModelError("no value was given for this site.", site=site.name, mend=mend)
+    return site
+
+
+def at_point(coordinate: ArrayLike) -> Interpreter:
+    """The interpreter for runs whose shapes are wanted: each latent site where all its `z` are `coordinate`."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind != "sample" or site.value is not None:
+            return site
+        with at_site(site):
+            if site.dist.is_discrete:
+                return from_prior(jax.random.key(0))(site)
+            support = site.dist.support
+            z = jnp.full(support.unconstrained_shape(site.shape), coordinate, jnp.result_type(float))
+            return dataclasses.replace(site, value=support.forward(z))
+
+    return interpret
+
+
+def of_the_right_shape(site: Site) -> Site:
+    """The interpreter for runs whose shapes alone are wanted: some point of each site's support."""
+    return at_point(0.0)(site)
+
+
+def with_rows(site: Site, rows: Mapping[str, Any]) -> Site:
+    """The plate's site, showing `rows` of it; all where none are named."""
+    return dataclasses.replace(site, value=rows.get(site.name))
+
+
+def showing(rows: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
+    """Let plates show `rows`, where these name them; ask `interpreter` for the rest."""
+
+    def interpret(site: Site) -> Site:
+        return with_rows(site, rows) if site.kind == "plate" else interpreter(site)
+
+    return interpret
+
+
+def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
+    """The param's site, with the trainable leaves of its `init` replaced by the current values."""
+    learnt = tuple(site.constraint.forward(leaf) for leaf in unconstrained)
+    return dataclasses.replace(site, value=dataclasses.replace(parts(site.value), learnt=learnt).made())
+
+
+def trainable(init: Any) -> list[Any]:
+    """The leaves of a param's `init` that are learnt."""
+    return list(parts(init).learnt)
+
+
+def in_mode(interpreter: Interpreter, states: Mapping[str, tuple], raw_key: Array | None) -> Interpreter:
+    """Hand modules out with their own `states`, in training mode with a `raw_key`, in evaluation mode with None.
+
+    What a module or a mutable value has become in the run is in its site's value afterwards.
+    """
+    key = None if raw_key is None else wrap(raw_key)
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "key":
+            return dataclasses.replace(site, value=None if key is None else named(key, site.name))
+        if site.kind not in ("param", "mutable"):
+            return interpreter(site)
+        site = interpreter(site)
+        found = parts_of(site)
+        if site.name in states:
+            found = dataclasses.replace(found, state=states[site.name])
+        elif not found.has_training_mode:
+            return site
+        return dataclasses.replace(site, value=found.in_mode(None if key is None else named(key, site.name)))
+
+    return interpret
+
+
+def parts_of(site: Site) -> Parts:
+    """The value of a param or of a mutable site, taken apart; all numbers of the latter are state."""
+    return mutable_parts(site.value) if site.kind == "mutable" else parts(site.value)
+
+
+def states_of(sites: Mapping[str, Site]) -> dict[str, tuple]:
+    """What runs in training mode change, by the sites' names: batch statistics, mutable values."""
+    found = {site.name: parts_of(site).state for site in sites.values() if site.kind in ("param", "mutable")}
+    return {name: state for name, state in found.items() if state}
+
+
+@contextlib.contextmanager
+def at_site(site: Site) -> Iterator[None]:
+    """Name `site` in errors of its distribution, which does not know where it stands."""
+    try:
+        yield
+    except ModelError as error:
+        if error.site is not None:
+            raise
+        raise ModelError(error.what, site=site.name, details=error.details, mend=error.mend) from None

@@ -1,0 +1,372 @@
+"""The decorators `model` and `guide`, and `Model`: a model applied to its arguments, as a value.
+
+A `Model` is a pytree. The arrays among its arguments are its leaves: data, traced, never compiled
+into a program. The function and all other arguments are static. Two models of the same function
+whose arrays have equal shapes therefore share their compiled programs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import raw_key, wrap
+from vbppl.core.pytree import is_array, pytree, static
+from vbppl.core.types import Array, Seed
+from vbppl.data.source import Source
+from vbppl.model.arguments import Setting, as_data, name_of, split
+from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
+from vbppl.model.modules import crossing
+from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
+from vbppl.model.shapes import all_rows, check_value
+from vbppl.model.trace import Outline, abstract_sites, initial_params, initial_states, log_joint, trace, values_of
+
+
+class ModelFunction:
+    """A function under `@model` or `@guide`; applied to arguments it returns a `Model`."""
+
+    def __init__(self, function: Callable[..., Any]):
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._signature = inspect.signature(function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Model:
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
+        return Model.of(self._function, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<model {name_of(self._function)}{self._signature}>"
+
+
+def model(function: Callable[..., Any]) -> ModelFunction:
+    """Make a function that speaks the words of the language a model.
+
+    What the function reads from outside its arguments (globals, closures) is read once and becomes part of the
+    compiled programs, as under `jax.jit`: pass what may change as an argument.
+
+    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def coin(flips=None, n=10):
+    ...     p = vb.sample("p", dist.Beta(1.0, 1.0))
+    ...     with vb.plate("flip", n):
+    ...         vb.sample("flips", dist.Bernoulli(p), obs=flips)
+    >>> coin(n=3)
+    coin(n=3)
+    >>> coin(n=3).sample(5)["flips"].shape
+    (5, 3)
+    """
+    return ModelFunction(function)
+
+
+def guide(function: Callable[..., Any]) -> ModelFunction:
+    """Make a function a guide program: the model's arguments, `param` and `sample` statements.
+
+    Each latent site of the model is sampled in the guide under the same name.
+    """
+    return ModelFunction(function)
+
+
+@pytree
+class Model(Program):
+    """A model applied to its arguments. Nothing runs until it is asked to.
+
+    Attributes:
+      arrays: the arrays and sources among the arguments, in order: data.
+      conditions: values of sites that count as observed.
+      interventions: values of sites whose own density is cut out (`do`).
+      decentered: sites that are fitted in other coordinates: see `reparam.py`.
+      states: what the steps of a fit have left in modules and mutable values.
+      training: raw key data while a fit makes steps; None elsewhere.
+    """
+
+    arrays: tuple[Any, ...]
+    conditions: dict[str, Any]
+    interventions: dict[str, Any]
+    function: Callable[..., Any] = static()
+    structure: Any = static()
+    settings: tuple[Setting | None, ...] = static()
+    decentered: tuple[str, ...] = static(default=())
+    states: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training: Any = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
+        """Split the arguments into arrays (data) and everything else (static)."""
+        arrays, settings, structure = split((args, kwargs), function)
+        return cls(arrays, {}, {}, function, structure, settings)
+
+    @property
+    def arguments(self) -> tuple[tuple, dict[str, Any]]:
+        """The positional and keyword arguments, as they were given."""
+        arrays = iter(self.arrays)
+        leaves = [next(arrays) if setting is None else setting.value for setting in self.settings]
+        return jax.tree.unflatten(self.structure, leaves)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources among the arguments, by their names."""
+        return {leaf.name: leaf for leaf in self.arrays if isinstance(leaf, Source)}
+
+    def with_arrays(self, change: Callable[[Any], Any]) -> Model:
+        """The same model with each of its arrays and sources, its conditions' too, changed."""
+        fields = ("arrays", "conditions", "interventions", "states")
+        parts = {name: getattr(self, name) for name in fields}
+        return dataclasses.replace(self, **jax.tree.map(change, parts, is_leaf=lambda leaf: isinstance(leaf, Source)))
+
+    def loaded(self, names: Container[str] | None = None) -> Model:
+        """The same model with its sources (those called `names`) read whole, for what needs all rows at once."""
+
+        def load(leaf: Any) -> Any:
+            return leaf.load() if isinstance(leaf, Source) and (names is None or leaf.name in names) else leaf
+
+        return self.with_arrays(load) if self.sources else self
+
+    def inline(self) -> Any:
+        """Run the function inside the current run; `sample("prior", model)` does it."""
+        args, kwargs = self.arguments
+        if not self.conditions and not self.interventions:
+            return self.function(*args, **kwargs)
+        with interpreted(self._changed) as run:
+            value = self.function(*args, **kwargs)
+            self._check_names(run.prefix, run.sites)
+        return value
+
+    def trace(self, interpreter: Interpreter) -> dict[str, Site]:
+        """The sites of one run under `interpreter`."""
+        return trace(self.inline, in_mode(interpreter, self.states, self.training))
+
+    def in_training(self, states: Mapping[str, Any], raw_key: Any) -> Model:
+        """The same with `states` in its modules; in training mode unless `raw_key` is None."""
+        return dataclasses.replace(self, states=dict(states), training=raw_key)
+
+    def initial_params(self) -> dict[str, Any]:
+        """The unconstrained initial values of the params, by name: see `trace.initial_params`."""
+        return initial_params(self)
+
+    def initial_states(self) -> dict[str, Any]:
+        """What the first step of a fit finds in modules and mutable values, by the sites' names."""
+        return initial_states(self)
+
+    def condition(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
+        """The same model with sites observed: `model.condition(y=...)`, or a dict of names.
+
+        It is what `obs=` in the model would do, so `sample` and `predict` draw these sites anew; to
+        hold a site at a value there too, use `do`.
+        """
+        return self._with("conditions", {**(values or {}), **named})
+
+    def do(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
+        """The same model with sites set from outside: their own densities no longer count."""
+        return self._with("interventions", {**(values or {}), **named})
+
+    def sample(self, n: int = 1000, seed: Seed = 0, params: Mapping[str, Any] | None = None) -> dict[str, Array]:
+        """Draws from the prior predictive distribution; observed sites are drawn anew.
+
+        Args:
+          params: values of the model's params, such as `posterior.params`; if None they stand at their `init`.
+
+        Returns: for each sample and deterministic site an array `(n, ...)`.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, not {n}.")
+        return _prior_draws(self.loaded(), _own_params(self, params or {}), raw_key(seed), n)
+
+    def log_joint(self, values: Mapping[str, Any]) -> Array:
+        """The log joint density of the data and `values`, on the sites' supports, all rows shown.
+
+        Args:
+          values: for each latent site a value of its shape, or draws `(n, ...)` of all of them.
+            Params stand at their `init` unless `values` has them; deterministic sites are not read.
+
+        Returns:
+          a scalar, or `(n,)`, in nats.
+
+        Raises:
+          ModelError: a site has no value, or one of another shape; a name is unknown or observed.
+        """
+        return _log_joint(self.loaded(), {name: crossing(value) for name, value in values.items()})
+
+    def shapes(self) -> Shapes:
+        """The table of shapes: for each site its distribution, batch, event and plates."""
+        return Shapes(abstract_sites(self))
+
+    def __repr__(self) -> str:
+        args, kwargs = self.arguments
+        shown = [_shown(a) for a in args] + [f"{k}={_shown(v)}" for k, v in kwargs.items()]
+        changes = [f".condition({', '.join(self.conditions)})"] * bool(self.conditions)
+        changes += [f".do({', '.join(self.interventions)})"] * bool(self.interventions)
+        return f"{name_of(self.function)}({', '.join(shown)})" + "".join(changes)
+
+    def _with(self, what: str, values: dict[str, Any]) -> Model:
+        values = {name: np.asarray(as_data(value, name)) for name, value in values.items()}
+        for name, value in values.items():
+            if value.dtype.kind not in "biufc":
+                raise ModelError(f"the value given is {value!r}, not numbers.", site=name)
+        new = dataclasses.replace(self, **{what: {**getattr(self, what), **values}})
+        abstract_sites(new)  # checks names and shapes
+        return new
+
+    def _changed(self, prefix: str, interpreter: Interpreter) -> Interpreter:
+        """The interpreter that answers for conditions and interventions first."""
+
+        def interpret(site: Site) -> Site:
+            name = site.name.removeprefix(prefix)
+            if site.kind == "deterministic" and name in self.interventions:
+                value = jnp.asarray(self.interventions[name])
+                check_value(site.name, value, jnp.shape(site.value), site.frames)
+                return interpreter(dataclasses.replace(site, value=value))
+            if site.kind != "sample" or (name not in self.interventions and name not in self.conditions):
+                return interpreter(site)
+            cut = name in self.interventions
+            value = jnp.asarray(self.interventions[name] if cut else self.conditions[name])
+            batch, event = all_rows(site.dist.batch_shape, site.frames), site.dist.event_shape
+            check_value(site.name, value, (*batch, *event), site.frames)
+            value = subsample(value, event_dim=len(event))
+            if cut:
+                return interpreter(Site("deterministic", site.name, value, frames=site.frames))
+            return interpreter(Site("sample", site.name, value, site.dist, True, site.frames))
+
+        return interpret
+
+    def _check_names(self, prefix: str, sites: Mapping[str, Site]) -> None:
+        """Every condition must have met a sample statement; an intervention, also a deterministic one."""
+        met = {name.removeprefix(prefix): s.kind for name, s in sites.items() if name.startswith(prefix)}
+        for name in (*self.conditions, *self.interventions):
+            if name not in met:
+                raise _unknown(name, name_of(self.function), met)
+            word, kind = ("do", "deterministic") if name in self.interventions else ("condition", "sample")
+            if met[name] != kind:
+                raise ModelError(
+                    f"{word} cannot set a {met[name]} statement.",
+                    site=prefix + name,
+                    mend="Set sample sites; use do for deterministic ones, and arguments of the model for the rest.",
+                )
+
+
+def _unknown(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
+    close = difflib.get_close_matches(name, known, n=1)
+    return ModelError(
+        f"{where} has no site '{name}'.",
+        details=f"its sites: {', '.join(known)}",
+        mend=f"Did you mean '{close[0]}'?" if close else "Use one of these names.",
+    )
+
+
+def check_applied(model: Any) -> None:
+    """Raise a `TypeError` that says what to write, unless `model` is a model applied to its arguments."""
+    if isinstance(model, Model):
+        return
+    name = getattr(model, "__name__", "my_model")
+    if isinstance(model, ModelFunction):
+        problem = f"got the model function {model!r} itself"
+        mend = f"Apply it to its arguments, which runs nothing yet: {name}(...)."
+    elif callable(model):
+        problem = f"got the plain function {name}"
+        mend = f"Write @vb.model above it, and apply it to its arguments: {name}(...)."
+    else:
+        problem = f"got {type(model).__name__} {model!r:.80}"
+        mend = "Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y)."
+    raise TypeError(f"expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
+
+
+class Shapes:
+    """The shapes of a model's sites, printed as a table."""
+
+    def __init__(self, sites: Mapping[str, Outline]):
+        self.rows = [_shape_row(site) for site in sites.values()]
+
+    def __str__(self) -> str:
+        header = ("site", "kind", "distribution", "batch", "event", "plates")
+        rows = [header, *self.rows]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
+
+    __repr__ = __str__
+
+
+def _own_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
+    own = [name for name, site in abstract_sites(model).items() if site.kind == "param"] if params else []
+    if missing := [name for name in own if name not in params]:
+        raise ModelError(f"params lacks {', '.join(missing)}.", details=f"it has: {', '.join(params)}")
+    return {name: params[name] for name in own}
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _prior_draws(model: Model, params: dict[str, Any], raw: Array, n: int) -> dict[str, Array]:
+    def draw(key):
+        return values_of(model.trace(drawn_anew(given(params, from_prior(key)))))
+
+    return jax.vmap(draw)(jax.random.split(wrap(raw), n))
+
+
+@jax.jit
+def _log_joint(model: Model, values: dict[str, Any]) -> Array:
+    sites = abstract_sites(model)
+    _check_values(model, sites, values)
+    drawn = {name: value for name, value in values.items() if sites[name].kind == "sample"}
+    params = {name: value for name, value in values.items() if sites[name].kind == "param"}
+
+    def density(drawn: dict[str, Array]) -> Array:
+        return log_joint(model.trace(given({**drawn, **params}, required)))
+
+    return density(drawn) if leading_draws(sites, drawn) is None else jax.vmap(density)(drawn)
+
+
+def _check_values(model: Model, sites: Mapping[str, Outline], values: Mapping[str, Any]) -> None:
+    for name in values:
+        if name not in sites:
+            raise _unknown(name, name_of(model.function), sites)
+        if sites[name].kind == "sample" and sites[name].observed:
+            raise ModelError(
+                "the site is observed, so its value is the model's own data.",
+                site=name,
+                mend="Leave it out of the values, or apply the model to other data.",
+            )
+
+
+def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> int | None:
+    """How many draws `values` holds along a leading axis; None where it holds single values.
+
+    Raises:
+      ModelError: some sites have draws and others single values, or they differ in number.
+    """
+    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
+    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
+    single = [name for name, shape in given.items() if shape == sites[name].shape]
+    counts = {count for name, count in draws.items() if name not in single}
+    if len(counts) > 1 or (counts and single and counts != {None}):
+        raise ModelError(
+            "the values are neither one value for each site nor the same number of draws of each.",
+            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
+            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
+        )
+    return next(iter(counts), None)
+
+
+def _shown(value: Any) -> str:
+    leaves = jax.tree.leaves(value)
+    if is_array(value):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"<{type(value).__name__}>" if any(is_array(leaf) for leaf in leaves) else repr(value)
+
+
+def _shape_row(site: Outline) -> tuple[str, ...]:
+    plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in site.frames)
+    if site.kind == "plate":
+        return (site.name, "plate", f"{site.size} rows", "", "", plates)
+    if site.kind != "sample":
+        return (site.name, site.kind, "", "", str(site.shape), plates)
+    kind = "observed" if site.observed else "latent"
+    return (site.name, kind, site.distribution, str(site.batch), str(site.event), plates)

@@ -1,0 +1,177 @@
+"""Running a model forward at the draws of a posterior."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError, VbpplWarning
+from vbppl.core.keys import wrap
+from vbppl.core.types import AnyArray, Array
+from vbppl.data.source import places_of
+from vbppl.distributions.location_scale import coordinates
+from vbppl.model.handlers import drawn_anew, from_prior, given, required, showing
+from vbppl.model.model import Model
+from vbppl.model.primitives import Interpreter, Site
+from vbppl.model.trace import Outline, abstract_sites, values_of
+
+AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
+
+
+def predict(
+    model: Model,
+    draws: Mapping[str, Array],
+    params: Mapping[str, Any],
+    raw_key: np.ndarray,
+    n: int = 1,
+    z: Mapping[str, Array] | None = None,
+    weights: Mapping[str, Array] | None = None,
+    anew: Sequence[str] = (),
+) -> dict[str, Array]:
+    """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
+
+    Observed sites are drawn anew. A latent site whose rows are others than the posterior's (a new
+    school) is drawn from its prior given the rest, with a warning.
+
+    Args:
+      model: the fitted model, or the same function with other data.
+      draws: of the posterior, `(n, ...)` for each latent site.
+      n: the number of draws of a model that has no latent site at all.
+      z: draws of further latent sites in unconstrained space.
+      weights: of sites in `z` that can be seen centred or not, how far they are centred.
+      anew: sites that are reported although their draws are given.
+    """
+    z = dict(z or {})
+    sites = abstract_sites(model)
+    given_shapes = {name: np.shape(value)[1:] for name, value in {**draws, **z}.items()}
+    latent = {n: s for n, s in sites.items() if s.kind == "sample" and n in given_shapes}
+    if given_shapes and not latent:
+        raise ModelError(
+            f"{model!r} has none of the posterior's sites ({', '.join(given_shapes)}).",
+            mend="Predict with the function that was fitted, applied to other data.",
+        )
+    changed = [n for n, s in latent.items() if given_shapes[n] != (s.unconstrained if n in z else s.shape)]
+    for name in changed:
+        _say_drawn_from_prior(name, given_shapes[name], latent[name])
+    kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
+    n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
+    new = _forward(model, kept, z, dict(weights or {}), dict(params), raw_key, n)
+    fixed = {*kept, *z} - set(anew)
+    return {name: new[name] for name in sites if name in new and name not in fixed}
+
+
+def check_in_memory(model: Model) -> None:
+    """Say so if some data of `model` are read in parts."""
+    if model.sources:
+        name = next(iter(model.sources))
+        raise ModelError(
+            f"'{name}' is read in parts, and prediction runs the model at all rows at once.",
+            mend="Apply the model to arrays of the rows that you want: posterior.predict(my_model(x[:100], ...)).",
+        )
+
+
+def log_likelihood(
+    model: Model,
+    draws: Mapping[str, Array],
+    params: Mapping[str, Any],
+    parts: Iterable[tuple[float, dict[str, Any]]] = ((1.0, {}),),
+) -> dict[str, AnyArray]:
+    """The log density of each observation at each draw, `(n, *batch)` for each observed site.
+
+    `parts` are the sets of rows to go through, as `Target.parts` gives them.
+    """
+    sites = abstract_sites(model)
+    latent = {name: draws[name] for name, site in sites.items() if site.kind == "sample" and not site.observed}
+    found: dict[str, np.ndarray] = {}
+    for _, rows in parts:
+        shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
+        part = _log_likelihood(model, shown, dict(params), rows)
+        if not rows:
+            return part
+        for name, values in part.items():
+            whole = found.setdefault(name, np.empty((len(values), *sites[name].batch), values.dtype))
+            at = [slice(None)] * whole.ndim
+            for frame in sites[name].frames:
+                if frame.name in rows:  # a stretch of rows in order
+                    first = int(rows[frame.name].indices[0])
+                    at[frame.dim] = slice(first, first + len(rows[frame.name].indices))
+            whole[tuple(at)] = values
+    return found
+
+
+def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArray:
+    """Draws of a latent site, `(n, *batch, *event)`, at the rows shown of the plates around it."""
+    for frame in site.frames:
+        if frame.name in rows:
+            axis = np.ndim(values) - len(site.event) + frame.dim
+            values = jnp.take(values, places_of(frame.name, rows[frame.name]), axis=axis)
+    return values
+
+
+def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:
+    if not site.frames:
+        raise ModelError(
+            f"the posterior's values have shape {before}, but this model's site has shape {site.shape}.",
+            site=name,
+            mend="Only the rows of a plate may change in number between fit and prediction.",
+        )
+    warnings.warn(
+        VbpplWarning(
+            f"site '{name}' has shape {before} in the posterior and {site.shape} here: its rows are new, "
+            "and are drawn from their prior given the other sites."
+        ),
+        stacklevel=4,
+    )
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _forward(
+    model: Model,
+    draws: dict[str, Array],
+    z: dict[str, Array],
+    weights: dict[str, Array],
+    params: dict[str, Any],
+    raw_key: Array,
+    n: int,
+) -> dict[str, Array]:
+    def one(draw: tuple[Array, dict[str, Array], dict[str, Array]]) -> dict[str, Array]:
+        key, values, z = draw
+        rest = _from_unconstrained(z, weights, from_prior(wrap(key)))
+        return values_of(model.trace(drawn_anew(given({**values, **params}, rest))))
+
+    keys = jax.random.key_data(jax.random.split(wrap(raw_key), n))
+    return jax.lax.map(one, (keys, draws, z), batch_size=min(n, AT_ONCE))
+
+
+def _from_unconstrained(z: Mapping[str, Array], weights: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:
+    """Map the values `z` of latent sites onto their supports; ask `interpreter` for the rest."""
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "sample" and site.value is None and site.name in z:
+            value = coordinates(site.dist, weights.get(site.name)).forward(z[site.name])
+            return dataclasses.replace(site, value=value)
+        return interpreter(site)
+
+    return interpret
+
+
+@jax.jit
+def _log_likelihood(
+    model: Model, draws: dict[str, Array], params: dict[str, Any], rows: dict[str, Any]
+) -> dict[str, Array]:
+    def one(values: dict[str, Array]) -> dict[str, Array]:
+        sites = model.trace(showing(rows, given({**values, **params}, required)))
+        observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
+        return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
+
+    if not draws:
+        return jax.tree.map(lambda value: value[None], one({}))
+    n = jax.tree.leaves(draws)[0].shape[0]
+    return jax.lax.map(one, draws, batch_size=min(n, AT_ONCE))

@@ -1,0 +1,395 @@
+"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`, `mutable`, `prng_key`.
+
+A word does one thing: it builds a `Site` and asks the interpreter of the current run what its
+value is. An interpreter is any function `Site -> Site`: one draws from the prior, one reads
+values from a flat vector, one replays a posterior (see `trace.py`). A model therefore never knows
+why it is run, and runs nest: a model inside a `sample` statement is run by the same interpreter
+under a longer name.
+
+Shapes are the field's own, and strict: see `shapes.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import Array, PyTree, Shape
+from vbppl.data.source import RowBlock, Source
+from vbppl.distributions.constraints.scalar import real
+from vbppl.distributions.interop import as_bijector, as_distribution
+from vbppl.model.shapes import Frame, check_owned, expanded, observation, plated, source_frame, take_rows, take_shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One statement of a model in one run.
+
+    `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
+    `constraint` to params, `size` and `subsample_size` to plates, and `sources`, the names of what is
+    read in parts along the plate. `value` is None until the interpreter has answered.
+    """
+
+    kind: str
+    name: str
+    value: Any = None
+    dist: Any = None
+    observed: bool = False
+    frames: tuple[Frame, ...] = ()
+    constraint: Any = None
+    size: int = 0
+    subsample_size: int | None = None
+    sources: tuple[str, ...] = ()
+
+    @property
+    def scale(self) -> float:
+        """How much the site's density counts: N/B for each plate that shows B of its N rows."""
+        return math.prod(frame.size / frame.length for frame in self.frames)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of a sample site's value: batch dimensions, then event dimensions."""
+        return tuple(self.dist.batch_shape) + tuple(self.dist.event_shape)
+
+
+Interpreter = Callable[[Site], Site]
+
+
+class Program:
+    """Something that `sample` can run as a part of the current model: see `models.Model`."""
+
+    def inline(self) -> Any:
+        """Run the function inside the current run and return what it returns."""
+        raise TypeError("a Program says how it is run")
+
+
+class Run:
+    """One run of a model: its interpreter, the plates that are open, the sites met so far."""
+
+    def __init__(self, interpreter: Interpreter):
+        self.interpreter = interpreter
+        self.sites: dict[str, Site] = {}
+        self.frames: tuple[Frame, ...] = ()
+        self.prefix = ""
+
+    def ask(self, site: Site) -> Site:
+        """Let the interpreter answer `site`, and remember the answer."""
+        before = self.sites.get(site.name)
+        if before is not None:
+            kinds = f"a {before.kind} and a {site.kind} statement"
+            if before.kind == site.kind:
+                kinds = f"two {site.kind} statements"
+            raise ModelError(
+                f"the name is used twice, by {kinds}.",
+                site=site.name,
+                mend="Give each statement its own name; for many like variables use a plate.",
+            )
+        self.sites[site.name] = site = self.interpreter(site)
+        return site
+
+
+_current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("vbppl_run", default=None)
+
+
+@contextlib.contextmanager
+def running(run: Run) -> Iterator[Run]:
+    """Make `run` the one that the words speak to."""
+    token = _current.set(run)
+    try:
+        yield run
+    finally:
+        _current.reset(token)
+
+
+@contextlib.contextmanager
+def interpreted(wrap: Callable[[str, Interpreter], Interpreter]) -> Iterator[Run]:
+    """Let `wrap(prefix, interpreter)` stand in for the current run's interpreter, for a while."""
+    run = _run("a model inside a model")
+    before, run.interpreter = run.interpreter, wrap(run.prefix, run.interpreter)
+    try:
+        yield run
+    finally:
+        run.interpreter = before
+
+
+def _run(word: str) -> Run:
+    run = _current.get()
+    if run is None:
+        raise ModelError(
+            f"{word} was called outside a model.",
+            mend="Put it into a function under @vb.model; vb.fit(my_model(x)) or my_model(x).sample() then runs it.",
+        )
+    return run
+
+
+def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -> Any:
+    """State that `name` is distributed as `dist`; return its value in this run.
+
+    Args:
+      name: unique in the model.
+      dist: a distribution (of vbppl, or any object with its members), or another model applied
+        to its arguments, which then runs as a part of this one under `name/...`.
+      obs: the observed value, of exactly the site's shape; None for a latent variable.
+      sample_shape: independent copies to the left of the batch.
+
+    Returns:
+      the value, of shape `sample_shape + batch_shape + event_shape`, where inside plates the batch
+      is expanded to the plates' rows. For a model: what its function returns.
+
+    Raises:
+      ModelError: the shapes of `dist`, the plates and `obs` disagree, or the name is taken.
+    """
+    run = _run(f"sample({name!r}, ...)")
+    name = run.prefix + _checked(name)
+    if isinstance(dist, Program):
+        return _submodel(run, name, dist, obs)
+    _not_a_function(name, dist)
+    dist = as_distribution(dist, name)
+    if sample_shape:
+        dist = dist.expand_by(tuple(sample_shape))
+    dist = expanded(name, dist, run.frames)
+    if obs is not None:
+        obs = observation(name, dist, obs, run.frames)
+    site = Site("sample", name, value=obs, dist=dist, observed=obs is not None, frames=run.frames)
+    return run.ask(site).value
+
+
+def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
+    """A value learnt by maximum marginal likelihood: no prior, one best value.
+
+    Args:
+      name: unique in the model.
+      init: where the search starts, on the support: a number, an array, or any pytree of arrays
+        (a dictionary of weights, a module of Equinox or Flax NNX). Other leaves, a module's own settings too,
+        are kept. A module is in training mode while a fit makes steps, and in evaluation mode elsewhere.
+      constraint: the support of every leaf, from `vbppl.distributions.constraints`; real if None.
+
+    Returns:
+      the same kind of thing as `init`, holding the current values.
+    """
+    run = _run(f"param({name!r}, ...)")
+    name = run.prefix + _checked(name)
+    if isinstance(init, int) and not isinstance(init, bool):
+        init = float(init)
+    if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
+        raise ModelError(
+            f"init is a function ({getattr(init, '__name__', type(init).__name__)}), not a value.",
+            site=name,
+            mend="Pass the initial value itself, for instance init(jax.random.key(0)).",
+        )
+    if not jax.tree.leaves(init):
+        raise ModelError(f"init is {init!r}: it holds no number.", site=name, mend="Pass the initial value.")
+    support = real if constraint is None else as_bijector(constraint)
+    if support is None:
+        raise ModelError(
+            f"constraint is {constraint!r}, which is not a constraint.",
+            site=name,
+            mend="Take one from vbppl.distributions.constraints, such as constraints.positive.",
+        )
+    return run.ask(Site("param", name, value=init, constraint=support, frames=run.frames)).value
+
+
+def mutable(name: str, init: Any) -> Any:
+    """A value that each step of a fit may change: batch statistics, moving averages.
+
+    Args:
+      name: unique in the model.
+      init: what the first step finds: a container that can be changed in place, such as `{"mean": 0.0}`.
+
+    Returns:
+      a copy as the last step has left it. What the model puts into it, the next step finds there.
+      Outside the steps of a fit, changes are forgotten.
+    """
+    run = _run(f"mutable({name!r}, ...)")
+    name = run.prefix + _checked(name)
+    if not jax.tree.leaves(init) or hasattr(init, "dtype") or isinstance(init, (int, float, complex)):
+        raise ModelError(
+            f"init is {init!r}, which the model cannot change in place.",
+            site=name,
+            mend='Wrap it: state = vb.mutable("state", {"mean": 0.0}), then state["mean"] = ...',
+        )
+    return run.ask(Site("mutable", name, value=jax.tree.map(lambda leaf: leaf, init), frames=run.frames)).value
+
+
+def prng_key(name: str = "key") -> Any:
+    """A key for the randomness of training, such as dropout: new at each step of a fit, elsewhere None.
+
+    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
+    """
+    run = _run("prng_key()")
+    return run.ask(Site("key", run.prefix + _checked(name), frames=run.frames)).value
+
+
+def deterministic(name: str, value: Any) -> Any:
+    """Keep `value`, a function of the other sites, among the results under `name`; return it."""
+    run = _run(f"deterministic({name!r}, ...)")
+    name, value = run.prefix + _checked(name), _numbers(name, "value", value)
+    return run.ask(Site("deterministic", name, value=value, frames=run.frames)).value
+
+
+def factor(name: str, log_weight: Any) -> None:
+    """Multiply the joint density by `exp(log_weight)`, summed over its entries.
+
+    Inside plates it is a weight for each row: a scalar counts once a row, and N/B times that where
+    B of N rows are shown.
+    """
+    run = _run(f"factor({name!r}, ...)")
+    name, log_weight = run.prefix + _checked(name), _numbers(name, "log_weight", log_weight)
+    check_owned(name, "log_weight", log_weight.shape, run.frames)
+    log_weight = jnp.broadcast_to(log_weight, plated(log_weight.shape, run.frames))
+    run.ask(Site("factor", name, value=log_weight, observed=True, frames=run.frames))
+
+
+class plate:  # a word of the language, so lower case
+    """Rows that are independent given what is outside: `with plate("school", 8): ...`.
+
+    The plate owns one batch dimension: the rightmost that is free, or `dim`. It yields its row
+    indices, `(rows,)`. With `subsample_size` (or `fit(..., batch_size=...)`) a stochastic fit
+    shows that many rows at each step, the same in model and guide, and weighs every density in
+    the plate by `size / rows`; everything else (prior, prediction, log density) shows all rows.
+
+    Args:
+      name: of the plate; a second plate of the same name must have the same size.
+      size: the total number of rows, an int.
+      subsample_size: rows shown at a time; None for all.
+      dim: the batch dimension, negative.
+    """
+
+    def __init__(self, name: str, size: int, subsample_size: int | None = None, dim: int | None = None):
+        self._run = run = _run(f"plate({name!r}, ...)")
+        name = run.prefix + _checked(name)
+        size, subsample_size = _rows(name, size, subsample_size)
+        shown = _shown_rows(run, name, size, subsample_size)
+        indices = shown.indices if isinstance(shown, RowBlock) else shown
+        length = size if indices is None else indices.shape[0]
+        self._indices = indices
+        self._frame = Frame(name, size, length, _dimension(name, dim, run.frames))
+
+    def __enter__(self) -> Array:
+        clash = [f for f in self._run.frames if f.dim == self._frame.dim]
+        if clash:
+            mend = "Give one of them another dim=..., or create the inner plate inside the outer one."
+            if clash[0].name == self._frame.name:
+                mend = "A plate cannot stand inside itself: close it first, or give the inner plate its own name."
+            raise ModelError(
+                f"plates '{clash[0].name}' and '{self._frame.name}' both own dim {self._frame.dim}.",
+                details="\n".join(f"plate '{f.name}': {f}" for f in (clash[0], self._frame)),
+                mend=mend,
+            )
+        self._outer = self._run.frames
+        self._run.frames = (*self._run.frames, self._frame)
+        return jnp.arange(self._frame.size) if self._indices is None else self._indices
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._run.frames = self._outer
+
+
+def subsample(array: Any, event_dim: Any = 0) -> Any:
+    """The rows of `array` that the open plates show: all of them where nothing is subsampled.
+
+    Args:
+      array: has the plates' sizes along their dims, to the left of `event_dim` event dimensions; or
+        a source (see `vb.Source`), whose rows may also be a pytree of arrays.
+      event_dim: how many rightmost dimensions do not belong to the batch: 1 for a design matrix
+        `(rows, columns)`. For a source of pytrees one number for all, or a pytree of numbers.
+    """
+    run = _run("subsample(...)")
+    shown = [run.sites[frame.name].value for frame in run.frames]
+    if not isinstance(array, Source):
+        return take_rows(jnp.asarray(array), run.frames, shown, event_dim)
+    frame = source_frame(array, run.frames, event_dim)
+    plate = run.sites[frame.name]
+    if array.name not in plate.sources:
+        run.sites[frame.name] = dataclasses.replace(plate, sources=(*plate.sources, array.name))
+    return take_shown(array, frame, run.frames, shown, event_dim)
+
+
+def _checked(name: Any) -> str:
+    if not isinstance(name, str) or not name:
+        raise ModelError(f"a site's name must be a non-empty string, not {name!r}.")
+    return name
+
+
+def _not_a_function(name: str, dist: Any) -> None:
+    if callable(dist) and not isinstance(dist, type) and not hasattr(dist, "log_prob"):
+        called = getattr(dist, "__name__", type(dist).__name__)
+        raise ModelError(
+            f"the second argument of sample is the function {called}, not a distribution.",
+            site=name,
+            mend=f"A model stands here applied to its arguments: write {called}(...), with {called} under @vb.model.",
+        )
+
+
+def _numbers(name: str, what: str, value: Any) -> Any:
+    try:
+        return jax.tree.map(jnp.asarray, value)
+    except TypeError:
+        mend = "Pass numbers, arrays, or containers of these."
+        raise ModelError(f"{what} is {value!r}, not numbers.", site=name, mend=mend) from None
+
+
+def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
+    if obs is not None:
+        raise ModelError(
+            "a model has no single value to observe.",
+            site=name,
+            mend="Condition it by the names of its sites: sample(name, other(x).condition(y=...)).",
+        )
+    before, run.prefix = run.prefix, name + "/"
+    try:
+        return program.inline()
+    finally:
+        run.prefix = before
+
+
+def _rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
+    """The sizes as ints, after checking them."""
+    given = {"size": size} if subsample_size is None else {"size": size, "subsample_size": subsample_size}
+    for what, value in given.items():
+        if isinstance(value, jax.core.Tracer):
+            raise ModelError(
+                f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",
+                mend="Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.",
+            )
+        if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+            raise ModelError(
+                f"plate '{name}': {what} must be a positive int, not {value!r}.",
+                mend="Take it from the shape of the data: len(y), x.shape[0].",
+            )
+    if subsample_size is not None and int(subsample_size) > int(size):
+        raise ModelError(
+            f"plate '{name}': subsample_size is {subsample_size}, but the plate has only {size} rows.",
+            mend="Leave subsample_size out, or make it smaller.",
+        )
+    return int(size), None if subsample_size is None else int(subsample_size)
+
+
+def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> Array | RowBlock | None:
+    """The rows to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
+    before = run.sites.get(name)
+    if before is None:
+        return run.ask(Site("plate", name, size=size, subsample_size=subsample_size, frames=run.frames)).value
+    if before.kind != "plate" or before.size != size:
+        other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
+        problem = f"the name is used by {other} and by a plate of {size} rows."
+        raise ModelError(problem, site=name, mend="Rename one of the two.")
+    return before.value
+
+
+def _dimension(name: str, dim: int | None, frames: tuple[Frame, ...]) -> int:
+    taken = {frame.dim for frame in frames}
+    if dim is None:
+        return next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
+    if dim >= 0:
+        problem = f"plate '{name}': dim must be negative (counted from the right), not {dim}."
+        raise ModelError(problem, mend="The rightmost batch dim is -1, the next -2.")
+    return dim

@@ -1,0 +1,240 @@
+"""Run a model under an interpreter and keep the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import Array, Shape
+from vbppl.distributions.location_scale import location_scale
+from vbppl.model.handlers import at_point, at_site, of_the_right_shape, parts_of, trainable
+from vbppl.model.modules import shapes_of
+from vbppl.model.primitives import Interpreter, Run, Site, running
+from vbppl.model.shapes import Frame
+
+
+def trace(function: Callable[[], Any], interpreter: Interpreter) -> dict[str, Site]:
+    """The sites of one run of `function`, in the order of its statements."""
+    with running(Run(interpreter)) as run:
+        try:
+            function()
+        except NEEDS_NUMBERS as error:
+            raise _needs_numbers(error, list(run.sites)) from error
+    return run.sites
+
+
+NEEDS_NUMBERS = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
+
+
+def _needs_numbers(error: Exception, met: list[str]) -> ModelError:
+    """Say in the words of the language what JAX means: a run that is compiled has no numbers."""
+    here = traceback.extract_tb(error.__traceback__)
+    own = [f for f in here if not any(f"/{house}/" in f.filename for house in ("vbppl", "jax", "numpy"))]
+    where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else str(error).splitlines()[0]
+    if isinstance(error, jax.errors.TracerBoolConversionError):
+        what, mend = "Python's `if`, `while`, `and` or `not`", "Write jnp.where(condition, a, b), or jax.lax.cond."
+    elif isinstance(error, jax.errors.TracerArrayConversionError):
+        what, mend = "NumPy", "Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i]."
+    else:
+        what, mend = "a Python number", "Leave out float() and int(), and take sizes from the shapes of arrays."
+    after = f", after site '{met[-1]}'" if met else ""
+    return ModelError(f"{what} met a value that has no number yet{after}.", details=where, mend=mend)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What is known of a site without numbers: everything here is static.
+
+    `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
+    vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
+    `location_scale` family is `hierarchical` if its scale depends on other latent sites;
+    `has_training_mode` is true of what behaves otherwise in training than in evaluation.
+    """
+
+    kind: str
+    name: str
+    observed: bool
+    frames: tuple[Frame, ...]
+    size: int = 0
+    subsample_size: int | None = None
+    sources: tuple[str, ...] = ()
+    shape: Any = ()
+    batch: Shape = ()
+    event: Shape = ()
+    unconstrained: Shape = ()
+    distribution: str = ""
+    is_discrete: bool = False
+    has_rsample: bool = False
+    location_scale: bool = False
+    hierarchical: bool = False
+    has_training_mode: bool = False
+
+    @classmethod
+    def of(cls, site: Site) -> Outline:
+        """The outline of an answered site."""
+        place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size, site.sources)
+        if site.kind in ("param", "mutable", "key"):
+            has_training_mode = site.kind == "key" or parts_of(site).has_training_mode
+            return cls(*place, shape=shapes_of(site.value), has_training_mode=has_training_mode)
+        if site.kind != "sample":
+            return cls(*place, shape=jax.tree.map(jnp.shape, site.value))
+        dist, core = site.dist, site.dist
+        while hasattr(core, "base_dist"):
+            core = core.base_dist
+        with at_site(site):
+            free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
+            shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
+            movable = not site.observed and location_scale(dist) is not None
+            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, movable)
+
+
+def abstract_sites(model: Any) -> dict[str, Outline]:
+    """The sites of a run of a `Model` with shapes in the place of numbers: nothing is computed or compiled.
+
+    What has been found is kept for models of the same function and shapes, as their compiled programs are.
+    """
+    leaves, structure = jax.tree.flatten(model)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return dict(_abstract_sites(structure, shapes, jnp.result_type(float)))
+
+
+@functools.lru_cache(maxsize=256)
+def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> dict[str, Outline]:
+    found: dict[str, Outline] = {}
+
+    def scales(coordinate: Array, leaves: Any) -> dict[str, Any]:
+        sites = jax.tree.unflatten(structure, leaves).trace(at_point(coordinate))
+        found.update({name: Outline.of(site) for name, site in sites.items()})
+        parts = {name: location_scale(sites[name].dist) for name, site in found.items() if site.location_scale}
+        return {name: loc_and_scale[1] for name, loc_and_scale in parts.items() if loc_and_scale is not None}
+
+    jaxpr, outputs = jax.make_jaxpr(scales, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
+    for name, depends in zip(sorted(outputs), _depend_on_first_argument(jaxpr.jaxpr)):
+        found[name] = dataclasses.replace(found[name], hierarchical=depends)
+    return found
+
+
+def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
+    """Which outputs of a program depend on its first argument: followed through its equations."""
+    first, reached = jaxpr.invars[0], {jaxpr.invars[0]}
+
+    def is_reached(atom: Any) -> bool:
+        return isinstance(atom, type(first)) and atom in reached
+
+    for equation in jaxpr.eqns:
+        if any(map(is_reached, equation.invars)):
+            reached.update(equation.outvars)
+    return [is_reached(atom) for atom in jaxpr.outvars]
+
+
+def log_density(site: Site) -> Array:
+    """What a site adds to the log joint density, a scalar: summed over its rows, times N/B."""
+    if site.kind not in ("sample", "factor"):
+        return jnp.zeros(())
+    return _scaled(jnp.sum(_log_probs(site)), site.scale)
+
+
+def _log_probs(site: Site) -> Array:
+    return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
+
+
+def by_row(site: Site, plate: str) -> Array:
+    """What a site inside `plate` adds to the log joint density for each row shown, `(rows,)`, unscaled."""
+    if [frame.name for frame in site.frames] != [plate]:
+        where = ", ".join(frame.name for frame in site.frames) or "no plate"
+        raise ModelError(
+            f"the site stands in {where}, not in the plate '{plate}' alone, so its density is not a sum over rows.",
+            site=site.name,
+            mend="Importance weights by row are for models all of whose sites stand in one plate, as in a VAE.",
+        )
+    log_prob = _log_probs(site)
+    frame, dims = site.frames[0], jnp.ndim(log_prob)
+    return jnp.sum(log_prob, axis=tuple(axis for axis in range(dims) if axis != dims + frame.dim))
+
+
+def log_joint(sites: Mapping[str, Site]) -> Array:
+    """The log joint density of a run, a scalar.
+
+    What has one shape and one weight is added up row by row first, and then summed in one pass.
+    """
+    alike: dict[tuple[tuple[int, ...], float], Array] = {}
+    for site in sites.values():
+        if site.kind in ("sample", "factor"):
+            log_probs = jnp.asarray(_log_probs(site))
+            kind = (log_probs.shape, site.scale)
+            alike[kind] = alike[kind] + log_probs if kind in alike else log_probs
+    terms = [_scaled(jnp.sum(log_probs), scale) for (_, scale), log_probs in alike.items()]
+    return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
+
+
+def values_of(sites: Mapping[str, Site]) -> dict[str, Array]:
+    """The values of the sample and deterministic sites of a run."""
+    return {
+        name: jax.tree.map(jnp.asarray, site.value)
+        for name, site in sites.items()
+        if site.kind in ("sample", "deterministic")
+    }
+
+
+def _scaled(value: Array, scale: float) -> Array:
+    return value if scale == 1.0 else value * scale
+
+
+def initial_params(model: Any) -> dict[str, Any]:
+    """The unconstrained initial values of a program's params: for each the trainable leaves of its `init`.
+
+    Raises:
+      ModelError: an `init` has nothing to train, or does not lie on its support.
+    """
+    params = _initial_params(model)
+    for name, leaves in params.items():
+        if not leaves:
+            raise ModelError(
+                "init holds no floating-point number, so there is nothing to learn.",
+                site=name,
+                mend="Write it with floats: 1.0, not 1; jnp.zeros(3), not jnp.zeros(3, int).",
+            )
+        if not all(isinstance(leaf, jax.core.Tracer) or np.all(np.isfinite(leaf)) for leaf in leaves):
+            raise ModelError(
+                "init does not lie inside the param's support, or is not finite.",
+                site=name,
+                mend="Start from a value strictly inside, for instance 1.0 for constraints.positive.",
+            )
+    return params
+
+
+@jax.jit
+def _initial_params(model: Any) -> dict[str, Any]:
+    sites = model.trace(of_the_right_shape)
+    return {
+        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in trainable(site.value))
+        for site in sites.values()
+        if site.kind == "param"
+    }
+
+
+@jax.jit
+def initial_states(model: Any) -> dict[str, Any]:
+    """What the first step finds in a program's modules and mutable values, by the sites' names."""
+    found: dict[str, Any] = {}
+
+    def interpret(site: Site) -> Site:
+        if site.kind in ("param", "mutable"):
+            found[site.name] = parts_of(site).state  # now: later statements may change it
+        return of_the_right_shape(site)
+
+    model.trace(interpret)
+    return {name: state for name, state in found.items() if state}

@@ -1,0 +1,81 @@
+"""How far below the best member of its family a fit may lie: a bound on the optimality gap.
+
+A bound on fixed draws, maximised, lies above the true maximum on average, because the maximum of an average is
+at most the average of the maxima. So `R` independent sets of draws, each maximised anew, give an upper
+bound on what the family can reach, and the bound of the fit on fresh draws a lower one:
+
+    gap <= mean max_r + t s / sqrt R - (ELBO - 2 se),
+
+with `t` the 95% quantile of Student's t with `R - 1` degrees of freedom (Mak, Morton and Wood 1999, "Monte Carlo
+Bounding Techniques for Determining Solution Quality in Stochastic Programs"). That needs draws that are
+unbiased, so they are jittered within their strata and not rescaled; and it holds for what the search can
+reach: everywhere if the log density is concave, else in this basin.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import host_generator
+from vbppl.core.numerics import natural_gradient
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.inference.bound import Estimate
+from vbppl.inference.deterministic import mean_field
+from vbppl.posterior.report import Gap
+from vbppl.target.batched import Batch, Density
+from vbppl.target.target import Target
+
+SETS, STUDENT = 4, 2.353  # sets of draws; the 95% quantile of Student's t with 3 degrees of freedom
+FEWEST, EACH = 1024, 16  # draws; draws a dimension
+MOST_NUMBERS = 2**23  # of one set
+LEFT = 1e-2  # nats that a search may leave
+
+
+def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, raw_key: np.ndarray) -> Gap:
+    """The gap of a mean-field or full-rank fit, from `SETS` further fits that start from it.
+
+    Raises:
+      ModelError: the guide is of another family.
+    """
+    if type(guide) not in (MeanField, FullRank):
+        raise ModelError(
+            f"the optimality gap of a {type(guide).__name__} guide is not known.",
+            mend="Fit with 'mean_field' or 'full_rank'.",
+        )
+    draws = max(FEWEST, EACH * target.dim)
+    if draws * target.dim > MOST_NUMBERS:
+        raise ModelError(
+            f"the optimality gap of a fit in {target.dim:,} dims would take {draws:,} draws of them, four times.",
+            mend="Look at the restarts and the draw noise of the report card instead.",
+        )
+    noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
+    density = Density([target])
+    lanes = Batch(density, np.zeros(SETS, int), np.tile(np.asarray(target.centred), (SETS, 1)))
+    highest = _highest(lanes, guide, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
+    above = float(highest.mean())
+    bound = above + STUDENT * float(highest.std(ddof=1)) / np.sqrt(SETS) - (elbo.value - 2 * elbo.se)
+    return Gap(float(np.maximum(bound, 0.0)), float(np.maximum(above - elbo.value, 0.0)))
+
+
+def _highest(lanes: Batch, guide: Gaussian, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The greatest bound on each set of draws, without the entropy's constant, `(sets,)`."""
+    loc, tolerance = np.asarray(guide.loc(phi), np.float64), 1e-4  # nats
+    if isinstance(guide, MeanField):
+        x = np.tile(np.concatenate([loc, np.log(np.asarray(guide.sd(phi), np.float64))]), (SETS, 1))
+        ends = mean_field.minimise(lanes, x, noise, tolerance, lambda at, going: None)
+        return np.where(ends.decrement <= LEFT, -ends.value, np.nan)
+    factor = np.tile(np.asarray(guide.factor(phi), np.float64), (SETS, 1, 1))
+    at = natural_gradient.evaluate(lanes, np.tile(loc, (SETS, 1)), factor, noise, np.arange(SETS))
+    natural_gradient.ascend(lanes, at, noise, lanes.rounding, np.full(SETS, tolerance))
+    return np.where(at.decrement <= LEFT, at.bound, np.nan)
+
+
+def _jittered(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
+    """A Latin hypercube with a random place in each stratum: every draw exactly normal, `(draws, dim)`."""
+    stratification = rng.permuted(np.broadcast_to(np.arange(draws)[:, None], (draws, dim)), axis=0)
+    quantile = np.vectorize(NormalDist().inv_cdf)
+    return quantile(np.clip((stratification + rng.random((draws, dim))) / draws, 1e-12, 1 - 1e-12))

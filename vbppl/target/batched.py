@@ -1,0 +1,208 @@
+"""The one compiled evaluation of a density: its value and gradient at many points.
+
+Everything outside the stochastic loop (starts, fits on fixed draws, bounds, report cards) asks this
+one program, always with the same shapes, so the model is traced and compiled once. Everything around it is
+linear algebra in float64 on the host.
+
+Fits advance side by side in *lanes*: several starts, both coordinates, many data sets. A lane is a
+fit's data and its coordinates; a request is a block of draws for each lane.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.types import Array
+from vbppl.target.target import Target
+
+BLOCK = 32  # points that are evaluated side by side
+CALL = 512  # points that one call of the compiled evaluation can take
+MANY_CALL = 4096  # the same where there are many data sets
+BUFFER = 2**22  # numbers that a call's points may hold
+TOGETHER = 2**18  # numbers of many data sets that are looked at together
+HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
+
+
+def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The log density and its gradient at any number of points `z`, `(points, dim)`, in float64.
+
+    What is read in parts is gone through once for all points.
+
+    Returns:
+      log densities `(points,)` and gradients `(points, dim)`.
+    """
+    log_p, gradient = np.zeros(len(z)), np.zeros(np.shape(z))
+    for share, rows in target.parts():
+        density = Density([target.showing(rows) if rows else target])
+        found = density(z[None], np.zeros(1, int), np.asarray(target.centred)[None])
+        log_p, gradient = log_p + share * found[0][0], gradient + share * found[1][0]
+    return log_p, gradient
+
+
+class Density:
+    """The log density of one or many targets of the same structure and shapes, on the host.
+
+    Attributes:
+      gradients: how many gradients each target has been asked for, `(targets,)`.
+      compiling: seconds of calls that were the first of their kind, most of which is compiling.
+    """
+
+    def __init__(self, targets: Sequence[Target]):
+        target = targets[0]
+        leaves, structure = jax.tree.flatten(target)
+        self._structure, self._many = _shared(structure), len(targets) > 1
+        if self._many:
+            leaves = [jax.device_put(np.stack(parts)) for parts in zip(*map(jax.tree.leaves, targets))]
+        self._leaves = tuple(leaves)
+        self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
+        self._side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
+        work = self._side_by_side * (target.data_size + target.dim)
+        self._group = int(np.clip(TOGETHER // work, 1, 16)) if self._many else 0
+        # A call's buffers are this long whatever it is asked: in very many dims they hold one block.
+        one, most = self._side_by_side * max(self._group, 1), MANY_CALL if self._many else CALL
+        self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
+        self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
+
+    def __call__(self, z: np.ndarray, fits: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities `(lanes, draws)` and gradients `(lanes, draws, dim)`, float64.
+
+        Args:
+          z: points for each lane, `(lanes, draws, dim)`.
+          fits: the target of each lane, `(lanes,)`.
+          centred: its coordinates, `(lanes, movable sites)`.
+        """
+        lanes, draws, dim = z.shape
+        np.add.at(self.gradients, fits, draws)
+        if not self._many:
+            log_p, gradient = self._flat(z.reshape(lanes * draws, dim), np.repeat(centred, draws, axis=0))
+            return log_p.reshape(lanes, draws), gradient.reshape(z.shape)
+        # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
+        blocks = -(-draws // self._side_by_side)
+        padded = np.minimum(np.arange(blocks * self._side_by_side), draws - 1)
+        log_p, gradient = self._flat(
+            z[:, padded].reshape(lanes * len(padded), dim),
+            np.repeat(centred, len(padded), axis=0),
+            np.repeat(fits, blocks),
+        )
+        return log_p.reshape(lanes, len(padded))[:, :draws], gradient.reshape(lanes, len(padded), dim)[:, :draws]
+
+    def _flat(
+        self, z: np.ndarray, centred: np.ndarray, fits: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """At points `(points, dim)` in calls of one size; `fits` names the target of each block."""
+        side, call = self._side_by_side, self._call
+        log_p, gradient = np.empty(len(z)), np.empty(z.shape)
+        for start in range(0, len(z), call):
+            part = slice(start, min(start + call, len(z)))
+            count = part.stop - start
+            points = np.zeros((call, self.dim), self.dtype)
+            points[:count], points[count:] = z[part], z[part.stop - 1]
+            weights = np.ones((call, centred.shape[1]), self.dtype)
+            weights[:count] = centred[part]
+            whose = np.zeros(call // side, np.int32)
+            if fits is not None:
+                mine = fits[start // side : -(-part.stop // side)]
+                whose[: len(mine)] = mine
+            turns = np.int32(-(-count // (side * max(self._group, 1))))
+            where = (points, weights, whose, turns)
+            began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
+            found = _value_and_gradient(self._structure, self._leaves, *where, side, self._group)
+            log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
+            if kind not in self._structure.seen:
+                self._structure.seen.add(kind)
+                self.compiling += time.perf_counter() - began
+        return log_p, gradient
+
+
+class _Structure:
+    """The static half of a target. Compared by identity, because it is compared at every call."""
+
+    def __init__(self, tree: Any):
+        self.tree = tree
+        self.seen: set[tuple] = set()  # the kinds of calls that have been compiled
+
+
+@functools.lru_cache(maxsize=256)
+def _shared(tree: Any) -> _Structure:
+    """The same object for equal structures, so that they share compiled programs."""
+    return _Structure(tree)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
+def _value_and_gradient(
+    structure: _Structure,
+    leaves: tuple[Array, ...],
+    z: Array,
+    centred: Array,
+    fits: Array,
+    turns: Array,
+    side_by_side: int,
+    group: int,
+) -> tuple[Array, Array]:
+    """The first `turns` blocks of points, or groups of blocks: how many is data, so one program serves all numbers."""
+
+    def evaluate_block(leaves: Sequence[Array], z: Array, centred: Array) -> tuple[Array, Array]:
+        target: Target = jax.tree.unflatten(structure.tree, leaves)
+
+        def log_density(z: Array, centred: Array) -> Array:
+            return dataclasses.replace(target, centred=centred).log_density(z)
+
+        return jax.vmap(jax.value_and_grad(log_density))(z, centred)
+
+    def body(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        at, size = i * side_by_side * max(group, 1), side_by_side * max(group, 1)
+        points, weights = (jax.lax.dynamic_slice_in_dim(part, at, size) for part in (z, centred))
+        if group:
+            mine = [leaf[jax.lax.dynamic_slice_in_dim(fits, i * group, group)] for leaf in leaves]
+            blocks = (part.reshape(group, side_by_side, -1) for part in (points, weights))
+            log_p, gradient = jax.vmap(evaluate_block)(mine, *blocks)
+        else:
+            log_p, gradient = evaluate_block(leaves, points, weights)
+        update = jax.lax.dynamic_update_slice_in_dim
+        return update(found[0], log_p.reshape(size), at, 0), update(found[1], gradient.reshape(size, -1), at, 0)
+
+    return jax.lax.fori_loop(0, turns, body, (jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Some lanes of `density`: `fits` and `centred` say whose they are and how they see it, `(lanes, ...)`."""
+
+    density: Density
+    fits: np.ndarray
+    centred: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.fits)
+
+    def __call__(self, z: np.ndarray, lanes: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities and gradients at `z`, `(lanes, draws, dim)`, of all lanes or of some."""
+        return self.density(z, self.fits[lanes], self.centred[lanes])
+
+    def take(self, lanes: np.ndarray) -> Batch:
+        """Some of the lanes."""
+        return Batch(self.density, self.fits[lanes], self.centred[lanes])
+
+    def rounding(self, value: np.ndarray) -> np.ndarray:
+        """By how much two equal bounds of this size may differ, in nats: 16 units in the last place."""
+        return 16 * float(np.finfo(self.density.dtype).eps) * np.maximum(np.abs(value), 1.0)
+
+
+def _negated_bound(target: Target, eta: Array, noise: Array) -> Array:
+    loc, log_sd = jnp.split(eta, 2)
+    return -jnp.mean(jax.vmap(target.log_density)(loc + jnp.exp(log_sd) * noise)) - jnp.sum(log_sd)
+
+
+@jax.jit
+def hessian_times(target: Target, eta: Array, noise: Array, vector: Array) -> Array:
+    """The Hessian of the negated mean-field bound at `eta`, `(2 dim,)`, times `vector`."""
+    gradient = jax.grad(lambda eta: _negated_bound(target, eta, noise))
+    return jax.jvp(gradient, (eta,), (vector,))[1]

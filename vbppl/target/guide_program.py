@@ -1,0 +1,374 @@
+"""The waist's second face: a guide written as a program, beside the model's density.
+
+A guide program is run like a model, with its own params. Where a latent site has a closed-form
+Kullback-Leibler divergence between its distributions in guide and model, the bound uses it:
+
+    E_q[log p - log q] = E_q[log p(y | x)] - E_q[KL(q(x | before) || p(x | before))],
+
+which is right only if nothing that the model's prior of the site depends on is drawn after the
+site in the guide; the order of the statements is checked for that, and where it fails the site's
+`log p - log q` is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import Array
+from vbppl.data.source import RowBlock, Source
+from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
+from vbppl.model.handlers import from_prior, given, required, states_of, with_params, with_rows
+from vbppl.model.model import Model, guide, leading_draws
+from vbppl.model.modules import Parts, parts
+from vbppl.model.primitives import Interpreter, Site, param
+from vbppl.model.trace import Outline, abstract_sites, by_row, log_density, values_of
+from vbppl.target.target import Target
+
+
+def bound(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
+    """One draw's term of the evidence lower bound, a scalar, with closed forms where they hold."""
+    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    closed = _closed_forms(q, p)
+    terms = []
+    for name, site in p.items():
+        if name in closed:
+            terms.append(-jnp.sum(kl_divergence(q[name].dist, site.dist)) * site.scale)
+        elif site.kind in ("sample", "factor"):
+            terms.append(log_density(site) - (log_density(q[name]) if name in q else 0.0))
+    return sum(terms, jnp.zeros(()))
+
+
+def log_weight(
+    program: Model, phi: Any, density_phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
+) -> Array:
+    """`log p(x) - log q(x)` at one draw made with `phi`, where `q` is at `density_phi`: a scalar."""
+    q, p = _side_by_side(program, phi, density_phi, target, key, rows)
+    return _total(p) - _total(q)
+
+
+def divergences(
+    program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
+) -> dict[str, tuple[Array, float]]:
+    """What the guide's sites cost in `bound`, not summed: for each site `(rows, coordinates)` nats, and N/B.
+
+    A closed form that is a sum over an event's coordinates is given for each of them.
+    """
+    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    closed = _closed_forms(q, p)
+    found = {}
+    for name, site in q.items():
+        batch = len(site.dist.batch_shape)
+        if name in closed and has_coordinates(site.dist):
+            cost = kl_by_coordinate(site.dist, p[name].dist)
+        else:
+            cost = site.dist.log_prob(site.value) - p[name].dist.log_prob(site.value)
+        found[name] = (cost.reshape(math.prod(cost.shape[:batch]), -1), site.scale)
+    return found
+
+
+def latent_values(program: Model, phi: Any, key: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
+    """One draw of the guide's sites, at the rows shown."""
+    sites = _sampled(program.trace(_draws(phi, rows, key)))
+    return {name: site.value for name, site in sites.items()}
+
+
+def normals(program: Model, phi: Any, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """Mean and sd in unconstrained space of the guide's sites, `(rows, ...)` each.
+
+    Raises:
+      ModelError: a site depends on another one, or is not normal there.
+    """
+    found, key = {}, jax.random.key(0)
+    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    for name, site in q.items():
+        moments = normal_moments(site.dist, p[name].dist)
+        if moments is None or len(q) > 1:
+            raise ModelError(
+                f"the rows' normals can be read off a guide with one normal site only, not {type(site.dist).__name__}.",
+                site=name,
+                mend="Use vb.Amortized, or a guide with one Normal.",
+            )
+        found[name] = moments
+    return found
+
+
+def reapplied(before: Model, program: Model | None) -> Model:
+    """`program`, the same function at other data, with the module states of `before`.
+
+    Raises:
+      ModelError: there is none, or another function.
+    """
+    if program is None or program.function is not before.function:
+        raise ModelError(
+            f"a guide program reads data of its own, so other rows need it applied to them, not {program!r}.",
+            mend=f"Pass guide={getattr(before.function, '__name__', 'my_guide')}(...), applied to the new rows.",
+        )
+    return program.in_training(before.states, None)
+
+
+def row_log_weights(
+    program: Model, phi: Any, target: Target, values: Mapping[str, Array], rows: Mapping[str, Array]
+) -> Array:
+    """`log p(y, x) - log q(x)` of each row shown of the one plate that holds every site, `(rows,)`."""
+    q = _sampled(program.trace(given(values, _reads_params(phi, rows, required))))
+    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
+    plate = target.layout.only_plate().name
+    terms = [by_row(site, plate) for site in p.values() if site.kind in ("sample", "factor")]
+    return sum(terms[1:], terms[0]) - sum(by_row(site, plate) for site in q.values())
+
+
+def has_training_mode(program: Model) -> bool:
+    """Whether a module of the program behaves otherwise in training than in evaluation."""
+    return any(site.has_training_mode for site in abstract_sites(program).values())
+
+
+def states_at_first(program: Model) -> dict[str, Any]:
+    """What the first step finds in the program's modules and mutable values."""
+    return program.initial_states() if has_training_mode(program) else {}
+
+
+def next_states(
+    program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
+) -> dict[str, dict[str, Any]]:
+    """What one run of the guide, and of the model after it, leave in modules and mutable values."""
+    sites = program.trace(_draws(phi, rows, key))
+    values = {name: site.value for name, site in _sampled(sites).items()}
+    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
+    return {"guide": states_of(sites), "model": states_of(p)}
+
+
+def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Array]:
+    """One draw of all latent and deterministic sites of the model."""
+    _, p = _side_by_side(program, phi, phi, target, key, {})
+    return values_of({name: site for name, site in p.items() if not site.observed})
+
+
+def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
+    """One draw of the guide's sites, without a look at the model."""
+    return values_of(_sampled(program.trace(_draws(phi, {}, key))))
+
+
+def shown_points(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
+    """Where one draw lies in unconstrained space, at the rows shown: `(shown_dim,)`."""
+    sites = _sampled(program.trace(_draws(phi, rows, key)))
+    return target.shown_unconstrain({name: site.value for name, site in sites.items()}, rows)
+
+
+def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -> Model | None:
+    """The guide at the data of `model`, if it had the arguments of the `fitted` one and `model` has others.
+
+    None where it had other arguments, or has params with an entry for each row: what it says of the rows that it
+    was fitted on then tells nothing of others.
+    """
+
+    def same(one: Model, other: Model) -> bool:
+        arguments = one.structure == other.structure and one.settings == other.settings
+        return arguments and len(one.arrays) == len(other.arrays)
+
+    def equal(one: Any, other: Any) -> bool:
+        if isinstance(one, Source) or isinstance(other, Source):
+            return isinstance(one, Source) and isinstance(other, Source) and one.same_data(other)
+        return np.shape(one) == np.shape(other) and np.array_equal(np.asarray(one, np.asarray(other).dtype), other)
+
+    if not same(program, fitted) or not same(fitted, model) or not all(map(equal, program.arrays, fitted.arrays)):
+        return None
+    if all(map(equal, model.arrays, fitted.arrays)):
+        return None
+    again = dataclasses.replace(program, arrays=model.arrays)
+    shapes = jax.tree.map(jnp.shape, again.initial_params())
+    return again if shapes == jax.tree.map(jnp.shape, dict(phi)) else None
+
+
+def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:
+    """The guide's log density at `values`: a scalar, or `(n,)` for draws.
+
+    Raises:
+      ModelError: it reads its data in parts.
+    """
+    for name in program.sources:
+        raise ModelError(
+            f"the guide reads '{name}' in parts, and its density is that of all rows at once.",
+            mend="Load the data: np.asarray(...); or weigh row by row: posterior.log_evidence().",
+        )
+    return _log_prob(program, phi, {name: jnp.asarray(value) for name, value in values.items()})
+
+
+@jax.jit
+def _log_prob(program: Model, phi: Any, values: dict[str, Array]) -> Array:
+    def one(values: dict[str, Array]) -> Array:
+        return _total(_sampled(program.trace(given(values, _reads_params(phi, {}, required)))))
+
+    return one(values) if leading_draws(abstract_sites(program), values) is None else jax.vmap(one)(values)
+
+
+def first_params(program: Model, target: Target) -> dict[str, Any]:
+    """The unconstrained initial values of the guide's params, after checking that guide and model agree."""
+    check(program, target, abstract_sites(program))
+    return program.initial_params()
+
+
+def param_values(program: Model, phi: Any) -> dict[str, Any]:
+    """The guide's params on their supports, shaped like their `init`."""
+    return {name: value.made() for name, value in _param_values(program, phi).items()}
+
+
+@jax.jit
+def _param_values(program: Model, phi: Any) -> dict[str, Parts]:
+    sites = program.trace(_reads_params(phi, {}, from_prior(jax.random.key(0))))
+    return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
+
+
+NETWORK = "encoder"
+
+
+def network(init: Any) -> Model:
+    """What holds a network's parameters: a program with one param, so that the rules of `param` hold for it."""
+    return init if isinstance(init, Model) else _NETWORK(init)
+
+
+def _network(init: Any) -> None:
+    param(NETWORK, init)
+
+
+_NETWORK = guide(_network)
+
+
+def first_network(program: Model) -> dict[str, Any]:
+    """The unconstrained initial values of a network's params."""
+    return program.initial_params()
+
+
+def network_value(program: Model, phi: Mapping[str, Any]) -> Any:
+    """A network's params, shaped like their `init`, holding the current values."""
+    return program.trace(_reads_params(phi, {}, required))[NETWORK].value
+
+
+def network_states(program: Model, phi: Mapping[str, Any], call: Callable[[Any], Any]) -> dict[str, Any]:
+    """What `call`, given the network's params, leaves in them."""
+    sites = program.trace(_reads_params(phi, {}, required))
+    call(sites[NETWORK].value)
+    return states_of(sites)
+
+
+def read(model: Model, reads: str | Callable[..., Any]) -> Any:
+    """What a guide reads of the model's data: an argument, or the value of a conditioned site, by name; or a function.
+
+    Raises:
+      ModelError: there is no such argument, or it is None.
+    """
+    args, kwargs = model.arguments
+    if callable(reads):
+        return jax.tree.map(jnp.asarray, reads(*args, **kwargs))
+    bound = inspect.signature(model.function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    found = model.conditions.get(reads, bound.arguments.get(reads))
+    if found is None:
+        known = ", ".join(bound.arguments) or "none"
+        what = "is None" if reads in bound.arguments else f"is none of its arguments ({known})"
+        raise ModelError(
+            f"the guide reads '{reads}', which {what} in {model!r}.",
+            mend=f"Apply the model to rows with {reads}=..., or name the argument that the encoder reads.",
+        )
+    return jax.tree.map(jnp.asarray, found)
+
+
+def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:
+    """The guide must sample exactly the model's latent sites, each with the model's shape."""
+    latent = {slot.name: slot.shape for slot in target.layout.slots}
+    drawn = {s.name: s.shape for s in sites.values() if s.kind == "sample" and not s.observed}
+    for name in (*latent, *drawn):
+        if latent.get(name) != drawn.get(name):
+            raise _disagreement(name, latent, drawn)
+        if not sites[name].has_rsample:
+            raise ModelError(
+                f"draws of {sites[name].distribution} are not differentiable in its parameters.",
+                site=name,
+                mend="Use a distribution whose draws are, such as a Normal or a transformed Normal, in the guide.",
+            )
+    for site in sites.values():
+        if site.kind == "factor" or (site.kind == "sample" and site.observed):
+            raise ModelError(
+                f"a guide has no data: this {'factor' if site.kind == 'factor' else 'observed site'} is out of place.",
+                site=site.name,
+                mend="Leave it to the model; the guide samples the latent sites only.",
+            )
+
+
+def _disagreement(name: str, latent: Mapping[str, Any], drawn: Mapping[str, Any]) -> ModelError:
+    names = dict.fromkeys((*latent, *drawn))
+    width = max(map(len, names)) + 2
+    rows = (f"{n + ':':{width}}model {latent.get(n, 'none')}, guide {drawn.get(n, 'none')}" for n in names)
+    if name not in drawn:
+        problem, mend = (
+            "the guide does not sample this latent site of the model.",
+            f'Add vb.sample("{name}", ...) to the guide.',
+        )
+    elif name not in latent:
+        problem = "the guide samples a site that is no latent site of the model."
+        mend = "Leave it out, or give it the name of the model's site."
+    else:
+        problem = f"the site has shape {latent[name]} in the model and {drawn[name]} in the guide."
+        mend = "Open the same plates in the guide as in the model, or expand the guide's distribution."
+    return ModelError(problem, site=name, details="\n".join(rows), mend=mend)
+
+
+def _sampled(sites: Mapping[str, Site]) -> dict[str, Site]:
+    return {name: site for name, site in sites.items() if site.kind == "sample"}
+
+
+def _total(sites: Mapping[str, Site]) -> Array:
+    return sum((log_density(site) for site in sites.values()), jnp.zeros(()))
+
+
+def _side_by_side(
+    program: Model, phi: Any, density_phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
+) -> tuple[dict[str, Site], dict[str, Site]]:
+    """The latent sites of one guide run, and the model's sites at the same values and rows."""
+    q = _sampled(program.trace(_draws(phi, rows, key)))
+    values = {name: site.value for name, site in q.items()}
+    if density_phi is not phi:
+        q = _sampled(program.trace(given(values, _reads_params(density_phi, rows, required))))
+    return q, target.model.trace(given(values, _reads_params(target.params, rows, required)))
+
+
+def _closed_forms(q: Mapping[str, Site], p: Mapping[str, Site]) -> set[str]:
+    """The sites whose divergence may stand in closed form: see the head of this file."""
+    drawn, latent, closed = list(q), [name for name in p if name in q], set()
+    for name in latent:
+        parents_may_be = latent[: latent.index(name)]
+        if all(drawn.index(parent) < drawn.index(name) for parent in parents_may_be):
+            if has_kl(q[name].dist, p[name].dist) and q[name].frames == p[name].frames:
+                closed.add(name)
+    return closed
+
+
+def _draws(params: Mapping[str, Any], rows: Mapping[str, Array], key: Array) -> Interpreter:
+    """Draws every site; where all rows are gone through in parts, what they share alike in each, and their own anew."""
+
+    def interpret(site: Site) -> Site:
+        own = key
+        for frame in site.frames:
+            part = rows.get(frame.name)
+            if isinstance(part, RowBlock) and part.number is not None:
+                own = jax.random.fold_in(own, part.number)
+        return from_prior(own)(site)
+
+    return _reads_params(params, rows, interpret)
+
+
+def _reads_params(params: Mapping[str, Any], rows: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:
+    def interpret(site: Site) -> Site:
+        if site.kind == "param":
+            return with_params(site, params[site.name])
+        return with_rows(site, rows) if site.kind == "plate" else interpreter(site)
+
+    return interpret

@@ -1,0 +1,233 @@
+"""Where each latent site lies in the flat vector: the shapes of a model, fixed before any number is known.
+
+Sites lie one after the other in the order of their statements. Where a plate shows only a part of
+its rows, a step of a stochastic fit needs only these rows' coordinates: `Slot.indices` finds them
+without looking at the others, so that a step costs what its batch costs, however many rows there are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import AnyArray, Array, Shape
+from vbppl.data.rows import PlateRows, indices_of, lengths_of
+from vbppl.distributions.families.degenerate import Delta
+from vbppl.model.trace import Outline
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """Where a latent site lies in the flat vector: `z[start:stop]`, of shape `unconstrained`.
+
+    `plates` are the plates around it, and `axes` says which axis of `unconstrained` each of them owns.
+    """
+
+    name: str
+    shape: Shape
+    event_shape: Shape
+    unconstrained: Shape
+    start: int
+    stop: int
+    plates: tuple[str, ...]
+    axes: tuple[int, ...] = ()
+
+    @property
+    def event_dim(self) -> int:
+        """How many of the rightmost axes of `unconstrained` belong to the event."""
+        return len(self.unconstrained) - len(self.shape) + len(self.event_shape)
+
+    def shown(self, lengths: Mapping[str, int]) -> Shape:
+        """`unconstrained` where plates show so many rows only, by their names."""
+        shape = list(self.unconstrained)
+        for plate, axis in zip(self.plates, self.axes):
+            shape[axis] = lengths.get(plate, shape[axis])
+        return tuple(shape)
+
+    def weight(self, lengths: Mapping[str, int]) -> float:
+        """How much each coordinate counts where so many rows are shown: N/B for each plate."""
+        return math.prod(self.unconstrained) / math.prod(self.shown(lengths))
+
+    def indices(self, rows: Mapping[str, Any]) -> Array:
+        """The places in `z` of the rows shown, of shape `shown`: O(rows shown), not O(rows)."""
+        plates = dict(zip(self.axes, self.plates))
+        rows = indices_of({name: rows[name] for name in self.plates if name in rows})
+        places, stride = jnp.asarray(self.start), 1
+        for axis in reversed(range(len(self.unconstrained))):
+            along = rows.get(plates.get(axis, ""), jnp.arange(self.unconstrained[axis]))
+            right = len(self.unconstrained) - 1 - axis
+            places = places + stride * along.reshape((-1,) + (1,) * right)
+            stride *= self.unconstrained[axis]
+        return places
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """The shapes of a model: hashable, so that equal shapes share compiled programs.
+
+    `movable` are the sites that can be seen centred or not, as a number says, and `fixed_decentred` those that are seen
+    so for good; `data_plates` are the plates around each observed site.
+    """
+
+    slots: tuple[Slot, ...]
+    plates: tuple[PlateRows, ...]
+    params: tuple[str, ...]
+    observed: tuple[str, ...]
+    reported: tuple[str, ...]
+    movable: tuple[str, ...] = ()
+    fixed_decentred: tuple[str, ...] = ()
+    has_training_mode: bool = False
+    data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    @classmethod
+    def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
+        """The layout of a model whose sites have these outlines."""
+        slots: list[Slot] = []
+        for site in sites.values():
+            if site.kind == "sample" and not site.observed:
+                slots.append(_slot(site, slots[-1].stop if slots else 0))
+        plates = [site for site in sites.values() if site.kind == "plate"]
+        return cls(
+            slots=tuple(slots),
+            plates=tuple(PlateRows(s.name, s.size, s.subsample_size, s.sources) for s in plates),
+            params=tuple(s.name for s in sites.values() if s.kind == "param"),
+            observed=tuple(s.name for s in sites.values() if s.observed),
+            reported=tuple(s.name for s in sites.values() if _is_reported(s, sites)),
+            movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
+            has_training_mode=any(s.has_training_mode for s in sites.values()),
+            data_plates=tuple((s.name, tuple(f.name for f in s.frames)) for s in sites.values() if s.observed),
+        )
+
+    def fixed(self, centred: AnyArray) -> Layout:
+        """The layout whose `movable` sites are seen as the numbers `centred` say, for good."""
+        decentred = tuple(name for name, weight in zip(self.movable, np.asarray(centred)) if not weight)
+        return dataclasses.replace(self, movable=(), fixed_decentred=decentred)
+
+    @property
+    def dim(self) -> int:
+        """The length of the flat vector."""
+        return self.slots[-1].stop if self.slots else 0
+
+    @property
+    def coordinates(self) -> tuple[str, ...]:
+        """A name for each coordinate of the flat vector: `theta[3]`, `(dim,)`."""
+        return tuple(
+            slot.name + (str(list(index)) if index else "")
+            for slot in self.slots
+            for index in np.ndindex(slot.unconstrained)
+        )
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """How many rows are shown at a time, of the plates that show only a part."""
+        return {p.name: p.subsample_size for p in self.plates if p.subsample_size and p.subsample_size < p.size}
+
+    @property
+    def shown_dim(self) -> int:
+        """How many coordinates of the flat vector belong to what is shown at a time."""
+        return sum(math.prod(slot.shown(self.shown)) for slot in self.slots)
+
+    def only_plate(self) -> PlateRows:
+        """The one plate that all latent sites stand in, alone.
+
+        Raises:
+          ModelError: there is none.
+        """
+        plates = {slot.plates for slot in self.slots}
+        if len(plates) != 1 or len(next(iter(plates))) != 1:
+            raise ModelError(
+                "weights by row need a model all of whose latent sites stand in one plate.",
+                details="\n".join(f"{slot.name}: {', '.join(slot.plates) or 'no plate'}" for slot in self.slots),
+                mend="Learn what all rows share as a param, as in a VAE; or use the evidence lower bound.",
+            )
+        name = next(iter(plates))[0]
+        return next(plate for plate in self.plates if plate.name == name)
+
+    def showing(self, lengths: Mapping[str, int]) -> Layout:
+        """The same layout with so many rows of these plates shown, and all of the others."""
+        plates = (dataclasses.replace(p, subsample_size=lengths.get(p.name)) for p in self.plates)
+        return dataclasses.replace(self, plates=tuple(plates))
+
+    def is_partly_shown(self, rows: Mapping[str, Any]) -> bool:
+        """Does any coordinate of `z` belong to a plate of which `rows` are shown?"""
+        return any(plate in rows for slot in self.slots for plate in slot.plates)
+
+    def places(self, rows: Mapping[str, Any]) -> Array:
+        """The places in `z` of the coordinates that belong to `rows`, `(shown_dim,)`."""
+        return jnp.concatenate([slot.indices(rows).reshape(-1) for slot in self.slots])
+
+    def shown_places(self, rows: Mapping[str, Any]) -> Any:
+        """The same, or all places where `rows` show every coordinate: an index into `z`."""
+        return self.places(rows) if self.is_partly_shown(rows) else slice(None)
+
+    def weights(self, rows: Mapping[str, Any]) -> np.ndarray:
+        """How much each of these coordinates counts, `(shown_dim,)`: N/B for each plate around it."""
+        lengths = lengths_of(rows)
+        return np.concatenate([np.full(math.prod(s.shown(lengths)), s.weight(lengths)) for s in self.slots])
+
+    def flat(self, z: Any, batched: bool = False) -> Array:
+        """`z` as an array of the session's dtype, after checking that it is `(dim,)`, or `(n, dim)` where `batched`."""
+        shape = jnp.shape(z)
+        if shape[-1:] != (self.dim,) or len(shape) > 1 + batched:
+            names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in self.slots)
+            raise ValueError(f"z has shape {shape}, not ({self.dim},); its coordinates are {names or 'none'}.")
+        return jnp.asarray(z, jnp.result_type(float))
+
+    def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        """The values of the latent sites among `values`, none of which may be missing."""
+        missing = [slot.name for slot in self.slots if slot.name not in values]
+        if missing:
+            raise ModelError(
+                f"the values lack the latent site{'s' * (len(missing) > 1)} {', '.join(missing)}.",
+                details="\n".join(f"{slot.name}: {slot.shape}" for slot in self.slots),
+                mend="Give a value of its shape, or draws of it, for each latent site.",
+            )
+        return {slot.name: jnp.asarray(values[slot.name]) for slot in self.slots}
+
+
+def shown_slices(layout: Layout, rows: Mapping[str, Any]) -> dict[str, tuple[int, Shape]]:
+    """For each slot where it begins, and its shape, in a `z` that holds the rows shown alone."""
+    lengths, start, found = lengths_of(rows), 0, {}
+    for slot in layout.slots:
+        found[slot.name] = (start, slot.shown(lengths))
+        start += math.prod(slot.shown(lengths))
+    return found
+
+
+def _is_reported(site: Outline, sites: Mapping[str, Outline]) -> bool:
+    """A latent site is, and a deterministic one, unless it needs rows that are not all there at once."""
+    if site.kind == "deterministic":
+        return not any(sites[frame.name].sources for frame in site.frames)
+    return site.kind == "sample" and not site.observed
+
+
+def _slot(site: Outline, start: int) -> Slot:
+    if site.is_discrete:
+        raise ModelError(
+            f"a latent variable cannot be discrete ({site.distribution}): its density has no gradient.",
+            site=site.name,
+            mend="Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.",
+        )
+    if site.distribution == Delta.__name__:
+        raise ModelError(
+            "a latent variable cannot have all its mass on one point (Delta): its density has no gradient.",
+            site=site.name,
+            mend="Write vb.deterministic(name, value), or pass obs=... if it is observed.",
+        )
+    batch = len(site.shape) - len(site.event)
+    return Slot(
+        site.name,
+        site.shape,
+        site.event,
+        site.unconstrained,
+        start,
+        start + math.prod(site.unconstrained),
+        tuple(frame.name for frame in site.frames),
+        tuple(batch + frame.dim for frame in site.frames),
+    )
