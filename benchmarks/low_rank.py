@@ -4,7 +4,8 @@ Six posteriors of 600 to 1,002 dimensions; every way starts from the same mean-f
 on fresh draws below that of the best full-rank Gaussian: the evidence itself where the density is Gaussian, else the
 end of a full-rank fit by natural-gradient steps. The ways:
 
-- `turned`: what vbppl does (`vbppl/low_rank.py`): directions by curvature, the rest by L-BFGS on matched draws;
+- `turned`: what vbppl does (`inference/deterministic/low_rank.py`): directions by curvature, the rest by L-BFGS on
+  matched draws;
 - `free`: L-BFGS over everything, directions `W` too, with `z = loc + sd (e + W w)` and 64 fixed draws of `(e, w)`
   whose signs are crossed, so that `e` and `w` have no moment in common: NumPyro's family, bounded on any draws;
 - `naive`: the same without the crossing;
@@ -27,7 +28,8 @@ from benchmarks import machine
 from vbppl.core.numerics import lbfgs, natural_gradient
 from vbppl.core.numerics.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.core.numerics.lanczos import Density, Normal
-from vbppl.inference.deterministic.low_rank import Climb
+from vbppl.core.watch import Watch, last
+from vbppl.inference.deterministic.low_rank import Search
 
 RANK = 10
 HEAD = "| posterior | dims | way | rank | nats lost | gradients | CPU s |\n|---|--:|---|--:|--:|--:|--:|"
@@ -147,7 +149,8 @@ Found = tuple[np.ndarray, np.ndarray]
 
 def turned(density: Density, start: Normal, rank: int | None) -> Found:
     """What vbppl does."""
-    at = Climb(density, start, rank, np.random.default_rng(1), rounding).run().at
+    search = Search(density, start, rank, np.random.default_rng(1), rounding)
+    at = last(search.rounds(), search.first, Watch())[0].at
     return at.loc, dense(at)
 
 
@@ -278,7 +281,7 @@ def full_rank(density: Density, start: Normal, rank: int | None) -> Found:
         log_p, slope = density(z.reshape(-1, dim))
         return log_p.reshape(z.shape[:2]), slope.reshape(z.shape)
 
-    first = natural_gradient.spectrum(
+    first = natural_gradient.evaluate(
         one, start.loc[None], np.diag(np.exp(start.log_sd))[None], noise, np.zeros(1, int)
     )
     end = natural_gradient.ascend(one, first, noise, rounding, np.array([1e-3]))

@@ -14,6 +14,7 @@ the median of the ratios of neighbours. Peak memory is that of a fresh process f
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import subprocess
@@ -29,11 +30,13 @@ import numpy as np
 import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks import machine
-from vbppl.core.keys import host_generator, raw_key
+from vbppl.core.keys import raw_key
+from vbppl.guides.base import Start
 from vbppl.guides.gaussian import MeanField
-from vbppl.inference.stochastic import minibatch, step, svi
+from vbppl.inference.stochastic import minibatch, svi
 from vbppl.inference.stochastic.objectives import ClosedForm
-from vbppl.inference.stochastic.optimizers import AnnealedAdam
+from vbppl.inference.stochastic.problem import prepare
+from vbppl.inference.stochastic.schedule import Phase
 from vbppl.target.target import Target
 
 STEPS = 500
@@ -108,18 +111,18 @@ def by_hand(x: np.ndarray, y: np.ndarray, draws: int, gathered: bool) -> Callabl
 
 def ours(x: Any, y: np.ndarray, draws: int) -> Callable[[], float]:
     """`STEPS` steps of the compiled loop at a call."""
-    target, guide = Target.of(logistic(x, y)), MeanField()
-    stream, raw = minibatch.stream_of(target, BATCH), raw_key(0)
-    prefetcher = minibatch.prefetcher_of(target, stream, raw)
-    stratification = guide.stratification(target, draws, host_generator(raw, "strata"))
-    problem = step.Problem(target, guide, ClosedForm(), AnnealedAdam(), stream, stratification, raw, draws)
-    phi = guide.init(target, np.zeros(target.dim, jnp.result_type(float)))
-    first = step.first_state(problem, {"guide": phi, "model": {}})
-    driver = svi._Driver(problem, first, vb.Stochastic(), lambda progress: None, (), prefetcher)
-    schedule = jax.device_put(step.Schedule.of(0, 10**6, 0.1))
+    target, raw = Target.of(logistic(x, y)), raw_key(0)
+    settings, start = vb.Stochastic(draws=draws), Start(np.zeros(target.dim))
+    # Without the control variate, which the others have not.
+    made = prepare(target, MeanField(), settings, minibatch.minibatches_of(target, BATCH), start, raw)
+    run, first = svi._begun(made)
+    run = dataclasses.replace(run, setup=dataclasses.replace(run.setup, objective=ClosedForm()))
+    carry = dataclasses.replace(first.position.carry, state=())
+    state = {"position": dataclasses.replace(first.position, carry=carry)}
+    phase = Phase(0, 10**6, 10**6, 0).as_data()
 
     def call() -> float:
-        driver.state, bounds, *_ = driver.advance(driver.state, STEPS, schedule, careful=False)
+        state["position"], bounds, *_ = svi._steps(run, run.setup, state["position"], STEPS, phase, careful=False)
         return float(np.mean(np.asarray(bounds)))
 
     return call

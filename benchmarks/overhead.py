@@ -30,11 +30,14 @@ import numpy as np
 from benchmarks import machine, models
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.data.shuffle import Minibatches
+from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.noise import Stratified, orders_of_strata
 from vbppl.inference.stochastic import step
 from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import AnnealedAdam
-from vbppl.inference.stochastic.step import CHUNK, Schedule
+from vbppl.inference.stochastic.schedule import Phase
+from vbppl.inference.stochastic.step import CHUNK
 from vbppl.target.target import Target
 
 STEPS = 10_000  # over which the step size falls
@@ -42,14 +45,14 @@ BUDGET = 1.5  # seconds for one row of the table, in each loop
 HEAD = "| model | guide | draws | by hand, us | vbppl, us | ratio | ratio, CPU time |\n|---|---|--:|--:|--:|--:|--:|"
 
 
-def by_hand(log_density: Callable, full_rank: bool, draws: int, stratification: np.ndarray) -> Callable:
+def by_hand(log_density: Callable, full_rank: bool, draws: int, orders: np.ndarray) -> Callable:
     """A compiled function `(carry, first step, key, data) -> (carry, bounds)` that makes `CHUNK` steps."""
 
     def noise(key, step):
         key = jax.random.fold_in(key, step)
         if draws == 1:
-            return jax.random.normal(key, stratification.shape)
-        uniform = (stratification / draws + jax.random.uniform(key, stratification.shape[1:])) % 1.0
+            return jax.random.normal(key, orders.shape)
+        uniform = (orders / draws + jax.random.uniform(key, orders.shape[1:])) % 1.0
         edge = jnp.finfo(uniform.dtype).eps / 4
         return jax.scipy.special.ndtri(jnp.clip(uniform, edge, 1 - 2 * edge))
 
@@ -88,8 +91,8 @@ def by_hand(log_density: Callable, full_rank: bool, draws: int, stratification: 
 class ByHand:
     """The loop by hand, at its first step."""
 
-    def __init__(self, case: models.Case, guide: Gaussian, draws: int, stratification: np.ndarray, phi: np.ndarray):
-        self.run = by_hand(case.log_density, isinstance(guide, FullRank), draws, stratification)
+    def __init__(self, case: models.Case, guide: Gaussian, draws: int, orders: np.ndarray, phi: np.ndarray):
+        self.run = by_hand(case.log_density, isinstance(guide, FullRank), draws, orders)
         self.carry, self.first, self.data = (phi, 0 * phi, 0 * phi, phi), 0, case.data
         self.key = jax.random.fold_in(jax.random.key(0), zlib.crc32(b"noise"))
 
@@ -103,33 +106,26 @@ class ByHand:
 class Compiled:
     """The compiled loop of vbppl, at its first step."""
 
-    def __init__(self, target: Target, guide: Gaussian, draws: int, stratification: np.ndarray, phi: np.ndarray):
-        parts = (
-            target.in_fixed_coordinates(),
-            guide,
-            ClosedForm(),
-            AnnealedAdam(),
-            Minibatches(),
-            stratification,
-            raw_key(0),
-            draws,
-        )
-        self.problem = jax.device_put(step.Problem(*parts))
-        self.state = step.first_state(self.problem, {"guide": phi, "model": target.params})
-        self.schedule = jax.device_put(Schedule.of(0, STEPS, STEPS // 2))
+    def __init__(self, target: Target, guide: Gaussian, draws: int, orders: np.ndarray, phi: np.ndarray):
+        target = target.in_fixed_coordinates()
+        parts = (target, guide, ClosedForm(), AnnealedAdam(), Minibatches(), Stratified(orders), raw_key(0))
+        self.setup = jax.device_put(step.Setup(*parts))
+        self.position = step.first_position(self.setup, {"guide": phi, "model": target.params})
+        self.phase = Phase(0, STEPS, STEPS, STEPS // 2).as_data()
 
     def chunk(self) -> np.ndarray:
         """Make `CHUNK` more steps; the bounds."""
-        self.state, bounds, _ = step.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
+        found = step.run_chunk(self.setup, self.position, np.int32(CHUNK), self.phase, careful=False)
+        self.position, bounds, _ = found
         return np.asarray(bounds)
 
 
 def compare(case: models.Case, guide: Gaussian, draws: int, budget: float) -> str:
     """A row of the table."""
     target = Target.of(case.model)
-    stratification = guide.stratification(target, draws, host_generator(raw_key(0), "strata"))
-    phi = guide.init(target, np.zeros(target.dim, jnp.result_type(float)))
-    hand, ours = ByHand(case, guide, draws, stratification, phi), Compiled(target, guide, draws, stratification, phi)
+    orders = orders_of_strata(host_generator(raw_key(0), "strata"), draws, target.dim)
+    phi = guide.init(target, Start(np.zeros(target.dim, jnp.result_type(float))))
+    hand, ours = ByHand(case, guide, draws, orders, phi), Compiled(target, guide, draws, orders, phi)
     # The two round differently, and the steps carry the difference on.
     np.testing.assert_allclose(ours.chunk()[:20], hand.chunk()[:20], rtol=1e-4)
     first = seconds(hand)[0]
@@ -143,7 +139,7 @@ def compare(case: models.Case, guide: Gaussian, draws: int, budget: float) -> st
 def seconds(loop: Any) -> tuple[float, float]:
     """Wall and CPU time of a chunk."""
     wall, cpu = time.perf_counter(), time.process_time()
-    step.chunk()
+    loop.chunk()
     return time.perf_counter() - wall, time.process_time() - cpu
 
 

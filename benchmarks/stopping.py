@@ -29,12 +29,13 @@ import vbppl as vb
 from benchmarks import draws, machine, models
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.data.shuffle import Minibatches
+from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
 from vbppl.inference.initialization import starts_of
 from vbppl.inference.stochastic import step
 from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import DECAYS, AnnealedAdam
-from vbppl.inference.stochastic.schedule import MOST, THIN, Course, Round
+from vbppl.inference.stochastic.schedule import MOST, THIN, Phase, Schedule
 from vbppl.inference.stochastic.step import CHUNK
 from vbppl.target.target import Target
 
@@ -68,7 +69,7 @@ class Simulated:
         self.carry = tuple(jnp.asarray(part) for part in (start, 0 * start, 0 * start))
         self.fits, self.key, self.done = fits, jax.random.key(seed), 0
 
-    def walk(self, plans: list[Round]) -> Walked:
+    def walk(self, plans: list[Phase]) -> Walked:
         """One round, each fit by its own plan, from the average of the last; all are equally long."""
         steps, half = plans[0].steps, plans[0].steps - plans[0].window
         at = np.arange(steps)
@@ -119,33 +120,33 @@ class Real:
         target = Target.of(model)
         plates = target.layout.plates
         stream = Minibatches() if batch is None else Minibatches(((plates[0].name, plates[0].size, batch),))
-        self.guide, self.best, self.problems, self.states = guide, best, [], []
+        self.guide, self.best, self.setups, self.states = guide, best, [], []
         for raw in map(raw_key, seeds):
-            stratification = guide.stratification(target, 16, host_generator(raw, "strata"))
-            parts = (target, guide, ClosedForm(), AnnealedAdam(), stream, stratification, raw, 16)
-            self.problems.append(jax.device_put(step.Problem(*parts)))
+            rows = {name: np.arange(length) for name, _, length in stream.plates}
+            noise = guide.noise(target.replace(rows=rows)).spread(host_generator(raw, "strata"), 16)
+            parts = (target, guide, ClosedForm(), AnnealedAdam(), stream, noise, raw)
+            self.setups.append(jax.device_put(step.Setup(*parts)))
             z = starts_of(target, host_generator(raw, "start"), 1)[0].astype(jnp.result_type(float))
-            params = {"guide": guide.init(target, z), "model": target.params}
-            self.states.append(step.first_state(self.problems[-1], params))
+            params = {"guide": guide.init(target, Start(z)), "model": target.params}
+            self.states.append(step.first_position(self.setups[-1], params))
         self.fits, self.done = len(self.states), 0
 
-    def walk(self, plans: list[Round]) -> Walked:
+    def walk(self, plans: list[Phase]) -> Walked:
         """One round, each fit by its own plan; all are equally long."""
         walked = [self._one(i, plan) for i, plan in enumerate(plans)]
         self.done += plans[0].steps
         return Walked(*map(np.stack, zip(*walked)))
 
-    def _one(self, i: int, plan: Round) -> tuple:
-        schedule = jax.device_put(step.Schedule.of(*plan[:1], *plan[2:]))
+    def _one(self, i: int, plan: Phase) -> tuple:
         state, rows, bounds = self.states[i], [], []
         for _ in range(plan.steps // CHUNK):
-            state, seen, trace = step.run_chunk(self.problems[i], state, np.int32(CHUNK), schedule, False)
+            state, seen, trace = step.run_chunk(self.setups[i], state, np.int32(CHUNK), plan.as_data(), False)
             rows.append(np.asarray(trace)[: CHUNK // THIN])
             bounds.append(np.asarray(seen).reshape(-1, 100).mean(-1))
-        moving = jax.tree.map(np.array, state.moving)
-        self.states[i] = dataclasses.replace(state, moving=dataclasses.replace(moving, params=moving.mean))
+        carry = jax.tree.map(np.array, state.carry)
+        self.states[i] = dataclasses.replace(state, carry=dataclasses.replace(carry, params=carry.mean))
         trace = np.concatenate(rows)[-(plan.steps - plan.window) // THIN :]
-        return trace, self._error(moving.mean), self._error(moving.params), np.concatenate(bounds)
+        return trace, self._error(carry.mean), self._error(carry.params), np.concatenate(bounds)
 
     def _error(self, params: dict) -> float:
         loc, sd = self.best
@@ -165,10 +166,10 @@ class Ended(NamedTuple):
 
 def by_tests(fits: Simulated | Real) -> list[Ended]:
     """The rounds of vbppl."""
-    courses, reasons = [Course()] * fits.fits, [""] * fits.fits
+    courses, reasons = [Schedule()] * fits.fits, [""] * fits.fits
     ends, errors = [MOST] * fits.fits, []
     while not all(reasons):
-        walked = fits.walk([course.round() for course in courses])
+        walked = fits.walk([course.phase() for course in courses])
         errors.append((fits.done, walked.average))
         for i in range(fits.fits):
             courses[i], said = courses[i].after(walked.trace[i])
@@ -178,11 +179,11 @@ def by_tests(fits: Simulated | Real) -> list[Ended]:
 
 
 def by_agreement(fits: Simulated | Real) -> list[Ended]:
-    """Rounds of falling steps until two averages agree."""
+    """Phases of falling steps until two averages agree."""
     ends, before, errors = np.zeros(fits.fits, int), None, []
     for number in range(20):
         size = 0.5 ** min(number, 4)
-        plan = Round(fits.done, 1000, 1000, 500, size, 0.01, 0.0)
+        plan = Phase(fits.done, 1000, 1000, 500, size, 0.01, 0.0)
         walked = fits.walk([plan] * fits.fits)
         errors.append((fits.done, walked.average))
         centre, units = walked.trace[:, :, 0].mean(1), walked.trace[:, -1, 1]
@@ -197,7 +198,7 @@ def by_relative_change(fits: Simulated | Real) -> list[Ended]:
     """Steps of 0.1 until the bound changes by less than one per cent."""
     ends, bounds, errors = np.zeros(fits.fits, int), np.zeros((fits.fits, 0)), []
     for _ in range(10):
-        walked = fits.walk([Round(fits.done, 1000, 0, 500, 1.0, 1.0, 0.0)] * fits.fits)
+        walked = fits.walk([Phase(fits.done, 1000, 0, 500, 1.0, 1.0, 0.0)] * fits.fits)
         errors.append((fits.done, walked.last))
         bounds = np.append(bounds, walked.bounds, axis=1)
         changes = np.abs(np.diff(bounds[:, -11:]) / bounds[:, -10:][:, -(min(bounds.shape[1], 11) - 1) :])

@@ -16,7 +16,6 @@ pixel white above half of full intensity instead, which leaves easier images.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import math
 import subprocess
@@ -37,6 +36,7 @@ import vbppl.distributions as dist
 from benchmarks import machine
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.data.shuffle import Minibatches
+from vbppl.guides.base import Start
 from vbppl.inference.stochastic import step
 from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import Optax
@@ -92,24 +92,25 @@ class Ours:
         sizes, guide = parts(HIDDEN, LATENT)
         target = Target.of(vae(x, sizes))
         target = target_showing(target, BATCH)
-        stratification = guide.stratification(target, 1, host_generator(raw_key(0), "strata"))
-        phi = guide.init(target, np.zeros(target.dim, np.float32))
+        shown = target.replace(rows={"row": np.arange(BATCH, dtype=np.int32)})
+        noise = guide.noise(shown).spread(host_generator(raw_key(0), "strata"), 1)
+        phi = guide.init(target, Start(np.zeros(target.dim, np.float32)))
         stream = Minibatches((("row", len(x), BATCH),))
         optimizer = Optax(optax.adam(RATE))
-        problem = step.Problem(target, guide, ClosedForm(), optimizer, stream, stratification, raw_key(0), 1)
-        self.problem = jax.device_put(problem)
-        self.state = step.first_state(self.problem, {"guide": phi, "model": target.params})
-        self.schedule = jax.device_put(step.Schedule.of(0, 10**6, 10**6))
+        self.setup = jax.device_put(step.Setup(target, guide, ClosedForm(), optimizer, stream, noise, raw_key(0)))
+        self.position = step.first_position(self.setup, {"guide": phi, "model": target.params})
+        self.phase = step.Phase(0, 10**6, 10**6, 10**6).as_data()
 
     def chunk(self) -> float:
         """Make `CHUNK` more steps; the mean bound of a row."""
-        self.state, bounds, _ = step.run_chunk(self.problem, self.state, np.int32(CHUNK), self.schedule, careful=False)
-        return float(np.asarray(bounds)[:CHUNK].mean()) / self.problem.stream.plates[0][1]
+        found = step.run_chunk(self.setup, self.position, np.int32(CHUNK), self.phase, careful=False)
+        self.position, bounds, _ = found
+        return float(np.asarray(bounds)[:CHUNK].mean()) / self.setup.minibatches.plates[0][1]
 
 
 def target_showing(target: Target, batch: int) -> Target:
     """The target that shows so many rows at a time."""
-    return dataclasses.replace(target, layout=target.layout.showing({"row": batch}))
+    return target.replace(layout=target.layout.showing({"row": batch}))
 
 
 class ByHand:
@@ -284,18 +285,18 @@ def vb_bound(posterior: vb.Posterior, test: np.ndarray, sizes: tuple[int, ...]) 
 def seconds_a_step(model: vb.Model, guide: Any, draws: int, objective: Any) -> float:
     """Measured on a short fit, which compiles what the long one uses."""
     target = target_showing(Target.of(model), BATCH)
-    stratification = (objective or ClosedForm()).stratification(
-        guide, target, draws, host_generator(raw_key(0), "strata")
-    )
-    phi = guide.init(target, np.zeros(target.dim, np.float32))
+    objective = objective or ClosedForm()
+    noise = guide.noise(target.replace(rows={"row": np.arange(BATCH, dtype=np.int32)}))
+    rng = host_generator(raw_key(0), "strata")
+    noise = noise.apart(draws) if objective.needs_independent_draws else noise.spread(rng, draws)
+    phi = guide.init(target, Start(np.zeros(target.dim, np.float32)))
     stream, adam = Minibatches((("row", len(model.arrays[0]), BATCH),)), Optax(optax.adam(RATE))
-    parts = (target, guide, objective or ClosedForm(), adam, stream, stratification, raw_key(0), draws)
-    problem = jax.device_put(step.Problem(*parts))
-    state = step.first_state(problem, {"guide": phi, "model": target.params})
-    schedule, spent = jax.device_put(step.Schedule.of(0, 10**6, 10**6)), []
+    setup = jax.device_put(step.Setup(target, guide, objective, adam, stream, noise, raw_key(0)))
+    position = step.first_position(setup, {"guide": phi, "model": target.params})
+    phase, spent = step.Phase(0, 10**6, 10**6, 10**6).as_data(), []
     for _ in range(4):
         began = time.perf_counter()
-        state, bounds, _ = step.run_chunk(problem, state, np.int32(100), schedule, careful=False)
+        position, bounds, _ = step.run_chunk(setup, position, np.int32(100), phase, careful=False)
         np.asarray(bounds)
         spent.append(time.perf_counter() - began)
     return float(np.median(spent[1:])) / 100

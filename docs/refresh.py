@@ -1,6 +1,7 @@
-"""Print anew what the README shows: each ```text block holds what the Python block before it prints; then the picture.
+"""Print anew what a page shows: each ```text block holds what the Python block before it prints; then the picture.
 
-Run it from the root of the repository when the printed answers have changed: `python docs/refresh.py`.
+Run it from the root of the repository when the printed answers have changed: `python docs/refresh.py`. The test of the
+pages asks `changes` whether they have.
 """
 
 from __future__ import annotations
@@ -10,23 +11,63 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.compile(r"(^```python\n)(.*?)(^```\n)(\n```text\n)?((?(4).*?^```\n))", re.MULTILINE | re.DOTALL)
+# A Python block, and the text block that follows it if there is one; after `<!-- not run -->` a block is left out.
+BLOCKS = re.compile(
+    r"^(?P<skipped><!-- not run -->\n+)?```python *\n(?P<code>.*?)^```\n(?:\n```text\n(?P<text>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?")
+# What these lines count depends on the machine and on the release of JAX, so their words alone are compared.
+COUNTS = ("took ", "stopped: ", "restarts: ")
+RELATIVE, ABSOLUTE = 0.05, 0.05  # nearer than this two figures say the same
+
+
+def printed(page: Path) -> Iterator[tuple[re.Match, str]]:
+    """Run the Python blocks of a page in order; each with what it prints."""
+    text, namespace = page.read_text(), {"__name__": "__main__"}
+    for match in BLOCKS.finditer(text):
+        if match["skipped"]:
+            continue
+        found = io.StringIO()
+        with contextlib.redirect_stdout(found):
+            # Empty lines in front let a traceback point into the page.
+            code = "\n" * text.count("\n", 0, match.start("code")) + match["code"]
+            exec(compile(code, str(page), "exec"), namespace)
+        yield match, found.getvalue().rstrip() + "\n"
+
+
+def changes(shown: str, found: str) -> list[str]:
+    """The lines of a text block that no longer say what is printed; figures may differ in their last digits."""
+    before, now = shown.splitlines(), found.splitlines()
+    if len(before) != len(now):
+        return [f"{len(before)} lines are shown, {len(now)} printed:\n{found}"]
+    return [f"shown:   {old}\nprinted: {new}" for old, new in zip(before, now) if not _says_the_same(old, new)]
+
+
+def _says_the_same(old: str, new: str) -> bool:
+    if [_words(line) for line in (old, new)] != [_words(old)] * 2:
+        return False
+    pairs = zip(*([float(n.replace(",", "")) for n in NUMBER.findall(line)] for line in (old, new)))
+    near = (abs(a - b) <= ABSOLUTE + RELATIVE * max(abs(a), abs(b)) for a, b in pairs)
+    return old.startswith(COUNTS) or all(near)
+
+
+def _words(line: str) -> list[str]:
+    return NUMBER.sub("#", line).split()
 
 
 def main() -> None:
-    page, namespace = ROOT / "README.md", {}
-
-    def refreshed(match: re.Match) -> str:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(match[2], namespace)
-        text = f"\n```text\n{printed.getvalue().rstrip()}\n```\n" if match[4] else ""
-        return match[1] + match[2] + match[3] + text
-
-    page.write_text(BLOCKS.sub(refreshed, page.read_text()))
+    for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"):
+        text, moved = page.read_text(), 0
+        for match, found in printed(page):
+            if match["text"] is not None:
+                start, end = (at + moved for at in match.span("text"))
+                text, moved = text[:start] + found + text[end:], moved + len(found) - len(match["text"])
+        page.write_text(text)
     picture = ROOT / "docs" / "eight_schools.png"
     subprocess.run([sys.executable, ROOT / "examples" / "eight_schools.py", "--out", picture], check=True)
 

@@ -122,6 +122,14 @@ SCHOOLS_Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SCHOOLS_SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 
+class Nested:
+    """A place for a model function that has not a name of its own in its module."""
+
+    @vb.model
+    def inner():
+        vb.sample("x", dist.Normal(0.0, 1.0))
+
+
 @vb.model
 def funnel():
     v = vb.sample("v", dist.Normal(0.0, 3.0))
@@ -139,7 +147,7 @@ def two_far_modes():
 def flat_moments(posterior):
     """Mean and sd of the Gaussian guide in unconstrained space, float64."""
     phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), posterior.phi)
-    return posterior.guide.loc(phi), posterior.guide.sd(phi)
+    return posterior.guide.frame(phi, posterior.target)
 
 
 @vb.model

@@ -1,4 +1,4 @@
-"""What every test may use: float64, the number of compilations so far; and which tests are called smoke."""
+"""What every test may use: float64, and the number of compilations so far."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import jax
 import pytest
 
-# Beside the tests that say `@pytest.mark.smoke` themselves: the language, the house, and every doctest.
-SMOKE = {"test_architecture.py", "test_primitives.py"}
-
 compiled: list[str] = []
 
 
@@ -25,13 +22,6 @@ def note_compilation(event: str, duration: float, **_) -> None:
 
 
 jax.monitoring.register_event_duration_secs_listener(note_compilation)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the smaller set that also runs on the newest Python."""
-    for item in items:
-        if item.path.name in SMOKE or isinstance(item, pytest.DoctestItem):
-            item.add_marker(pytest.mark.smoke)
 
 
 @pytest.fixture

@@ -20,8 +20,7 @@ import vbppl.distributions as dist
 # Mean field is not always good, and says so; here only its optimum is asked for.
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
-CHEAP = {"2 normal-normal, full rank", "12 far datum, mean field", "4 linear regression, auto"}
-NAMES = [pytest.param(name, marks=[pytest.mark.smoke] if name in CHEAP else []) for name in OPTIMA]
+NAMES = list(OPTIMA)
 
 
 def distances(name, seed):

@@ -1,29 +1,51 @@
-"""The order of the rooms, the waist and the sizes, as the house promises them (ARCHITECTURE.md)."""
+"""The invariants of the house, as ARCHITECTURE.md promises them: the order of the wings, the waist, the sizes."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import io
+import re
 import subprocess
 import sys
+import tokenize
+import traceback
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "vbppl"
+import numpy as np
+import pytest
 
-# The wings, in a line: a wing imports only from wings to its left. `data` and `distributions` share a step and do not
-# know each other. Inside a wing imports make no circle.
+import vbppl as vb
+import vbppl.distributions as dist
+from vbppl.guides.base import Guide
+
+PACKAGE = Path(vb.__file__).parent
+
+# The wings in a line: a wing imports only from wings to its left. `data` and `distributions` share a step and do not
+# know each other.
 WINGS = ("core", "data", "distributions", "model", "target", "guides", "inference", "posterior", "fitting")
-STEP = {wing: number for number, wing in enumerate(WINGS)}
+STEP = {"core": 0, "data": 1, "distributions": 1, **{wing: n for n, wing in enumerate(WINGS[3:], 2)}}
 
-# Above the waist nobody knows how a model is written; the door may name a `Model`.
-NAMES_MODELS = {"fitting"}
+# Above the waist nobody knows how a model is written. The door lets a `Model` in, and a posterior hands one to
+# `predictive`, which runs it at draws.
+SEES_MODELS = {"fitting", "posterior/posterior.py"}
 
-# The dtype follows the inputs; a file that must name float32 stands here, with the reason.
-NAMES_FLOAT32: set[str] = set()
+# Where mathematics and traps are densest, comments say why: at least four for a hundred lines of code.
+HARD = (
+    "core/numerics",
+    "target/batched.py",
+    "target/density.py",
+    "target/guide_program.py",
+    "inference/deterministic",
+    "inference/stochastic/step.py",
+    "inference/stochastic/svi.py",
+    "posterior/judge.py",
+)
 
-ROOT = PACKAGE / "__init__.py"  # stands above all floors
+ROOT = PACKAGE / "__init__.py"  # stands above all wings
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != ROOT)
+FOLDERS = sorted({path.parent for path in FILES})
 
 
 @cache
@@ -32,9 +54,14 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
-def room(path: Path) -> str:
-    """The room of a file: its own name, or its folder's."""
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place(path: Path) -> str:
+    """Where a file stands in the package."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def wing(path: Path) -> str:
+    """The wing of a file."""
+    return path.relative_to(PACKAGE).parts[0]
 
 
 def locate(module: str) -> Path:
@@ -51,7 +78,7 @@ def modules(node: ast.AST) -> list[str]:
 
 
 def imports(path: Path) -> list[Path]:
-    """The files of vbppl that a file imports, anywhere in it; `from vbppl import keys` is `keys.py`."""
+    """The files of vbppl that a file imports, anywhere in it; `from vbppl.core import keys` is `core/keys.py`."""
     files = []
     for node in ast.walk(parse(path)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
@@ -70,41 +97,74 @@ def pairs() -> list[tuple[Path, Path]]:
 def nodes(*types: type[ast.AST]) -> list[tuple[str, ast.AST]]:
     """The syntax nodes of these types in all files, each with the place where it stands."""
     return [
-        (f"{path.relative_to(PACKAGE)}:{node.lineno}", node)
+        (f"{place(path)}:{node.lineno}", node)
         for path in FILES
         for node in ast.walk(parse(path))
         if isinstance(node, types)
     ]
 
 
-def test_every_room_has_a_floor():
-    homeless = {room(path) for path in FILES} - set(FLOOR)
-    assert not homeless, "a new room needs its place in FLOORS and in ARCHITECTURE.md"
+def pages() -> list[Path]:
+    """The page of each folder."""
+    return [folder / "__init__.py" for folder in FOLDERS]
+
+
+def test_the_wings_are_these():
+    assert {path.relative_to(PACKAGE).parts[0] for path in FILES} == set(WINGS)
+    top = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+    assert len(top) <= 12, top
+
+
+def test_a_wing_imports_only_from_wings_to_its_left():
+    def allowed(here: str, there: str) -> bool:
+        return here == there or STEP[there] < STEP[here]
+
+    wrong = [(path, other) for path, other in pairs() if other == ROOT or not allowed(wing(path), wing(other))]
+    assert not [f"{place(path)} imports {place(other)}" for path, other in wrong]
+
+
+# How a page names a file: in backticks, or as the first word of an indented line.
+MENTION = r"(?:`|^ {{4}}){}(?:\.py|/)?(?:`| )"
+
+
+def test_inside_a_folder_imports_follow_the_order_of_its_page():
+    backwards = []
+    for page in pages():
+        text = ast.get_docstring(parse(page)) or ""
+        members = {path.stem for path in page.parent.glob("*.py") if path.name != "__init__.py"}
+        members |= {inner.name for inner in page.parent.iterdir() if (inner / "__init__.py").exists()}
+        order = {name: found.start() for name in members if (found := re.search(MENTION.format(name), text, re.M))}
+        assert members == set(order), f"{place(page)} should name {sorted(members - set(order))}"
+
+        def member(path: Path, folder: Path = page.parent) -> str:
+            return path.relative_to(folder).parts[0].removesuffix(".py")
+
+        inside = [
+            (path, other) for path, other in pairs() if page.parent in path.parents and page.parent in other.parents
+        ]
+        backwards += [
+            f"{place(path)} imports {place(other)}"
+            for path, other in inside
+            if "__init__" not in (path.stem, other.stem) and order[member(other)] > order[member(path)]
+        ]
+    assert not backwards
 
 
 def test_imports_name_the_defining_file():
-    def through_root(node):
-        """`from vbppl import keys` names a file, `from vbppl import fit` goes through the root."""
-        roots = [m for m in modules(node) if m.split(".")[0] == "vbppl" and locate(m).name == "__init__.py"]
-        return any(not locate(f"{m}.{alias.name}").is_file() for m in roots for alias in node.names)
+    def through_a_page(node: ast.AST) -> bool:
+        """`from vbppl.core import keys` names a file, `from vbppl import fit` goes through a page."""
+        found = [m for m in modules(node) if m.split(".")[0] == "vbppl" and locate(m).name == "__init__.py"]
+        return any(not locate(f"{m}.{alias.name}").is_file() for m in found for alias in node.names)
 
-    through_a_root = [place for place, node in nodes(ast.Import, ast.ImportFrom) if through_root(node)]
-    assert not [place for place in through_a_root if "__init__.py" not in place]
-
-
-def test_rooms_import_downwards():
-    def allowed(here, there):
-        return FLOOR[there] < FLOOR[here] or here == there or FLOOR[here] == FLOOR[there] == 0
-
-    steps = {(room(path), room(other)) for path, other in pairs() if other != ROOT}
-    assert not [f"{here} imports {there}" for here, there in steps if not allowed(here, there)]
+    through = [where for where, node in nodes(ast.Import, ast.ImportFrom) if through_a_page(node)]
+    assert not [where for where in through if "__init__.py" not in where]
 
 
 def test_no_import_goes_in_a_circle():
     trail, done = [], set()
 
-    def visit(path):
-        assert path not in trail, " -> ".join(p.stem for p in [*trail, path])
+    def visit(path: Path) -> None:
+        assert path not in trail, " -> ".join(map(place, [*trail, path]))
         if path not in done:
             trail.append(path)
             for other in imports(path):
@@ -115,41 +175,102 @@ def test_no_import_goes_in_a_circle():
         visit(path)
 
 
+def sees_models(path: Path) -> bool:
+    return wing(path) in SEES_MODELS or place(path) in SEES_MODELS
+
+
 def test_the_waist_hides_how_a_model_is_written():
-    above = [path for path in FILES if FLOOR[room(path)] > FLOOR["target"] and room(path) not in SEES_MODELS]
-    assert not [path.name for path in above if WRITING & set(map(room, imports(path)))]
+    above = [path for path in FILES if STEP[wing(path)] > STEP["target"] and not sees_models(path)]
+    assert not [place(path) for path in above if any(wing(other) == "model" for other in imports(path))]
+    reads = [
+        f"{place(path)}:{node.lineno}"
+        for path in above
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Attribute) and node.attr == "model" and "target" in ast.unparse(node.value)
+    ]
+    assert not reads
+
+
+def test_a_folder_holds_what_a_head_can_hold():
+    counts = {place(folder): len(list(folder.glob("*.py"))) - 1 for folder in FOLDERS}
+    assert not {name: count for name, count in counts.items() if count > 11}
 
 
 def test_files_fit_in_the_head():
-    assert not [path.name for path in FILES if len(path.read_text().splitlines()) > 400]
+    sizes = {place(path): len(path.read_text().splitlines()) for path in FILES}
+    assert not {name: size for name, size in sizes.items() if size > 400}
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
 def test_functions_fit_on_a_screen():
-    def lines(function):
-        body = function.body[1:] if ast.get_docstring(function) else function.body
-        return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+    sizes = sorted(((body_lines(node), node.name, where) for where, node in nodes(ast.FunctionDef)), reverse=True)
+    assert sizes[0][0] <= 45, [size for size in sizes if size[0] > 45]
+    assert sizes[len(sizes) // 20][0] <= 30, sizes[: len(sizes) // 20 + 1]
 
-    sizes = [(lines(node), node.name, place) for place, node in nodes(ast.FunctionDef)]
-    longest = sorted(sizes, reverse=True)
-    assert longest[0][0] <= 60, longest[:3]
-    assert longest[len(sizes) // 20][0] <= 30, longest[: len(sizes) // 20 + 1]
+
+def test_classes_fit_on_a_page_or_four():
+    sizes = [(node.end_lineno - node.lineno + 1, node.name, where) for where, node in nodes(ast.ClassDef)]
+    assert not [size for size in sizes if size[0] > 250]
+
+
+def test_functions_take_at_most_eight_arguments():
+    def count(node: ast.FunctionDef) -> int:
+        names = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        return len([name for name in names if name not in ("self", "cls")])
+
+    many = [(node.name, where, count(node)) for where, node in nodes(ast.FunctionDef) if count(node) > 8]
+    assert [name for name, _, _ in many] == ["fit"], many
+
+
+def counted(path: Path) -> tuple[int, int]:
+    """Lines of code and lines with a comment; docstrings and blank lines are neither."""
+    text, code, comments = path.read_text(), set(), set()
+    strings = {
+        line
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        for line in range(node.lineno, node.end_lineno + 1)
+    }
+    layout = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            comments.add(token.start[0])
+        elif token.type not in layout:
+            code |= set(range(token.start[0], token.end[0] + 1))
+    return len(code - strings), len(comments)
+
+
+def test_there_is_no_more_code_than_was_promised():
+    # The house was to shrink to 8,800 lines; until it does, it does not grow.
+    assert sum(counted(path)[0] for path in FILES) <= 10_750
+
+
+@pytest.mark.parametrize("room", HARD)
+def test_where_it_is_hard_comments_say_why(room):
+    where = PACKAGE / room
+    for path in [where] if where.suffix else sorted(where.glob("[!_]*.py")):
+        code, comments = counted(path)
+        assert comments >= 0.04 * code, f"{place(path)}: {comments} comments in {code} lines"
 
 
 def test_no_assert_on_input():
-    assert not [place for place, _ in nodes(ast.Assert)], "raise an error that says how to mend it"
+    assert not [where for where, _ in nodes(ast.Assert)], "raise an error that says how to mend it"
 
 
 def test_dtypes_follow_the_inputs():
-    def names_float32(node):
+    def names_float32(node: ast.AST) -> bool:
         return any(getattr(node, field, None) == "float32" for field in ("attr", "id", "value"))
 
-    named = [place for place, node in nodes(ast.Attribute, ast.Name, ast.Constant) if names_float32(node)]
-    assert {place.partition(":")[0] for place in named} <= NAMES_FLOAT32, named
+    assert not [where for where, node in nodes(ast.Attribute, ast.Name, ast.Constant) if names_float32(node)]
 
 
 def test_modules_begin_with_one_sentence():
-    first_lines = {path: (ast.get_docstring(parse(path)) or "").partition("\n")[0] for path in FILES}
-    assert not [path.name for path, line in first_lines.items() if not line.endswith((".", ":", "?"))]
+    first_lines = {path: (ast.get_docstring(parse(path)) or "").partition("\n\n")[0] for path in FILES}
+    assert not [place(path) for path, line in first_lines.items() if not line.endswith((".", ":", "?"))]
 
 
 def test_public_things_say_what_they_are():
@@ -157,18 +278,62 @@ def test_public_things_say_what_they_are():
     assert not [node.name for node in public if not ast.get_docstring(node)]
 
 
-def test_root_lists_at_most_forty_names_in_the_order_of_the_floors():
-    import vbppl
+def guide_classes() -> set[str]:
+    def below(kind: type) -> set[type]:
+        return {kind, *(one for inner in kind.__subclasses__() for one in below(inner))}
 
-    def floor(name):
-        thing = getattr(vbppl, name)
+    return {kind.__name__ for kind in below(Guide) if kind.__module__.startswith("vbppl.guides")}
+
+
+def test_nobody_outside_asks_of_which_kind_a_guide_is():
+    """`isinstance`, `type(...)`, `match` and flags that say the kind; the table of solvers is one of the three."""
+    kinds, asked = guide_classes() - {"Guide"}, []
+    for path in FILES:
+        if wing(path) in ("guides", "distributions", "model"):
+            continue
+        for node in ast.walk(parse(path)):
+            text = ast.unparse(node) if isinstance(node, (ast.Call, ast.match_case, ast.Compare)) else ""
+            named = set(re.findall(r"\w+", text)) & kinds
+            is_check = text.startswith(("isinstance(", "issubclass(")) and named
+            is_type = re.match(r"\w+\.get\(type\(|type\([^)]*\) (is|in|not|==)", text) and re.search(
+                "guide|family", text
+            )
+            if is_check or is_type or (isinstance(node, ast.match_case) and named):
+                asked.append(f"{place(path)}:{node.lineno if hasattr(node, 'lineno') else ''} {text}")
+    assert len(asked) <= 3, asked
+
+
+def test_the_guide_protocol_has_at_most_nine_members():
+    members = [name for name in vars(Guide) if not name.startswith("_")]
+    assert len(members) <= 9, members
+
+
+def test_the_root_lists_at_most_45_names_in_the_order_of_the_wings():
+    def step(name: str) -> int:
+        thing = getattr(vb, name)
         module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
-        return FLOOR[module.split(".")[1]]
+        return STEP[module.split(".")[1]]
 
-    names = [name for name in vbppl.__all__ if not name.startswith("__")]
-    floors = [floor(name) for name in names]
-    assert len(names) <= 40
-    assert floors == sorted(floors), list(zip(floors, names))
+    names = [name for name in vb.__all__ if not name.startswith("__")]
+    steps = [step(name) for name in names]
+    assert len(names) <= 45
+    assert steps == sorted(steps), list(zip(steps, names))
+
+
+@pytest.mark.parametrize("method", [vb.Deterministic(), vb.Stochastic(steps=20)], ids=["deterministic", "stochastic"])
+def test_a_gradient_passes_at_most_fifteen_frames_on_its_way_to_the_users_function(method):
+    deepest: list[int] = []
+
+    @vb.model
+    def watched(y):
+        own = [frame.filename for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(PACKAGE)]
+        deepest.append(len(own))
+        mu = vb.sample("mu", dist.Normal(0.0, 1.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    vb.fit(watched(np.array([0.3, -0.1])), "mean_field", method=method)
+    assert max(deepest) <= 15, deepest
 
 
 IMPORT = """

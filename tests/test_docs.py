@@ -1,7 +1,8 @@
-"""The pages keep their word: Python blocks run, each set-up command is one line, the hooks are CI's."""
+"""The pages keep their word: Python blocks run and print what is shown, set-up is one line, the hooks are CI's."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -26,13 +27,34 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     ]
 
 
+@pytest.fixture(scope="module")
+def refresh():
+    """The script that prints the pages anew, as a module."""
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+def test_python_blocks_of_a_page_run_in_order_and_print_what_is_shown(page, tmp_path, monkeypatch, refresh):
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "__main__"}
-    for line, code in blocks(page, "python"):
-        # Empty lines in front let a traceback point into the page.
-        exec(compile("\n" * line + code, str(page), "exec"), namespace)
+    changed = []
+    for match, found in refresh.printed(page):
+        if match["text"] is not None:
+            changed += refresh.changes(match["text"], found)
+    assert not changed, "\n".join(["run docs/refresh.py", *changed])
+
+
+def test_a_figure_may_move_in_its_last_digits_and_a_word_may_not(refresh):
+    shown = "mu  4.473  1,024 draws\ntook 0.5 s"
+    assert not refresh.changes(shown, "mu  4.481  1,030 draws\ntook 70.5 s")
+    for other in ("mu  4.9  1,024 draws\ntook 0.5 s", "mu  4.473  1,024 steps\ntook 0.5 s", "mu  4.473  1,024 draws"):
+        assert refresh.changes(shown, other)
+
+
+def test_the_package_says_that_it_is_typed():
+    assert (ROOT / "vbppl" / "py.typed").exists()
 
 
 def test_readme_begins_with_two_commands_of_one_line():

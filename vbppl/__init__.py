@@ -22,50 +22,21 @@ from vbppl.model.modules import prior_over
 from vbppl.model.primitives import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
 from vbppl.model.reparam import decenter
 from vbppl.posterior.posterior import Posterior
-from vbppl.target.target import Target, target
+from vbppl.target.target import Target, density, target
 
 __version__ = "0.1.0"
 
-# In the order of the floors: how a model is written, the waist, how it is approximated.
+# In the order of the wings: how a model is written, the waist, how it is approximated.
+# fmt: off
 __all__ = [
-    "ModelError",
-    "VbpplWarning",
-    "distributions",
-    "foreign",
-    "Source",
-    "sample",
-    "param",
-    "plate",
-    "subsample",
-    "deterministic",
-    "factor",
-    "mutable",
-    "prng_key",
-    "prior_over",
-    "model",
-    "guide",
-    "Model",
-    "decenter",
-    "target",
-    "Target",
-    "Progress",
-    "Status",
-    "MeanField",
-    "FullRank",
-    "LowRank",
-    "Structured",
-    "Amortized",
-    "Laplace",
-    "Pathfinder",
-    "MAP",
-    "Elbo",
-    "ImportanceWeighted",
-    "Deterministic",
-    "Stochastic",
-    "Validation",
+    "ModelError", "VbpplWarning",
+    "Source", "distributions", "foreign",
+    "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
+    "model", "guide", "Model", "decenter",
+    "target", "density", "Target",
+    "MeanField", "FullRank", "LowRank", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
+    "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
     "Posterior",
-    "fit",
-    "fit_many",
-    "Calibration",
-    "calibrate",
+    "fit", "fit_many", "Calibration", "calibrate",
 ]
+# fmt: on

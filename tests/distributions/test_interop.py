@@ -70,6 +70,68 @@ def test_an_unknown_support_is_asked_for():
         _ = as_distribution(Keyed(), "x").support
 
 
+def stranger(name, **parts):
+    """A distribution or a map of another library: its class has that name, and it consists of those parts."""
+    members = {"sample": Seeded.sample, "log_prob": Seeded.log_prob, "event_shape": ()}
+    made = type(name, (), members if "bijections" not in parts and "of" not in parts else {})()
+    vars(made).update(parts)
+    return made
+
+
+def mapping(name, **parts):
+    return stranger(name, of=None, **parts)
+
+
+NORMAL, EXP, SHIFT = stranger("Normal"), mapping("Exp"), mapping("Shift")
+TFP_CHAIN = mapping("Chain", bijectors=[EXP, SHIFT])  # the last one first
+FLOWJAX_CHAIN = mapping("Chain", bijections=[SHIFT, EXP])  # the first one first
+FLOW = mapping("Invert", bijection=mapping("Scan", bijection=mapping("MaskedAutoregressive")))
+
+
+@pytest.mark.parametrize(
+    "theirs, support",
+    [
+        (stranger("HalfStudentT", loc=1.0), "greater_than_eq(1.0)"),
+        (stranger("JohnsonSU"), "real"),
+        (stranger("Sample", distribution=stranger("Gamma")), "positive"),
+        (stranger("Independent", distribution=NORMAL), "real"),
+        (stranger("TransformedDistribution", distribution=NORMAL, bijector=EXP), "positive"),
+        (stranger("Transformed", distribution=NORMAL, bijector=TFP_CHAIN), "positive"),
+        (stranger("Transformed", base_dist=stranger("StandardNormal"), bijection=FLOWJAX_CHAIN), "positive"),
+        (stranger("Transformed", base_dist=stranger("StandardNormal"), bijection=FLOW), "real"),
+        (stranger("VonMises"), f"interval({-np.pi}, {np.pi})"),
+        (stranger("Uniform01", experimental_default_event_space_bijector=lambda: mapping("Sigmoid")), "unit_interval"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_a_support_is_known_by_the_names_of_the_parts(theirs, support):
+    assert str(as_distribution(theirs, "x").support) == support
+
+
+def test_no_support_is_guessed_where_a_map_is_not_known():
+    for theirs in (
+        stranger("Transformed", distribution=NORMAL, bijector=mapping("Lambda")),
+        stranger("Transformed", distribution=stranger("Gamma"), bijector=SHIFT),
+        stranger("Transformed", distribution=NORMAL, bijector=mapping("Invert", bijection=EXP)),
+    ):
+        with pytest.raises(ModelError, match="is not known"):
+            _ = as_distribution(theirs, "x").support
+
+
+def test_every_constraint_of_numpyro_that_has_a_name_of_ours_is_found():
+    theirs = pytest.importorskip("numpyro.distributions").constraints
+    bounds = {"greater_than": (1.0,), "less_than": (1.0,), "interval": (0.0, 2.0), "multinomial": (3,)}
+    bounds |= {"integer_greater_than": (2,), "integer_interval": (0, 4), "greater_than_eq": (1.0,)}
+    bounds |= {"less_than_eq": (1.0,), "independent": (theirs.positive, 1)}
+    for name in dist.constraints.__all__:
+        constraint = getattr(theirs, name)
+        constraint = constraint(*bounds[name]) if name in bounds else constraint
+        ours = getattr(dist.constraints, name)
+        if name == "independent":
+            ours, bounds[name] = ours, (dist.constraints.positive, 1)
+        assert str(as_bijector(constraint)) == str(ours(*bounds[name]) if name in bounds else ours), name
+
+
 @pytest.mark.parametrize("value, words", [(3.0, r"a float \(3.0\)"), (np.zeros(2), "of shape"), (None, "None")])
 def test_what_is_no_distribution_is_refused_by_site(value, words):
     with pytest.raises(ModelError, match=rf"site 'mu'.*must be a distribution.*{words}"):

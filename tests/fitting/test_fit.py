@@ -6,11 +6,12 @@ import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.posterior import judge
+from vbppl.inference import bound
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -277,7 +278,7 @@ def test_an_interrupt_while_it_is_judged_does_not_lose_a_fit(guide, monkeypatch)
         raise KeyboardInterrupt
 
     whole = vb.fit(LOGISTIC, guide)
-    monkeypatch.setattr(judge, "judge", interrupted)
+    monkeypatch.setattr(bound, "elbo", interrupted)
     posterior = vb.fit(LOGISTIC, guide)
     np.testing.assert_array_equal(posterior.phi, whole.phi)
     assert posterior.status.reason == "interrupted" and not posterior.status.converged
@@ -296,3 +297,37 @@ def test_an_interrupt_gives_back_the_best_start_so_far():
     posterior = vb.fit(cases.two_far_modes(), "mean_field", callback=stop)
     assert posterior.elbo.value == pytest.approx(max(seen), abs=0.5)
     assert list(posterior.history) == sorted(posterior.history)
+
+
+@vb.model
+def learnt_level(y):
+    level = vb.param("level", 0.1)
+    x = vb.sample("x", dist.Normal(level, 1.0))
+    vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def test_a_warm_start_takes_over_learnt_params_and_the_guides_own():
+    first = vb.fit(learnt_level(np.array(5.0)), method=vb.Stochastic(steps=2000))
+    assert first.params["level"] == pytest.approx(5.0, abs=0.3)  # the maximum of the marginal likelihood is y
+    still = vb.Stochastic(optimizer=optax.sgd(0.0), steps=1, average=False)
+    again = vb.fit(learnt_level(np.array(5.0)), method=still, start=first, seed=1)
+    np.testing.assert_array_equal(again.params["level"], first.params["level"])
+    np.testing.assert_array_equal(again.phi, first.phi)
+
+
+def test_a_warm_start_of_another_family_begins_at_the_posteriors_place_and_width():
+    first = vb.fit(LOGISTIC, "full_rank")
+    still = vb.Stochastic(optimizer=optax.sgd(0.0), steps=1, average=False)
+    again = vb.fit(LOGISTIC, "mean_field", method=still, start=first)
+    # Of 512 draws: four standard errors of a mean, and of a log sd.
+    np.testing.assert_allclose(again.mean()["beta"], first.mean()["beta"], atol=4 * first.sd()["beta"].max() / 512**0.5)
+    np.testing.assert_allclose(np.log(again.sd()["beta"]), np.log(first.sd()["beta"]), atol=4 / 1024**0.5)
+
+
+@pytest.mark.parametrize("method", [vb.Deterministic(), vb.Stochastic()], ids=["fixed draws", "stochastic"])
+def test_when_the_time_is_over_there_is_what_has_been_reached_with_its_report(method):
+    with pytest.warns(vb.VbpplWarning, match="deadline|time"):
+        posterior = vb.fit(LOGISTIC, method=method, seconds=1e-9)
+    assert posterior.status.reason == "deadline" and not posterior.status.converged
+    assert posterior.report.verdict == "poor"
+    assert np.isfinite(posterior.elbo.value) and np.isfinite(posterior.mean()["beta"]).all()

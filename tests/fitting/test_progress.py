@@ -65,18 +65,18 @@ def is_terminal(monkeypatch, answer):
 
 
 def test_tqdm_shows_the_steps_and_the_bound_and_is_closed(bars):
-    with progress.watcher(True, None) as watch:
-        watch(now(10, seconds=0.0))
-        watch(now(30))
+    with progress.watching(True, None) as watch:
+        watch.tell(now(10, seconds=0.0))
+        watch.tell(now(30))
     assert len(bars.made) == 1 and bars.closed == 1
     assert bars.n == 30
     assert bars.texts == ["ELBO -1.50", "ELBO -1.50"]
 
 
 def test_without_tqdm_one_line_is_written_over(no_tqdm, capsys):
-    with progress.watcher(True, None) as watch:
-        watch(now(1000, seconds=0.2))
-        watch(now(2000, seconds=3.0))
+    with progress.watching(True, None) as watch:
+        watch.tell(now(1000, seconds=0.2))
+        watch.tell(now(2000, seconds=3.0))
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "\rfit: 1,000 steps, ELBO -1.50, 0 s\rfit: 2,000 steps, ELBO -1.50, 3 s\n"
@@ -85,47 +85,47 @@ def test_without_tqdm_one_line_is_written_over(no_tqdm, capsys):
 @pytest.mark.parametrize("asked", [False, None])
 def test_nothing_is_shown_where_it_is_not_asked_for_and_nobody_watches(asked, bars, capsys, monkeypatch):
     is_terminal(monkeypatch, False)
-    with progress.watcher(asked, None) as watch:
-        assert watch is None
-    with progress.watcher(asked, lambda told: None) as watch:
-        watch(now(10))
+    with progress.watching(asked, None) as watch:
+        watch.tell(now(10))
+    with progress.watching(asked, lambda told: None) as watch:
+        watch.tell(now(10))
     assert not bars.made and capsys.readouterr() == ("", "")
 
 
 def test_a_person_sees_a_bar_only_after_some_patience(bars, monkeypatch):
     is_terminal(monkeypatch, True)
-    with progress.watcher(None, None) as watch:
-        watch(now(10, seconds=progress.PATIENCE / 2))
+    with progress.watching(None, None) as watch:
+        watch.tell(now(10, seconds=progress.PATIENCE / 2))
         assert not bars.made
-        watch(now(20))
+        watch.tell(now(20))
         assert bars.made and bars.n == 20
 
 
 def test_false_means_never_even_for_a_person(bars, monkeypatch):
     is_terminal(monkeypatch, True)
-    with progress.watcher(False, lambda told: None) as watch:
-        watch(now(10))
+    with progress.watching(False, lambda told: None) as watch:
+        watch.tell(now(10))
     assert not bars.made
 
 
 def test_a_bar_that_was_never_shown_leaves_no_line(no_tqdm, capsys, monkeypatch):
     is_terminal(monkeypatch, True)
-    with progress.watcher(None, None) as watch:
-        watch(now(10, seconds=0.0))
+    with progress.watching(None, None) as watch:
+        watch.tell(now(10, seconds=0.0))
     assert capsys.readouterr().err == ""
 
 
 def test_the_callback_is_told_whether_or_not_there_is_a_bar(bars):
     for asked in (True, False):
         seen = []
-        with progress.watcher(asked, seen.append) as watch:
-            watch(now(10))
+        with progress.watching(asked, seen.append) as watch:
+            watch.tell(now(10))
         assert seen == [now(10)]
 
 
 def test_the_bar_is_closed_where_the_fit_fails(bars):
-    with pytest.raises(RuntimeError), progress.watcher(True, None) as watch:
-        watch(now(10))
+    with pytest.raises(RuntimeError), progress.watching(True, None) as watch:
+        watch.tell(now(10))
         raise RuntimeError
     assert bars.closed == 1
 

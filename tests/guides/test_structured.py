@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import jax
@@ -14,9 +13,11 @@ from scipy import stats
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, MeanField
-from vbppl.guides.structured import Structured
-from vbppl.inference.stochastic.objectives import ClosedForm, StickingTheLanding
+from vbppl.guides.structured import Structured, beside_rows
+from vbppl.inference import bound
+from vbppl.inference.stochastic.objectives import ClosedForm, Inputs, StickingTheLanding
 from vbppl.target.target import Target
 
 ROWS, BATCH, NOISE, SPREAD = 6, 2, 0.8, 0.7
@@ -44,11 +45,22 @@ def rates(counts):
 COUNTS = np.random.RandomState(0).poisson(2.0, (ROWS, 3))
 
 
+def estimate(objective, guide, phi, target, noise, rows):
+    """The objective's value where these rows are shown."""
+    return objective(guide, Inputs(phi, target.replace(rows=rows), noise))[0]
+
+
+def noise_of(guide, target, draws):
+    """The noise of a step that shows `BATCH` rows."""
+    shown = target.replace(rows={"row": np.arange(BATCH)})
+    return guide.noise(shown).spread(np.random.default_rng(0), draws)
+
+
 def somewhere(model, guide):
     """A target that shows `BATCH` rows, parameters that are no optimum, and noise for all coordinates."""
     target, rng = Target.of(model), np.random.default_rng(0)
-    target = dataclasses.replace(target, layout=target.layout.showing({"row": BATCH}))
-    start = guide.init(target, np.zeros(target.dim))
+    target = target.replace(layout=target.layout.showing({"row": BATCH}))
+    start = guide.init(target, Start(np.zeros(target.dim)))
     phi = jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.3 * rng.standard_normal(leaf.shape)), start)
     return target, phi, rng.standard_normal((3, target.dim))
 
@@ -80,11 +92,11 @@ CASES = [
 @pytest.mark.parametrize(("model", "guide", "objective"), CASES)
 def test_minibatch_gradients_average_to_the_full_gradient_over_all_index_sets(model, guide, objective, x64):
     target, phi, noise = somewhere(model, guide)
-    slope = jax.jit(jax.value_and_grad(lambda phi, noise, rows: objective(guide, phi, target, noise, rows)))
+    slope = jax.jit(jax.value_and_grad(lambda phi, noise, rows: estimate(objective, guide, phi, target, noise, rows)))
     found = []
     for rows in map(np.array, itertools.combinations(range(ROWS), BATCH)):
-        # A full-rank guide draws all coordinates at every step; the others, those of the rows shown.
-        part = noise if isinstance(guide, FullRank) else noise[:, columns(target, rows)]
+        # A flat guide draws all coordinates at every step; the others, those of the rows shown.
+        part = noise if isinstance(guide, (FullRank, MeanField)) else noise[:, columns(target, rows)]
         found.append(slope(phi, part, {"row": rows}))
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *found)
     for one, other in zip(jax.tree.leaves(mean), jax.tree.leaves(slope(phi, noise, {})), strict=True):
@@ -112,10 +124,12 @@ CROSSED = [MeanField(), Structured(("user", "item")), Structured("user")]
 @pytest.mark.parametrize("guide", CROSSED, ids=["mean_field", "both", "users_alone"])
 def test_crossed_plates_that_both_show_a_part_are_unbiased_too(guide, x64):
     target, rng = Target.of(ratings(np.random.RandomState(0).randn(4, 3))), np.random.default_rng(0)
-    target = dataclasses.replace(target, layout=target.layout.showing({"user": 2, "item": 2}))
-    start = guide.init(target, np.zeros(target.dim))
+    target = target.replace(layout=target.layout.showing({"user": 2, "item": 2}))
+    start = guide.init(target, Start(np.zeros(target.dim)))
     phi = jax.tree.map(lambda leaf: jnp.asarray(leaf + 0.3 * rng.standard_normal(leaf.shape)), start)
-    slope = jax.jit(jax.value_and_grad(lambda phi, noise, rows: ClosedForm()(guide, phi, target, noise, rows)))
+    slope = jax.jit(
+        jax.value_and_grad(lambda phi, noise, rows: estimate(ClosedForm(), guide, phi, target, noise, rows))
+    )
     noise, found = rng.standard_normal((1, target.dim)), []
     sites = {slot.name: np.arange(slot.start, slot.stop).reshape(slot.unconstrained) for slot in target.layout.slots}
     for users, items in itertools.product(itertools.combinations(range(4), 2), itertools.combinations(range(3), 2)):
@@ -125,27 +139,35 @@ def test_crossed_plates_that_both_show_a_part_are_unbiased_too(guide, x64):
         if guide is CROSSED[2]:
             shown["good"] = sites["good"]  # shared: all of it is drawn at every step
         parts = [np.ravel(shown.get(name, sites[name])) for name in sites]
-        found.append(slope(phi, noise[:, np.concatenate(parts)], rows))
+        part = noise if guide is CROSSED[0] else noise[:, np.concatenate(parts)]
+        found.append(slope(phi, part, rows))
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *found)
     for one, other in zip(jax.tree.leaves(mean), jax.tree.leaves(slope(phi, noise, {})), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-10)
 
 
-@pytest.mark.parametrize("guide", [MeanField(), Structured("row")], ids=["mean_field", "structured"])
-def test_a_step_draws_noise_for_the_rows_shown_alone(guide):
+def test_a_step_draws_noise_for_the_rows_shown_alone():
+    guide = Structured("row")
     target, _, _ = somewhere(rates(COUNTS), guide)
-    stratification = guide.stratification(target, 4, np.random.default_rng(0))
-    assert guide.noise(stratification, jax.random.key(0), 4).shape == (4, 1 + BATCH * (1 + 2))
+    assert noise_of(guide, target, 4)(jax.random.key(0)).shape == (4, 1 + BATCH * (1 + 2))
+
+
+def test_mean_field_beside_rows_shown_in_part_is_structured():
+    target = Target.of(rates(COUNTS))
+    beside = beside_rows(MeanField(), target, ["row"])
+    assert (beside.plates, type(beside.shared)) == (("row",), MeanField)
+    assert type(beside_rows(MeanField(), target, [])) is MeanField
+    assert type(beside_rows(FullRank(), target, ["row"])) is FullRank
 
 
 def test_the_parts_of_a_guide_are_drawn_independently():
     """One key for two parts would make them equal (a known trap): correlations within four standard errors of 0."""
     target, phi, _ = somewhere(groups(Y), Structured("row"))
     guide = Structured("row")
-    stratification = guide.stratification(target, 1, np.random.default_rng(0))
+    noise = noise_of(guide, target, 1)
     keys = jax.random.split(jax.random.key(1), 10_000)
-    steps = np.asarray(jax.vmap(lambda key: guide.noise(stratification, key, 1)[0])(keys))
-    draws = guide.sample(phi, target, np.random.default_rng(1), 10_000)
+    steps = np.asarray(jax.vmap(lambda key: noise(key)[0])(keys))
+    draws = bound.sample(guide, phi, target, np.random.default_rng(1), 10_000)
     flat = np.column_stack([draws["mu"], draws["theta"]])
     for found in (steps, flat):
         correlations = np.corrcoef(found, rowvar=False) - np.eye(found.shape[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -359,3 +360,35 @@ def test_a_site_without_a_prior_cannot_be_drawn_but_has_a_shape():
     assert vb.target(improper()).dim == 1
     with pytest.raises(ModelError, match="^site 'x': ImproperUniform has no total mass"):
         improper().sample(1)
+
+
+def test_a_model_and_its_function_can_be_pickled_by_name():
+    import cases
+
+    for thing in (cases.eight_schools, cases.Nested.inner):
+        assert pickle.loads(pickle.dumps(thing)) is thing
+    model = cases.eight_schools(SIGMA, y=Y).condition(mu=1.0)
+    copy = pickle.loads(pickle.dumps(model))
+    assert repr(copy) == repr(model) and jax.tree.structure(copy) == jax.tree.structure(model)
+    np.testing.assert_array_equal(copy.log_joint({"tau": 1.0, "theta": Y}), model.log_joint({"tau": 1.0, "theta": Y}))
+
+
+def test_a_pickled_source_keeps_its_shape_and_says_that_its_data_are_elsewhere():
+    copy = pickle.loads(pickle.dumps(vb.Source(np.zeros((10, 2)))))
+    assert copy.shape == (10, 2)
+    with pytest.raises(ModelError, match="Apply the model to its data again"):
+        copy.load()
+
+
+def test_a_notebook_shows_a_model_with_its_shapes_and_a_wrong_one_with_its_error():
+    @vb.model
+    def wrong(y):
+        vb.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    @vb.model
+    def right(y):
+        vb.sample("y", dist.Normal(0.0, 1.0).expand([3]), obs=y)
+
+    assert "<table>" in right(Y)._repr_html_() and "right(float64[3])" in right(Y)._repr_html_()
+    assert "<table>" in right(Y).shapes()._repr_html_()
+    assert "obs has shape (3,)" in wrong(Y)._repr_html_()

@@ -59,7 +59,7 @@ class Dropped(eqx.Module):
 
 
 def steps(n, **settings):
-    return vb.Stochastic(optimizer=optax.sgd(0.0), steps=n, average=False, **settings)
+    return vb.Stochastic(optimizer=optax.sgd(0.0), steps=n, average=False, **settings, draws=1)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def regression(net):
 )
 def test_a_linear_module_learns_least_squares_and_comes_back_callable(net):
     first = parts(net).learnt
-    posterior = vb.fit(regression(net)(ROWS, Y), method=vb.Stochastic(optimizer=optax.adam(0.05), steps=1500))
+    posterior = vb.fit(regression(net)(ROWS, Y), method=vb.Stochastic(optimizer=optax.adam(0.05), steps=1500, draws=1))
     learnt = posterior.params["net"]
     assert type(learnt) is type(net)
     value = jax.vmap(learnt)(ROWS) if isinstance(net, eqx.nn.Linear) else learnt(ROWS)
@@ -183,7 +183,10 @@ def test_equinox_drops_out_with_the_key_of_the_step_and_not_at_evaluation():
 def test_running_statistics_come_with_the_weights_that_they_belong_to(net, alike):
     """Those of the last step belong to the last weights, not to an average."""
     first, last = (
-        vb.fit(regression(net)(ROWS, Y), method=vb.Stochastic(optimizer=optax.adam(0.05), steps=40, average=average))
+        vb.fit(
+            regression(net)(ROWS, Y),
+            method=vb.Stochastic(optimizer=optax.adam(0.05), steps=40, average=average, draws=1),
+        )
         for average in (True, False)
     )
     weights = zip(parts(first.params["net"]).learnt, parts(last.params["net"]).learnt, strict=True)

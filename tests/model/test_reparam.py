@@ -151,7 +151,7 @@ def test_auto_chooses_the_coordinates_by_the_bound_and_says_so():
     """The bounds are those of long full-rank fits: -32.6 centred and -31.5 decentred."""
     posterior = vb.fit(SCHOOLS, seed=0)
     assert posterior.target.layout.movable == ("theta",) and posterior.target.centred == 0.0
-    choice = posterior.check().choices[0]
+    choice = str(posterior.check().notes[0])
     assert re.fullmatch(r"coordinates: theta decentred \(mean-field bound \d\.\d\d nats above centred\)", choice)
     assert choice in str(posterior.check())
     assert posterior.elbo.value == pytest.approx(-31.53, abs=0.05)
@@ -164,7 +164,7 @@ def test_auto_stays_centred_where_the_data_say_much_of_each_group():
     y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12, 3, -9])
     posterior = vb.fit(cases.eight_schools(np.full(10, 0.5), y))
     assert posterior.target.centred == 1.0
-    assert posterior.check().choices[0].startswith("coordinates: theta centred")
+    assert str(posterior.check().notes[0]).startswith("coordinates: theta centred")
 
 
 @pytest.mark.parametrize(

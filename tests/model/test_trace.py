@@ -12,7 +12,14 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.model.handlers import drawn_anew, from_prior, given, required
-from vbppl.model.trace import log_density, log_joint, trace, values_of
+from vbppl.model.trace import log_density, log_joint, traced, values_of
+
+
+def trace(function, handler):
+    """The sites of one run of `function`."""
+    with traced(handler) as sites:
+        function()
+    return sites
 
 
 def model():

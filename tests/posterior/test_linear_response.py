@@ -67,6 +67,28 @@ def test_where_the_bound_has_no_strict_maximum_there_is_no_answer():
         _ = response.sd
 
 
+def test_slopes_are_found_some_scalars_at_a_time(monkeypatch):
+    x, y = cases.quadratic_data()
+    posterior = mean_field(cases.linear_regression(x, y, 1.5))
+    whole = posterior.linear_response().covariance
+    monkeypatch.setattr(room, "AT_ONCE", 2)
+    room._mean_slopes.clear_cache()
+    np.testing.assert_allclose(posterior.linear_response().covariance, whole, rtol=1e-5)
+
+
+def test_more_scalars_than_fit_in_memory_are_refused_with_the_mend(monkeypatch):
+    monkeypatch.setattr(room, "MOST_NUMBERS", 17)
+    posterior = mean_field(cases.linear_regression(*cases.quadratic_data()))
+    with pytest.raises(vb.ModelError, match="the covariances of 3 scalars in 3 dims do not fit in memory"):
+        posterior.linear_response()
+
+
+def test_it_is_a_table():
+    response = mean_field(cases.correlated_pair()).linear_response()
+    assert str(response).splitlines() == ["         sd", "z[0]  1.000", "z[1]  1.000"]
+    assert "<td>1.000</td>" in response._repr_html_()
+
+
 def test_it_corrects_mean_field_guides_only():
     with pytest.raises(TypeError, match="corrects a mean-field guide, not FullRank"):
         vb.fit(cases.correlated_pair(), "full_rank").linear_response()

@@ -22,7 +22,7 @@ either = pytest.mark.parametrize("kind", KINDS)
 
 def fitted(kind, init=None, **settings):
     """A fit that does not move unless it is told to."""
-    settings = {"optimizer": optax.sgd(0.0), "steps": 1, "average": False} | settings
+    settings = {"optimizer": optax.sgd(0.0), "steps": 1, "average": False, "draws": 1} | settings
     init = weights() if init is None else init
     return vb.fit(linear(ROWS), KINDS[kind](ROWS, init), method=vb.Stochastic(**settings), batch_size=20)
 
@@ -82,6 +82,15 @@ def test_rows_are_judged_one_by_one(kind):
     assert abs(good.check().log_evidence - EVIDENCE.logpdf(ROWS).sum()) < 4 * good.elbo.se + 60 * 0.03
     poor = fitted(kind, weights(loc=GAIN.T * 0.3, sd=3 * BEST_SD)).check()
     assert poor.verdict == "poor" and "of the rows" in poor.reasons[0]
+    assert "judging: each row by itself" in str(poor) and poor.mean_shift.name == "not looked at row by row"
+
+
+@quiet
+def test_the_log_evidence_is_unknown_where_the_weights_of_rows_do_not_settle_down():
+    """A guide that is far too narrow: its weights have no mean."""
+    card = fitted("amortized", weights(sd=0.1 * BEST_SD)).check()
+    assert card.pareto_k > 0.7
+    assert np.isnan(card.log_evidence) and "PSIS cannot say" in str(card)
 
 
 @quiet
@@ -113,7 +122,7 @@ def test_validation_keeps_the_best_and_ends_when_it_stops_rising(kind):
 @quiet
 def test_validation_rows_without_a_finite_bound_prove_nothing():
     validation = vb.Validation(linear(np.full_like(NEW, np.nan)), patience=3)
-    method = vb.Stochastic(optimizer=optax.sgd(0.0), steps=200, every=10, validation=validation)
+    method = vb.Stochastic(optimizer=optax.sgd(0.0), steps=200, every=10, validation=validation, draws=1)
     status = vb.fit(linear(ROWS), KINDS["amortized"](ROWS, weights()), method=method, batch_size=20).status
     assert (status.reason, status.converged, status.steps) == ("validated", False, 30)
     assert "finite at no look" in status.text
@@ -128,6 +137,7 @@ def test_validation_gives_back_the_parameters_of_its_best_look():
         every=10,
         average=False,
         validation=vb.Validation(linear(NEW), patience=100),
+        draws=1,
     )
     guide = KINDS["amortized"](ROWS, start)
     posterior = vb.fit(linear(ROWS), guide, method=method, batch_size=20, callback=seen.append)
@@ -160,7 +170,7 @@ def test_a_validation_set_watches_a_gaussian_guide_of_minibatches():
             vb.sample("y", dist.Normal(mu, 2.0), obs=vb.subsample(y))
 
     y = 3 + 2 * np.random.default_rng(1).standard_normal(1200).astype(np.float32)
-    method = vb.Stochastic(validation=vb.Validation(level(y[1000:]), patience=2))
+    method = vb.Stochastic(validation=vb.Validation(level(y[1000:]), patience=2), draws=1)
     posterior = vb.fit(level(y[:1000]), "mean_field", batch_size=100, method=method)
     assert "the bound on the validation rows" in posterior.status.text
     # The best look is nearest to the validation rows, but no look is far from the posterior of the others.

@@ -54,6 +54,11 @@ def test_a_long_site_keeps_its_ends_and_says_how_many_lines_are_left_out():
     assert names[9:13] == ["... 89 more", "x[98]", "x[99]", "y"]
 
 
+def test_sites_of_their_own_are_not_folded_because_their_names_look_like_an_array():
+    table = str(summarise({f"w[{i}]": np.zeros(4) for i in range(20)}, []))
+    assert "more" not in table and all(f"w[{i}] " in table for i in range(20))
+
+
 def test_a_site_of_twelve_lines_is_shown_whole():
     table = str(summarise({"x": np.zeros((4, 12))}, []))
     assert "more" not in table and "x[11]" in table
@@ -74,7 +79,7 @@ def test_a_site_of_twelve_lines_is_shown_whole():
     ],
 )
 def test_numbers_have_four_digits_and_no_needless_exponent(value, text):
-    line = str(Summary((("x", (value,) * 5),), ())).splitlines()[1]
+    line = str(Summary(((("x", (value,) * 5),),))).splitlines()[1]
     assert line.split()[1:] == [text] * 5
 
 

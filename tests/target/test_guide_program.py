@@ -36,15 +36,11 @@ def beta(a, b):
 @functools.partial(jax.jit, static_argnames="draws")
 def terms(guide, target, rows=None, draws=2000):
     """At independent draws of the guide, each `(draws, ...)`: the bound's terms, the log weights, the values."""
-    phi = initial_params(guide)
+    phi, target = initial_params(guide), target.showing(rows or {})
 
     def one(key):
-        weight = guide_program.log_weight(guide, phi, phi, target, key, rows or {})
-        return (
-            guide_program.bound(guide, phi, target, key, rows or {}),
-            weight,
-            guide_program.draw(guide, phi, target, key),
-        )
+        drawn = guide_program.drawn(guide, phi, target, key)
+        return guide_program.bound(guide, phi, target, key), drawn.log_p - drawn.log_q, drawn.values
 
     return jax.vmap(one)(jax.random.split(jax.random.key(3), draws))
 
@@ -117,12 +113,12 @@ def test_the_order_of_the_guide_does_not_bias_the_bound(guide, x64):
 def test_log_weights_are_log_joint_less_log_prob(x64):
     target = vb.target(family(np.array([1.0, 2.0, -0.5])))
     guide, key = child_first(), jax.random.key(5)
-    values = {n: v for n, v in guide_program.draw(guide, {}, target, key).items() if n in ("parent", "child")}
-    expected = target.model.log_joint(values) - guide_program.log_prob(guide, {}, values)
-    np.testing.assert_allclose(guide_program.log_weight(guide, {}, {}, target, key, {}), expected, rtol=1e-10)
+    drawn = guide_program.drawn(guide, {}, target, key)
+    values = {name: drawn.values[name] for name in ("parent", "child")}
     by_hand = st.norm.logpdf(values["child"], 0.2, 0.7).sum()
     by_hand += st.norm.logpdf(values["parent"], values["child"].sum() / 2, 0.8)
-    np.testing.assert_allclose(guide_program.log_prob(guide, {}, values), by_hand, rtol=1e-10)
+    np.testing.assert_allclose(drawn.log_p - drawn.log_q, target.model.log_joint(values) - by_hand, rtol=1e-10)
+    np.testing.assert_allclose(guide_program.log_prob_at(guide, {}, target, drawn.z), by_hand, rtol=1e-10)
 
 
 @vb.model
@@ -162,7 +158,7 @@ def test_a_deterministic_site_of_the_guide_is_no_value_of_the_model(x64):
         vb.deterministic("scale", -1.0)
         vb.sample("x", dist.Normal(0.0, 1.0))
 
-    draw = guide_program.draw(guide(), {}, vb.target(model()), jax.random.key(0))
+    draw = guide_program.drawn(guide(), {}, vb.target(model()), jax.random.key(0)).values
     assert set(draw) == {"x", "twice"}
     np.testing.assert_allclose(draw["twice"], 2 * draw["x"])
 

@@ -37,7 +37,7 @@ def test_the_places_of_rows_are_those_that_numpy_takes(rows):
     np.testing.assert_array_equal(LAYOUT.places(rows), np.concatenate(expected))
     np.testing.assert_allclose(LAYOUT.weights(rows), np.concatenate(weights))
     shown = LAYOUT.showing({name: len(indices) for name, indices in rows.items()})
-    assert shown.shown_dim == len(np.concatenate(expected))
+    assert sum(np.prod(slot.shown(shown.shown)) for slot in shown.slots) == len(np.concatenate(expected))
 
 
 def test_an_event_may_have_another_shape_in_the_flat_vector():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,26 +21,30 @@ import jax
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.types import PyTree
+from vbppl.core.types import PathLike, PyTree
 
 FORMAT = 1
 META = "meta"
-PathLike = str | os.PathLike[str]
 
 
 def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Put `meta`, which JSON can hold, and `arrays` into `path`, all or nothing."""
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link goes on pointing to the file
     dtypes = {name: str(array.dtype) for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, "meta": meta, "dtypes": dtypes})
     stored: dict[str, Any] = {f"array {i}": _plain(array) for i, array in enumerate(arrays.values())}
     stored[META] = np.frombuffer(text.encode(), np.uint8)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        np.savez(file, **stored)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    # A name of its own: two fits that write to one path must not write to one file.
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "xb") as file:
+            np.savez(file, **stored)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:  # the disk is full, or somebody interrupts: the old file stays, and nothing beside it
+        part.unlink(missing_ok=True)
+        raise
     if os.name == "posix":  # the new name is on the disk only once its folder is
         folder = os.open(path.parent, os.O_RDONLY)
         try:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numbers
+from typing import Any
+
 
 class ModelError(ValueError):
     """A model, guide or data set that cannot mean what it says.
@@ -26,3 +29,19 @@ class ModelError(ValueError):
 
 class VbpplWarning(UserWarning):
     """A fit that ended, but whose answer needs a second look; the text says why."""
+
+
+def whole_number(name: str, value: Any, least: int | None = 1) -> int:
+    """`value` as an int, where it is one, of Python or of NumPy, and not below `least`, if there is such a bound.
+
+    >>> whole_number("draws", 16)
+    16
+
+    Raises:
+      TypeError, ValueError: it is not; the message begins with `name`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be a whole number, such as {max(least or 1, 1)}, not {value!r}.")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}.")
+    return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeAlias
 
 import jax
@@ -14,3 +15,4 @@ AnyArray: TypeAlias = Any  # of JAX or of NumPy: a formula that is written once 
 Shape: TypeAlias = tuple[int, ...]
 PyTree: TypeAlias = Any
 Seed: TypeAlias = int | jax.Array
+PathLike: TypeAlias = str | os.PathLike[str]

@@ -1,9 +1,9 @@
 """Rows that are read on the host while the device computes: what a stochastic fit is fed with.
 
-The stream of rows says which places come next; a feed holds them for as many steps as `BYTES` allow,
-together with what the sources hold there. One thread reads and ships the next feed while the compiled loop works
-through the present one. The feeds of a chunk are a function of the stream's cursor alone, so a fit that goes on
-from a cursor is fed as an unbroken one would be.
+`Minibatches` say which places come next; a `Prefetched` holds them for as many steps as `BYTES` allow, together with
+what the sources hold there. One thread reads and ships the next one while the compiled loop works through the present
+one. What is read for a chunk of steps is a function of the cursor alone, so a fit that goes on from a cursor is given
+what an unbroken one would be.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from vbppl.data.readers import prefetched
 from vbppl.data.shuffle import Minibatches
 from vbppl.data.source import Source, part_of
 
-STEPS = 1000  # of a feed at most: as many as one call of the loop makes
-BYTES = 2**23  # of a feed: larger blocks of memory are given back to the system each time, and asked for anew
+STEPS = 1000  # read ahead at most: as many as one call of the loop makes
+BYTES = 2**23  # read ahead: larger blocks of memory are given back to the system each time, and asked for anew
 
 
 @pytree
 class Prefetched:
-    """Rows of the next steps, read ahead; stands in for the stream that they come from.
+    """Rows of the next steps, read ahead; stands in for the minibatches that they come from.
 
     Attributes:
       stream: where they come from.
@@ -48,7 +48,7 @@ class Prefetched:
         return len(jax.tree.leaves(self.rows)[0])
 
     def ahead(self, key: Array, cursor: Any, steps: int) -> dict[str, Any]:
-        """The rows of `steps` steps from `cursor` on, which lies in this feed."""
+        """The rows of `steps` steps from `cursor` on, which lies in here."""
         if steps == self.most:
             return self.rows  # the usual case, in which nothing is copied
         _, size, length = self.stream.plates[0]
@@ -57,12 +57,12 @@ class Prefetched:
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, done, steps), self.rows)
 
     def after(self, cursor: Any, steps: Array) -> Any:
-        """Where the stream stands `steps` steps later."""
+        """As the minibatches' own."""
         return self.stream.after(cursor, steps)
 
 
 class Prefetcher:
-    """Makes the feeds of a fit.
+    """Reads ahead for a fit.
 
     Args:
       stream: of rows; the plates of all sources are among its plates.
@@ -79,11 +79,11 @@ class Prefetcher:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether the same feeds can be made twice."""
+        """Whether the same rows can be read twice."""
         return all(source.is_repeatable for found in self.sources.values() for source in found)
 
     def feeds(self, cursor: Any, steps: int) -> Iterator[tuple[Prefetched, int]]:
-        """Feeds for the next `steps` steps, each with its number of steps; the last may have room for more."""
+        """Rows for the next `steps` steps in parts, each with its number of steps; the last may have room for more."""
         most = -(-steps // self.steps) * self.steps
         indices = jax.tree.map(np.asarray, _indices(self.stream, self.raw_key, cursor, most))
         cursor = jax.tree.map(np.asarray, cursor)
@@ -108,7 +108,7 @@ class Prefetcher:
         part = jax.tree.map(lambda leaf: leaf.reshape(count, length, *leaf.shape[1:]), part)
         if count == self.steps:
             return part
-        # One program for all feeds: the last of a chunk is filled up with steps that are not made.
+        # One program for all parts: the last of a chunk is filled up with steps that are not made.
         return jax.tree.map(lambda leaf: np.pad(leaf, [(0, self.steps - count)] + [(0, 0)] * (leaf.ndim - 1)), part)
 
     def _moved(self, cursor: Any, steps: int) -> Any:

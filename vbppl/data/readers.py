@@ -1,7 +1,7 @@
 """How the host reads data in parts: arrays, random-access data sets, iterables of batches; and one step ahead.
 
 A reader knows the user's object (`data`), what a row looks like (`row`, a pytree of arrays without the rows' axis), and
-how many there are (`size`; None where only the plate knows). `read(indices)` gives rows in the order of
+how many there are (`size`; None where only the plate knows). `read(indices)` gives rows, `(n, ...)`, in the order of
 `indices`; a reader of batches has its own order, and `following` instead. What they give lies in memory of its own,
 which the user's object cannot write over while the device computes with it.
 """
@@ -59,7 +59,6 @@ class Taking:
         self.pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="vbppl-taker")  # no thread before a task
 
     def read(self, indices: np.ndarray) -> PyTree:
-        """The rows, `(n, ...)`."""
         if np.min(indices, initial=0) < 0 or np.max(indices, initial=0) >= self.size:
             raise IndexError(f"rows {np.min(indices)} to {np.max(indices)} are asked for, of {self.size}.")
         rows = _empty((len(indices), *self.data.shape[1:]), self.data.dtype)
@@ -85,7 +84,6 @@ class Sorting:
         self.data, self.size, self.row = data, len(data), np.asarray(data[0])
 
     def read(self, indices: np.ndarray) -> PyTree:
-        """The rows, `(n, ...)`."""
         unique, places = np.unique(indices, return_inverse=True)
         rows = np.asarray(self.data[unique])
         return np.take(rows, places, axis=0, out=_empty((len(places), *rows.shape[1:]), rows.dtype), mode="clip")
@@ -102,7 +100,6 @@ class Indexing:
         self.by_array = self._understands_arrays()
 
     def read(self, indices: np.ndarray) -> PyTree:
-        """The rows, `(n, ...)`."""
         if self.by_array:
             return jax.tree.map(lambda leaf: _own(np.asarray(leaf)), self.data[indices])
         # Copied before the next is asked for, which may be written into the same memory.

@@ -29,7 +29,7 @@ ROUNDS = 8  # with four, some pairs of neighbours among seven rows are a quarter
 
 @pytree
 class Minibatches:
-    """The plates that are shown in part: `(name, size, rows shown)` each; none: `Rows()`."""
+    """The plates that are shown in part: `(name, size, rows shown)` each; none: `Minibatches()`."""
 
     plates: tuple[tuple[str, int, int], ...] = static(default=())
 

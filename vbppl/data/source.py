@@ -187,6 +187,9 @@ class Source:
         arrays = ", ".join(f"{d}{[rows, *s]}" for s, d in zip(self.outline.shapes, self.outline.dtypes))
         return f"<source of {arrays}>".replace("'", "")
 
+    def __reduce__(self) -> Any:
+        return _rebuilt, (self.outline, None)  # the user's object may be a file, or a loader with threads
+
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise ModelError(
             f"'{self.name}' stays on the host and is read in parts, so the model cannot compute with it as a whole.",

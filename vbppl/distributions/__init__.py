@@ -1,4 +1,14 @@
-"""Distributions under NumPyro's names and arguments."""
+"""Distributions under NumPyro's names and arguments.
+
+`constraints/` are the supports, which are the bijectors; `base` is the protocol of a distribution, with what
+follows from it, and the wrappers; `families/` one class a distribution, by support: `real`, `positive`, `bounded`,
+`finite`, `counts`, `multivariate`, `degenerate`, and `composite` of others. `location_scale` has the coordinates of
+families that say they have both, `kl` the divergences with a closed form, `interop` other libraries' distributions,
+`transforms` NumPyro's names of the maps. To add a distribution: a frozen pytree beside its siblings with its
+parameters as fields, `support`, `_sample` and `log_prob` (and `_moments`, `cdf`, `icdf` where they have a form),
+its name in the list below, and a case in `tests/distributions/test_distributions.py` beside the SciPy distribution
+it must equal.
+"""
 
 import vbppl.distributions.constraints as constraints
 import vbppl.distributions.transforms as transforms
@@ -23,47 +33,12 @@ from vbppl.distributions.families.positive import (
 from vbppl.distributions.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
 from vbppl.distributions.kl import kl_divergence
 
+# fmt: off
 __all__ = [
-    "Bernoulli",
-    "Beta",
-    "BetaBinomial",
-    "Binomial",
-    "Categorical",
-    "Cauchy",
-    "Chi2",
-    "Delta",
-    "Dirichlet",
-    "Distribution",
-    "ExpandedDistribution",
-    "Exponential",
-    "Gamma",
-    "GammaPoisson",
-    "Geometric",
-    "Gumbel",
-    "HalfCauchy",
-    "HalfNormal",
-    "ImproperUniform",
-    "Independent",
-    "InverseGamma",
-    "LKJ",
-    "LKJCholesky",
-    "Laplace",
-    "LogNormal",
-    "Logistic",
-    "MaskedDistribution",
-    "MixtureSameFamily",
-    "Multinomial",
-    "MultivariateNormal",
-    "NegativeBinomial2",
-    "Normal",
-    "Pareto",
-    "Poisson",
-    "StudentT",
-    "TransformedDistribution",
-    "TruncatedNormal",
-    "Uniform",
-    "Weibull",
-    "constraints",
-    "kl_divergence",
-    "transforms",
+    "Bernoulli", "Beta", "BetaBinomial", "Binomial", "Categorical", "Cauchy", "Chi2", "Delta", "Dirichlet",
+    "Distribution", "ExpandedDistribution", "Exponential", "Gamma", "GammaPoisson", "Geometric", "Gumbel",
+    "HalfCauchy", "HalfNormal", "ImproperUniform", "Independent", "InverseGamma", "LKJ", "LKJCholesky", "Laplace",
+    "LogNormal", "Logistic", "MaskedDistribution", "MixtureSameFamily", "Multinomial", "MultivariateNormal",
+    "NegativeBinomial2", "Normal", "Pareto", "Poisson", "StudentT", "TransformedDistribution", "TruncatedNormal",
+    "Uniform", "Weibull", "constraints", "kl_divergence", "transforms",
 ]

@@ -6,14 +6,15 @@ with these members can stand in a `sample` statement. Shapes are the field's own
 `sample_shape + batch_shape`.
 
 A new distribution gives the mathematics of one event: parameters as fields, `support`,
-`_sample(key, shape)` and `log_prob(x)`. Everything else is derived here.
+`_sample(key, shape)`, `log_prob(x)` and, where they have a closed form, `_moments()`. Everything else is derived here.
 
 `_sample` gets the *whole* shape of the draws, to which the parameters broadcast, and fills it with
 independent values. That makes `expand` right by construction: an expanded distribution asks
 its base for a larger shape, and no draw is ever copied along a new dimension.
 
 The three wrappers `ExpandedDistribution`, `Independent` and `MaskedDistribution` live here too, because the
-methods `expand`, `to_event` and `mask` of every distribution return them.
+methods `expand`, `to_event` and `mask` of every distribution return them. What they do not say themselves
+they forward to their base.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Distribution:
       has_rsample: True where `sample` is differentiable in the parameters.
       parameter_dims: for each parameter that is itself an event, how many of its rightmost
         dimensions do not belong to the batch (0 where not listed).
+      location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws;
+        None of any other. Such a site can be seen decentred (`location_scale.py`).
     """
 
     support: ClassVar[Bijector]
@@ -52,6 +55,7 @@ class Distribution:
     is_discrete: ClassVar[bool] = False
     has_rsample: ClassVar[bool] = True
     parameter_dims: ClassVar[dict[str, int]] = {}
+    location_scale: ClassVar[tuple[ArrayLike, ArrayLike] | None] = None
 
     def __post_init__(self) -> None:
         for name, value in parameters(self).items():
@@ -91,15 +95,19 @@ class Distribution:
         """The log density of `x`, in the batch shape; `-inf` off the support."""
         raise NotImplementedError(f"{type(self).__name__}.log_prob")
 
+    def _moments(self) -> tuple[ArrayLike, ArrayLike]:
+        """The mean and the variance of each number, which broadcast to the shape of one draw."""
+        raise self._no("mean and variance")
+
     @property
     def mean(self) -> Array:
         """The mean, in the shape of one draw."""
-        raise self._no("mean")
+        return self._fill(self._moments()[0])
 
     @property
     def variance(self) -> Array:
         """The variance of each number, in the shape of one draw."""
-        raise self._no("variance")
+        return self._fill(self._moments()[1])
 
     def cdf(self, x: ArrayLike) -> Array:
         """The probability of at most `x`."""
@@ -174,11 +182,32 @@ def exactly_one(distribution: Any, *names: str) -> str:
     return given[0]
 
 
+def forwarded(name: str, to: str = "base_dist") -> Any:
+    """A property that asks the inner distribution, the attribute `to`, for its own of that name."""
+    return property(lambda self: getattr(getattr(self, to), name), doc=f"The `{name}` of `{to}`.")
+
+
+class Wrapper(Distribution):
+    """`base_dist` seen otherwise: whatever a wrapper does not say itself is what its base says."""
+
+    base_dist: Distribution
+
+    batch_shape, event_shape, event_dim = map(forwarded, ("batch_shape", "event_shape", "event_dim"))
+    is_discrete, has_rsample, dtype = map(forwarded, ("is_discrete", "has_rsample", "dtype"))
+    support, location_scale = map(forwarded, ("support", "location_scale"))
+
+    def _sample(self, key, shape):
+        return self.base_dist._sample(key, shape)
+
+    def _moments(self):
+        return self.base_dist.mean, self.base_dist.variance
+
+
 @pytree
-class ExpandedDistribution(Distribution):
+class ExpandedDistribution(Wrapper):
     """`base_dist`, independently over `batch_shape`, to which its own batch shape broadcasts.
 
-    >>> from vbppl.distributions.real import Normal
+    >>> from vbppl.distributions import Normal
     >>> Normal(0.0, 1.0).expand((3,)).batch_shape
     (3,)
     """
@@ -197,44 +226,9 @@ class ExpandedDistribution(Distribution):
     def batch_shape(self):
         return self.expanded_shape
 
-    @property
-    def event_shape(self):
-        return self.base_dist.event_shape
-
-    @property
-    def event_dim(self):
-        return self.base_dist.event_dim
-
-    @property
-    def is_discrete(self):
-        return self.base_dist.is_discrete
-
-    @property
-    def has_rsample(self):
-        return self.base_dist.has_rsample
-
-    @property
-    def dtype(self):
-        return self.base_dist.dtype
-
-    @property
-    def support(self):
-        return self.base_dist.support
-
-    def _sample(self, key, shape):
-        return self.base_dist._sample(key, shape)
-
     def log_prob(self, x):
         log_prob = self.base_dist.log_prob(x)
         return jnp.broadcast_to(log_prob, np.broadcast_shapes(np.shape(log_prob), self.expanded_shape))
-
-    @property
-    def mean(self):
-        return self._fill(self.base_dist.mean)
-
-    @property
-    def variance(self):
-        return self._fill(self.base_dist.variance)
 
     def cdf(self, x):
         return self.base_dist.cdf(x)
@@ -256,10 +250,10 @@ def _check_expands(base: Distribution, batch_shape: Shape) -> None:
 
 
 @pytree
-class Independent(Distribution):
+class Independent(Wrapper):
     """`base_dist`, with `reinterpreted_batch_ndims` batch dimensions read as a part of the event.
 
-    >>> from vbppl.distributions.real import Normal
+    >>> from vbppl.distributions import Normal
     >>> d = Normal(np.zeros((2, 3)), 1.0).to_event(1)
     >>> d.batch_shape, d.event_shape
     ((2,), (3,))
@@ -291,38 +285,15 @@ class Independent(Distribution):
         return self.base_dist.event_dim + self.reinterpreted_batch_ndims
 
     @property
-    def is_discrete(self):
-        return self.base_dist.is_discrete
-
-    @property
-    def has_rsample(self):
-        return self.base_dist.has_rsample
-
-    @property
-    def dtype(self):
-        return self.base_dist.dtype
-
-    @property
     def support(self):
         return independent(self.base_dist.support, self.reinterpreted_batch_ndims)
-
-    def _sample(self, key, shape):
-        return self.base_dist._sample(key, shape)
 
     def log_prob(self, x):
         return sum_rightmost(self.base_dist.log_prob(x), self.reinterpreted_batch_ndims)
 
-    @property
-    def mean(self):
-        return self.base_dist.mean
-
-    @property
-    def variance(self):
-        return self.base_dist.variance
-
 
 @pytree
-class MaskedDistribution(Distribution):
+class MaskedDistribution(Wrapper):
     """`base_dist`, whose log density is 0 where `mask` is false; `mask` broadcasts with the batch.
 
     Masked values may be anything, `nan` included: neither value nor gradient looks at them.
@@ -340,33 +311,6 @@ class MaskedDistribution(Distribution):
         shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.mask)}
         return broadcast_batch(f"the masked {type(self.base_dist).__name__}", shapes)
 
-    @property
-    def event_shape(self):
-        return self.base_dist.event_shape
-
-    @property
-    def event_dim(self):
-        return self.base_dist.event_dim
-
-    @property
-    def is_discrete(self):
-        return self.base_dist.is_discrete
-
-    @property
-    def has_rsample(self):
-        return self.base_dist.has_rsample
-
-    @property
-    def dtype(self):
-        return self.base_dist.dtype
-
-    @property
-    def support(self):
-        return self.base_dist.support
-
-    def _sample(self, key, shape):
-        return self.base_dist._sample(key, shape)
-
     def log_prob(self, x):
         if self.mask is True:
             return self.base_dist.log_prob(x)
@@ -374,13 +318,6 @@ class MaskedDistribution(Distribution):
         mask = jnp.asarray(self.mask, bool)
         wide = mask.reshape(mask.shape + (1,) * self.event_dim)
         shape = np.broadcast_shapes(wide.shape, x.shape)
+        # What is masked may be NaN, and `0 * nan` is NaN in the gradient: so it is replaced before it is looked at.
         x = jnp.where(wide, x, self.support.feasible(shape, x.dtype).astype(x.dtype))
         return jnp.where(mask, self.base_dist.log_prob(x), 0.0)
-
-    @property
-    def mean(self):
-        return self._fill(self.base_dist.mean)
-
-    @property
-    def variance(self):
-        return self._fill(self.base_dist.variance)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import re
 from typing import Any
 
 import jax
@@ -26,35 +26,9 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import is_array, pytree, set_field, static
 from vbppl.core.types import Array, PyTree, Shape
+from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.base import Bijector, independent
-from vbppl.distributions.constraints.integer import (
-    IntegerAtLeast,
-    IntegerInterval,
-    Multinomial,
-    boolean,
-    nonnegative_integer,
-    positive_integer,
-)
-from vbppl.distributions.constraints.matrix import (
-    corr_cholesky,
-    corr_matrix,
-    lower_cholesky,
-    positive_definite,
-    real_matrix,
-)
-from vbppl.distributions.constraints.scalar import (
-    GreaterThan,
-    Interval,
-    LessThan,
-    interval,
-    nonnegative,
-    positive,
-    real,
-    softplus_positive,
-    unit_interval,
-)
-from vbppl.distributions.constraints.vector import ordered_vector, positive_ordered_vector, real_vector, simplex
 
 _MEND = "Wrap it: vb.foreign(dist, support=constraints.positive), with the support that it has."
 
@@ -89,7 +63,7 @@ def foreign(dist: Any, support: Bijector | None = None) -> Distribution:
     ...
     ...     def log_prob(self, x):
     ...         return jnp.zeros_like(x)
-    >>> foreign(Coinlike(), support=unit_interval).support
+    >>> foreign(Coinlike(), support=constraints.unit_interval).support
     unit_interval
     """
     if isinstance(dist, Distribution) and support is None:
@@ -103,8 +77,23 @@ def as_bijector(constraint: Any) -> Bijector | None:
     """Our bijector for a constraint of ours or of NumPyro's; `None` where there is none."""
     if isinstance(constraint, Bijector):
         return constraint
-    make = _CONSTRAINTS.get(type(constraint).__name__.lstrip("_"))
-    return None if make is None else make(constraint)
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(constraint).__name__.lstrip("_")).lower()
+    if name == "independent_constraint":
+        base = as_bijector(constraint.base_constraint)
+        return None if base is None else independent(base, constraint.reinterpreted_batch_ndims)
+    name = _OTHER_NAMES.get(name, name)
+    ours = getattr(constraints, name) if name in constraints.__all__ else None
+    bounds = [getattr(constraint, bound) for bound in ("lower_bound", "upper_bound") if hasattr(constraint, bound)]
+    if ours is None or isinstance(ours, Bijector):
+        return ours
+    return ours(*bounds)
+
+
+_OTHER_NAMES = {
+    "open_interval": "interval",
+    "integer_nonnegative": "nonnegative_integer",
+    "integer_positive": "positive_integer",
+}
 
 
 def _is_distribution_like(value: Any) -> bool:
@@ -247,82 +236,78 @@ def _call_sample(inner: Any, key: Array, shape: Shape) -> Array:
 
 
 def _support_of(inner: Any) -> Bijector | None:
-    """The support, by what the stranger says of itself, else by the name of its class."""
+    """The support, by what the stranger says of itself, else by the name of its class, or of its parts."""
     constraint = getattr(inner, "support", None)
     if constraint is not None:
         return as_bijector(constraint)
     name = type(inner).__name__
     if name in _BY_CLASS:
         return _BY_CLASS[name]
+    if name == "VonMises":
+        return constraints.interval(-np.pi, np.pi)
+    if name == "HalfStudentT":
+        return constraints.greater_than_eq(inner.loc)
+    base, bijector = (_first_of(inner, names) for names in (_BASES, _BIJECTORS))
+    if base is not None:
+        return _image(_support_of(base), bijector)
     default = getattr(inner, "experimental_default_event_space_bijector", None)
-    return _from_tfp(default()) if callable(default) else None
+    return _image(constraints.real, default()) if callable(default) else None
 
 
-def _from_tfp(bijector: Any) -> Bijector | None:
-    name = getattr(bijector, "name", "")
-    if name == "sigmoid":
-        low, high = getattr(bijector, "low", None), getattr(bijector, "high", None)
-        return unit_interval if low is None else interval(low, high)
-    return _BY_TFP_BIJECTOR.get(name)
+# How TFP, distrax and FlowJAX call the distribution inside another, and the map between them.
+_BASES = ("distribution", "base_dist")
+_BIJECTORS = ("bijector", "bijection")
 
 
-_BY_TFP_BIJECTOR: dict[str, Bijector] = {
-    "identity": real,
-    "softplus": positive,
-    "exp": positive,
-    "softmax_centered": simplex,
-    "correlation_cholesky": corr_cholesky,
-    "fill_scale_tril": lower_cholesky,
+def _first_of(inner: Any, names: tuple[str, ...]) -> Any:
+    return next((getattr(inner, name) for name in names if getattr(inner, name, None) is not None), None)
+
+
+def _image(support: Bijector | None, bijector: Any) -> Bijector | None:
+    """What a foreign map makes of `support`, where both are known by name; a wrapper without a map leaves it be."""
+    if support is None or bijector is None:
+        return support
+    name = type(bijector).__name__
+    if name in ("Chain", "_Chain"):
+        if hasattr(bijector, "bijections"):  # FlowJAX's: the first one first
+            return functools.reduce(_image, bijector.bijections, support)
+        return functools.reduce(_image, reversed(list(bijector.bijectors)), support)
+    inner = _first_of(bijector, _BIJECTORS)
+    if name in _AROUND and inner is not None:
+        return _image(support, inner)
+    if name in ("Invert", "Inverse"):  # of a map of all reals onto themselves, as flows are
+        return support if support == _image(support, inner) == constraints.real else None
+    if support is not constraints.real:
+        return support if name == "Identity" else None
+    if name == "Sigmoid" and getattr(bijector, "low", None) is not None:
+        return constraints.interval(bijector.low, bijector.high)
+    return constraints.real if name in _WHOLE_LINE else _OF_REALS.get(name)
+
+
+_AROUND = ("NumericalInverse", "Block", "Scan", "Vmap", "Reshape", "NonTrainable")
+_WHOLE_LINE = frozenset(
+    "Identity Shift Scale ScalarAffine Affine Loc Permute Flip Sinh SinhArcsinh AsymmetricAffine TriangularAffine "
+    "DiagLinear DiagPlusLowRankLinear LowerUpperTriangularAffine ScaleMatvecTriL ScaleMatvecDiag Planar LeakyTanh "
+    "RationalQuadraticSpline Sandwich MaskedAutoregressive MaskedCoupling Coupling BlockAutoregressiveNetwork".split()
+)
+_OF_REALS: dict[str, Bijector] = {
+    "Softplus": constraints.positive,
+    "SoftPlus": constraints.positive,
+    "Exp": constraints.positive,
+    "Sigmoid": constraints.unit_interval,
+    "Tanh": constraints.interval(-1.0, 1.0),
+    "SoftmaxCentered": constraints.simplex,
+    "CorrelationCholesky": constraints.corr_cholesky,
+    "FillScaleTriL": constraints.lower_cholesky,
 }
 
-_REAL = "Normal Laplace Cauchy Gumbel Logistic StudentT MultivariateNormal MultivariateNormalDiag "
-_REAL += "MultivariateNormalTri MultivariateNormalTriL MultivariateNormalFullCovariance"
-_COUNTS = "Poisson NegativeBinomial Geometric"
+_REAL = "Normal Laplace Cauchy Gumbel Logistic StudentT MultivariateNormal MultivariateNormalDiag StandardNormal "
+_REAL += "MultivariateNormalTri MultivariateNormalTriL MultivariateNormalFullCovariance JohnsonSU"
 _BY_CLASS: dict[str, Bijector] = {
-    **dict.fromkeys(_REAL.split(), real),
-    **dict.fromkeys(("Gamma", "LogNormal", "Exponential", "InverseGamma", "Chi2"), positive),
-    **dict.fromkeys(_COUNTS.split(), nonnegative_integer),
-    "Beta": unit_interval,
-    "Dirichlet": simplex,
-    "Bernoulli": boolean,
-}
-
-
-def _bounded(make: Callable[..., Bijector], *names: str) -> Callable[[Any], Bijector]:
-    return lambda constraint: make(*(getattr(constraint, name) for name in names))
-
-
-def _independent(constraint: Any) -> Bijector | None:
-    base = as_bijector(constraint.base_constraint)
-    return None if base is None else independent(base, constraint.reinterpreted_batch_ndims)
-
-
-_CONSTRAINTS: dict[str, Callable[[Any], Bijector | None]] = {
-    "Real": lambda _: real,
-    "RealVector": lambda _: real_vector,
-    "RealMatrix": lambda _: real_matrix,
-    "Positive": lambda _: positive,
-    "Nonnegative": lambda _: nonnegative,
-    "SoftplusPositive": lambda _: softplus_positive,
-    "GreaterThan": _bounded(GreaterThan, "lower_bound"),
-    "GreaterThanEq": _bounded(GreaterThan, "lower_bound"),
-    "LessThan": _bounded(LessThan, "upper_bound"),
-    "LessThanEq": _bounded(LessThan, "upper_bound"),
-    "Interval": _bounded(Interval, "lower_bound", "upper_bound"),
-    "OpenInterval": _bounded(Interval, "lower_bound", "upper_bound"),
-    "UnitInterval": lambda _: unit_interval,
-    "Simplex": lambda _: simplex,
-    "OrderedVector": lambda _: ordered_vector,
-    "PositiveOrderedVector": lambda _: positive_ordered_vector,
-    "LowerCholesky": lambda _: lower_cholesky,
-    "CorrCholesky": lambda _: corr_cholesky,
-    "CorrMatrix": lambda _: corr_matrix,
-    "PositiveDefinite": lambda _: positive_definite,
-    "IndependentConstraint": _independent,
-    "Boolean": lambda _: boolean,
-    "IntegerNonnegative": lambda _: nonnegative_integer,
-    "IntegerPositive": lambda _: positive_integer,
-    "IntegerInterval": _bounded(IntegerInterval, "lower_bound", "upper_bound"),
-    "IntegerGreaterThan": _bounded(IntegerAtLeast, "lower_bound"),
-    "Multinomial": _bounded(Multinomial, "upper_bound"),
+    **dict.fromkeys(_REAL.split(), constraints.real),
+    **dict.fromkeys(("Gamma", "LogNormal", "Exponential", "InverseGamma", "Chi2"), constraints.positive),
+    **dict.fromkeys(("Poisson", "NegativeBinomial", "Geometric"), constraints.nonnegative_integer),
+    "Beta": constraints.unit_interval,
+    "Dirichlet": constraints.simplex,
+    "Bernoulli": constraints.boolean,
 }

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import betaln, digamma, gammaln
+from jax.scipy.special import digamma, gammaln
 
-from vbppl.core.special import sum_rightmost
+from vbppl.core.special import betaln, sum_rightmost
 from vbppl.core.types import Array
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent
 from vbppl.distributions.families.bounded import Beta

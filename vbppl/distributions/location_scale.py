@@ -1,4 +1,4 @@
-"""Location-scale families, and the coordinates between centred and not in which such a site can be seen.
+"""Coordinates between centred and not, in which a site of a location-scale family can be seen.
 
 With a weight `w` for each site the flat vector holds `z` where
 
@@ -15,20 +15,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vbppl.core.types import Array, ArrayLike
-from vbppl.distributions.base import ExpandedDistribution, Independent, MaskedDistribution
+from vbppl.core.types import Array
 from vbppl.distributions.constraints.scalar import Affine
-from vbppl.distributions.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
-
-FAMILIES = (Normal, StudentT, Cauchy, Laplace, Logistic, Gumbel)
-
-
-def location_scale(dist: Any) -> tuple[ArrayLike, ArrayLike] | None:
-    """The location and scale of `dist`, which broadcast with its draws; None if it has none."""
-    core = dist
-    while isinstance(core, (ExpandedDistribution, Independent, MaskedDistribution)):
-        core = core.base_dist
-    return (core.loc, core.scale) if isinstance(core, FAMILIES) else None
 
 
 def coordinates(dist: Any, weight: Array | None, decentred: bool = False) -> Any:
@@ -36,10 +24,9 @@ def coordinates(dist: Any, weight: Array | None, decentred: bool = False) -> Any
 
     `decentred` stands for a weight of 0 that is known when the program is compiled, and costs less.
     """
-    parts = location_scale(dist)
-    if parts is None or (weight is None and not decentred):
+    if dist.location_scale is None or (weight is None and not decentred):
         return dist.support
-    loc, scale = parts
+    loc, scale = dist.location_scale
     if weight is None:
         return Affine(loc, scale)
     return Affine((1 - weight) * loc, jnp.exp((1 - weight) * jnp.log(scale)))

@@ -16,17 +16,9 @@ from vbppl.distributions.constraints.scalar import UnitInterval as SigmoidTransf
 from vbppl.distributions.constraints.vector import OrderedVector as OrderedTransform
 from vbppl.distributions.constraints.vector import Simplex as StickBreakingTransform
 
+# fmt: off
 __all__ = [
-    "AffineTransform",
-    "ComposeTransform",
-    "CorrCholeskyTransform",
-    "ExpTransform",
-    "IdentityTransform",
-    "IndependentTransform",
-    "LowerCholeskyTransform",
-    "OrderedTransform",
-    "PowerTransform",
-    "SigmoidTransform",
-    "SoftplusTransform",
-    "StickBreakingTransform",
+    "AffineTransform", "ComposeTransform", "CorrCholeskyTransform", "ExpTransform", "IdentityTransform",
+    "IndependentTransform", "LowerCholeskyTransform", "OrderedTransform", "PowerTransform", "SigmoidTransform",
+    "SoftplusTransform", "StickBreakingTransform",
 ]

@@ -1,1 +1,19 @@
-"""fitting."""
+"""The door: from a model to a posterior, in five steps that hand values on.
+
+A fit walks them once: plan, prepare, solve, judge, escalate. A plan follows from types and shapes alone, and a problem
+from a look at the data; a solver makes a solution of it, the judge a report. Many fits take the same steps for many
+targets, which advance side by side.
+
+In order:
+
+- `plan`: what a fit will do, chosen before anything is computed; the one table of solvers.
+- `prepare`: from a plan to a problem, which looks at the data; and the judging of what a solver makes of it.
+- `escalate`: what is tried where the report is poor and the guide was ours to choose.
+- `progress`: telling a person who waits how far a fit is.
+- `fit`: the five steps.
+- `fit_many`: the same for many data sets or seeds.
+- `calibration`: whether fits are right on average.
+
+To add a solver, write a function `(problem, watch) -> list[Solution]` in `inference/`, let it fill every field of
+`Solution`, and give its guide a line in the table of solvers.
+"""

@@ -20,9 +20,11 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator, raw_key
+from vbppl.core.tables import labels
 from vbppl.core.types import Seed
-from vbppl.fitting.fit_many import fitted_side_by_side
+from vbppl.fitting.fit_many import solved_side_by_side
 from vbppl.guides.base import Guide
+from vbppl.inference.bound import sample
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.model.model import Model, check_applied
 from vbppl.target.target import Target
@@ -167,19 +169,14 @@ def calibrate(
     models = [fitted.condition({name: truth[name][i] for name in observed}) for i in range(n)]
     latent = [slot.name for slot in Target.of(models[0]).layout.slots if slot.name in truth]
     ranks, unconverged = [], 0
-    for i, (target, fit) in enumerate(fitted_side_by_side(models, guide, Deterministic(), [raw] * n)):
+    for i, fit in enumerate(solved_side_by_side(models, guide, Deterministic(), [raw] * n)):
         unconverged += not fit.status.converged
-        target = dataclasses.replace(target, centred=fit.centred)
-        values = fit.guide.sample(fit.params["guide"], target, host_generator(raw, f"ranks {i}"), draws)
+        values = sample(fit.guide, fit.phi, fit.target, host_generator(raw, f"ranks {i}"), draws)
         below = [(np.asarray(values[name]) < truth[name][i]).sum(axis=0).ravel() for name in latent]
         ranks.append(np.concatenate(below))
-        if fit.status.reason == "interrupted":
+        if fit.status.was_cut_short:
             raise KeyboardInterrupt
-    names = [
-        f"{name}[{','.join(map(str, index))}]" if index else name
-        for name in latent
-        for index in np.ndindex(truth[name].shape[1:])
-    ]
+    names = [label for name in latent for label in labels(name, truth[name].shape[1:])]
     return Calibration(tuple(names), np.array(ranks), draws, unconverged)
 
 

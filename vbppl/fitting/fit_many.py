@@ -15,8 +15,9 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
-from vbppl.fitting.escalate import judged, run_all
-from vbppl.fitting.fit import problem_for
+from vbppl.core.watch import Watch
+from vbppl.fitting.plan import plan
+from vbppl.fitting.prepare import judged, prepare
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
@@ -53,7 +54,7 @@ def fit_many(
       model: a model function, with `datasets`; or one model applied to its arguments, with many `seeds`; or
         several applied models.
       datasets: for each fit the arguments of the model function: a dict of them by name, or a tuple.
-      guide: "auto", "mean_field", "full_rank" or a Gaussian guide.
+      guide: "auto", or one that is fitted without stochastic steps: "mean_field", "full_rank", `vb.Laplace()`, ...
       method: how the fixed draws are made; the session's precision is used.
       seeds: one for all fits, or one for each.
 
@@ -65,28 +66,26 @@ def fit_many(
     """
     models, seeds = _each(model, datasets, seeds)
     raws = [raw_key(seed) for seed in seeds]
-    found = fitted_side_by_side(models, guide, method or Deterministic(), raws)
     posteriors: list[Posterior] = []
-    with np.errstate(all="ignore"):
-        for (target, fitted), raw in zip(found, raws):
-            posteriors.append(judged(target, fitted, raw))
-            if posteriors[-1].status.reason == "interrupted":
-                break
+    for solution, raw in zip(solved_side_by_side(models, guide, method or Deterministic(), raws), raws):
+        posteriors.append(Posterior(*judged(solution, raw, Watch())))
+        if posteriors[-1].status.was_cut_short:
+            break
     return posteriors
 
 
-def fitted_side_by_side(
+def solved_side_by_side(
     models: Sequence[Model], guide: str | Guide, method: Deterministic, raws: Sequence[np.ndarray]
-) -> Iterator[tuple[Target, Solution]]:
-    """Each model's target, as it was fitted, and its fit; not judged yet."""
+) -> Iterator[Solution]:
+    """The solution for each model, not judged yet; they end early where a person interrupts."""
     targets = [Target.of(_checked(each, number, models[0])) for number, each in enumerate(models)]
-    problem = problem_for(targets[0], guide, method)
+    planned = plan(targets[0], guide, method)
     for begin in range(0, len(targets), AT_ONCE):
-        some = targets[begin : begin + AT_ONCE]
+        part = slice(begin, begin + AT_ONCE)
         with np.errstate(all="ignore"):  # what is not finite is told by the status
-            fitted = run_all(some, problem, raws[begin : begin + AT_ONCE])
-        yield from zip(some, fitted)
-        if any(each.status.reason == "interrupted" for each in fitted):
+            solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
+        yield from solutions
+        if any(solution.status.was_cut_short for solution in solutions):
             return
 
 

@@ -8,28 +8,29 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from vbppl.core.watch import Watch
 from vbppl.inference.solution import Progress
 
 PATIENCE = 2.0  # seconds before a bar appears by itself
 
-Watch = Callable[[Progress], None]
-
 
 @contextlib.contextmanager
-def watcher(progress: bool | None, callback: Watch | None) -> Iterator[Watch | None]:
-    """A function to call after each chunk: it draws the bar, then calls `callback`; None where nobody watches."""
+def watching(
+    progress: bool | None = None, callback: Callable[[Progress], None] | None = None, seconds: float | None = None
+) -> Iterator[Watch]:
+    """A watch that draws the bar and then calls `callback`, and that is over in so many `seconds`."""
     show = progress if progress is not None else sys.stderr.isatty()
     patience = 0.0 if progress else PATIENCE
     bar = _Bar() if show else None
 
-    def watch(now: Progress) -> None:
+    def tell(now: Progress) -> None:
         if bar is not None and now.seconds >= patience:
             bar.show(now)
         if callback is not None:
             callback(now)
 
     try:
-        yield watch if bar is not None or callback is not None else None
+        yield Watch.lasting(seconds, tell) if bar is not None or callback is not None else Watch.lasting(seconds)
     finally:
         if bar is not None:
             bar.close()

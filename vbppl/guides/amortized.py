@@ -8,7 +8,6 @@ rows never seen are encoded by the same call (Kingma and Welling 2014, "Auto-Enc
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,13 +20,12 @@ from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.types import Array, PyTree
 from vbppl.data.rows import lengths_of
 from vbppl.data.source import shown_of
-from vbppl.distributions.families.real import Normal
-from vbppl.guides.base import Transfer
+from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.structured import RowGuide, from_table
 from vbppl.target import guide_program
 from vbppl.target.layout import Slot
-from vbppl.target.target import Target
+from vbppl.target.target import Target, model_of
 
 TRIED = 64  # rows that the encoder is tried on before the fit
 
@@ -86,80 +84,40 @@ class Amortized(RowGuide):
         set_field(self, "params", guide_program.network(self.params))
 
     def local_plates(self, target: Target) -> tuple[str, ...]:
-        """The plate of the site."""
         return (self._slot(target).plates[0],)
 
-    def init(self, target: Target, loc: np.ndarray) -> PyTree:
-        """The encoder's own parameters, after trying it on some rows; the rest narrow, around `loc`."""
+    def init(self, target: Target, start: Start) -> PyTree:
+        # The encoder's own parameters, after trying it on some rows; the rest narrow, around the start.
         slot = self._slot(target)
         if guide_program.NETWORK in target.layout.params:
             raise ModelError(
                 "the name belongs to the guide's encoder.", site=guide_program.NETWORK, mend="Rename the model's param."
             )
-        phi = self.first_phi(target, loc, self._table(target)) | guide_program.first_network(self.params)
+        phi = self.first_phi(target, start, self.table(target)) | guide_program.first_network(self.params)
         plates = [p for p in target.layout.plates if p.sources or p.name in slot.plates]
-        first = target.read({p.name: np.arange(min(TRIED, p.size)) for p in plates})
-        self._check(phi, guide_program.read(target.model, self.reads), self._shown(target, first), slot)
+        first = target.showing({p.name: np.arange(min(TRIED, p.size)) for p in plates}).rows
+        self._check(phi, guide_program.read(model_of(target), self.reads), self.shown(target, first), slot)
         return phi
 
-    def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        """The encoder at the rows shown; from a table for other sites in its plate."""
-        slot, data = self._slot(target), self._shown(target, rows)
-        shape = slot.shown(lengths_of(rows))
+    def conditional(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
+        # The encoder at the rows shown; a table for other sites in its plate.
+        slot, data = self._slot(target), self.shown(target, target.rows)
+        shape = slot.shown(lengths_of(target.rows))
         loc, scale = (jnp.broadcast_to(part, shape) for part in self.encoded(phi, data))
-        return from_table(phi["local"], self._table(target), rows) | {slot.name: (loc, scale)}
+        return from_table(phi["local"], self.table(target), target.rows) | {slot.name: (loc, scale)}
 
     def encoded(self, phi: PyTree, data: Any) -> tuple[Array, Array]:
         """`loc` and `scale` of the rows `data`, as the encoder returns them."""
         return self.encoder(guide_program.network_value(self.params, phi), data)
 
-    def network_size(self, phi: PyTree) -> int:
-        """The encoder's."""
-        return sum(np.size(leaf) for leaf in jax.tree.leaves(phi[guide_program.NETWORK]))
-
-    def has_training_mode(self) -> bool:
-        """Whether the encoder behaves otherwise in training."""
-        return guide_program.has_training_mode(self.params)
-
-    def first_states(self) -> dict[str, Any]:
-        """The encoder's own."""
-        return guide_program.states_at_first(self.params)
-
-    def in_training(self, states: Mapping[str, Any], raw_key: Array | None) -> Amortized:
-        """The encoder with them."""
-        return dataclasses.replace(self, params=self.params.in_training(states, raw_key))
-
-    def next_states(
-        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
-    ) -> dict[str, dict[str, Any]]:
-        """Of the encoder, which reads the rows shown, and of the model."""
-        data = self._shown(target, rows)
-        encoder = guide_program.network_states(self.params, phi, lambda params: self.encoder(params, data))
-        return super().next_states(phi, target, noise, rows) | {"guide": encoder}
-
-    def encode(self, phi: PyTree, data: Any) -> Normal:
-        """What the encoder says of new rows, in unconstrained space: a Normal of batch shape `(rows, ...)`."""
-        loc, scale = self.encoded(phi, jax.tree.map(jnp.asarray, data))
-        return Normal(loc, jnp.broadcast_to(scale, loc.shape))
-
-    def carried(self, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Transfer:
-        """All in unconstrained space, and the site's from the encoder at the rows that `model` holds."""
-        z = self.drawn_apart(phi, target, rng, draws, self._table(target))
-        loc, scale = _encoded(self, phi, model)
-        noise = rng.standard_normal((draws, *loc.shape)).astype(loc.dtype)
-        return Transfer({}, z | {self.site: loc + scale * noise}, (self.site,))
-
-    def param_values(self, phi: PyTree) -> dict[str, Any]:
-        """The encoder, trained: its params, or the module."""
-        return {guide_program.NETWORK: guide_program.network_value(self.params, phi)}
-
-    def _table(self, target: Target) -> list[Slot]:
+    def table(self, target: Target) -> list[Slot]:
+        """The other sites in the plate: what they are is a table, not the encoder's."""
         return [slot for slot in self.slots(target, local=True) if slot.name != self.site]
 
-    def _shown(self, target: Target, rows: Mapping[str, Array]) -> Any:
+    def shown(self, target: Target, rows: Mapping[str, Array]) -> Any:
         """What the encoder reads of the rows shown."""
         plate = self._slot(target).plates[0]
-        return shown_of(guide_program.read(target.model, self.reads), plate, rows.get(plate))
+        return shown_of(guide_program.read(model_of(target), self.reads), plate, rows.get(plate))
 
     def _slot(self, target: Target) -> Slot:
         """The site's slot, after checking that it lies in the one plate that owns its first axis."""
@@ -220,9 +178,3 @@ class Amortized(RowGuide):
 
 def _called(module: Any, rows: Any) -> Any:
     return module(rows)
-
-
-@jax.jit
-def _encoded(guide: Amortized, phi: PyTree, model: Any) -> tuple[Array, Array]:
-    encoding = guide.encode(phi, guide_program.read(model, guide.reads))
-    return jnp.asarray(encoding.loc), jnp.asarray(encoding.scale)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray
-from vbppl.guides.gaussian import START_SD, Gaussian
+from vbppl.guides.base import Start
+from vbppl.guides.gaussian import Gaussian, start_log_sd
 from vbppl.target.target import Target
 
+STRETCHED = 2.0  # log of how much wider than the diagonal a direction begins
 RANK = 8  # where nothing says how many: a stochastic fit cannot grow it
 
 
@@ -41,14 +41,15 @@ class LowRank(Gaussian):
         if self.rank is not None and self.rank < 1:
             raise ValueError(f"rank must be at least 1, not {self.rank}; rank 0 is vb.MeanField().")
 
-    def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
-        """Around `loc`, with small standard deviations; directions at random, along which nothing is stretched."""
-        rank = min(self.rank or RANK, loc.size)
-        directions = np.random.default_rng(0).standard_normal((rank, loc.size))
-        return pack(loc, np.full_like(loc, math.log(START_SD)), np.zeros(rank), directions).astype(loc.dtype)
+    def init(self, target: Target, start: Start) -> np.ndarray:
+        # Directions at random, wide to begin with: one that is not stretched yet falls into the nearest narrow one,
+        # and there are many of these beside one wide direction.
+        loc, rank = start.loc, min(self.rank or RANK, start.loc.size)
+        directions = start.generator("directions").standard_normal((rank, loc.size))
+        return pack(loc, start_log_sd(start), np.full(rank, STRETCHED), directions).astype(loc.dtype)
 
     def of(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
-        """The same mean and marginal variances, and the leading `rank` eigenvectors of the correlations."""
+        # Scales apart from correlations, of which the leading eigenvectors stay.
         sd = np.sqrt(np.sum(factor**2, axis=1))
         correlation = (factor / sd[:, None]) @ (factor / sd[:, None]).T
         values, vectors = np.linalg.eigh(correlation)
@@ -59,29 +60,25 @@ class LowRank(Gaussian):
         return pack(loc, log_sd, np.log(values) / 2, vectors.T)
 
     def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
-        """`loc + sd * (noise_n + U (e^c - 1) U^T noise_n)`."""
         xp, (stretch, directions) = phi.__array_namespace__(), _directions(phi)
         return phi[0] + xp.exp(phi[1]) * (noise + (noise @ directions.T * xp.expm1(stretch)) @ directions)
 
     def residual(self, phi: AnyArray, z: AnyArray) -> AnyArray:
-        """`y + U (e^-c - 1) U^T y` with `y = (z_n - loc) / sd`."""
+        # U^T U = I, so `c` to `-c` inverts the stretch.
         xp, (stretch, directions) = phi.__array_namespace__(), _directions(phi)
         scaled = (z - phi[0]) * xp.exp(-phi[1])
         return scaled + (scaled @ directions.T * xp.expm1(-stretch)) @ directions
 
     def factor(self, phi: AnyArray) -> AnyArray:
-        """`diag(sd) (I + U (e^c - 1) U^T)`, `(dim, dim)`: dense, not triangular, for small `dim`."""
         xp, (stretch, directions) = phi.__array_namespace__(), _directions(phi)
         stretched = directions.T * xp.expm1(stretch) @ directions
         return xp.exp(phi[1])[:, None] * (xp.eye(phi.shape[-1], dtype=phi.dtype) + stretched)
 
     def sd(self, phi: AnyArray) -> AnyArray:
-        """`sd_i sqrt(1 + sum_k U_ik^2 (e^2c_k - 1))`, `(dim,)`."""
         xp, (stretch, directions) = phi.__array_namespace__(), _directions(phi)
         return xp.exp(phi[1]) * (1 + xp.expm1(2 * stretch) @ directions**2) ** 0.5
 
     def entropy(self, phi: AnyArray) -> AnyArray:
-        """`H = dim/2 (1 + log 2 pi) + sum log sd + sum c`, a scalar, in nats."""
         return super().entropy(phi) + phi[2, : len(phi) - 3].sum()
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +10,9 @@ import numpy as np
 
 from vbppl.core.numerics import lbfgs
 from vbppl.core.pytree import pytree, static
-from vbppl.core.types import Array, PyTree
-from vbppl.guides.base import Guide
+from vbppl.core.types import AnyArray, Array
+from vbppl.guides.base import Draws, Guide, Start
+from vbppl.guides.noise import Noise, Nothing
 from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
 
@@ -35,53 +35,38 @@ class MAP(Guide):
         if self.space not in ("constrained", "unconstrained"):
             raise ValueError(f"space must be 'constrained' or 'unconstrained', not {self.space!r}.")
 
-    def init(self, target: Target, loc: np.ndarray) -> np.ndarray:
-        """The mode in unconstrained space above `loc`, whichever mode is wanted.
-
-        On its support a density may grow without bound towards the edge (a Dirichlet with
-        concentrations below one). The mode inside is then a local one, and found from nearby only.
-        """
-        best, height = _climbed(target, loc.astype(np.float64))
-        for shake in np.random.default_rng(0).standard_normal((SHAKES, loc.size)):
+    def init(self, target: Target, start: Start) -> np.ndarray:
+        # The mode in unconstrained space above the start, whichever mode is wanted: on its support a density may grow
+        # without bound towards the edge (a Dirichlet with concentrations below one). The mode inside is then a local
+        # one, and found from nearby only.
+        best, height = _climbed(target, start.loc.astype(np.float64))
+        for shake in start.generator("shakes").standard_normal((SHAKES, start.loc.size)):
             # A start between two modes may end on the saddle between them: see whether it was one.
             other, its_height = _climbed(target, best + 0.5 * shake)
             best, height = (other, its_height) if its_height > height else (best, height)
-        return best.astype(loc.dtype)
+        return best.astype(start.loc.dtype)
 
-    def noise(self, stratification: PyTree, key: Array, draws: int) -> Array:
-        """None is used."""
-        return jnp.zeros((1,))
+    def noise(self, target: Target) -> Noise:
+        return Nothing()
 
-    def points(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
-        """The point, `(1, dim)`."""
-        return phi[None]
+    def draw(self, phi: AnyArray, noise: AnyArray, target: Target) -> Draws:
+        # A point has no density of its own: nothing is taken off the log joint, and that is the whole bound.
+        z, log_p = _at(phi, target, self.space == "unconstrained")
+        z, draws = jnp.broadcast_to(z, (len(noise), *z.shape)), len(noise)
+        zeros = jnp.zeros(draws, z.dtype)
+        return Draws(z, zeros, zeros - np.log(draws), jnp.broadcast_to(log_p, (draws,)))
 
-    def bound(self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
-        """The log joint density at the point, in the chosen space: `(1,)`."""
-        return target.log_density(phi, rows, jacobian=self.space == "unconstrained")[None]
-
-    def log_weights(
-        self, phi: Array, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: Array
-    ) -> Array:
-        """The same as `bound`: a point has no density of its own."""
-        return self.bound(phi, target, noise, rows)
-
-    def fresh_bound(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
-        """The log joint density at the point."""
-        return np.asarray(jax.jit(self.bound)(phi, target, np.zeros(1), {}), np.float64)
-
-    def sample(self, phi: np.ndarray, target: Target, rng: np.random.Generator, draws: int) -> dict[str, np.ndarray]:
-        """The point, `draws` times."""
-        values = target.constrain(phi)
-        return {name: np.broadcast_to(np.asarray(v), (draws, *np.shape(v))) for name, v in values.items()}
-
-    def log_prob(self, phi: np.ndarray, target: Target, values: Mapping[str, Any]) -> Array:
-        """A point has no density."""
+    def log_prob(self, phi: AnyArray, z: AnyArray, target: Target) -> Array:
         raise TypeError("a MAP estimate is a point and has no density; fit with guide='full_rank' for one.")
 
     def monitored(self, phi: Array) -> tuple[Array, Array]:
-        """The coordinates, in units of a hundredth: a point has no sd to compare with."""
+        # In units of a hundredth: a point has no sd to compare with.
         return phi, jnp.full_like(phi, 0.01)
+
+
+@functools.partial(jax.jit, static_argnames="jacobian", inline=True)
+def _at(phi: Array, target: Target, jacobian: bool) -> tuple[Array, Array]:
+    return phi, target.log_density(phi, jacobian=jacobian)
 
 
 def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:

@@ -11,39 +11,39 @@ else, its divergence from a Gaussian prior stands in closed form, whatever that 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.numerics.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.data.rows import lengths_of
-from vbppl.guides.base import MOST, Guide, averaged, blocks_of_rows
-from vbppl.guides.gaussian import (
-    START_SD,
-    FullRank,
-    Gaussian,
-    MeanField,
-    orders_of_strata,
-    shown_log_densities,
-    stratified_normals,
-)
+from vbppl.guides.base import Draws, Guide, RowWise, Start, is_traced, over_draws, uniform_weights
+from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, MeanField
+from vbppl.guides.noise import Noise, RowNormals
 from vbppl.target.layout import Slot, shown_slices
 from vbppl.target.target import Target
 
-WHITENED = 32  # dims up to which the draws behind the bound are whitened
 AT_ONCE = 16  # draws evaluated side by side outside the steps: bounds the memory that they take
 
 
-class RowGuide(Guide):
-    """What guides with local parts share. They give `shared`, `local_plates` and `moments`."""
+class _Drawn(NamedTuple):
+    """What noise makes: `z` of the rows shown, `(draws, shown_dim)`, of the shared sites all rows, and the normals."""
+
+    z: Array
+    shared: Array
+    moments: Mapping[str, tuple[Array, Array]]
+
+
+class RowGuide(RowWise):
+    """What guides with local parts share. They give `shared`, `local_plates` and `conditional`."""
 
     shared: Gaussian
 
@@ -51,72 +51,77 @@ class RowGuide(Guide):
         """The plates whose latent sites are local."""
         raise NotImplementedError
 
-    def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    def conditional(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
         """For each local site `loc` and `sd` of the rows shown, in unconstrained space: `slot.shown(...)` each."""
         raise NotImplementedError
 
     def monitored(self, phi: PyTree) -> tuple[Array, Array]:
-        """Means in posterior sds and log sds; what else is learnt, relatively."""
         rest = super().monitored(_without(phi, ("shared", "local")))
         parts = self.shared.monitored(phi["shared"]), MeanField().monitored(phi["local"]), rest
         return jnp.concatenate([values for values, _ in parts]), jnp.concatenate([units for _, units in parts])
 
-    def metric(self, phi: PyTree, power: Array, pace: Array) -> PyTree:
-        """Means move in posterior sds, what else is learnt at a pace of its own."""
+    def step_scale(self, phi: PyTree, power: Array, unknown: Array) -> PyTree:
         guides = {"shared": self.shared, "local": MeanField()}
-        of_gaussians = {name: guide.metric(phi[name], power, pace) for name, guide in guides.items()}
-        return of_gaussians | super().metric(_without(phi, guides), power, pace)
+        of_gaussians = {name: guide.step_scale(phi[name], power, unknown) for name, guide in guides.items()}
+        return of_gaussians | super().step_scale(_without(phi, guides), power, unknown)
 
     def slots(self, target: Target, local: bool) -> list[Slot]:
         """The local sites, or the shared ones."""
         plates = self.local_plates(target)
         return [slot for slot in target.layout.slots if any(p in plates for p in slot.plates) == local]
 
-    def stratification(self, target: Target, draws: int, rng: np.random.Generator) -> np.ndarray:
-        """For each normal of a draw an order of the strata: the shared sites', and those of the rows shown."""
-        return orders_of_strata(rng, draws, self.noise_dim(target, target.layout.shown))
+    def noise(self, target: Target) -> Noise:
+        return RowNormals.of(target.layout, tuple(slot.name for slot in self.slots(target, local=True)), target.rows)
 
-    def noise_dim(self, target: Target, lengths: Mapping[str, int]) -> int:
-        """How many normals a draw takes where plates show so many rows."""
-        local = sum(math.prod(slot.shown(lengths)) for slot in self.slots(target, local=True))
-        return local + sum(slot.stop - slot.start for slot in self.slots(target, local=False))
+    def draw(self, phi: PyTree, noise: AnyArray, target: Target) -> Draws:
+        return _draw(self, phi, noise, target)
 
-    def noise(self, stratification: Array, key: Array, draws: int) -> Array:
-        """Standard normals, `(draws, noise_dim)`, site after site; stratified as those of a Gaussian guide."""
-        return stratified_normals(stratification, key, draws)
-
-    def points(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
-        """The draws, `(draws, dim)`; zero where a row is not shown."""
-        z, _ = self.drawn(phi, target, noise, rows, self.moments(phi, target, rows))
-        if not target.layout.is_partly_shown(rows):
-            return z
-        return jnp.zeros((len(noise), target.dim), z.dtype).at[:, target.layout.places(rows)].set(z)
-
-    def bound(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> Array:
-        """Per draw: the local sites' divergences in closed form where they have one, the entropies always."""
-        moments = self.moments(phi, target, rows)
-        z, _ = self.drawn(phi, target, noise, rows, moments)
-        entropy = self.shared.entropy(phi["shared"])
+    def bound(self, phi: PyTree, noise: AnyArray, target: Target) -> Array:
+        # The local sites' divergences in closed form where they have one, the entropies always.
+        if not is_traced((phi, noise, target)):
+            return _bounds_in_turn(self, phi, noise, target)
+        z, _, moments = self._drawn(phi, noise, target)
+        entropy, lengths = self.shared.entropy(phi["shared"]), lengths_of(target.rows)
         for slot in self.slots(target, local=True):
             sd = moments[slot.name][1]
-            entropy += (jnp.sum(jnp.log(sd)) + sd.size * (HALF_LOG_TWO_PI + 0.5)) * slot.weight(lengths_of(rows))
-        return shown_log_densities(target, z, rows, moments) + entropy
+            entropy += (jnp.sum(jnp.log(sd)) + sd.size * (HALF_LOG_TWO_PI + 0.5)) * slot.weight(lengths)
+        return shown_log_densities(target, z, moments) + entropy
 
-    def log_weights(
-        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array], density_phi: PyTree
-    ) -> Array:
-        """`log p(z_n) - log q(z_n)`, the rows' terms weighted N/B."""
-        moments = self.moments(phi, target, rows)
-        z, shared = self.drawn(phi, target, noise, rows, moments)
-        if density_phi is not phi:
-            moments = self.moments(density_phi, target, rows)
-        return shown_log_densities(target, z, rows) - self.log_q(density_phi, target, z, shared, rows, moments)
+    def frame(self, phi: PyTree, target: Target) -> tuple[AnyArray, AnyArray]:
+        # Exact: each row's normal is independent of all else.
+        moments, (loc, sd) = self.conditional(phi, target), self.shared.frame(phi["shared"], target)
+        found, start = [], 0
+        for slot in target.layout.slots:
+            if slot.name in moments:
+                found.append([np.ravel(part) for part in moments[slot.name]])
+                continue
+            stop = start + slot.stop - slot.start
+            found.append([np.asarray(part[start:stop]) for part in (loc, sd)])
+            start = stop
+        whole = [np.concatenate([np.zeros(0), *parts]) for parts in zip(*found)] or [np.zeros(0)] * 2
+        return whole[0], whole[1]
 
-    def drawn(
-        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array], moments: Mapping[str, Any]
-    ) -> tuple[Array, Array]:
-        """What `noise` makes: `z` of the rows shown, `(draws, shown_dim)`, and of the shared sites, all rows."""
-        local = self.slots(target, local=True)
+    def log_prob(self, phi: PyTree, z: AnyArray, target: Target) -> Array:
+        local, slices = self.slots(target, local=True), shown_slices(target.layout, target.rows)
+        parts = {s: z[:, slices[s.name][0] :][:, : math.prod(slices[s.name][1])] for s in target.layout.slots}
+        shared = _joined([_whole(slot, part) for slot, part in parts.items() if slot not in local], z)
+        return self._log_q(phi, target, _Drawn(z, shared, self.conditional(phi, target)))
+
+    def _log_q(self, phi: PyTree, target: Target, drawn: _Drawn) -> Array:
+        """The log density of what was drawn, the terms of the rows shown weighted N/B: `(draws,)`."""
+        total, lengths = self.shared.log_prob(phi["shared"], drawn.shared, target), lengths_of(target.rows)
+        slices = shown_slices(target.layout, target.rows)
+        for slot in self.slots(target, local=True):
+            start, shape = slices[slot.name]
+            loc, sd = (part.reshape(-1) for part in drawn.moments[slot.name])
+            residual = (drawn.z[:, start : start + math.prod(shape)] - loc) / sd
+            each = -(residual**2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
+            total += each.sum(axis=1) * slot.weight(lengths)
+        return total
+
+    def _drawn(self, phi: PyTree, noise: Array, target: Target) -> _Drawn:
+        """What `noise` makes at the rows that the target shows."""
+        rows, moments, local = target.rows, self.conditional(phi, target), self.slots(target, local=True)
         sizes = [math.prod(s.shown(lengths_of(rows))) if s in local else s.stop - s.start for s in target.layout.slots]
         parts = dict(zip(target.layout.slots, jnp.split(noise, np.cumsum(sizes)[:-1], axis=1)))
         shared = self.shared.transform(phi["shared"], _joined([parts[s] for s in parts if s not in local], noise))
@@ -129,149 +134,54 @@ class RowGuide(Guide):
             piece, start = shared[:, start : start + part.shape[1]], start + part.shape[1]
             shown = any(plate in rows for plate in slot.plates)
             pieces.append(piece[:, (slot.indices(rows) - slot.start).reshape(-1)] if shown else piece)
-        return _joined(pieces, noise), shared
+        return _Drawn(_joined(pieces, noise), shared, moments)
 
-    def divergences(
-        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
-    ) -> dict[str, tuple[Array, Array]]:
-        """Of the local sites, in closed form."""
-        moments = self.moments(phi, target, rows)
-        z, _ = self.drawn(phi, target, noise, rows, moments)
-        return jax.vmap(lambda one: target.divergences(one, rows, moments))(z)
+    def divergences(self, phi: PyTree, noise: Array, target: Target) -> dict[str, tuple[Array, Array]]:
+        z, _, moments = self._drawn(phi, noise, target)
+        return jax.vmap(lambda one: target.run(one, shown=True).divergences(moments))(z)
 
-    def normals(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        """`moments`."""
-        return self.moments(phi, target, rows)
+    def normals(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
+        return self.conditional(phi, target)
 
-    def values(self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
-        """In unconstrained space."""
-        z, _ = self.drawn(phi, target, noise, rows, self.moments(phi, target, rows))
-        slices = shown_slices(target.layout, rows)
+    def values(self, phi: PyTree, noise: Array, target: Target) -> dict[str, Array]:
+        # In unconstrained space.
+        z, slices = self._drawn(phi, noise, target).z, shown_slices(target.layout, target.rows)
         return {n: z[:, at : at + math.prod(shape)].reshape(-1, *shape) for n, (at, shape) in slices.items()}
 
-    def row_log_weights(
-        self, phi: PyTree, target: Target, values: dict[str, Array], rows: Mapping[str, Array]
-    ) -> Array:
-        """Row by row, nothing in closed form."""
+    def row_log_weights(self, phi: PyTree, values: dict[str, Array], target: Target) -> Array:
         pieces = (values[slot.name] for slot in target.layout.slots)
         z = jnp.concatenate([piece.reshape(len(piece), -1) for piece in pieces], axis=1)
-        log_p = jax.vmap(lambda one: target.row_log_density(one, rows))(z)
-        moments = self.moments(phi, target, rows)
-        for name, (loc, sd) in moments.items():
+        plate = target.layout.only_plate().name
+        log_p = jax.vmap(lambda one: target.run(one, shown=True).by_row(plate))(z)
+        for name, (loc, sd) in self.conditional(phi, target).items():
             each = -(((values[name] - loc) / sd) ** 2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
             log_p -= each.reshape(*log_p.shape, -1).sum(axis=2)
         return log_p
 
-    def next_states(
-        self, phi: PyTree, target: Target, noise: Array, rows: Mapping[str, Array]
-    ) -> dict[str, dict[str, Any]]:
-        """Of the model, run at the draws."""
-        z, _ = self.drawn(phi, target, noise, rows, self.moments(phi, target, rows))
-        return {"guide": {}, "model": averaged(jax.vmap(lambda one: target.next_states(one, rows, shown=True))(z))}
-
-    def log_q(
-        self,
-        phi: PyTree,
-        target: Target,
-        z: Array,
-        shared: Array,
-        rows: Mapping[str, Array],
-        moments: Mapping[str, Any],
-    ) -> Array:
-        """The guide's log density in unconstrained space, at `z` and `shared` of `drawn`: `(draws,)`."""
-        total, start = self.shared.flat_log_prob(phi["shared"], shared), 0
-        local = self.slots(target, local=True)
-        for slot in target.layout.slots:
-            size = math.prod(slot.shown(lengths_of(rows)))
-            if slot in local:
-                loc, sd = (part.reshape(-1) for part in moments[slot.name])
-                residual = (z[:, start : start + size] - loc) / sd
-                each = -(residual**2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
-                total += each.sum(axis=1) * slot.weight(lengths_of(rows))
-            start += size
-        return total
-
-    def fresh_bound(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:
-        """Terms of the bound at moment-exact draws, over all rows in blocks; each block has draws of its own."""
-        draws, blocks = blocks_of_rows(target, draws)
-        total = np.zeros(draws)
-        for rows, share in blocks:
-            dim = self.noise_dim(target, lengths_of(rows))
-            make = fresh_draws if dim <= WHITENED else latin_hypercube  # whitening costs draws dim^2
-            noise = make(rng, draws, dim).astype(_dtype(phi))
-            total += share * np.asarray(_bound(self, phi, target, noise, rows), np.float64)
-        return total
-
-    def weighed_draws(
-        self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """`log p - log q` at independent draws of all sites and rows, and the draws."""
-        draws = min(draws, max(MOST // target.dim, 1))
-        noise = normal_draws(rng, draws, target.dim).astype(_dtype(phi))
-        total = np.zeros(draws)
-        for rows, share in blocks_of_rows(target, draws)[1]:
-            part = noise[:, self._taken(target, rows)]
-            total += share * np.asarray(_log_weights(self, phi, target, part, rows), np.float64)
-        return total, np.asarray(self.all_points(phi, target, noise), np.float64)
-
-    def all_points(self, phi: PyTree, target: Target, noise: np.ndarray) -> AnyArray:
-        """The draws at all rows, `(draws, dim)`, of noise of that shape; sources are gone through in parts."""
-        if not target.model.sources:
-            return _points(self, phi, target, noise, {})
-        z = np.zeros_like(noise)
-        for _, rows in target.parts():
-            part = np.asarray(_points(self, phi, target, noise[:, self._taken(target, rows)], rows))
-            shown = target.layout.shown_places(rows)
-            z[:, shown] = part[:, shown]
-        return z
-
-    def _taken(self, target: Target, rows: Mapping[str, Any]) -> np.ndarray:
-        """The places in noise of all rows that belong to the rows shown: all of the shared sites'."""
-        local = self.slots(target, local=True)
-        taken = [np.ravel(s.indices(rows)) if s in local else np.arange(s.start, s.stop) for s in target.layout.slots]
-        return np.concatenate([np.zeros(0, int), *taken])
-
-    def sample(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
-        """Independent draws, mapped onto the supports."""
-        noise = normal_draws(rng, draws, target.dim).astype(_dtype(phi))
-        return target.constrain(self.all_points(phi, target, noise))
-
-    def quadrature(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
-        """Moment-exact draws, mapped onto the supports."""
-        noise = whitened_draws(rng, draws, target.dim).astype(_dtype(phi))
-        return target.constrain(self.all_points(phi, target, noise))
-
-    def drawn_apart(
+    def apart(
         self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int, table: list[Slot]
     ) -> dict[str, Array]:
         """Draws in unconstrained space of the shared sites and of those of the table: for each `(draws, ...)`."""
-        shared = self.slots(target, local=False)
-        noise = rng.standard_normal((draws, sum(slot.stop - slot.start for slot in shared))).astype(_dtype(phi))
+        shared, dtype = self.slots(target, local=False), phi["shared"].dtype
+        noise = rng.standard_normal((draws, sum(slot.stop - slot.start for slot in shared))).astype(dtype)
         flat, found, start = self.shared.transform(phi["shared"], noise), {}, 0
         for slot in shared:
             size = slot.stop - slot.start
             found[slot.name] = flat[:, start : start + size].reshape(draws, *slot.unconstrained)
             start += size
         for name, (loc, sd) in from_table(phi["local"], table, {}).items():
-            found[name] = loc + sd * rng.standard_normal((draws, *loc.shape)).astype(_dtype(phi))
+            found[name] = loc + sd * rng.standard_normal((draws, *loc.shape)).astype(dtype)
         return found
 
-    def log_prob(self, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
-        """`log q(z(x)) - log |dx/dz|`."""
-        z, log_det = target.unconstrain(values), target.log_det(values)
-        flat = jnp.atleast_2d(z)
-        shared = _joined([flat[:, s.start : s.stop] for s in self.slots(target, local=False)], flat)
-        log_q = self.log_q(phi, target, flat, shared, {}, self.moments(phi, target, {}))
-        return log_q.reshape(log_det.shape) - log_det
-
-    def first_phi(self, target: Target, loc: np.ndarray, table: list[Slot]) -> dict[str, Any]:
-        """Around the point `loc`: the shared sites' parameters, and a table for the sites `table`."""
-        shared, rows = (_joined([loc[None, s.start : s.stop] for s in slots], loc[None])[0]
-                        for slots in (self.slots(target, local=False), table))  # fmt: skip
-        return {
-            "shared": np.asarray(self.shared.init(target, np.asarray(shared))),
-            "local": np.stack([rows, np.full_like(rows, math.log(START_SD))]),
-        }
+    def first_phi(self, target: Target, start: Start, table: list[Slot]) -> dict[str, Any]:
+        """Around the start: the shared sites' parameters, and a table for the sites `table`."""
+        log_sd = np.full_like(start.loc, math.log(START_SD)) if start.log_sd is None else start.log_sd
+        (loc, sd), (rows, row_sd) = (
+            [np.concatenate([whole[:0], *(whole[s.start : s.stop] for s in slots)]) for whole in (start.loc, log_sd)]
+            for slots in (self.slots(target, local=False), table)
+        )
+        shared = Start(loc, None if start.log_sd is None else sd, start.raw_key)
+        return {"shared": self.shared.init(target, shared), "local": np.stack([rows, row_sd.astype(rows.dtype)])}
 
 
 @pytree
@@ -293,11 +203,9 @@ class Structured(RowGuide):
         set_field(self, "plates", (self.plates,) if isinstance(self.plates, str) else tuple(self.plates))
 
     def local_plates(self, target: Target) -> tuple[str, ...]:
-        """`plates`."""
         return self.plates
 
-    def init(self, target: Target, loc: np.ndarray) -> PyTree:
-        """Narrow, around `loc`."""
+    def init(self, target: Target, start: Start) -> PyTree:
         known = [plate.name for plate in target.layout.plates]
         for plate in self.plates:
             if not any(plate in slot.plates for slot in target.layout.slots):
@@ -306,11 +214,19 @@ class Structured(RowGuide):
                     details=f"the plates: {', '.join(known) or 'none'}",
                     mend="Name the plate whose latent sites shall each have a normal of their own.",
                 )
-        return self.first_phi(target, loc, self.slots(target, local=True))
+        return self.first_phi(target, start, self.slots(target, local=True))
 
-    def moments(self, phi: PyTree, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
-        """The rows shown of the table."""
-        return from_table(phi["local"], self.slots(target, local=True), rows)
+    def conditional(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
+        return from_table(phi["local"], self.slots(target, local=True), target.rows)
+
+
+def beside_rows(guide: Guide, target: Target, plates: Iterable[str]) -> Guide:
+    """The guide for a fit in which `plates` show a part of their rows.
+
+    Mean field becomes `Structured`: the same family, of which a step reads, and draws noise for, the rows shown alone.
+    """
+    local = {plate for slot in target.layout.slots for plate in slot.plates} & set(plates)
+    return Structured(tuple(sorted(local)), guide) if local and isinstance(guide, MeanField) else guide
 
 
 def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
@@ -332,22 +248,29 @@ def _joined(parts: list[Any], like: AnyArray) -> Array:
     return jnp.concatenate([like[:, :0], *parts], axis=1)
 
 
-def _dtype(phi: PyTree) -> Any:
-    return phi["shared"].dtype
+def _whole(slot: Slot, part: Array) -> Array:
+    if part.shape[1] < slot.stop - slot.start:
+        raise ModelError(
+            "the density of what all rows share needs all of it, but its plate shows a part of its rows.",
+            site=slot.name,
+            mend="Name its plate in the guide too: vb.Structured((...)); or use the plain bound.",
+        )
+    return part
+
+
+def shown_log_densities(target: Target, z: Array, normals: Any = None) -> Array:
+    """The log density at each draw of `z`, `(draws, shown_dim)`, with `normals` in closed form: `(draws,)`."""
+    return over_draws(lambda point: target.run(point, shown=True).with_normals(normals or {}), z)
+
+
+@functools.partial(jax.jit, inline=True)
+def _draw(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Draws:
+    drawn = guide._drawn(phi, noise, target)
+    log_p = shown_log_densities(target, drawn.z)
+    return Draws(drawn.z, guide._log_q(phi, target, drawn), uniform_weights(drawn.z), log_p)
 
 
 @jax.jit
-def _bound(guide: RowGuide, phi: PyTree, target: Target, noise: Array, rows: dict[str, Array]) -> Array:
-    one = lambda e: guide.bound(phi, target, e[None], rows)[0]  # noqa: E731
+def _bounds_in_turn(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Array:
+    one = lambda e: guide.bound(phi, e[None], target)[0]  # noqa: E731
     return jax.lax.map(one, noise, batch_size=min(AT_ONCE, len(noise)))
-
-
-@jax.jit
-def _log_weights(guide: RowGuide, phi: PyTree, target: Target, noise: Array, rows: dict[str, Array]) -> Array:
-    one = lambda e: guide.log_weights(phi, target, e[None], rows, phi)[0]  # noqa: E731
-    return jax.lax.map(one, noise, batch_size=min(AT_ONCE, len(noise)))
-
-
-@jax.jit
-def _points(guide: RowGuide, phi: PyTree, target: Target, noise: Array, rows: dict[str, Any]) -> Array:
-    return guide.points(phi, target, noise, rows)

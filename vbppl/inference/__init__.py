@@ -1,1 +1,16 @@
-"""inference."""
+"""Solvers: how a guide is fitted to a target, and what they all give back.
+
+A solver is a function from a problem, which holds all it needs, and a watch, which may cut it short, to one `Solution`
+for each fit. Inside it is a generator of states, frozen values that say where the fit stands, so that an interrupt, a
+deadline and a checkpoint are the same thing to all of them: the last whole state.
+
+In order:
+
+- `solution`: what a solver gives back, and what it tells on the way.
+- `bound`: the bound and draws from fresh noise, for any guide: every choice between fits is made by it.
+- `initialization`: where a fit begins.
+- `deterministic`: on fixed draws to the end, or from the path to a mode.
+- `stochastic`: by noisy steps: minibatches, learnt params, networks.
+
+To add a solver, see the page of `vbppl/fitting`; to add an objective or a stop rule, that of the last folder.
+"""

@@ -8,12 +8,14 @@ may lie at infinity, and a fit wants its body, not its mode.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.target.batched import BLOCK, Density
+from vbppl.target.density import nonfinite_sites
 from vbppl.target.target import Target
 
 RADII = (10.0, 2.0, 1.0, 0.1)
@@ -48,6 +50,7 @@ def find_starts(
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
     z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
     step = np.full_like(z, 0.1)
+    # Signs alone: gradients of a bad start may be of any size, and their sizes say nothing of the way.
     best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
     for _ in range(CLIMB):
         log_p, gradient = density(z)
@@ -64,14 +67,16 @@ def find_starts(
     return points, found
 
 
-def starts_of(target: Target, rng: np.random.Generator, count: int) -> np.ndarray:
-    """Such points for one target, `(count, dim)`.
+def starts_of(target: Target, rng: np.random.Generator, count: int, density: Density | None = None) -> np.ndarray:
+    """Such points for one target, `(count, dim)`; `density` is that of the target, which then counts them.
 
     Raises:
-      NoStart: no candidate has a finite density and gradient; the message names the guilty site.
+      InitializationError: no candidate has a finite density and gradient; the message names the site.
     """
-    density, centred = Density([target]), np.asarray(target.centred)[None]
-    points, found = find_starts(lambda z: density(z, np.zeros(1, int), centred), target.dim, [rng], count)
+    one = functools.partial(
+        density or Density([target]), fits=np.zeros(1, int), centred=np.asarray(target.centred)[None]
+    )
+    points, found = find_starts(one, target.dim, [rng], count)
     if not found[0]:
         raise no_initialization(target, points[0, 0])
     return points[0]
@@ -94,7 +99,7 @@ def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:
 
 def no_initialization(target: Target, z: np.ndarray, which: str = "") -> InitializationError:
     """What to tell where no candidate has a finite density, as at `z`, `(dim,)`; `which` of several data sets."""
-    culprits = target.nonfinite_sites(z[None])
+    culprits = nonfinite_sites(target, z[None])
     where = {name: np.asarray(value) for name, value in target.constrain(z).items()}
     shown = "\n".join(f"{name} = {np.array2string(value, threshold=6, precision=4)}" for name, value in where.items())
     return InitializationError(

@@ -1,12 +1,14 @@
-"""What a fit tells: while it runs, why it ended, and what it leaves behind."""
+"""What a solver gives back, the same from each: `Solution`; and what it tells on the way: `Progress`."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import html
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from vbppl.core.pytree import pytree, static
 from vbppl.core.types import PyTree
 
 
@@ -28,6 +30,70 @@ class Progress:
     params: PyTree
     state: PyTree = ()
 
+    def __repr__(self) -> str:
+        return f"Progress(step={self.step:,}, elbo={self.elbo:.3f}, seconds={self.seconds:.2g})"
+
+
+class Note(NamedTuple):
+    """One thing that a fit chose or met by itself: what it is about, in a word, and a sentence."""
+
+    topic: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}: {self.text}"
+
+
+class Mode(NamedTuple):
+    """Another mode than the one that was fitted.
+
+    Attributes:
+      lower: the nats by which its bound is lower.
+      away: how many sds away it lies.
+      place: mean and log sd of a normal there, `(2, dim)`, in the coordinates of the fit.
+    """
+
+    lower: float
+    away: float
+    place: np.ndarray
+
+
+@pytree
+class Searched:
+    """Other modes were looked for.
+
+    Attributes:
+      found: those that were met, and are not in the guide.
+      starts: from how many starts.
+      spread: by how many nats the bounds at their ends differ.
+      held: those that were met, and have a component of the guide for their own.
+    """
+
+    found: tuple[Mode, ...]
+    starts: int = static()
+    spread: float = static()
+    held: tuple[Mode, ...] = ()
+
+    def __str__(self) -> str:
+        return f"restarts: {self.starts}, their bounds within {self.spread:.2g} nats" if self.starts > 1 else ""
+
+
+@pytree
+class NotSearched:
+    """Other modes were not looked for, and why."""
+
+    why: str = static()
+
+    @property
+    def found(self) -> tuple[Mode, ...]:
+        """Nothing."""
+        return ()
+
+    held = found
+
+    def __str__(self) -> str:
+        return f"other modes were not looked for: {self.why}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Status:
@@ -39,16 +105,13 @@ class Status:
       text: the same in a sentence, with the numbers.
       steps: steps taken.
       gradients: evaluations of the model's gradient, one for each draw.
+      seconds: what solving took by the clock, without judging.
+      compiling: how many of them went into the first call of a new program.
       skipped: steps that were not finite and therefore changed nothing.
       first_skipped: the number of the first of them.
-      guilty: the sites whose density or gradient was not finite there.
-      draw_noise: by how many sds another set of fixed draws would move the answer.
-      rivals: other modes met by restarts: the nats by which their bound is lower, and how many sds away.
+      nonfinite_sites: the sites whose density or gradient was not finite there.
+      draw_noise: by how many sds another set of fixed draws would move the answer; 0 where draws are fresh.
       decrement: the nats still to gain, to second order; not a number where it is not known.
-      starts: how many restarts there were.
-      spread: by how many nats their bounds differ.
-      seconds: what the fit took by the clock.
-      compiling: how many of them went into the first call of a new program.
       r_hat: of the last round's iterates, where there were rounds.
       mcse: the standard error of their average, in posterior sds.
     """
@@ -58,84 +121,55 @@ class Status:
     text: str
     steps: int
     gradients: int
+    seconds: float = dataclasses.field(default=0.0, compare=False)
+    compiling: float = dataclasses.field(default=0.0, compare=False)
     skipped: int = 0
     first_skipped: int | None = None
     nonfinite_sites: tuple[str, ...] = ()
-    other_modes: tuple[tuple[float, float], ...] = ()
     draw_noise: float = 0.0
     decrement: float = float("nan")
-    starts: int = 1
-    spread: float = 0.0
-    seconds: float = dataclasses.field(default=0.0, compare=False)
-    compiling: float = dataclasses.field(default=0.0, compare=False)
     r_hat: float | None = None
     mcse: float | None = None
+
+    @property
+    def was_cut_short(self) -> bool:
+        """Did a person or a deadline end it?"""
+        return self.reason in ("interrupted", "deadline")
 
     def __str__(self) -> str:
         text = f"{self.text}; {self.steps:,} steps, {self.gradients:,} gradients"
         if self.skipped:
-            where = f" in site {', '.join(self.guilty)}" if self.nonfinite_sites else ""
-            text += (
-                f"; {self.skipped:,} steps were not finite and skipped (first at step {self.first_skipped:,}{where})"
-            )
+            where = f" in site {', '.join(self.nonfinite_sites)}" if self.nonfinite_sites else ""
+            first = f"(first at step {self.first_skipped:,}{where})"
+            text += f"; {self.skipped:,} steps were not finite and skipped {first}"
         return text
 
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(str(self))}</p>"
 
-@dataclasses.dataclass(frozen=True)
+
+@pytree
 class Solution:
-    """The end of a fit.
+    """The end of a fit, whatever solver made it: every solver fills every field truly.
 
     Attributes:
-      params: as in `Progress`, on the host.
-      bounds: the bound at each step, in nats.
+      target: the density as it was fitted: with learnt params, coordinates and the states of modules.
+      guide: the family.
+      phi: its parameters.
+      bounds: the bound at each step, in nats, `(steps,)`; NaN where a step was skipped.
       status: why the fit ended.
-      state: as in `Progress`, on the host.
-      guide: the family that was chosen, where the fit chose it.
-      centred: the coordinates that were chosen, likewise.
-      choices: what was chosen and why, in words.
-      elsewhere: mean and log sd of the other modes that restarts met, `(modes, 2, dim)`.
+      other_modes: what else was found, or why nothing was looked for.
+      notes: what the fit chose by itself, in the order in which it did.
     """
 
-    params: PyTree
+    target: Any
+    guide: Any
+    phi: PyTree
     bounds: np.ndarray
-    status: Status
-    state: PyTree = ()
-    guide: Any = None
-    centred: np.ndarray | None = None
-    choices: tuple[str, ...] = ()
-    elsewhere: Any = ()
+    status: Status = static()
+    other_modes: Searched | NotSearched
+    notes: tuple[Note, ...] = static(default=())
 
-
-@dataclasses.dataclass(frozen=True)
-class Ending:
-    """Why a hook ends a fit: the `reason`, `converged` and `text` of its status."""
-
-    reason: str
-    converged: bool
-    text: str
-
-
-class Hook:
-    """Has the word after each chunk of steps: to look, to end the fit, to choose what it gives back.
-
-    A hook lives for one fit; what it remembers, it keeps in itself. For checkpoints it says so in `saved`.
-    """
-
-    def after_chunk(self, progress: Progress) -> Ending | None:
-        """Called after each chunk; an `Ending` ends the fit."""
-        return None
-
-    def fingerprint(self) -> str:
-        """What must be alike for a fit to go on from a checkpoint, besides what `saved` says."""
-        return ""
-
-    def saved(self) -> PyTree:
-        """What a checkpoint must keep: a pytree of arrays, of the same structure, shapes and dtypes at all times."""
-        return ()
-
-    def restore(self, saved: PyTree) -> None:
-        """Remember what `saved` said when the checkpoint was written."""
-
-    def finish(self, fitted: Solution) -> Solution:
-        """The last word, however the fit ended: for instance the best state seen in the place of the last."""
-        return fitted
+    def noted(self, topic: str, text: str) -> Solution:
+        """The same with one more note."""
+        return dataclasses.replace(self, notes=(*self.notes, Note(topic, text)))

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import html
+import importlib
 import inspect
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -20,7 +22,8 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import raw_key, wrap
-from vbppl.core.pytree import is_array, pytree, static
+from vbppl.core.pytree import is_array, pytree, set_field, static
+from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source
 from vbppl.model.arguments import Setting, as_data, name_of, split
@@ -28,7 +31,7 @@ from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, require
 from vbppl.model.modules import crossing
 from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
 from vbppl.model.shapes import all_rows, check_value
-from vbppl.model.trace import Outline, abstract_sites, initial_params, initial_states, log_joint, trace, values_of
+from vbppl.model.trace import Outline, abstract_sites, initial_params, initial_states, log_joint, traced, values_of
 
 
 class ModelFunction:
@@ -46,8 +49,28 @@ class ModelFunction:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
         return Model.of(self._function, args, kwargs)
 
+    def __reduce__(self) -> Any:
+        return _found, _address(self._function)
+
     def __repr__(self) -> str:
         return f"<model {name_of(self._function)}{self._signature}>"
+
+
+def _address(function: Any) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
+
+
+def _found(module: str, name: str) -> Any:
+    """The model function of that address: a pickle holds the name, as it does of any function."""
+    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
+
+
+def _rebuilt(function: Any, fields: dict[str, Any]) -> Model:
+    model = object.__new__(Model)
+    for name, value in fields.items():
+        set_field(model, name, value)
+    set_field(model, "function", function._function if isinstance(function, ModelFunction) else function)
+    return model
 
 
 def model(function: Callable[..., Any]) -> ModelFunction:
@@ -134,7 +157,6 @@ class Model(Program):
         return self.with_arrays(load) if self.sources else self
 
     def inline(self) -> Any:
-        """Run the function inside the current run; `sample("prior", model)` does it."""
         args, kwargs = self.arguments
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
@@ -145,7 +167,9 @@ class Model(Program):
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
-        return trace(self.inline, in_mode(interpreter, self.states, self.training))
+        with traced(in_mode(interpreter, self.states, self.training)) as sites:
+            self.inline()
+        return sites
 
     def in_training(self, states: Mapping[str, Any], raw_key: Any) -> Model:
         """The same with `states` in its modules; in training mode unless `raw_key` is None."""
@@ -198,9 +222,15 @@ class Model(Program):
         """
         return _log_joint(self.loaded(), {name: crossing(value) for name, value in values.items()})
 
-    def shapes(self) -> Shapes:
+    def __reduce__(self) -> Any:
+        # The name of a decorated function leads to the `ModelFunction`, so the function itself cannot be pickled.
+        fields = {name: value for name, value in vars(self).items() if name != "function"}
+        return _rebuilt, (ModelFunction(self.function), fields)
+
+    def shapes(self) -> Table:
         """The table of shapes: for each site its distribution, batch, event and plates."""
-        return Shapes(abstract_sites(self))
+        head = ("site", "kind", "distribution", "batch", "event", "plates")
+        return Table(head, tuple(map(_shape_row, abstract_sites(self).values())), align="<")
 
     def __repr__(self) -> str:
         args, kwargs = self.arguments
@@ -208,6 +238,13 @@ class Model(Program):
         changes = [f".condition({', '.join(self.conditions)})"] * bool(self.conditions)
         changes += [f".do({', '.join(self.interventions)})"] * bool(self.interventions)
         return f"{name_of(self.function)}({', '.join(shown)})" + "".join(changes)
+
+    def _repr_html_(self) -> str:
+        try:
+            table = self.shapes()._repr_html_()
+        except ModelError as error:  # to look at a model is no place to fail
+            table = f"<pre>{html.escape(str(error))}</pre>"
+        return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
         values = {name: np.asarray(as_data(value, name)) for name, value in values.items()}
@@ -281,21 +318,6 @@ def check_applied(model: Any) -> None:
     raise TypeError(f"expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
 
 
-class Shapes:
-    """The shapes of a model's sites, printed as a table."""
-
-    def __init__(self, sites: Mapping[str, Outline]):
-        self.rows = [_shape_row(site) for site in sites.values()]
-
-    def __str__(self) -> str:
-        header = ("site", "kind", "distribution", "batch", "event", "plates")
-        rows = [header, *self.rows]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows)
-
-    __repr__ = __str__
-
-
 def _own_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
     own = [name for name, site in abstract_sites(model).items() if site.kind == "param"] if params else []
     if missing := [name for name in own if name not in params]:
@@ -359,7 +381,9 @@ def _shown(value: Any) -> str:
     leaves = jax.tree.leaves(value)
     if is_array(value):
         return f"{value.dtype}{list(value.shape)}"
-    return f"<{type(value).__name__}>" if any(is_array(leaf) for leaf in leaves) else repr(value)
+    if any(is_array(leaf) for leaf in leaves):
+        return f"<{type(value).__name__}>"
+    return name_of(value) if callable(value) else repr(value)
 
 
 def _shape_row(site: Outline) -> tuple[str, ...]:

@@ -182,8 +182,8 @@ def _graph_parts(thing: Any) -> Parts:
     flat = [jax.tree_util.tree_flatten_with_path(nnx.as_pure(part)) for part in (learnt, state, fixed)]
     names = tuple(_name(path) for path, _ in flat[0][0])
     of_learnt, of_state, of_fixed = (tuple(leaf for _, leaf in leaves) for leaves, _ in flat)
-    moods = ("deterministic", "use_running_average")
-    has_training_mode = any(hasattr(node, mood) for _, node in nnx.iter_graph(thing) for mood in moods)
+    flags = ("deterministic", "use_running_average")
+    has_training_mode = any(hasattr(node, flag) for _, node in nnx.iter_graph(thing) for flag in flags)
     rest = _Graph(definition, tuple(structure for _, structure in flat), has_training_mode)
     return Parts(of_learnt, of_state, of_fixed, names, rest)
 
@@ -229,7 +229,7 @@ class PriorOver(Program):
     prior: Any
 
     def inline(self) -> Any:
-        """Sample each array of weights as a site of its own name, and put the module together."""
+        # Each array of weights becomes a site of its own name.
         found = parts(self.module)
         if not found.names:
             raise ModelError("the module holds no array of floating-point numbers, so there is nothing to sample.")

@@ -65,7 +65,7 @@ Interpreter = Callable[[Site], Site]
 
 
 class Program:
-    """Something that `sample` can run as a part of the current model: see `models.Model`."""
+    """Something that `sample` can run as a part of the current model: see `model.Model`."""
 
     def inline(self) -> Any:
         """Run the function inside the current run and return what it returns."""
@@ -148,8 +148,7 @@ def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -
     Raises:
       ModelError: the shapes of `dist`, the plates and `obs` disagree, or the name is taken.
     """
-    run = _run(f"sample({name!r}, ...)")
-    name = run.prefix + _checked(name)
+    run, name = _run_and_name("sample", name)
     if isinstance(dist, Program):
         return _submodel(run, name, dist, obs)
     _not_a_function(name, dist)
@@ -176,8 +175,7 @@ def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
     Returns:
       the same kind of thing as `init`, holding the current values.
     """
-    run = _run(f"param({name!r}, ...)")
-    name = run.prefix + _checked(name)
+    run, name = _run_and_name("param", name)
     if isinstance(init, int) and not isinstance(init, bool):
         init = float(init)
     if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
@@ -209,8 +207,7 @@ def mutable(name: str, init: Any) -> Any:
       a copy as the last step has left it. What the model puts into it, the next step finds there.
       Outside the steps of a fit, changes are forgotten.
     """
-    run = _run(f"mutable({name!r}, ...)")
-    name = run.prefix + _checked(name)
+    run, name = _run_and_name("mutable", name)
     if not jax.tree.leaves(init) or hasattr(init, "dtype") or isinstance(init, (int, float, complex)):
         raise ModelError(
             f"init is {init!r}, which the model cannot change in place.",
@@ -225,15 +222,14 @@ def prng_key(name: str = "key") -> Any:
 
     The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
     """
-    run = _run("prng_key()")
-    return run.ask(Site("key", run.prefix + _checked(name), frames=run.frames)).value
+    run, name = _run_and_name("prng_key", name)
+    return run.ask(Site("key", name, frames=run.frames)).value
 
 
 def deterministic(name: str, value: Any) -> Any:
     """Keep `value`, a function of the other sites, among the results under `name`; return it."""
-    run = _run(f"deterministic({name!r}, ...)")
-    name, value = run.prefix + _checked(name), _numbers(name, "value", value)
-    return run.ask(Site("deterministic", name, value=value, frames=run.frames)).value
+    run, name = _run_and_name("deterministic", name)
+    return run.ask(Site("deterministic", name, _numbers(name, "value", value), frames=run.frames)).value
 
 
 def factor(name: str, log_weight: Any) -> None:
@@ -242,8 +238,8 @@ def factor(name: str, log_weight: Any) -> None:
     Inside plates it is a weight for each row: a scalar counts once a row, and N/B times that where
     B of N rows are shown.
     """
-    run = _run(f"factor({name!r}, ...)")
-    name, log_weight = run.prefix + _checked(name), _numbers(name, "log_weight", log_weight)
+    run, name = _run_and_name("factor", name)
+    log_weight = _numbers(name, "log_weight", log_weight)
     check_owned(name, "log_weight", log_weight.shape, run.frames)
     log_weight = jnp.broadcast_to(log_weight, plated(log_weight.shape, run.frames))
     run.ask(Site("factor", name, value=log_weight, observed=True, frames=run.frames))
@@ -265,8 +261,8 @@ class plate:  # a word of the language, so lower case
     """
 
     def __init__(self, name: str, size: int, subsample_size: int | None = None, dim: int | None = None):
-        self._run = run = _run(f"plate({name!r}, ...)")
-        name = run.prefix + _checked(name)
+        run, name = _run_and_name("plate", name)
+        self._run = run
         size, subsample_size = _rows(name, size, subsample_size)
         shown = _shown_rows(run, name, size, subsample_size)
         indices = shown.indices if isinstance(shown, RowBlock) else shown
@@ -313,10 +309,12 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
     return take_shown(array, frame, run.frames, shown, event_dim)
 
 
-def _checked(name: Any) -> str:
+def _run_and_name(word: str, name: Any) -> tuple[Run, str]:
+    """The current run, and the name of a site in it: longer inside a model that is a part of another."""
+    run = _run(f"{word}({name!r}, ...)")
     if not isinstance(name, str) or not name:
         raise ModelError(f"a site's name must be a non-empty string, not {name!r}.")
-    return name
+    return run, run.prefix + name
 
 
 def _not_a_function(name: str, dist: Any) -> None:

@@ -130,7 +130,7 @@ def take_rows(array: Array, frames: Frames, rows: Sequence[Array | RowBlock | No
 
 
 def _taken(array: Array, frame: Frame, shown: Array | RowBlock, axis: int) -> Array:
-    # The indices are the engine's own, and checked where a user gives them. To fill what lies outside
+    # The indices are the fit's own, and checked where a user gives them. To fill what lies outside
     # with NaN, as `jnp.take` does, would cost a fifth of a step.
     indices = places_of(frame.name, shown)
     return array.at[(..., indices, *[slice(None)] * (-axis - 1))].get(mode="promise_in_bounds")

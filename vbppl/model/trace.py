@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,22 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.types import Array, Shape
-from vbppl.distributions.location_scale import location_scale
+from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.model.handlers import at_point, at_site, of_the_right_shape, parts_of, trainable
 from vbppl.model.modules import shapes_of
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
 
 
-def trace(function: Callable[[], Any], interpreter: Interpreter) -> dict[str, Site]:
-    """The sites of one run of `function`, in the order of its statements."""
+@contextlib.contextmanager
+def traced(interpreter: Interpreter) -> Iterator[dict[str, Site]]:
+    """A run whose sites are noted in the order of their statements: what is done inside speaks to `interpreter`."""
     with running(Run(interpreter)) as run:
         try:
-            function()
+            yield run.sites
         except NEEDS_NUMBERS as error:
             raise _needs_numbers(error, list(run.sites)) from error
-    return run.sites
 
 
 NEEDS_NUMBERS = (
@@ -97,7 +97,7 @@ class Outline:
         with at_site(site):
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
-            movable = not site.observed and location_scale(dist) is not None
+            movable = not site.observed and dist.location_scale is not None
             return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, movable)
 
 
@@ -118,8 +118,7 @@ def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dt
     def scales(coordinate: Array, leaves: Any) -> dict[str, Any]:
         sites = jax.tree.unflatten(structure, leaves).trace(at_point(coordinate))
         found.update({name: Outline.of(site) for name, site in sites.items()})
-        parts = {name: location_scale(sites[name].dist) for name, site in found.items() if site.location_scale}
-        return {name: loc_and_scale[1] for name, loc_and_scale in parts.items() if loc_and_scale is not None}
+        return {name: sites[name].dist.location_scale[1] for name, site in found.items() if site.location_scale}
 
     jaxpr, outputs = jax.make_jaxpr(scales, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
     for name, depends in zip(sorted(outputs), _depend_on_first_argument(jaxpr.jaxpr)):
@@ -140,43 +139,27 @@ def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
     return [is_reached(atom) for atom in jaxpr.outvars]
 
 
-def log_density(site: Site) -> Array:
-    """What a site adds to the log joint density, a scalar: summed over its rows, times N/B."""
-    if site.kind not in ("sample", "factor"):
-        return jnp.zeros(())
-    return _scaled(jnp.sum(_log_probs(site)), site.scale)
-
-
-def _log_probs(site: Site) -> Array:
+def log_probs(site: Site) -> Array:
+    """The log density of a sample site's value, in its batch shape; a factor's value."""
     return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
 
 
-def by_row(site: Site, plate: str) -> Array:
-    """What a site inside `plate` adds to the log joint density for each row shown, `(rows,)`, unscaled."""
-    if [frame.name for frame in site.frames] != [plate]:
-        where = ", ".join(frame.name for frame in site.frames) or "no plate"
-        raise ModelError(
-            f"the site stands in {where}, not in the plate '{plate}' alone, so its density is not a sum over rows.",
-            site=site.name,
-            mend="Importance weights by row are for models all of whose sites stand in one plate, as in a VAE.",
-        )
-    log_prob = _log_probs(site)
-    frame, dims = site.frames[0], jnp.ndim(log_prob)
-    return jnp.sum(log_prob, axis=tuple(axis for axis in range(dims) if axis != dims + frame.dim))
-
-
 def log_joint(sites: Mapping[str, Site]) -> Array:
-    """The log joint density of a run, a scalar.
+    """The log joint density of a run, a scalar."""
+    return summed([(log_probs(site), site.scale) for site in sites.values() if site.kind in ("sample", "factor")])
+
+
+def summed(log_probs: Sequence[tuple[ArrayLike, float]]) -> Array:
+    """The sum of log probabilities, each with its weight N/B: a scalar.
 
     What has one shape and one weight is added up row by row first, and then summed in one pass.
     """
     alike: dict[tuple[tuple[int, ...], float], Array] = {}
-    for site in sites.values():
-        if site.kind in ("sample", "factor"):
-            log_probs = jnp.asarray(_log_probs(site))
-            kind = (log_probs.shape, site.scale)
-            alike[kind] = alike[kind] + log_probs if kind in alike else log_probs
-    terms = [_scaled(jnp.sum(log_probs), scale) for (_, scale), log_probs in alike.items()]
+    for each, scale in log_probs:
+        each = jnp.asarray(each)
+        kind = (each.shape, scale)
+        alike[kind] = alike[kind] + each if kind in alike else each
+    terms = [_scaled(jnp.sum(each), scale) for (_, scale), each in alike.items()]
     return sum(terms[1:], terms[0]) if terms else jnp.zeros(())
 
 

@@ -15,6 +15,12 @@ the exact covariances, which mean field alone cannot have. With `H_n = Hess l(z_
 Up to `DENSE_DIM` dimensions `H` is formed and factored; beyond, each quantity is solved for by
 conjugate gradients on Hessian-vector products. Where `H` is not positive definite there is no
 linear response, and none is made up.
+
+These conjugate gradients differ from the truncated ones of Newton's method (`newton_cg`): those stop at a trust
+region and turn a direction of negative curvature into a step, these must solve to the end or say that they cannot.
+
+`curvature` is the same with third derivatives averaged to nothing: `K = -sd E[Hess l] sd` has a diagonal of ones at
+the optimum, and the covariance is `sd K^-1 sd`. It costs gradients only, so every mean-field fit is judged by it.
 """
 
 from __future__ import annotations
@@ -22,20 +28,35 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import latin_hypercube, whitened_draws
-from vbppl.core.types import Array
-from vbppl.target.batched import hessian_times
+from vbppl.core.tables import Table, labels, number
+from vbppl.core.types import Array, PyTree
+from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import MeanField
+from vbppl.posterior.weighted_draws import Worst
+from vbppl.target.batched import HEAVY, evaluate, hessian_times
 from vbppl.target.target import Target
 
 DENSE_DIM = 128
 DRAWS = 64
 CG_STEPS, CG_TOLERANCE = 500, 1e-6
 SMALLEST = 1e-8  # of the largest eigenvalue, in units of the guide's own sds
+AT_ONCE = 64  # scalars whose slopes are found side by side
+MOST_NUMBERS = 2**26  # of the covariance and of the slopes: half a gigabyte each
+CURVATURE_DIM, NAMED = 64, 5  # dims up to which curvature is looked at; coordinates that are named
+
+
+def is_mean_field(guide: Guide) -> TypeGuard[MeanField]:
+    """Whether linear response has something to correct: the only question about a guide's family here."""
+    return isinstance(guide, MeanField)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,22 +82,40 @@ class LinearResponse:
     def sd(self) -> np.ndarray:
         """The standard deviation of each scalar, `(scalars,)`."""
         if self.reason:
-            raise ValueError(f"linear response is not available: {self.reason}.")
+            raise ValueError(f"{self._unavailable}.")
         return np.sqrt(np.diagonal(self.covariance))
 
-    def __str__(self) -> str:
+    @property
+    def table(self) -> Table:
+        """The standard deviations."""
         if self.reason:
-            return f"linear response is not available: {self.reason}"
-        width = max(map(len, self.names), default=0)
-        return "\n".join(f"{name.ljust(width)}  sd {sd:.4g}" for name, sd in zip(self.names, self.sd))
+            return Table(("", "sd"), (), (self._unavailable,))
+        return Table(("", "sd"), tuple((name, number(sd)) for name, sd in zip(self.names, self.sd)))
+
+    @property
+    def _unavailable(self) -> str:
+        return f"linear response is not available: {self.reason}"
+
+    def __str__(self) -> str:
+        return self._unavailable if self.reason else str(self.table)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
 
 def linear_response(
     target: Target, loc: np.ndarray, log_sd: np.ndarray, names: Sequence[str], rng: np.random.Generator
 ) -> LinearResponse:
-    """Covariances of all scalars of the sites `names` at the mean-field optimum `(loc, log_sd)`."""
+    """Covariances of all scalars of the sites `names` at the mean-field optimum `(loc, log_sd)`.
+
+    Raises:
+      ModelError: there are so many scalars that their covariances do not fit in memory.
+    """
     dim, dtype = target.dim, jnp.result_type(float)
     draws = max(DRAWS, 4 * dim) if dim <= DENSE_DIM else DRAWS
+    # Fewer draws than two a dimension cannot have exact second moments.
     make = whitened_draws if draws >= 2 * dim else latin_hypercube
     noise = make(rng, draws, dim).astype(dtype)
     eta = np.concatenate([loc, log_sd]).astype(dtype)
@@ -114,6 +153,7 @@ def _solve_by_cg(
                 break
             product = units * np.asarray(hessian_times(target, eta, noise, (units * direction).astype(eta.dtype)))
             curvature = direction @ product
+            # Here a step of negative curvature is no step but the end: see the head of this file.
             if not curvature > 0:
                 return solved.T, f"the Hessian of the bound is not positive definite (curvature {curvature:.2g})"
             length = (rest @ rest) / curvature
@@ -125,27 +165,32 @@ def _solve_by_cg(
     return solved.T, ""
 
 
-@functools.partial(jax.jit, static_argnames="names")
-def _mean_slopes(target: Target, eta: Array, noise: Array, names: tuple[str, ...]) -> dict[str, Array]:
-    def means(eta: Array) -> dict[str, Array]:
-        loc, log_sd = jnp.split(eta, 2)
-        values = target.constrain(loc + jnp.exp(log_sd) * noise)
-        return {name: values[name].mean(axis=0) for name in names}
-
-    return jax.jacrev(means)(eta)
-
-
 def _slopes(
     target: Target, eta: np.ndarray, noise: np.ndarray, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """`d E_q[f] / d eta` for each scalar `f` of the sites: their labels, and `(scalars, 2 dim)`."""
-    slopes = _mean_slopes(target, eta, noise, names)
-    labels = tuple(
-        f"{name}[{','.join(map(str, index))}]" if index else name
-        for name in names
-        for index in np.ndindex(slopes[name].shape[:-1])
-    )
-    return labels, np.concatenate([np.asarray(slopes[name]).reshape(-1, len(eta)) for name in names])
+    shapes = jax.eval_shape(target.constrain, jax.ShapeDtypeStruct((target.dim,), eta.dtype))
+    found = tuple(each for name in names for each in labels(name, shapes[name].shape))
+    if len(found) * max(len(found), len(eta)) > MOST_NUMBERS:
+        raise ModelError(
+            f"the covariances of {len(found):,} scalars in {target.dim:,} dims do not fit in memory.",
+            mend="Name the sites that matter: posterior.linear_response('mu', 'tau').",
+        )
+    return found, np.asarray(_mean_slopes(target, eta, noise, names))
+
+
+@functools.partial(jax.jit, static_argnames="names")
+def _mean_slopes(target: Target, eta: Array, noise: Array, names: tuple[str, ...]) -> Array:
+    """Backwards from each scalar, some at a time: all at once would hold `(scalars, draws, dim)` numbers."""
+
+    def means(eta: Array) -> Array:
+        loc, log_sd = jnp.split(eta, 2)
+        values = target.constrain(loc + jnp.exp(log_sd) * noise)
+        return jnp.concatenate([values[name].mean(axis=0).reshape(-1) for name in names])
+
+    mean, pull = jax.vjp(means, eta)
+    one = lambda i: pull(jnp.zeros_like(mean).at[i].set(1))[0]  # noqa: E731
+    return jax.lax.map(one, jnp.arange(len(mean)), batch_size=AT_ONCE)
 
 
 @jax.jit
@@ -153,3 +198,40 @@ def _hessian(target: Target, eta: Array, noise: Array) -> Array:
     """All columns, some at a time: forward over reverse."""
     columns = jnp.eye(len(eta), dtype=eta.dtype)
     return jax.lax.map(lambda v: hessian_times(target, eta, noise, v), columns, batch_size=8)
+
+
+class Curvature(NamedTuple):
+    """Of a mean-field guide's bound, on average over the guide.
+
+    Attributes:
+      widened: the coordinates whose sds correlations would widen most, and by what factor.
+      least: the least eigenvalue of `K`; not a number where it was not looked at.
+      factor: `L`, where `L L^T` is the covariance by linear response; None where there is none.
+    """
+
+    widened: tuple[Worst, ...] = ()
+    least: float = np.nan
+    factor: np.ndarray | None = None
+
+
+def curvature(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Curvature:
+    """What correlations would do to the sds of a mean-field guide: see `K` above."""
+    if not is_mean_field(guide) or not 1 < target.dim <= CURVATURE_DIM or target.data_size > HEAVY:
+        return Curvature()
+    noise = whitened_draws(host_generator(raw_key, "curvature"), max(64, 4 * target.dim), target.dim)
+    sd = np.asarray(guide.sd(phi), np.float64)
+    # Stein's lemma: the expected Hessian from gradients, -E[Hess l] sd = -E[g e^T], exact in second moments.
+    gradient = evaluate(target, np.asarray(guide.loc(phi), np.float64) + sd * noise)[1] * sd
+    cross = -gradient.T @ noise / len(noise)
+    if not np.isfinite(cross).all():
+        return Curvature()
+    values, vectors = np.linalg.eigh((cross + cross.T) / 2)
+    # Along a direction of negative curvature the bound has no maximum, so there is no covariance to tell.
+    if values[0] <= 0:
+        return Curvature(least=float(values[0]))
+    # The diagonal of K^-1: variances by linear response over those of the guide.
+    ratios = np.sqrt(vectors**2 @ (1 / values))
+    widest = np.argsort(-ratios)[:NAMED]
+    names = target.layout.coordinates
+    named = tuple(Worst(float(ratios[i]), names[i]) for i in widest)
+    return Curvature(named, float(values[0]), sd[:, None] * vectors / np.sqrt(values))

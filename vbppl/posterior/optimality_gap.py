@@ -14,6 +14,7 @@ reach: everywhere if the log density is concave, else in this basin.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics import natural_gradient
-from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.posterior.report import Gap
@@ -32,7 +33,7 @@ from vbppl.target.target import Target
 SETS, STUDENT = 4, 2.353  # sets of draws; the 95% quantile of Student's t with 3 degrees of freedom
 FEWEST, EACH = 1024, 16  # draws; draws a dimension
 MOST_NUMBERS = 2**23  # of one set
-LEFT = 1e-2  # nats that a search may leave
+TOLERANCE, LEFT = 1e-4, 1e-2  # nats at which a search ends; that it may leave
 
 
 def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, raw_key: np.ndarray) -> Gap:
@@ -41,7 +42,8 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
     Raises:
       ModelError: the guide is of another family.
     """
-    if type(guide) not in (MeanField, FullRank):
+    search = SEARCHES.get(guide.__class__)
+    if search is None:
         raise ModelError(
             f"the optimality gap of a {type(guide).__name__} guide is not known.",
             mend="Fit with 'mean_field' or 'full_rank'.",
@@ -55,23 +57,33 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
     noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
     density = Density([target])
     lanes = Batch(density, np.zeros(SETS, int), np.tile(np.asarray(target.centred), (SETS, 1)))
-    highest = _highest(lanes, guide, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
+    highest = search(lanes, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
     above = float(highest.mean())
     bound = above + STUDENT * float(highest.std(ddof=1)) / np.sqrt(SETS) - (elbo.value - 2 * elbo.se)
     return Gap(float(np.maximum(bound, 0.0)), float(np.maximum(above - elbo.value, 0.0)))
 
 
-def _highest(lanes: Batch, guide: Gaussian, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _highest_mean_field(lanes: Batch, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The greatest bound on each set of draws, without the entropy's constant, `(sets,)`."""
-    loc, tolerance = np.asarray(guide.loc(phi), np.float64), 1e-4  # nats
-    if isinstance(guide, MeanField):
-        x = np.tile(np.concatenate([loc, np.log(np.asarray(guide.sd(phi), np.float64))]), (SETS, 1))
-        ends = mean_field.minimise(lanes, x, noise, tolerance, lambda at, going: None)
-        return np.where(ends.decrement <= LEFT, -ends.value, np.nan)
-    factor = np.tile(np.asarray(guide.factor(phi), np.float64), (SETS, 1, 1))
-    at = natural_gradient.evaluate(lanes, np.tile(loc, (SETS, 1)), factor, noise, np.arange(SETS))
-    natural_gradient.ascend(lanes, at, noise, lanes.rounding, np.full(SETS, tolerance))
+    x = np.tile(np.asarray(phi, np.float64).reshape(-1), (SETS, 1))  # loc, then log sd
+    *_, ends = mean_field.descend(lanes, x, noise, TOLERANCE)
+    return np.where(ends.decrement <= LEFT, -ends.value, np.nan)
+
+
+def _highest_full_rank(lanes: Batch, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The same with any factor."""
+    loc, factor = (np.asarray(part(phi), np.float64) for part in (FullRank().loc, FullRank().factor))
+    start = np.tile(loc, (SETS, 1)), np.tile(factor, (SETS, 1, 1))
+    at = natural_gradient.evaluate(lanes, *start, noise, np.arange(SETS))
+    at = natural_gradient.ascend(lanes, at, noise, lanes.rounding, np.full(SETS, TOLERANCE))
     return np.where(at.decrement <= LEFT, at.bound, np.nan)
+
+
+# Of other families no search is known that gets to the end.
+SEARCHES: dict[type, Callable[[Batch, np.ndarray, np.ndarray], np.ndarray]] = {
+    MeanField: _highest_mean_field,
+    FullRank: _highest_full_rank,
+}
 
 
 def _jittered(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:

@@ -10,57 +10,78 @@ import jax
 import numpy as np
 
 from vbppl.core.keys import host_generator, raw_key
-from vbppl.core.numerics import psis
-from vbppl.core.pytree import pytree, static
+from vbppl.core.pytree import pytree
 from vbppl.core.types import Array, PyTree, Seed
+from vbppl.guides import networks
 from vbppl.guides.base import Guide
-from vbppl.guides.gaussian import MeanField
+from vbppl.inference import bound
 from vbppl.inference.bound import Estimate
-from vbppl.inference.solution import Status
+from vbppl.inference.solution import Solution, Status
 from vbppl.model import predictive
 from vbppl.model.model import Model
 from vbppl.posterior import row_evidence
-from vbppl.posterior.linear_response import LinearResponse, linear_response
+from vbppl.posterior.correction import resample
+from vbppl.posterior.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.optimality_gap import optimality_gap
-from vbppl.posterior.report import Report
+from vbppl.posterior.report import Report, Unjudged
 from vbppl.posterior.summary import Summary, summarise
-from vbppl.target.target import Target
+from vbppl.target.density import packed_params
+from vbppl.target.target import Target, model_of
 
-POOL = 20  # draws that are weighed at first for one that is asked for
-MOST_LOST = 0.03  # of the weight, to draws that would be needed more than once
 VALUES = 2**24  # numbers that the draws behind a table may hold
 
 
 @pytree
 class Posterior:
-    """A guide with its fitted parameters: a frozen pytree without hidden state.
+    """What was solved and how good it is: a frozen pytree without hidden state.
 
     Values are on the sites' supports, by the sites' names; deterministic sites are included.
 
     Attributes:
-      target: the density that was fitted, with its data.
-      guide: the family.
-      phi: its parameters.
-      elbo: the evidence lower bound with its standard error, in nats: `log evidence >= elbo`. Not a number
-        for a MAP estimate, which has none.
-      history: the noisy bound at each step, in nats, `(steps,)`; NaN where a step was skipped.
-      status: why the fit ended, and what happened on the way.
+      solution: what the solver gave back.
       report: how good it is; `check()` returns it.
     """
 
-    target: Target
-    guide: Guide
-    phi: PyTree
-    elbo: Estimate
-    history: np.ndarray
-    status: Status = static()
-    report: Report | None = static(default=None)
+    solution: Solution
+    report: Report | Unjudged
+
+    @property
+    def target(self) -> Target:
+        """The density that was fitted, with its data."""
+        return self.solution.target
+
+    @property
+    def guide(self) -> Guide:
+        """The family."""
+        return self.solution.guide
+
+    @property
+    def phi(self) -> PyTree:
+        """The parameters of the guide."""
+        return self.solution.phi
+
+    @property
+    def elbo(self) -> Estimate:
+        """The evidence lower bound with its standard error, in nats: `log evidence >= elbo`.
+
+        Of a MAP estimate, which has no bound, the log joint density at the mode.
+        """
+        return self.report.elbo
+
+    @property
+    def history(self) -> np.ndarray:
+        """The noisy bound at each step, in nats, `(steps,)`; NaN where a step was skipped."""
+        return self.solution.bounds
+
+    @property
+    def status(self) -> Status:
+        """Why the fit ended, and what happened on the way."""
+        return self.solution.status
 
     def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """`n` independent draws: for each site `(n, ...)`."""
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}.")
-        return self.guide.sample(self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
+        _check_count(n)
+        return bound.sample(self.guide, self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
 
     def mean(self) -> dict[str, np.ndarray | np.floating]:
         """The mean of each site; exact where the guide is Gaussian and the site is real."""
@@ -86,17 +107,17 @@ class Posterior:
         Stands on the same footing as `model.log_joint`: the mean over draws of
         `log_joint - log_prob` is the ELBO.
         """
-        return self.guide.log_prob(self.phi, self.target, values)
+        return bound.log_prob_of_values(self.guide, self.phi, self.target, values)
 
     @property
     def params(self) -> dict[str, Any]:
         """The learnt params of the model, and of a guide that has some, shaped like their `init`."""
-        return {**self.target.param_values(), **self.guide.param_values(self.phi)}
+        return {**self.target.param_values(), **networks.param_values(self.guide, self.phi)}
 
     def summary(self, *names: str) -> Summary:
         """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
-        notes += self.report.lines() if self.report else [f"log joint at the mode {self.elbo.value:.3f} nats"]
+        notes += self.report.beside(self.solution).lines()
         return summarise(self._chosen(names), notes)
 
     def check(self, gap: bool = False) -> Report:
@@ -105,12 +126,13 @@ class Posterior:
         Args:
           gap: also bound how far below the best of its family the fit may lie, by four further fits.
         """
-        if self.report is None:
-            raise TypeError("a MAP estimate is a point: there is no distribution to judge.")
+        if isinstance(self.report, Unjudged):
+            raise TypeError(f"{self.report.why}.")
+        card = self.report.beside(self.solution)
         if not gap:
-            return self.report
+            return card
         found = optimality_gap(self.target, self.guide, self.phi, self.elbo, np.zeros(2, np.uint32))
-        return dataclasses.replace(self.report, gap=found)
+        return dataclasses.replace(card, gap=found)
 
     def linear_response(self, *names: str) -> LinearResponse:
         """Covariances of the sites `names` (all if none), corrected for what mean field leaves out.
@@ -121,7 +143,7 @@ class Posterior:
         Raises:
           TypeError: the guide is not mean-field.
         """
-        if not isinstance(self.guide, MeanField):
+        if not is_mean_field(self.guide):
             raise TypeError(f"linear response corrects a mean-field guide, not {type(self.guide).__name__}.")
         loc, log_sd = np.asarray(self.phi, np.float64)
         rng = host_generator(np.zeros(2, np.uint32), "linear response")
@@ -137,24 +159,8 @@ class Posterior:
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}.")
-        rng = host_generator(raw_key(seed), "resample")
-        log_weights, z = np.zeros(0), np.zeros((0, self.target.dim))
-        for pool in (POOL * n, 3 * POOL * n):
-            more, new = self.guide.weighed_draws(self.phi, self.target, rng, pool)
-            log_weights, z = np.append(log_weights, more), np.append(z, new, axis=0)
-            smoothed = psis.smooth(np.where(np.isfinite(log_weights), log_weights, -np.inf))
-            kept, lost = psis.capped(np.exp(smoothed.log_weights), 1 / n)
-            if smoothed.usable and lost <= MOST_LOST:
-                # Systematic: to take the heaviest draws once only would bring back the guide's sds.
-                shares = np.cumsum(kept)
-                at = rng.permutation(np.arange(n) + rng.uniform()) / n
-                return self.target.constrain(z[np.searchsorted(shares / shares[-1], at)])
-        raise ValueError(
-            f"importance weights cannot repair this guide: Pareto k {smoothed.shape:.2f}, and {lost:.1%} of the weight "
-            f"of {len(z):,} draws lies in a few that {n} different ones cannot hold. See posterior.check()."
-        )
+        _check_count(n)
+        return resample(self.solution, host_generator(raw_key(seed), "resample"), n)
 
     def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """Posterior predictive draws: what the model says of data not yet seen.
@@ -167,14 +173,13 @@ class Posterior:
           for each site that the posterior does not fix, observed and deterministic, `(n, ...)`. A site whose rows
           an encoder, or a guide program that has the model's own arguments, reads off `model` is one of them.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}.")
-        model = self.target.model if model is None else model
+        _check_count(n)
+        model = model_of(self.target) if model is None else model
         predictive.check_in_memory(model)
-        model = model.in_training(self.target.model.states, None)
+        model = model.in_training(model_of(self.target).states, None)
         rng = host_generator(raw_key(seed), "posterior")
-        values, z, anew = self.guide.carried(self.phi, self.target, model, rng, n)
-        params, weights = self.target.packed_params(), self.target.weights()
+        values, z, anew = bound.transfer(self.guide, self.phi, self.target, model, rng, n)
+        params, weights = packed_params(self.target), dict(zip(self.target.layout.movable, self.target.centred))
         return predictive.predict(model, values, params, raw_key(seed), n, z, weights, anew)
 
     def log_evidence(
@@ -189,14 +194,13 @@ class Posterior:
           guide: where the guide is a program, it applied to them.
           n: draws a row; they are made in chunks, so that memory does not grow with them.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}.")
+        _check_count(n)
         target, moved = self._moved(model, guide)
         return row_evidence.row_evidence(moved, self.phi, target, raw_key(seed), n)
 
     def amortisation_gap(
         self, model: Model | None = None, guide: Model | None = None, rows: int = 200, seed: Seed = 0
-    ) -> row_evidence.Gap:
+    ) -> row_evidence.AmortisationGap:
         """What the encoder loses against the best normal of each row, in nats a row.
 
         Args:
@@ -211,7 +215,7 @@ class Posterior:
         """Target and guide at other rows."""
         if model is None:
             return self.target, self.guide
-        return self.target.with_data(model), self.guide.with_data(guide)
+        return self.target.with_data(model), networks.with_data(self.guide, guide)
 
     def encode(self, rows: Any) -> Any:
         """What an amortised guide says of rows that it may never have seen.
@@ -226,15 +230,16 @@ class Posterior:
         Raises:
           TypeError: the guide has no encoder.
         """
-        return self.guide.encode(self.phi, rows)
+        return networks.encode(self.guide, self.phi, rows)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
         target = self.target
-        return predictive.log_likelihood(target.model, self._latent(n, seed), target.packed_params(), target.parts())
+        model, params = model_of(target), packed_params(target)
+        return predictive.log_likelihood(model, self._latent(n, seed), params, target.parts())
 
     def __repr__(self) -> str:
-        return f"<Posterior of {self.target.model!r}: {type(self.guide).__name__}, ELBO {self.elbo}>"
+        return f"<Posterior of {self.target}: {type(self.guide).__name__}, ELBO {self.elbo}>"
 
     def __str__(self) -> str:
         return str(self.summary())
@@ -262,4 +267,10 @@ class Posterior:
         """Moment-exact draws, the same at each call; fewer for very large models."""
         draws = int(np.clip(VALUES // max(self.target.dim, 1), 256, 4096)) // 2 * 2
         rng = host_generator(np.zeros(2, np.uint32), "table")
-        return jax.tree.map(np.asarray, self.guide.quadrature(self.phi, self.target, rng, draws))
+        return jax.tree.map(np.asarray, bound.quadrature(self.guide, self.phi, self.target, rng, draws))
+
+
+def _check_count(n: int) -> None:
+    """Refuse to draw nothing."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")

@@ -22,15 +22,26 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator, named, wrap
 from vbppl.core.numerics import psis
 from vbppl.core.types import Array, PyTree
-from vbppl.guides.base import Guide
-from vbppl.inference.solution import Status
-from vbppl.posterior.judge import LOG_WEIGHT_SD, Estimate, Report
+from vbppl.guides import networks
+from vbppl.guides.base import Guide, row_wise
+from vbppl.inference.bound import Estimate
+from vbppl.inference.solution import Note, Solution
+from vbppl.posterior.report import LOG_WEIGHT_SD, Report, solver_reasons
+from vbppl.posterior.weighted_draws import WeightedDraws, Worst
 from vbppl.target.target import Target
 
 NUMBERS = 2**23  # that intermediate values may hold at once
 BLOCK = 500  # rows at once
 REFINING, DRAWS, JUDGING = 600, 8, 512  # steps, draws a step, draws that judge
 JUDGED, MOST_FAILING = 128, 0.1  # rows; the fraction of them that may fail
+
+# Advice.
+EVIDENCE = "posterior.log_evidence(): the log evidence of each row, which needs no good guide"
+GAP = "posterior.amortisation_gap(): how much of that the encoder is to blame for"
+VALIDATE = (
+    "vb.Stochastic(validation=vb.Validation(model(rows kept back))): networks seldom come to rest, but rows "
+    "that were not fitted tell when more steps do harm"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,12 +81,13 @@ def row_evidence(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray,
     showing = target.with_lengths({plate.name: block})
     # Some thousand numbers a row and draw: what the layers of a network hold.
     chunk = int(np.clip(NUMBERS // (block * (1000 + target.data_size // plate.size)), 1, draws))
-    stratification = guide.stratification(showing, chunk, host_generator(raw_key, "row evidence"))
+    first = _showing_first(showing, plate.name, block)
+    spread = guide.noise(first).spread(host_generator(raw_key, "row evidence"), chunk)
     found = []
     for number, start in enumerate(range(0, plate.size, block)):
-        rows = showing.read({plate.name: np.arange(start, start + block, dtype=np.int32) % plate.size})
+        shown = showing.showing({plate.name: np.arange(start, start + block, dtype=np.int32) % plate.size})
         at = (np.asarray(raw_key), np.int32(number), np.int32(draws))
-        found.append(np.stack(_weigh_block(guide, phi, showing, stratification, rows, *at, chunk)))
+        found.append(np.stack(_weigh_block(guide, phi, shown, spread, *at, chunk)))
     log_means, ess = np.concatenate(found, axis=1).astype(np.float64)[:, : plate.size]
     return RowEvidence(log_means, ess, draws)
 
@@ -85,8 +97,7 @@ def _weigh_block(
     guide: Guide,
     phi: PyTree,
     target: Target,
-    stratification: PyTree,
-    rows: dict[str, Array],
+    spread: Any,
     raw_key: Array,
     number: Array,
     draws: Array,
@@ -96,103 +107,114 @@ def _weigh_block(
     key = jax.random.fold_in(named(wrap(raw_key), "row evidence"), number)
 
     def one(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        noise = guide.noise(stratification, jax.random.fold_in(key, i), chunk)
-        log_weights = guide.row_log_weights(phi, target, guide.values(phi, target, noise, rows), rows)
+        log_weights = _row_log_weights(guide, phi, target, spread(jax.random.fold_in(key, i)), target.rows)
         counted = (i * chunk + jnp.arange(chunk) < draws)[:, None]
         log_weights = jnp.where(counted, log_weights, -jnp.inf)
         totals = (jax.nn.logsumexp(power * log_weights, axis=0) for power in (1, 2))
         return jax.tree.map(jnp.logaddexp, sums, tuple(totals))
 
-    nothing = jnp.full(jax.tree.leaves(rows)[0].shape, -jnp.inf)
+    nothing = jnp.full(jax.tree.leaves(target.rows)[0].shape, -jnp.inf)
     first, second = jax.lax.fori_loop(0, (draws + chunk - 1) // chunk, one, (nothing, nothing))
     return first - jnp.log(draws), jnp.exp(2 * first - second)
 
 
-def judge_rows(
-    guide: Guide, phi: PyTree, target: Target, bound: Estimate, status: Status, raw_key: np.ndarray
-) -> Report:
-    """The report card of an amortised guide: some rows' weights, each row by itself.
+def judge_rows(solution: Solution, elbo: Estimate, raw_key: np.ndarray) -> Report:
+    """The report of an amortised guide: some rows' weights, each row by itself.
 
     All rows together the weights of a perfect fit would look hopeless, because their logs add up over rows.
     """
-    plate = target.layout.only_plate()
+    target, plate = solution.target, solution.target.layout.only_plate()
     chosen = host_generator(raw_key, "judge rows").permutation(plate.size)[:JUDGED].astype(np.int32)
-    showing = target.with_lengths({plate.name: len(chosen)})
-    stratification = guide.stratification(showing, JUDGING, host_generator(raw_key, "judge rows"))
-    rows = showing.read({plate.name: chosen})
-    log_weights = np.asarray(_some_weights(guide, phi, showing, stratification, rows, raw_key), np.float64)
+    log_weights = _weights_of_rows(solution, chosen, raw_key)
     sds = log_weights.std(axis=0)
     smoothed = [psis.smooth(column) for column in log_weights.T]
     gap = float(np.mean([s.log_mean for s in smoothed] - log_weights.mean(axis=0)))
-    failing, reasons, advice = float(np.mean(~(sds <= LOG_WEIGHT_SD))), [], []
+    # The evidence adds up over rows, so a few whose weights do not settle down may not spoil it, but no more.
+    usable = np.mean([s.usable for s in smoothed]) >= 1 - MOST_FAILING
+    reasons, advice = _reasons_by_row(float(np.mean(~(sds <= LOG_WEIGHT_SD))), gap, solution)
+    nothing = Worst(math.nan, "not looked at row by row")
+    text = f"each row by itself: the medians of {len(chosen)} rows, {JUDGING} draws each"
+    return Report(
+        elbo,
+        log_weight_sd=float(np.median(sds)),
+        ess=float(np.median([s.ess for s in smoothed])) / JUDGING,
+        pareto_k=float(np.median([s.shape for s in smoothed])),
+        log_evidence=elbo.value + plate.size * gap if usable else math.nan,
+        mean_shift=nothing,
+        log_sd_shift=nothing,
+        tail=nothing,
+        widened=(),
+        least_eigenvalue=math.nan,
+        draws=WeightedDraws.none(target.dim),
+        other_modes=solution.other_modes,
+        verdict="poor" if reasons else "good",
+        reasons=tuple(reasons),
+        advice=tuple(advice),
+        status=solution.status,
+        notes=(Note("judging", text), *solution.notes),
+    )
+
+
+def _reasons_by_row(failing: float, gap: float, solution: Solution) -> tuple[list[str], list[str]]:
+    """Reasons and advice, where so large a fraction of the rows fail, and lose so many nats on average."""
+    reasons, advice = [], []
     if failing > MOST_FAILING:
         reasons.append(
             f"in {failing:.0%} of the rows log p - log q varies by more than {LOG_WEIGHT_SD} nats: on average a "
             f"row's normal is at least {gap:.2f} nats from its posterior"
         )
-        advice = [
-            "posterior.log_evidence(): the log evidence of each row, which needs no good guide",
-            "posterior.amortisation_gap(): how much of that the encoder is to blame for",
-        ]
-    if not status.converged and status.reason != "steps":
-        reasons.append(f"the fit did not converge: {status.text}")
-        advice.append(
-            "vb.Stochastic(validation=vb.Validation(model(rows kept back))): networks seldom come to rest, but rows "
-            "that were not fitted tell when more steps do harm"
-        )
-    return Report(
-        verdict="poor" if reasons else "good",
-        reasons=tuple(reasons),
-        advice=tuple(advice),
-        elbo=bound,
-        log_weight_sd=float(np.median(sds)),
-        ess=float(np.median([s.ess for s in smoothed])) / JUDGING,
-        pareto_k=float(np.median([s.shape for s in smoothed])),
-        log_evidence=bound.value + plate.size * gap,
-        mean_shift=(math.nan, "not looked at row by row"),
-        log_sd_shift=(math.nan, "not looked at row by row"),
-        tail=(math.nan, "not looked at row by row"),
-        widened=(),
-        least_eigenvalue=math.nan,
-        other_modes=(),
-        status=status,
-        choices=(f"judged row by row: the medians of {len(chosen)} rows, {JUDGING} draws each",),
-    )
+        advice += [EVIDENCE, GAP]
+    against = solver_reasons(solution.status, solution.other_modes)
+    return reasons + against, advice + [VALIDATE] * bool(against)
+
+
+def _weights_of_rows(solution: Solution, chosen: np.ndarray, raw_key: np.ndarray) -> np.ndarray:
+    """`log p - log q` of the rows `chosen`, `(JUDGING, rows)`."""
+    guide, phi, target = solution.guide, solution.phi, solution.target
+    plate = target.layout.only_plate()
+    showing = target.with_lengths({plate.name: len(chosen)})
+    first = _showing_first(showing, plate.name, len(chosen))
+    spread = guide.noise(first).spread(host_generator(raw_key, "judge rows"), JUDGING)
+    rows = showing.showing({plate.name: chosen}).rows
+    return np.asarray(_some_weights(guide, phi, showing, spread, rows, raw_key), np.float64)
 
 
 @jax.jit
 def _some_weights(
-    guide: Guide, phi: PyTree, target: Target, stratification: PyTree, rows: dict[str, Array], raw_key: Array
+    guide: Guide, phi: PyTree, target: Target, spread: Any, rows: dict[str, Array], raw_key: Array
 ) -> Array:
     """`log p - log q` of each row shown, `(JUDGING, rows)`."""
-    noise = guide.noise(stratification, named(wrap(raw_key), "judge rows"), JUDGING)
-    return guide.row_log_weights(phi, target, guide.values(phi, target, noise, rows), rows)
+    return _row_log_weights(guide, phi, target, spread(named(wrap(raw_key), "judge rows")), rows)
 
 
 def weighs_rows(guide: Guide, phi: PyTree, target: Target) -> bool:
     """Whether the guide is amortised, and all of the model stands in one plate."""
-    if not guide.network_size(phi):
+    if not networks.network_size(guide, phi):
         return False
     try:
         showing = target.with_lengths({target.layout.only_plate().name: 1})
-        rows = target.read({target.layout.only_plate().name: np.zeros(1, np.int32)})
-        stratification = guide.stratification(showing, 1, np.random.default_rng(0))
+        rows = target.showing({target.layout.only_plate().name: np.zeros(1, np.int32)}).rows
+        first = _showing_first(showing, target.layout.only_plate().name, 1)
+        spread = guide.noise(first).spread(np.random.default_rng(0), 1)
         jax.eval_shape(
-            lambda raw: _weights_of_one(guide, phi, showing, stratification, rows, raw), np.zeros(2, np.uint32)
+            lambda raw: _row_log_weights(guide, phi, showing, spread(wrap(raw)), rows), np.zeros(2, np.uint32)
         )
     except ModelError:
         return False
     return True
 
 
-def _weights_of_one(
-    guide: Guide, phi: PyTree, target: Target, stratification: PyTree, rows: dict[str, Any], raw_key: Array
-) -> Array:
-    values = guide.values(phi, target, guide.noise(stratification, wrap(raw_key), 1), rows)
-    return guide.row_log_weights(phi, target, values, rows)
+def _row_log_weights(guide: Guide, phi: PyTree, target: Target, noise: Array, rows: dict[str, Any]) -> Array:
+    rowwise, target = row_wise(guide), target.replace(rows=rows)
+    return rowwise.row_log_weights(phi, rowwise.values(phi, noise, target), target)
 
 
-class Gap(NamedTuple):
+def _showing_first(target: Target, plate: str, length: int) -> Target:
+    """The target showing so many rows of a plate: for shapes alone."""
+    return target.replace(rows={plate: np.arange(length, dtype=np.int32)})
+
+
+class AmortisationGap(NamedTuple):
     """What an encoder loses against the best normal of each row, in nats a row.
 
     Attributes:
@@ -209,7 +231,7 @@ class Gap(NamedTuple):
     __repr__ = __str__
 
 
-def amortisation_gap(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray, rows: int) -> Gap:
+def amortisation_gap(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray, rows: int) -> AmortisationGap:
     """Refine each row's normal from the encoder's on, and compare the bounds on the same fresh draws.
 
     Cremer, Li and Duvenaud 2018, "Inference Suboptimality in Variational Autoencoders", section 3.
@@ -217,22 +239,26 @@ def amortisation_gap(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndar
     plate = target.layout.only_plate()
     rng = host_generator(raw_key, "amortisation gap")
     chosen = np.sort(rng.choice(plate.size, size=min(rows, plate.size), replace=False)).astype(np.int32)
-    shown = target.read({plate.name: chosen})
+    shown = target.showing({plate.name: chosen}).rows
     showing = target.with_lengths({plate.name: len(chosen)})
     gains = np.asarray(_gains(guide, phi, showing, shown, np.asarray(raw_key)), np.float64)
-    return Gap(Estimate(float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))), gains)
+    return AmortisationGap(Estimate(float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(len(gains)))), gains)
 
 
 @jax.jit
 def _gains(guide: Guide, phi: PyTree, target: Target, rows: dict[str, Array], raw_key: Array) -> Array:
     """How much each row's bound rises when its own normal is refined, `(rows,)`."""
     key = named(wrap(raw_key), "amortisation gap")
-    normals = {name: (loc, jnp.log(sd)) for name, (loc, sd) in guide.normals(phi, target, rows).items()}
+    found = row_wise(guide).normals(phi, target.replace(rows=rows))
+    normals = {name: (loc, jnp.log(sd)) for name, (loc, sd) in found.items()}
     slots = target.layout.slots
 
     def points(table: PyTree, noise: Mapping[str, Array]) -> Array:
         parts = [(table[s.name][0] + jnp.exp(table[s.name][1]) * noise[s.name]).reshape(-1) for s in slots]
         return jnp.concatenate(parts)
+
+    def by_row(z: Array) -> Array:
+        return target.run(z, rows, shown=True).by_row(target.layout.only_plate().name)
 
     def bounds(table: PyTree, key: Array, draws: int) -> Array:
         """Of each row: antithetic draws, the entropy in closed form up to a constant."""
@@ -241,7 +267,7 @@ def _gains(guide: Guide, phi: PyTree, target: Target, rows: dict[str, Array], ra
         log_p = 0.0
         for sign in (1.0, -1.0):
             noise = jax.tree.map(lambda leaf, sign=sign: sign * leaf, half)
-            log_p += jax.lax.map(lambda e: target.row_log_density(points(table, e), rows), noise, batch_size=8).mean(0)
+            log_p += jax.lax.map(lambda e: by_row(points(table, e)), noise, batch_size=8).mean(0)
         entropies = (log_sd.reshape(len(log_sd), -1).sum(axis=1) for _, log_sd in table.values())
         return log_p / 2 + sum(entropies)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vbppl.core.tables import Table, labels, number
+
 COLUMNS = ("mean", "sd", "5%", "50%", "95%")
+QUANTILES = (0.05, 0.5, 0.95)
 SHOWN = 12  # lines for one site, before the middle is left out
 
 
@@ -17,71 +19,46 @@ class Summary:
     """Printed in a terminal it is a table of text; in a notebook, of HTML.
 
     Attributes:
-      rows: for each scalar its name, mean, standard deviation and 5, 50, 95% quantiles.
+      sites: for each site its rows: for each scalar its label and mean, sd and 5, 50, 95% quantiles.
       notes: lines to print under the table.
     """
 
-    rows: tuple[tuple[str, tuple[float, ...]], ...]
-    notes: tuple[str, ...]
+    sites: tuple[tuple[tuple[str, tuple[float, ...]], ...], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
+        """The rows of all sites, one after the other."""
+        return tuple(row for site in self.sites for row in site)
+
+    @property
+    def table(self) -> Table:
+        """What is shown: a long site keeps its first and last lines, and one between says how many are left out."""
+        rows: list[tuple[str, ...]] = []
+        # By site, not by what the labels begin with: sites of their own may be called w[0], w[1] and so on.
+        for site in self.sites:
+            lines = [(name, *map(number, values)) for name, values in site]
+            if len(lines) > SHOWN:
+                hidden = len(lines) - SHOWN + 1
+                lines = [*lines[: SHOWN - 3], (f"... {hidden} more",), *lines[-2:]]
+            rows += lines
+        return Table(("", *COLUMNS), tuple(rows), self.notes)
 
     def __str__(self) -> str:
-        cells = [("", *COLUMNS), *((name, *map(_number, values)) for name, values in _shortened(self.rows))]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))]).rstrip()
-            for row in cells
-        ]
-        return "\n".join([*lines, "", *self.notes])
+        return str(self.table)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{c}</th>" for c in ("", *COLUMNS))
-        body = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
-            + "".join(f"<td>{_number(v)}</td>" for v in values)
-            + "</tr>"
-            for name, values in _shortened(self.rows)
-        )
-        notes = "<br>".join(html.escape(note) for note in self.notes)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{notes}</p>"
+        return self.table._repr_html_()
 
 
 def summarise(draws: Mapping[str, np.ndarray], notes: Sequence[str]) -> Summary:
     """The table for `draws`, `(n, ...)` for each site."""
-    rows = []
+    sites = []
     for name, values in draws.items():
         values = np.asarray(values, np.float64)
-        moments = np.stack([values.mean(0), values.std(0), *np.quantile(values, [0.05, 0.5, 0.95], axis=0)], axis=-1)
-        rows += [(_label(name, index), tuple(moments[index].tolist())) for index in np.ndindex(values.shape[1:])]
-    return Summary(tuple(rows), tuple(notes))
-
-
-def _label(name: str, index: tuple[int, ...]) -> str:
-    return f"{name}[{','.join(map(str, index))}]" if index else name
-
-
-def _shortened(rows: Sequence[tuple[str, tuple[float, ...]]]) -> list[tuple[str, tuple]]:
-    """Long sites keep their first and last lines; a line between says how many are left out."""
-    sites: dict[str, list] = {}
-    for row in rows:
-        sites.setdefault(row[0].split("[")[0], []).append(row)
-    shown: list[tuple[str, tuple]] = []
-    for group in sites.values():
-        if len(group) > SHOWN:
-            hidden = len(group) - SHOWN + 1
-            group = [*group[: SHOWN - 3], (f"... {hidden} more", ()), *group[-2:]]
-        shown += [(name, values or ("",) * len(COLUMNS)) for name, values in group]
-    return shown
-
-
-def _number(value: float | str) -> str:
-    """Four significant digits, without exponents where a person would not use them."""
-    if isinstance(value, str):
-        return value
-    if not np.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        digits = 3 if value == 0 else max(0, 3 - int(np.floor(np.log10(abs(value)))))
-        return f"{value:.{min(digits, 4)}f}"
-    return f"{value:.3e}"
+        flat = values.reshape(len(values), -1)
+        columns = np.stack([flat.mean(0), flat.std(0), *np.quantile(flat, QUANTILES, axis=0)], axis=-1)
+        sites.append(tuple(zip(labels(name, values.shape[1:]), map(tuple, columns.tolist()))))
+    return Summary(tuple(sites), tuple(notes))

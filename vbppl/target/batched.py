@@ -59,6 +59,7 @@ class Density:
         target = targets[0]
         leaves, structure = jax.tree.flatten(target)
         self._structure, self._many = _shared(structure), len(targets) > 1
+        # The leaves of all targets are stacked once and stay on the device: a call sends points and numbers only.
         if self._many:
             leaves = [jax.device_put(np.stack(parts)) for parts in zip(*map(jax.tree.leaves, targets))]
         self._leaves = tuple(leaves)
@@ -79,47 +80,37 @@ class Density:
           fits: the target of each lane, `(lanes,)`.
           centred: its coordinates, `(lanes, movable sites)`.
         """
-        lanes, draws, dim = z.shape
+        (lanes, draws, dim), side, call = z.shape, self._side_by_side, self._call
         np.add.at(self.gradients, fits, draws)
-        if not self._many:
-            log_p, gradient = self._flat(z.reshape(lanes * draws, dim), np.repeat(centred, draws, axis=0))
-            return log_p.reshape(lanes, draws), gradient.reshape(z.shape)
-        # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
-        blocks = -(-draws // self._side_by_side)
-        padded = np.minimum(np.arange(blocks * self._side_by_side), draws - 1)
-        log_p, gradient = self._flat(
-            z[:, padded].reshape(lanes * len(padded), dim),
-            np.repeat(centred, len(padded), axis=0),
-            np.repeat(fits, blocks),
-        )
-        return log_p.reshape(lanes, len(padded))[:, :draws], gradient.reshape(lanes, len(padded), dim)[:, :draws]
-
-    def _flat(
-        self, z: np.ndarray, centred: np.ndarray, fits: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """At points `(points, dim)` in calls of one size; `fits` names the target of each block."""
-        side, call = self._side_by_side, self._call
+        if self._many:
+            # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
+            z = z[:, np.minimum(np.arange(-(-draws // side) * side), draws - 1)]
+        padded = z.shape[1]
+        z, centred = z.reshape(lanes * padded, dim), np.repeat(centred, padded, axis=0)
         log_p, gradient = np.empty(len(z)), np.empty(z.shape)
+        whole = np.repeat(fits, padded // side) if self._many else np.zeros(0, int)  # the target of each block
         for start in range(0, len(z), call):
             part = slice(start, min(start + call, len(z)))
             count = part.stop - start
+            # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
             points = np.zeros((call, self.dim), self.dtype)
             points[:count], points[count:] = z[part], z[part.stop - 1]
             weights = np.ones((call, centred.shape[1]), self.dtype)
             weights[:count] = centred[part]
             whose = np.zeros(call // side, np.int32)
-            if fits is not None:
-                mine = fits[start // side : -(-part.stop // side)]
-                whose[: len(mine)] = mine
+            mine = whole[start // side : -(-part.stop // side)]
+            whose[: len(mine)] = mine
+            # Blocks beyond the last asked for are never entered, so a short request costs what it is.
             turns = np.int32(-(-count // (side * max(self._group, 1))))
             where = (points, weights, whose, turns)
+            # Compiling is told from running by being the first call of its kind in this process.
             began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
             found = _value_and_gradient(self._structure, self._leaves, *where, side, self._group)
             log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
             if kind not in self._structure.seen:
                 self._structure.seen.add(kind)
                 self.compiling += time.perf_counter() - began
-        return log_p, gradient
+        return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
 
 
 class _Structure:
@@ -149,18 +140,18 @@ def _value_and_gradient(
 ) -> tuple[Array, Array]:
     """The first `turns` blocks of points, or groups of blocks: how many is data, so one program serves all numbers."""
 
-    def evaluate_block(leaves: Sequence[Array], z: Array, centred: Array) -> tuple[Array, Array]:
+    def log_density(leaves: Sequence[Array], z: Array, centred: Array) -> Array:
         target: Target = jax.tree.unflatten(structure.tree, leaves)
+        return target.replace(centred=centred).run(z).log_density()
 
-        def log_density(z: Array, centred: Array) -> Array:
-            return dataclasses.replace(target, centred=centred).log_density(z)
+    evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))
 
-        return jax.vmap(jax.value_and_grad(log_density))(z, centred)
-
+    # A loop over blocks rather than one vmap: its intermediate values fit the cache, and its length may be data.
     def body(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
         at, size = i * side_by_side * max(group, 1), side_by_side * max(group, 1)
         points, weights = (jax.lax.dynamic_slice_in_dim(part, at, size) for part in (z, centred))
         if group:
+            # Side by side go blocks of several targets, each with its own data; one block never mixes targets.
             mine = [leaf[jax.lax.dynamic_slice_in_dim(fits, i * group, group)] for leaf in leaves]
             blocks = (part.reshape(group, side_by_side, -1) for part in (points, weights))
             log_p, gradient = jax.vmap(evaluate_block)(mine, *blocks)
@@ -204,5 +195,6 @@ def _negated_bound(target: Target, eta: Array, noise: Array) -> Array:
 @jax.jit
 def hessian_times(target: Target, eta: Array, noise: Array, vector: Array) -> Array:
     """The Hessian of the negated mean-field bound at `eta`, `(2 dim,)`, times `vector`."""
+    # Forward over reverse: the Hessian itself, (2 dim, 2 dim), is never formed.
     gradient = jax.grad(lambda eta: _negated_bound(target, eta, noise))
     return jax.jvp(gradient, (eta,), (vector,))[1]

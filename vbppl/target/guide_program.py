@@ -15,8 +15,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,51 +27,44 @@ from vbppl.core.types import Array
 from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
 from vbppl.model.handlers import from_prior, given, required, states_of, with_params, with_rows
-from vbppl.model.model import Model, guide, leading_draws
+from vbppl.model.model import Model, guide
 from vbppl.model.modules import Parts, parts
 from vbppl.model.primitives import Interpreter, Site, param
-from vbppl.model.trace import Outline, abstract_sites, by_row, log_density, values_of
+from vbppl.model.trace import Outline, abstract_sites, values_of
+from vbppl.target.density import Term, terms_of, unconstrained_at
 from vbppl.target.target import Target
 
 
-def bound(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
+def bound(program: Model, phi: Any, target: Target, key: Array) -> Array:
     """One draw's term of the evidence lower bound, a scalar, with closed forms where they hold."""
-    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    q, p = _terms(*_side_by_side(program, phi, target, key))
     closed = _closed_forms(q, p)
-    terms = []
-    for name, site in p.items():
+    pieces = []
+    for name, term in p.items():
+        # The guide's entropy and the prior's part together: both are gone from the sum where the form is closed.
         if name in closed:
-            terms.append(-jnp.sum(kl_divergence(q[name].dist, site.dist)) * site.scale)
-        elif site.kind in ("sample", "factor"):
-            terms.append(log_density(site) - (log_density(q[name]) if name in q else 0.0))
-    return sum(terms, jnp.zeros(()))
+            pieces.append(-jnp.sum(kl_divergence(q[name].dist, term.dist)) * term.scale)
+        else:
+            pieces.append(term.log_density() - (q[name].log_density() if name in q else 0.0))
+    return sum(pieces, jnp.zeros(()))
 
 
-def log_weight(
-    program: Model, phi: Any, density_phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
-) -> Array:
-    """`log p(x) - log q(x)` at one draw made with `phi`, where `q` is at `density_phi`: a scalar."""
-    q, p = _side_by_side(program, phi, density_phi, target, key, rows)
-    return _total(p) - _total(q)
-
-
-def divergences(
-    program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
-) -> dict[str, tuple[Array, float]]:
+def divergences(program: Model, phi: Any, target: Target, key: Array) -> dict[str, tuple[Array, float]]:
     """What the guide's sites cost in `bound`, not summed: for each site `(rows, coordinates)` nats, and N/B.
 
     A closed form that is a sum over an event's coordinates is given for each of them.
     """
-    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    q, p = _terms(*_side_by_side(program, phi, target, key))
     closed = _closed_forms(q, p)
     found = {}
-    for name, site in q.items():
-        batch = len(site.dist.batch_shape)
-        if name in closed and has_coordinates(site.dist):
-            cost = kl_by_coordinate(site.dist, p[name].dist)
+    for name, term in q.items():
+        batch = len(term.dist.batch_shape)
+        # A point's divergence is its log density, which has no coordinates to be told apart.
+        if name in closed and has_coordinates(term.dist):
+            cost = kl_by_coordinate(term.dist, p[name].dist)
         else:
-            cost = site.dist.log_prob(site.value) - p[name].dist.log_prob(site.value)
-        found[name] = (cost.reshape(math.prod(cost.shape[:batch]), -1), site.scale)
+            cost = term.log_prob - p[name].log_prob
+        found[name] = (cost.reshape(math.prod(cost.shape[:batch]), -1), term.scale)
     return found
 
 
@@ -81,14 +74,15 @@ def latent_values(program: Model, phi: Any, key: Array, rows: Mapping[str, Array
     return {name: site.value for name, site in sites.items()}
 
 
-def normals(program: Model, phi: Any, target: Target, rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+def normals(program: Model, phi: Any, target: Target) -> dict[str, tuple[Array, Array]]:
     """Mean and sd in unconstrained space of the guide's sites, `(rows, ...)` each.
 
     Raises:
       ModelError: a site depends on another one, or is not normal there.
     """
+    # Of one site alone: then its distribution depends on no draw, and any key will do.
     found, key = {}, jax.random.key(0)
-    q, p = _side_by_side(program, phi, phi, target, key, rows)
+    q, p = _side_by_side(program, phi, target, key)
     for name, site in q.items():
         moments = normal_moments(site.dist, p[name].dist)
         if moments is None or len(q) > 1:
@@ -115,15 +109,14 @@ def reapplied(before: Model, program: Model | None) -> Model:
     return program.in_training(before.states, None)
 
 
-def row_log_weights(
-    program: Model, phi: Any, target: Target, values: Mapping[str, Array], rows: Mapping[str, Array]
-) -> Array:
+def row_log_weights(program: Model, phi: Any, target: Target, values: Mapping[str, Array]) -> Array:
     """`log p(y, x) - log q(x)` of each row shown of the one plate that holds every site, `(rows,)`."""
+    rows = target.rows
     q = _sampled(program.trace(given(values, _reads_params(phi, rows, required))))
     p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
     plate = target.layout.only_plate().name
-    terms = [by_row(site, plate) for site in p.values() if site.kind in ("sample", "factor")]
-    return sum(terms[1:], terms[0]) - sum(by_row(site, plate) for site in q.values())
+    of_p, of_q = ([term.by_row(plate) for term in terms_of(sites)] for sites in (p, q))
+    return sum(of_p[1:], of_p[0]) - sum(of_q)
 
 
 def has_training_mode(program: Model) -> bool:
@@ -136,20 +129,51 @@ def states_at_first(program: Model) -> dict[str, Any]:
     return program.initial_states() if has_training_mode(program) else {}
 
 
-def next_states(
-    program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
-) -> dict[str, dict[str, Any]]:
+def next_states(program: Model, phi: Any, target: Target, key: Array) -> dict[str, dict[str, Any]]:
     """What one run of the guide, and of the model after it, leave in modules and mutable values."""
+    rows = target.rows
     sites = program.trace(_draws(phi, rows, key))
     values = {name: site.value for name, site in _sampled(sites).items()}
     p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
     return {"guide": states_of(sites), "model": states_of(p)}
 
 
-def draw(program: Model, phi: Any, target: Target, key: Array) -> dict[str, Array]:
+class Drawn(NamedTuple):
+    """One run of a guide, and of the model at its draws, at the rows that the target shows.
+
+    Attributes:
+      z: where the draw lies in unconstrained space, `(shown_dim,)`.
+      log_q: the guide's log density there, a scalar.
+      log_p: the model's.
+      values: the latent and deterministic sites on their supports.
+    """
+
+    z: Array
+    log_q: Array
+    log_p: Array
+    values: dict[str, Array]
+
+
+def drawn(program: Model, phi: Any, target: Target, key: Array) -> Drawn:
     """One draw of all latent and deterministic sites of the model."""
-    _, p = _side_by_side(program, phi, phi, target, key, {})
-    return values_of({name: site for name, site in p.items() if not site.observed})
+    q, p = _side_by_side(program, phi, target, key)
+    z, log_det = unconstrained_at(target, {name: site.value for name, site in q.items()}, target.rows)
+    # Both densities are known on the supports, so log |dx/dz| cancels in their difference: where a draw lies on an
+    # edge, and it is infinite, it must not make a number out of none.
+    log_det = jnp.where(jnp.isfinite(log_det), log_det, 0.0)
+    values = values_of({name: site for name, site in p.items() if not site.observed})
+    of_q, of_p = _terms(q, p)
+    return Drawn(z, _total(of_q) + log_det, _total(of_p) + log_det, values)
+
+
+def log_prob_at(program: Model, phi: Any, target: Target, z: Array) -> Array:
+    """The guide's log density at `z`, as in `Drawn`, in unconstrained space."""
+    found = target.run(z, shown=True)
+    values = {slot.name: found.reported[slot.name] for slot in target.layout.slots}
+    # The guide's density is known on the supports; log |dx/dz| takes it to the coordinates of `z`.
+    (terms,) = _terms(_sampled(program.trace(given(values, _reads_params(phi, target.rows, required)))))
+    log_dets = (jnp.sum(term.log_det) for term in found.terms if term.log_det is not None)
+    return sum(log_dets, _total(terms))
 
 
 def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
@@ -157,14 +181,8 @@ def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
     return values_of(_sampled(program.trace(_draws(phi, {}, key))))
 
 
-def shown_points(program: Model, phi: Any, target: Target, key: Array, rows: Mapping[str, Array]) -> Array:
-    """Where one draw lies in unconstrained space, at the rows shown: `(shown_dim,)`."""
-    sites = _sampled(program.trace(_draws(phi, rows, key)))
-    return target.shown_unconstrain({name: site.value for name, site in sites.items()}, rows)
-
-
-def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -> Model | None:
-    """The guide at the data of `model`, if it had the arguments of the `fitted` one and `model` has others.
+def moved(program: Model, phi: Mapping[str, Any], target: Target, model: Model) -> Model | None:
+    """The guide at the data of `model`, if it had the arguments of the fitted one and `model` has others.
 
     None where it had other arguments, or has params with an entry for each row: what it says of the rows that it
     was fitted on then tells nothing of others.
@@ -179,35 +197,15 @@ def moved(program: Model, phi: Mapping[str, Any], fitted: Model, model: Model) -
             return isinstance(one, Source) and isinstance(other, Source) and one.same_data(other)
         return np.shape(one) == np.shape(other) and np.array_equal(np.asarray(one, np.asarray(other).dtype), other)
 
+    fitted = target.model
     if not same(program, fitted) or not same(fitted, model) or not all(map(equal, program.arrays, fitted.arrays)):
         return None
     if all(map(equal, model.arrays, fitted.arrays)):
         return None
+    # A param with an entry for each row of the old data would be read for other rows: its shape tells.
     again = dataclasses.replace(program, arrays=model.arrays)
     shapes = jax.tree.map(jnp.shape, again.initial_params())
     return again if shapes == jax.tree.map(jnp.shape, dict(phi)) else None
-
-
-def log_prob(program: Model, phi: Any, values: Mapping[str, Any]) -> Array:
-    """The guide's log density at `values`: a scalar, or `(n,)` for draws.
-
-    Raises:
-      ModelError: it reads its data in parts.
-    """
-    for name in program.sources:
-        raise ModelError(
-            f"the guide reads '{name}' in parts, and its density is that of all rows at once.",
-            mend="Load the data: np.asarray(...); or weigh row by row: posterior.log_evidence().",
-        )
-    return _log_prob(program, phi, {name: jnp.asarray(value) for name, value in values.items()})
-
-
-@jax.jit
-def _log_prob(program: Model, phi: Any, values: dict[str, Array]) -> Array:
-    def one(values: dict[str, Array]) -> Array:
-        return _total(_sampled(program.trace(given(values, _reads_params(phi, {}, required)))))
-
-    return one(values) if leading_draws(abstract_sites(program), values) is None else jax.vmap(one)(values)
 
 
 def first_params(program: Model, target: Target) -> dict[str, Any]:
@@ -325,28 +323,32 @@ def _sampled(sites: Mapping[str, Site]) -> dict[str, Site]:
     return {name: site for name, site in sites.items() if site.kind == "sample"}
 
 
-def _total(sites: Mapping[str, Site]) -> Array:
-    return sum((log_density(site) for site in sites.values()), jnp.zeros(()))
+def _terms(*runs: Mapping[str, Site]) -> Iterator[dict[str, Term]]:
+    """The terms of each run, by the sites' names."""
+    return ({term.name: term for term in terms_of(sites)} for sites in runs)
 
 
-def _side_by_side(
-    program: Model, phi: Any, density_phi: Any, target: Target, key: Array, rows: Mapping[str, Array]
-) -> tuple[dict[str, Site], dict[str, Site]]:
+def _total(terms: Mapping[str, Term]) -> Array:
+    return sum((term.log_density() for term in terms.values()), jnp.zeros(()))
+
+
+def _side_by_side(program: Model, phi: Any, target: Target, key: Array) -> tuple[dict[str, Site], dict[str, Site]]:
     """The latent sites of one guide run, and the model's sites at the same values and rows."""
-    q = _sampled(program.trace(_draws(phi, rows, key)))
+    # Deterministic sites of the guide are left behind: the model computes its own under the same names.
+    q = _sampled(program.trace(_draws(phi, target.rows, key)))
     values = {name: site.value for name, site in q.items()}
-    if density_phi is not phi:
-        q = _sampled(program.trace(given(values, _reads_params(density_phi, rows, required))))
-    return q, target.model.trace(given(values, _reads_params(target.params, rows, required)))
+    return q, target.model.trace(given(values, _reads_params(target.params, target.rows, required)))
 
 
-def _closed_forms(q: Mapping[str, Site], p: Mapping[str, Site]) -> set[str]:
+def _closed_forms(q: Mapping[str, Term], p: Mapping[str, Term]) -> set[str]:
     """The sites whose divergence may stand in closed form: see the head of this file."""
     drawn, latent, closed = list(q), [name for name in p if name in q], set()
     for name in latent:
+        # Whether the prior of a site looks at an earlier site is not known, so each of them counts as a parent.
         parents_may_be = latent[: latent.index(name)]
         if all(drawn.index(parent) < drawn.index(name) for parent in parents_may_be):
-            if has_kl(q[name].dist, p[name].dist) and q[name].frames == p[name].frames:
+            # In other plates the divergence would be counted for other rows.
+            if has_kl(q[name].dist, p[name].dist) and q[name].plates == p[name].plates:
                 closed.add(name)
     return closed
 
@@ -355,6 +357,7 @@ def _draws(params: Mapping[str, Any], rows: Mapping[str, Array], key: Array) -> 
     """Draws every site; where all rows are gone through in parts, what they share alike in each, and their own anew."""
 
     def interpret(site: Site) -> Site:
+        # The rows of each part have noise of their own; what is outside must come out alike in every part.
         own = key
         for frame in site.frames:
             part = rows.get(frame.name)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.tables import labels
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
@@ -117,21 +118,12 @@ class Layout:
     @property
     def coordinates(self) -> tuple[str, ...]:
         """A name for each coordinate of the flat vector: `theta[3]`, `(dim,)`."""
-        return tuple(
-            slot.name + (str(list(index)) if index else "")
-            for slot in self.slots
-            for index in np.ndindex(slot.unconstrained)
-        )
+        return tuple(name for slot in self.slots for name in labels(slot.name, slot.unconstrained))
 
     @property
     def shown(self) -> dict[str, int]:
         """How many rows are shown at a time, of the plates that show only a part."""
         return {p.name: p.subsample_size for p in self.plates if p.subsample_size and p.subsample_size < p.size}
-
-    @property
-    def shown_dim(self) -> int:
-        """How many coordinates of the flat vector belong to what is shown at a time."""
-        return sum(math.prod(slot.shown(self.shown)) for slot in self.slots)
 
     def only_plate(self) -> PlateRows:
         """The one plate that all latent sites stand in, alone.
@@ -178,6 +170,10 @@ class Layout:
             names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in self.slots)
             raise ValueError(f"z has shape {shape}, not ({self.dim},); its coordinates are {names or 'none'}.")
         return jnp.asarray(z, jnp.result_type(float))
+
+    def in_order(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The latent and deterministic sites in the order of the model's statements, which JAX forgets."""
+        return {name: values[name] for name in self.reported}
 
     def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """The values of the latent sites among `values`, none of which may be missing."""

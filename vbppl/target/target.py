@@ -13,14 +13,14 @@ abstract run: they make the `Layout`.
 A target is a pytree: the data are its leaves, the layout and the function are static. The density
 is compiled as an inner function of whatever program uses it, so the model's Python code runs once
 for all of them.
+
+There are two makers: `target(model)`, and `density(f, dim)` for a plain function of a vector.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -30,19 +30,14 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, static
-from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array, ArrayLike
 from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
-from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
-from vbppl.distributions.location_scale import coordinates
-from vbppl.model.handlers import states_of, with_params, with_rows
-from vbppl.model.model import Model, check_applied, leading_draws
-from vbppl.model.modules import Parts, parts
-from vbppl.model.primitives import Site, subsample
-from vbppl.model.shapes import check_value
-from vbppl.model.trace import abstract_sites, by_row, log_density, log_joint, values_of
-from vbppl.target.layout import Layout, shown_slices
+from vbppl.model.model import Model, check_applied
+from vbppl.model.trace import abstract_sites
+from vbppl.target.density import Terms, constrained, log_density, packed_params, run, unconstrained
+from vbppl.target.layout import Layout
+from vbppl.target.plain import is_plain, plain_density
 
 
 @pytree
@@ -74,13 +69,22 @@ class Target:
     layout: Layout = static()
 
     @classmethod
-    def of(cls, model: Model) -> Target:
-        """Look at one abstract run of `model`, put its data on the device, keep the shapes."""
+    def of(cls, model: Any) -> Target:
+        """Look at one abstract run of `model`, put its data on the device, keep the shapes; a target stays as it is."""
+        if hasattr(model, "log_density"):
+            return model
         check_applied(model)
         layout = Layout.of(abstract_sites(model), model.decentered)
         model = model.with_arrays(lambda leaf: leaf if isinstance(leaf, Source) else jax.device_put(leaf))
         centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
         return cls(model, model.initial_params() if layout.params else {}, centred, {}, layout)
+
+    def replace(self, **changes: Any) -> Target:
+        """The same density with other `params`, `centred` or `rows`, which are not checked."""
+        return dataclasses.replace(self, **changes)
+
+    def __str__(self) -> str:
+        return repr(self.model)
 
     @property
     def dim(self) -> int:
@@ -91,18 +95,27 @@ class Target:
     def data_size(self) -> int:
         """How many numbers the data hold: what an evaluation of the density costs grows with it."""
         held = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.rows or self.model))
-        return held if self.rows else held + rows_of.numbers(self.layout.plates, self.model.sources)
+        return held if self.rows else held + rows_of.numbers(self.layout.plates, self.sources)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """What is read in parts, by the names of the model's arguments."""
+        return self.model.sources
 
     def parts(self) -> Iterator[tuple[float, dict[str, Any]]]:
         """Sets of rows that fit in memory, with weights: `(weight, rows)`. One, of all rows, without sources.
 
         The weights sum to 1, and the weighted mean of `log_density(z, rows)` is the density at all rows.
         """
-        return rows_of.parts(self.layout.plates, self.model.sources)
+        return rows_of.parts(self.layout.plates, self.sources)
+
+    def loaded(self, names: Container[str] | None = None) -> Target:
+        """The density with its sources (those called `names`) read whole, its params where they were at first."""
+        return Target.of(self.model.loaded(names))
 
     def showing(self, rows: Mapping[str, Any]) -> Target:
         """The density of these rows, where none are asked for."""
-        return dataclasses.replace(self, rows=self.read(rows))
+        return dataclasses.replace(self, rows=self._read(rows))
 
     def with_lengths(self, lengths: Mapping[str, int]) -> Target:
         """The same density, whose plates show so many rows, by their names; all of the others."""
@@ -121,96 +134,52 @@ class Target:
           rows: the indices of the rows of plates that show a part, as those of sources must, by the plate's name.
           jacobian: False leaves log |dx/dz| out: the log joint density on the supports.
         """
-        return _log_density(self, self.layout.flat(z), self.read(rows), jacobian)
+        return log_density(self, self.layout.flat(z), self._read(rows), jacobian)
 
-    def site_densities(self, z: Any, rows: Mapping[str, Any] | None = None) -> dict[str, Array]:
-        """What each site adds to the log density at `z`, `(dim,)`, in nats: scalars by the sites' names."""
-        return _site_densities(self, self.layout.flat(z), self.read(rows))
-
-    def shown_log_density(
-        self, z: Any, rows: Mapping[str, Array], normals: Mapping[str, tuple[Array, Array]] | None = None
-    ) -> Array:
-        """As `log_density`, of a `z` that holds the shown rows alone, `(shown_dim,)`: a scalar, in nats.
+    def run(self, z: Any, rows: Mapping[str, Any] | None = None, shown: bool = False) -> Terms:
+        """The terms of the log density at one point, before they are summed: all sums are reductions of these.
 
         Args:
-          z: the slots one after the other, each of the shape `slot.shown(lengths)`.
-          rows: of each plate that shows a part, the rows that `z` belongs to.
-          normals: for sites whose slice of `z` is drawn from `N(loc, sd)` independently of all else, `(loc, sd)`,
-            each of the slice's shape. Their log density is replaced by its mean over that normal where it has
-            a closed form, `-KL(N(loc, sd), prior) - entropy`: nothing is left to chance.
+          z: a point `(dim,)`; where `shown`, of the coordinates of the rows shown alone, `(shown_dim,)`: the slots
+            one after the other, each of the shape `slot.shown(lengths)`.
+          rows: as in `log_density`.
+          shown: which of the two `z` is.
         """
-        return _shown_log_density(self, jnp.asarray(z), self.read(rows), dict(normals or {}))
+        z = jnp.asarray(z) if shown else self.layout.flat(z)
+        return run(self, z, self._read(rows), shown)
 
-    def nonfinite_sites(self, z: Any, rows: Mapping[str, Array] | None = None) -> tuple[str, ...]:
-        """The sites whose log density or gradient is not finite at one of the points `z`, `(n, dim)`."""
-        finite = _finite_sites(self, self.layout.flat(z, batched=True), self.read(rows))
-        return tuple(name for name, ok in finite.items() if not np.all(ok))
-
-    def read(self, rows: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _read(self, rows: Mapping[str, Any] | None) -> dict[str, Any]:
         """`rows`, checked, together with what sources hold there; on the host, where there are sources."""
-        return rows_of.checked(self.layout.plates, self.model.sources, self.rows if rows is None else rows)
+        return rows_of.checked(self.layout.plates, self.sources, self.rows if rows is None else rows)
 
     def constrain(self, z: Any) -> dict[str, Array]:
         """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
-        return self.in_order(_constrain(self, self.layout.flat(z, batched=True)))
-
-    def in_order(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        """The latent and deterministic sites in the order of the model's statements, which JAX forgets."""
-        return {name: values[name] for name in self.layout.reported}
+        return self.layout.in_order(constrained(self, self.layout.flat(z, batched=True)))
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
-        return _unconstrain(self, self.layout.latent_values(values))[0]
-
-    def shown_unconstrain(self, values: Mapping[str, Array], rows: Mapping[str, Array]) -> Array:
-        """The `z` of `shown_log_density` at one value for each site, at the rows shown: `(shown_dim,)`."""
-        return _unconstrained(self, values, rows)[0]
+        return unconstrained(self, self.layout.latent_values(values))[0]
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
-        return _unconstrain(self, self.layout.latent_values(values))[1]
-
-    def weights(self) -> dict[str, Array]:
-        """For each site that can be seen centred or not its weight, 1.0 where it is centred."""
-        return dict(zip(self.layout.movable, jnp.asarray(self.centred)))
+        return unconstrained(self, self.layout.latent_values(values))[1]
 
     def param_values(self) -> dict[str, Any]:
         """The current values of the params, on their supports, shaped like their `init`."""
-        return {name: value.made() for name, value in self.packed_params().items()}
+        return {name: value.made() for name, value in packed_params(self).items()}
 
-    def packed_params(self) -> dict[str, Parts]:
-        """The same, taken apart, so that they may cross the border of a compiled program."""
-        return _param_values(self) if self.layout.params else {}
+    def in_mode(self, states: Mapping[str, Any], raw_key: Array | None) -> Target:
+        """The density with `states` in its modules, as the steps of a fit have left them.
 
-    def training(self, states: Mapping[str, Any], raw_key: Array) -> Target:
-        """The density as a step of a fit sees it: modules in training mode, their random streams from `raw_key`."""
+        Args:
+          raw_key: for the modules' random streams in a step, where they are in training mode; None for evaluation
+            mode, in which they are once the fit has ended.
+        """
         return dataclasses.replace(self, model=self.model.in_training(states, raw_key))
-
-    def resting(self, states: Mapping[str, Any]) -> Target:
-        """The density as it is once the fit has ended, with what the steps have left in modules."""
-        return dataclasses.replace(self, model=self.model.in_training(states, None))
-
-    def first_states(self) -> dict[str, Any]:
-        """What the first step finds in modules and mutable values."""
-        return self.model.initial_states() if self.layout.has_training_mode else {}
-
-    def next_states(self, z: Any, rows: Mapping[str, Array], shown: bool = False) -> dict[str, Any]:
-        """What a run at `z` leaves in modules and mutable values; `shown`: a `z` as in `shown_log_density`."""
-        return states_of(self.model.trace(_Reader(self, jnp.asarray(z), self.read(rows), shown)))
-
-    def row_log_density(self, z: Any, rows: Mapping[str, Array]) -> Array:
-        """The log density of each row shown of the only plate, `(rows,)`, unscaled; `z` as in `shown_log_density`."""
-        return _row_log_density(self, jnp.asarray(z), self.read(rows))
-
-    def divergences(
-        self, z: Any, rows: Mapping[str, Array], normals: Mapping[str, tuple[Array, Array]]
-    ) -> dict[str, tuple[Array, Array]]:
-        """For each site of `normals` its divergence from the prior, `(rows, coordinates)` nats, and its scale N/B."""
-        return _divergences(self, jnp.asarray(z), self.read(rows), dict(normals))
 
     def with_data(self, model: Model) -> Target:
         """The density of the same function at other data, with these params and states."""
-        mine = self.model
+        mine = model_of(self)
         other = Target.of(dataclasses.replace(model, states=mine.states, decentered=mine.decentered))
         if other.layout.params != self.layout.params:
             theirs, own = (", ".join(each.layout.params) or "none" for each in (other, self))
@@ -227,169 +196,39 @@ def target(model: Model) -> Target:
     return Target.of(model.loaded())
 
 
-class _Reader:
-    """Answers latent sites from slices of `z`, and sums log |dx/dz|."""
+def density(log_density: Callable[[Array], Any], dim: int) -> Target:
+    """A target made of a plain log density on R^dim, which need not be normalised: for `vb.fit`, in a model's place.
 
-    def __init__(self, target: Target, z: Array, rows: Mapping[str, Array], shown: bool = False):
-        self.slots = {slot.name: slot for slot in target.layout.slots}
-        self.shown = shown_slices(target.layout, rows) if shown else None
-        self.target, self.z, self.rows = target, z, rows
-        self.log_dets: dict[str, Array] = {}
-        self.parts: dict[str, Array] = {}  # of the log dets, not summed
+    >>> import vbppl as vb
+    >>> bare = vb.density(lambda z: -0.5 * jnp.sum((z - 3.0) ** 2), dim=2)
+    >>> posterior = vb.fit(bare, "full_rank")
+    >>> print(posterior.mean()["z"].round(2), posterior.sd()["z"].round(2))
+    [3. 3.] [1. 1.]
 
-    def __call__(self, site: Site) -> Site:
-        if site.kind == "plate":
-            return with_rows(site, self.rows)
-        if site.kind == "param":
-            return with_params(site, self.target.params[site.name])
-        if site.kind != "sample" or site.value is not None:
-            return site
-        value, log_det = _coordinates(self.target, site).forward_and_log_det(self.slice_of(site.name))
-        self.parts[site.name] = log_det
-        self.log_dets[site.name] = jnp.sum(log_det) * site.scale
-        return dataclasses.replace(site, value=value)
+    Args:
+      log_density: from `z`, `(dim,)`, to a scalar, in nats; differentiable by JAX. Numbers that it closes over
+        are compiled in; those of a `jax.tree_util.Partial`, or of another callable pytree, are data.
+      dim: the length of `z`. The one latent site is called "z".
 
-    def slice_of(self, name: str) -> Array:
-        """The site's part of `z`, at the rows shown."""
-        slot = self.slots[name]
-        if self.shown is not None:
-            start, shape = self.shown[name]
-            return self.z[start : start + math.prod(shape)].reshape(shape)
-        z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
-        return subsample(z, event_dim=slot.event_dim) if self.rows else z
+    Raises:
+      ModelError: it does not return a scalar.
+    """
+    if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
+        raise ValueError(f"dim must be a whole number, at least 1, not {dim!r}.")
+    if not callable(log_density):
+        raise TypeError(f"expected a function of a vector, but got {type(log_density).__name__} {log_density!r:.80}.")
+    return Target.of(plain_density(log_density, int(dim)))
 
 
-def _coordinates(target: Target, site: Site) -> Any:
-    """The bijector from a site's slice of the flat vector onto its values."""
-    weight = target.weights()[site.name] if site.name in target.layout.movable else None
-    return coordinates(site.dist, weight, site.name in target.layout.fixed_decentred)
+def model_of(target: Any) -> Model:
+    """The model that a target belongs to.
 
-
-@functools.partial(jax.jit, static_argnames="jacobian", inline=True)
-def _log_density(target: Target, z: Array, rows: dict[str, Array], jacobian: bool) -> Array:
-    reader = _Reader(target, z, rows)
-    total = log_joint(target.model.trace(reader))
-    return sum(reader.log_dets.values(), total) if jacobian else total
-
-
-@functools.partial(jax.jit, inline=True)
-def _shown_log_density(
-    target: Target, z: Array, rows: dict[str, Array], normals: dict[str, tuple[Array, Array]]
-) -> Array:
-    reader = _Reader(target, z, rows, shown=True)
-    total = jnp.zeros(())
-    for name, site in target.model.trace(reader).items():
-        q = _beside(target, site, *normals[name]) if name in normals else None
-        if q is None:
-            total += log_density(site) + reader.log_dets.get(name, 0.0)
-        else:
-            entropy = jnp.sum(jnp.log(normals[name][1]) + HALF_LOG_TWO_PI + 0.5)
-            total -= (jnp.sum(kl_divergence(q, site.dist)) + entropy) * site.scale
-    return total
-
-
-def _beside(target: Target, site: Site, loc: Array, sd: Array) -> Any:
-    """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
-    if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
-        move = _coordinates(target, site)
-        loc, sd = move.forward(loc), move.scale * sd
-    return normal_beside(site.dist, loc, sd)
-
-
-@functools.partial(jax.jit, inline=True)
-def _row_log_density(target: Target, z: Array, rows: dict[str, Array]) -> Array:
-    plate = target.layout.only_plate().name
-    reader = _Reader(target, z, rows, shown=True)
-    sites = target.model.trace(reader).values()
-    terms = [by_row(site, plate) for site in sites if site.kind in ("sample", "factor")]
-    total = sum(terms[1:], terms[0])
-    return sum((part.reshape(len(total), -1).sum(axis=1) for part in reader.parts.values()), total)
-
-
-@functools.partial(jax.jit, inline=True)
-def _divergences(
-    target: Target, z: Array, rows: dict[str, Array], normals: dict[str, tuple[Array, Array]]
-) -> dict[str, tuple[Array, Array]]:
-    sites, found = target.model.trace(_Reader(target, z, rows, shown=True)), {}
-    for name, normal in normals.items():
-        site = sites[name]
-        q = _beside(target, site, *normal)
-        if q is None:
-            raise ModelError(
-                f"the divergence of a normal from {type(site.dist).__name__} has no closed form.",
-                site=name,
-                mend="Use the plain bound: warm-up and free bits need the divergence of each site by itself.",
-            )
-        cost = kl_by_coordinate(q, site.dist)
-        found[name] = (cost.reshape(math.prod(site.dist.batch_shape), -1), jnp.asarray(site.scale))
-    return found
-
-
-@functools.partial(jax.jit, inline=True)
-def _site_densities(target: Target, z: Array, rows: dict[str, Any]) -> dict[str, Array]:
-    reader = _Reader(target, z, rows)
-    sites = target.model.trace(reader)
-    return {
-        name: log_density(site) + reader.log_dets.get(name, 0.0)
-        for name, site in sites.items()
-        if site.kind in ("sample", "factor")
-    }
-
-
-@jax.jit
-def _finite_sites(target: Target, z: Array, rows: dict[str, Array]) -> dict[str, Array]:
-    def densities(z: Array) -> dict[str, Array]:
-        return _site_densities(target, z, rows)
-
-    def one(z: Array) -> dict[str, Array]:
-        # One site at a time: in a shared backward pass, zero times another site's infinity would be NaN.
-        values = densities(z)
-        slopes = {name: jax.grad(lambda z, name=name: densities(z)[name])(z) for name in values}
-        return {name: jnp.isfinite(value) & jnp.isfinite(slopes[name]).all() for name, value in values.items()}
-
-    return jax.vmap(one)(z)
-
-
-@jax.jit
-def _constrain(target: Target, z: Array) -> dict[str, Array]:
-    def one(z):
-        sites = target.model.trace(_Reader(target, z, {}))
-        return values_of({name: site for name, site in sites.items() if not site.observed})
-
-    return jax.vmap(one)(z) if z.ndim == 2 else one(z)
-
-
-@jax.jit
-def _unconstrain(target: Target, values: dict[str, Array]) -> tuple[Array, Array]:
-    one = functools.partial(_unconstrained, target, rows={})
-    draws = leading_draws(abstract_sites(target.model), values)
-    return one(values) if draws is None else jax.vmap(one)(values)
-
-
-def _unconstrained(target: Target, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:
-    """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
-    parts, log_dets, dtype = [], [], jnp.result_type(float)
-
-    def interpret(site: Site) -> Site:
-        if site.kind == "plate":
-            return with_rows(site, rows)
-        if site.kind == "param":
-            return with_params(site, target.params[site.name])
-        if site.kind != "sample" or site.value is not None:
-            return site
-        value = values[site.name]
-        check_value(site.name, value, site.shape, site.frames)
-        bijector = _coordinates(target, site)
-        z = jnp.asarray(bijector.inverse(value), dtype)
-        parts.append(z.reshape(-1))
-        log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
-        return dataclasses.replace(site, value=value)
-
-    target.model.trace(interpret)
-    return jnp.concatenate([jnp.zeros(0, dtype), *parts]), sum(log_dets, jnp.zeros(()))
-
-
-@jax.jit
-def _param_values(target: Target) -> dict[str, Parts]:
-    sites = target.model.trace(_Reader(target, jnp.zeros(target.dim), {}))
-    return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
+    Raises:
+      ModelError: there is none: it was made of a plain function.
+    """
+    if is_plain(target.model):
+        raise ModelError(
+            "there is no model: the density was given as a plain function, which says nothing of data.",
+            mend="Take draws by posterior.sample(); to predict, write the density as a function under @vb.model.",
+        )
+    return target.model

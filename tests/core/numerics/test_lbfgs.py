@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from vbppl.core.numerics.lbfgs import minimise
+from vbppl.core.numerics.lbfgs import descend, minimise
 
 
 def search(function, x, metric=None, rounding=1e-15, tolerance=1e-10, iterations=300, watch=None):
     """Minimise in one lane, with an identity metric and no bound on the step."""
-    at = minimise(
+    for at in descend(
         in_lanes(function),
         np.asarray(x, float)[None],
         lambda x: np.stack([metric(row) for row in x]) if metric else np.ones_like(x),
@@ -21,8 +21,9 @@ def search(function, x, metric=None, rounding=1e-15, tolerance=1e-10, iterations
         tolerance,
         iterations,
         lambda x, direction: np.full(len(x), np.inf),
-        lambda at, lanes: watch(only(at)) if watch else None,
-    )
+    ):
+        if watch and len(at.going):
+            watch(only(at))
     return only(at)
 
 
@@ -211,3 +212,21 @@ def test_no_step_is_longer_than_allowed():
 
 def test_without_coordinates_there_is_nothing_to_do():
     assert search(lambda x: (1.0, np.zeros(0)), np.zeros(0)).decrement == 0.0
+
+
+def test_a_step_leaves_the_state_before_it_alone():
+    states = list(
+        descend(
+            in_lanes(rosenbrock),
+            np.array([[-1.2, 1.0], [1.0, 1.0]]),
+            np.ones_like,
+            lambda value: 1e-15 * np.maximum(np.abs(value), 1.0),
+            1e-10,
+            300,
+            lambda x, direction: np.full(len(x), np.inf),
+        )
+    )
+    values = [float(at.value[0]) for at in states]
+    assert values == sorted(values, reverse=True) and values[0] == rosenbrock(np.array([-1.2, 1.0]))[0]
+    assert states[0].x[0].tolist() == [-1.2, 1.0] and not states[0].steps.any()
+    assert [len(at.going) for at in states[:3]] == [2, 1, 1] and len(states[-1].going) == 0

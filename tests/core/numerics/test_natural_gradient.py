@@ -17,15 +17,16 @@ EPS = float(np.finfo(float).eps)
 def ascend(density, loc, factor, draws=64, seed=0, tolerance=1e-10, watch=lambda at: None, eps=EPS):
     """Natural-gradient steps on fresh whitened draws, in one lane."""
     noise = whitened_draws(np.random.default_rng(seed), draws, len(loc))[None]
-    at = look(density, np.asarray(loc, float), np.asarray(factor, float), noise[0])
-    natural_gradient.ascend(
+    at, first = None, look(density, np.asarray(loc, float), np.asarray(factor, float), noise[0])
+    for at in natural_gradient.ascents(
         in_lanes(density),
-        at,
+        first,
         noise,
         lambda value: 16 * eps * np.maximum(np.abs(value), 1.0),
         np.array([tolerance]),
-        lambda at, lanes: [watch(only(at)) for _ in lanes],
-    )
+    ):
+        if len(at.moved):
+            watch(only(at))
     return only(at)
 
 
@@ -45,7 +46,7 @@ def in_lanes(density):
 
 def only(at):
     """The one lane of an ascent."""
-    fields = (*natural_gradient.Iterates.FIELDS, "reason", "decrement", "sd")
+    fields = ("loc", "factor", "bound", "drift", "curvature", "reason", "decrement", "sd")
     return types.SimpleNamespace(**{name: getattr(at, name)[0] for name in fields}, all=at)
 
 
@@ -261,3 +262,13 @@ def test_draws_make_no_difference_to_a_gaussian():
     # Nor on the way: what is left to climb is not the draws' doing.
     noise = whitened_draws(rng, 32, 3)
     assert draw_noise(density, look(density, np.zeros(3), np.eye(3), noise), sets) < 1e-12
+
+
+def test_a_step_leaves_the_state_before_it_alone():
+    noise = whitened_draws(np.random.default_rng(0), 64, 2)[None]
+    first = look(sheared, np.array([3.0, -3.0]), np.diag([2.0, 0.01]), noise[0])
+    states = list(natural_gradient.ascents(in_lanes(sheared), first, noise, lambda value: 1e-14, np.array([1e-10])))
+    assert first.loc.tolist() == [[3.0, -3.0]] and first.reason.tolist() == ["capped"]
+    assert len({id(state.loc) for state in states[:-1]}) == len(states) - 1
+    bounds = [float(state.bound[0]) for state in states]
+    assert bounds == sorted(bounds) and len(set(bounds)) > 3

@@ -11,7 +11,8 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.numerics.draws import whitened_draws
 from vbppl.core.numerics.lanczos import Normal
-from vbppl.inference.deterministic.low_rank import Climb, bound_on, compare
+from vbppl.core.watch import Watch, last
+from vbppl.inference.deterministic.low_rank import Search, bound_on, compare
 
 EPS = float(np.finfo(float).eps)
 
@@ -42,7 +43,8 @@ def random_walk(dim):
 def fitted(precision, rank, loc=0.0, seed=0, draws=None):
     """A fit from the mean-field optimum, which is known: the mean, and the conditional sds."""
     start = Normal.mean_field(np.zeros(len(precision)) + loc, -np.log(np.diag(precision)) / 2)
-    return Climb(gaussian(precision, loc), start, rank, np.random.default_rng(seed), rounding, draws=draws).run()
+    search = Search(gaussian(precision, loc), start, rank, np.random.default_rng(seed), rounding, draws)
+    return last(search.rounds(), search.first, Watch())[0]
 
 
 def gap(precision, at, loc=0.0):
@@ -210,8 +212,8 @@ def test_draws_that_cannot_serve_are_refused():
     x, y = data()
     with pytest.raises(vb.ModelError, match=r"rank 10 cannot be fitted on 30 fixed draws(.|\n)*at least 40 draws"):
         vb.fit(regression(x, y), vb.LowRank(10), method=vb.Deterministic(draws=30))
-    with pytest.raises(vb.ModelError, match="'independent' draws are not"):
-        vb.fit(regression(x, y), "low_rank", method=vb.Deterministic(kind="independent"))
+    with pytest.raises(vb.ModelError, match="'latin_hypercube' draws are not"):
+        vb.fit(regression(x, y), "low_rank", method=vb.Deterministic(kind="latin_hypercube"))
 
 
 def test_many_fits_get_their_directions_too():

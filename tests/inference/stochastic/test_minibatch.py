@@ -13,7 +13,7 @@ import pytest
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.keys import named, raw_key, wrap
-from vbppl.inference.stochastic.minibatch import check_batches, stream_of
+from vbppl.inference.stochastic.minibatch import check_batches, minibatches_of
 from vbppl.target.target import Target
 
 RNG = np.random.default_rng(0)
@@ -91,7 +91,7 @@ def target_of(body):
 
 def check(body, batch_size):
     target = target_of(body)
-    check_batches(target, stream_of(target, batch_size), np.zeros(target.dim, np.float32), raw_key(0))
+    check_batches(target, minibatches_of(target, batch_size), np.zeros(target.dim, np.float32), raw_key(0))
 
 
 RIGHT = [(inside, 7), (inside, 40), (by_index, 20), (with_locals, 20)]
@@ -143,7 +143,7 @@ def test_a_forgotten_subsample_says_what_to_write():
 def test_the_gradients_of_an_epoch_average_to_the_full_gradient(length, x64):
     """Case 8 of acceptance.md, with batches that fill an epoch and with some that straddle two."""
     target = Target.of(cases.logistic_regression(*cases.logistic_data()))
-    stream, z = stream_of(target, length), np.array([0.9, 1.8, 2.1])
+    stream, z = minibatches_of(target, length), np.array([0.9, 1.8, 2.1])
     steps = 600 // length  # three epochs of 200 rows
     ahead = jax.jit(lambda raw, cursor: stream.ahead(named(wrap(raw), "rows"), cursor, steps))
     rows = ahead(raw_key(0), stream.start())["row"]
@@ -189,7 +189,7 @@ def test_prediction_of_another_number_of_rows_draws_their_own_values_and_says_so
             x = vb.sample("x", dist.Normal(mu, 1.0))
             vb.sample("y", dist.Normal(x, 1.0), obs=y if y is None else vb.subsample(y))
 
-    method = vb.Stochastic(steps=50)
+    method = vb.Stochastic(steps=50, draws=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         posterior = vb.fit(rows_apart(np.full(64, 3.0), 64), "mean_field", batch_size=16, method=method)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import cases
@@ -16,9 +15,11 @@ from scipy import integrate, special, stats
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.program import ProgramGuide
-from vbppl.inference.stochastic.objectives import ClosedForm, Elbo, ImportanceWeighted, StickingTheLanding
+from vbppl.guides.structured import Structured
+from vbppl.inference.stochastic.objectives import ClosedForm, Elbo, ImportanceWeighted, Inputs, StickingTheLanding
 from vbppl.target.target import Target
 
 WAITS = Target.of(cases.gamma_exponential(cases.WAITS))
@@ -37,14 +38,18 @@ def exact_bound(loc, log_sd):
     return integrate.quad(integrand, -12, 12)[0] + 0.5 * np.log(2 * np.pi * np.e) + log_sd
 
 
+def bound(objective, guide, phi, target, noise, rows=None, count=0):
+    """The objective's estimate where these rows are shown."""
+    return objective(guide, Inputs(phi, target.replace(rows=rows or {}), noise, count))[0]
+
+
 def gradients(objective, guide, phi, target, draws, keys):
-    stratification = guide.stratification(target, draws, np.random.default_rng(0))
+    noise = guide.noise(target).spread(np.random.default_rng(0), draws)
 
     @jax.jit
     @jax.vmap
     def gradient(key):
-        noise = guide.noise(stratification, key, draws)
-        return jax.value_and_grad(lambda phi: objective(guide, phi, target, noise, {}))(phi)
+        return jax.value_and_grad(lambda phi: bound(objective, guide, phi, target, noise(key)))(phi)
 
     return [np.asarray(leaf, float) for leaf in gradient(jax.random.split(jax.random.key(1), keys))]
 
@@ -87,7 +92,7 @@ def test_minibatch_gradients_average_to_the_full_gradient_over_all_index_sets(x6
     target, noise = Target.of(cases.logistic_regression(x, y)), np.array([[0.3, -1.0, 0.7]])
     phi = jnp.array([[0.9, 1.8, 2.1], [-1.5, -1.5, -1.3]])
     sets = np.array(list(itertools.combinations(range(8), 3)))
-    slope = jax.jit(jax.grad(lambda phi, rows: ClosedForm()(MeanField(), phi, target, noise, rows)))
+    slope = jax.jit(jax.grad(lambda phi, rows: bound(ClosedForm(), MeanField(), phi, target, noise, rows)))
     full = slope(phi, {})
     batches = jax.vmap(lambda rows: slope(phi, {"row": rows}))(sets)
     assert len(sets) == special.comb(8, 3)
@@ -105,12 +110,13 @@ def test_a_plate_of_latents_weighs_its_rows_and_their_entropy(x64):
             vb.sample("y", dist.Normal(x, 1.0), obs=vb.subsample(y))
 
     y = np.array([0.5, -1.0, 2.0, 0.0])
-    target, phi = Target.of(rows_apart(y)), jnp.stack([jnp.asarray(y) / 2, jnp.full(4, -0.3)])
+    target, table = Target.of(rows_apart(y)), jnp.stack([jnp.asarray(y) / 2, jnp.full(4, -0.3)])
+    guide, phi = Structured("row", MeanField()), {"shared": jnp.zeros((2, 0)), "local": table}
     noise = jnp.array([[0.3, -1.0, 0.7, 0.1]])
     sets = np.array(list(itertools.combinations(range(4), 2)))
-    slope = jax.grad(lambda phi, noise, rows: ClosedForm()(MeanField(), phi, target, noise, rows))
-    batches = jax.vmap(lambda rows: slope(phi, noise[:, rows], {"row": rows}))(sets)
-    np.testing.assert_allclose(batches.mean(axis=0), slope(phi, noise, {}), rtol=1e-10)
+    slope = jax.grad(lambda phi, noise, rows: bound(ClosedForm(), guide, phi, target, noise, rows))
+    batches = jax.vmap(lambda rows: slope(phi, noise[:, rows], {"row": rows})["local"])(sets)
+    np.testing.assert_allclose(batches.mean(axis=0), slope(phi, noise, {})["local"], rtol=1e-10)
 
 
 def test_params_of_the_model_are_learnt_by_the_same_gradient():
@@ -126,8 +132,8 @@ def test_params_of_the_model_are_learnt_by_the_same_gradient():
     phi = np.array([[1.5], [np.log(0.5) / 2]])
 
     def loss(raw, noise):
-        at = dataclasses.replace(target, params={"scale": (raw,)})
-        return ClosedForm()(MeanField(), phi, at, noise, {})
+        at = target.replace(params={"scale": (raw,)})
+        return bound(ClosedForm(), MeanField(), phi, at, noise)
 
     noise = np.random.default_rng(0).standard_normal((200_000, 1))
     found = float(jax.grad(loss)(jnp.asarray(0.0), np.concatenate([noise, -noise])))
@@ -174,15 +180,13 @@ ROW_EVIDENCE = stats.multivariate_normal(np.zeros(3), LOADINGS.T @ LOADINGS + 0.
 def by_rows(objective, kind, draws, keys, rows=None, step=0):
     """Values and gradients `(keys, ...)` of the bound in the guide's and the model's parameters."""
     target, guide = Target.of(linear_rows(IMAGES)), encoders()[kind]
-    phi, stratification = (
-        guide.init(target, np.zeros(6)),
-        objective.stratification(guide, target, draws, np.random.default_rng(0)),
-    )
+    phi, noise = guide.init(target, Start(np.zeros(6))), guide.noise(target.replace(rows=rows or {}))
+    rng = np.random.default_rng(0)
+    noise = noise.apart(draws) if objective.needs_independent_draws else noise.spread(rng, draws)
 
     def loss(both, key):
-        noise = guide.noise(stratification, key, draws)
-        at = dataclasses.replace(target, params=both["model"])
-        return objective(guide, both["guide"], at, noise, rows or {}, step)
+        at = target.replace(params=both["model"])
+        return bound(objective, guide, both["guide"], at, noise(key), rows, step)
 
     slopes = jax.jit(jax.vmap(lambda key: jax.value_and_grad(loss)({"guide": phi, "model": target.params}, key)))
     values, found = slopes(jax.random.split(jax.random.key(2), keys))
@@ -279,9 +283,9 @@ def test_an_objective_of_rows_refuses_a_model_whose_rows_share_a_latent_site():
         guide = vb.Structured("row")
         target = Target.of(shared_mean(np.zeros(4)))
         noise = np.zeros((2, 5))
-        ImportanceWeighted()(guide, guide.init(target, np.zeros(5)), target, noise, {})
+        bound(ImportanceWeighted(), guide, guide.init(target, Start(np.zeros(5))), target, noise)
     with pytest.raises(ModelError, match="under @vb.guide"):
-        ImportanceWeighted()(MeanField(), np.zeros((2, 1)), WAITS, np.zeros((2, 1)), {})
+        bound(ImportanceWeighted(), MeanField(), np.zeros((2, 1)), WAITS, np.zeros((2, 1)))
 
 
 @vb.model
@@ -306,4 +310,4 @@ def test_any_chain_of_optax_and_any_objective_can_be_fitted():
     moved = np.sqrt(sum(np.sum((np.asarray(a) - b) ** 2) for a, b in zip(after, before)))
     np.testing.assert_allclose(moved, 0.125, rtol=1e-4)
     with pytest.raises(ValueError, match="give one of the two"):
-        vb.Stochastic(objective=Elbo(), sticking_the_landing=True)
+        vb.Stochastic(objective=Elbo(), sticking_the_landing=True, draws=1)

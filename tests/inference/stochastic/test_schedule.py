@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vbppl.inference.stochastic.schedule import AGREE, FIRST, MOST, ROWS, Course
+from vbppl.inference.stochastic.schedule import AGREE, FIRST, MOST, ROWS, Schedule
 
 UNITS = np.array([2.0, 1.0])
 
@@ -18,23 +18,23 @@ def trace(noise=0.1, slope=0.0, level=0.0, rows=50, seed=0):
 
 
 def gone(*traces, **settings):
-    """The course after rounds with these traces, and the last reason."""
-    course, reason = Course(**settings), ""
+    """The schedule after rounds with these traces, and the last reason."""
+    schedule, reason = Schedule(**settings), ""
     for record in traces:
         assert not reason
-        course, reason = course.after(record)
-    return course, reason
+        schedule, reason = schedule.after(record)
+    return schedule, reason
 
 
 def test_the_first_round_travels_and_measures_nothing():
-    plan = Course().round()
+    plan = Schedule().phase()
     assert (plan.begin, plan.steps, plan.fall, plan.power) == (0, FIRST, FIRST, 0.0)
     assert gone(trace())[1] == ""
 
 
 @pytest.mark.parametrize("steps", [1000, 50_000, 1_000_000])
 def test_a_look_is_at_the_last_half_of_a_round_and_never_at_more_than_some_thousand_records(steps):
-    plan = Course(asked=steps).round()
+    plan = Schedule(asked=steps).phase()
     records = np.arange(1, steps // 10 + 1)
     kept = records[plan.looked_at(records)]
     assert kept[0] * 10 > steps // 2 and kept[-1] * 10 > 0.99 * steps
@@ -43,65 +43,65 @@ def test_a_look_is_at_the_last_half_of_a_round_and_never_at_more_than_some_thous
 
 
 def test_two_rounds_that_are_still_and_agree_end_the_fit():
-    course, reason = gone(trace(noise=0.02), trace(noise=0.02, seed=1))
+    schedule, reason = gone(trace(noise=0.02), trace(noise=0.02, seed=1))
     assert reason == "settled"
-    assert course.shift <= AGREE
-    assert "R-hat" in course.said() and "drifting" not in course.said()
+    assert schedule.shift <= AGREE
+    assert "R-hat" in schedule.said() and "drifting" not in schedule.said()
 
 
 def test_no_round_that_begins_before_the_objective_has_settled_ends_the_fit_or_shortens_its_steps():
     still = [trace(noise=0.02, seed=seed) for seed in range(6)]
-    course, reason = gone(*still[:4], least=3 * FIRST + 1)
-    assert (course.begin, course.steps, course.size, reason) == (4 * FIRST, FIRST, 1.0, "")
-    assert gone(*still[:5], least=3 * FIRST + 1)[1] == "settled"
+    schedule, reason = gone(*still[:4], warm_up=3 * FIRST + 1)
+    assert (schedule.begin, schedule.steps, schedule.size, reason) == (4 * FIRST, FIRST, 1.0, "")
+    assert gone(*still[:5], warm_up=3 * FIRST + 1)[1] == "settled"
 
 
 def test_rounds_that_are_still_but_disagree_go_on():
     """In units of its sd of 2 the first number moved by 0.05."""
-    course, reason = gone(trace(noise=0.02), trace(noise=0.02, level=0.05, seed=1))
+    schedule, reason = gone(trace(noise=0.02), trace(noise=0.02, level=0.05, seed=1))
     assert reason == ""
-    assert course.shift == pytest.approx(0.05, abs=0.01)
+    assert schedule.shift == pytest.approx(0.05, abs=0.01)
 
 
 def test_a_drift_makes_the_next_round_longer_and_hot():
-    course, _ = gone(trace(noise=0.02), trace(noise=0.02, slope=1.0))
-    plan = course.round()
-    assert course.hot and course.look.drifts
+    schedule, _ = gone(trace(noise=0.02), trace(noise=0.02, slope=1.0))
+    plan = schedule.phase()
+    assert schedule.hot and schedule.look.drifts
     assert (plan.steps, plan.fall, plan.size, plan.power) == (2 * FIRST, FIRST, 1.0, 1.0)
-    assert "no end in sight" in course.said() or "to go" in course.said()
+    assert "no end in sight" in schedule.said() or "to go" in schedule.said()
 
 
 def test_noise_makes_the_next_round_longer_and_its_steps_shorter():
-    course, reason = gone(trace(noise=0.02), trace(noise=1.0))
-    plan = course.round()
-    assert reason == "" and not course.hot
+    schedule, reason = gone(trace(noise=0.02), trace(noise=1.0))
+    plan = schedule.phase()
+    assert reason == "" and not schedule.hot
     assert (plan.begin, plan.steps, plan.fall) == (2 * FIRST, 2 * FIRST, 0)
     assert plan.size == pytest.approx(0.1 * 0.5**0.5)
 
 
 def test_rounds_end_at_the_cap_and_not_beyond():
-    course, reason = Course(), ""
+    schedule, reason = Schedule(), ""
     while not reason:
-        course, reason = course.after(trace(noise=1.0))
+        schedule, reason = schedule.after(trace(noise=1.0))
     assert reason == "capped"
-    assert MOST / 2 < course.begin <= MOST
+    assert MOST / 2 < schedule.begin <= MOST
 
 
 def test_as_many_steps_as_asked_for_are_one_round():
-    course, reason = gone(trace(noise=0.02), asked=777)
-    assert (reason, course.begin) == ("steps", 777)
-    assert course.look.r_hat < 1.1
+    schedule, reason = gone(trace(noise=0.02), asked=777)
+    assert (reason, schedule.begin) == ("steps", 777)
+    assert schedule.look.r_hat < 1.1
 
 
 def test_too_short_a_round_says_that_nothing_was_tested():
-    course, reason = gone(trace(rows=3), asked=60)
+    schedule, reason = gone(trace(rows=3), asked=60)
     assert reason == "steps"
-    assert course.said() == "convergence was not tested"
+    assert schedule.said() == "convergence was not tested"
 
 
 def test_where_the_last_iterate_is_wanted_a_last_round_lands():
-    course, reason = gone(trace(noise=0.02), trace(noise=0.02, seed=1), average=False)
-    plan = course.round()
-    assert reason == "" and course.landing
+    schedule, reason = gone(trace(noise=0.02), trace(noise=0.02, seed=1), average=False)
+    plan = schedule.phase()
+    assert reason == "" and schedule.landing
     assert (plan.fall, plan.last, plan.power) == (plan.steps, 0.01, 1.0)
-    assert course.after(trace(noise=0.02))[1] == "settled"
+    assert schedule.after(trace(noise=0.02))[1] == "settled"

@@ -16,11 +16,14 @@ from optima import EVIDENCE12, LOC7_MF, LOGISTIC, OPTIMA, SD7_MF, SHIFTED
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.pytree import pytree
+from vbppl.core.watch import Watch
 from vbppl.data.shuffle import Minibatches
-from vbppl.inference.solution import Ending, Hook
+from vbppl.guides.base import Start
 from vbppl.inference.stochastic import step, svi
+from vbppl.inference.stochastic.early_stopping import Ending, StopRule
 from vbppl.inference.stochastic.objectives import ClosedForm, Objective
-from vbppl.inference.stochastic.optimizers import AnnealedAdam
+from vbppl.inference.stochastic.problem import prepare
+from vbppl.inference.stochastic.schedule import Phase
 from vbppl.target.target import Target
 
 FAR = cases.far_datum(np.array(10.0))
@@ -32,7 +35,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_blamed_on_their_site(
     with pytest.warns(
         vb.VbpplWarning, match=r"steps were not finite and skipped \(first at step [\d,]+ in site root\)"
     ):
-        posterior = vb.fit(cases.rooted(np.array(1.5)), "mean_field", method=vb.Stochastic(steps=700))
+        posterior = vb.fit(cases.rooted(np.array(1.5)), "mean_field", method=vb.Stochastic(steps=700, draws=1))
     status, bad = posterior.status, ~np.isfinite(posterior.history)
     assert np.isfinite(posterior.phi).all()
     assert 0 < status.skipped == bad.sum() < 350
@@ -45,7 +48,7 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_blamed_on_their_site(
 def test_a_skipped_step_changes_nothing():
     """The step after a skipped one is made from the very parameters before it."""
     seen = []
-    method = vb.Stochastic(steps=200, every=1)
+    method = vb.Stochastic(steps=200, every=1, draws=1)
     start = {"x": np.array(1.0)}
     posterior = vb.fit(
         cases.rooted(np.array(1.5)), "mean_field", method=method, start=start, seed=3, callback=seen.append
@@ -61,7 +64,7 @@ def test_care_gives_the_same_steps():
     """A chunk made again with care takes the steps that the bare one took, until the first that fails."""
     phis = []
     for every in (1, 200):
-        method = vb.Stochastic(steps=200, every=every)
+        method = vb.Stochastic(steps=200, every=every, draws=1)
         posterior = vb.fit(cases.rooted(np.array(1.5)), "mean_field", method=method, start={"x": np.array(1.0)}, seed=3)
         phis.append((posterior.phi, posterior.history))
     np.testing.assert_allclose(phis[0][0], phis[1][0], rtol=1e-4)
@@ -77,7 +80,7 @@ def hopeless(y):
 
 def test_a_hopeless_model_is_refused_by_the_name_of_its_site():
     with pytest.raises(vb.ModelError, match="the log density is not finite at any of .* starting points") as error:
-        vb.fit(hopeless(np.array(0.0)), method=vb.Stochastic())
+        vb.fit(hopeless(np.array(0.0)), method=vb.Stochastic(draws=1))
     assert "wall" in str(error.value)
 
 
@@ -90,13 +93,13 @@ def test_a_fit_all_of_whose_steps_fail_is_not_called_converged():
         vb.factor("eye", jnp.where(x == 1.0, 0.0, -jnp.inf))
 
     with pytest.warns(vb.VbpplWarning, match="more than half of the last steps were not finite: not converged"):
-        posterior = vb.fit(needle(), method=vb.Stochastic(), start={"x": np.array(1.0)})
+        posterior = vb.fit(needle(), method=vb.Stochastic(draws=1), start={"x": np.array(1.0)})
     assert (posterior.status.reason, posterior.status.converged) == ("stuck", False)
 
 
 @quiet
 def test_a_start_where_the_density_is_not_finite_is_moved():
-    posterior = vb.fit(cases.rooted(np.array(1.5)), "mean_field", method=vb.Stochastic(steps=300), seed=1)
+    posterior = vb.fit(cases.rooted(np.array(1.5)), "mean_field", method=vb.Stochastic(steps=300, draws=1), seed=1)
     assert posterior.phi[0] > 0.5
 
 
@@ -110,7 +113,7 @@ def test_ctrl_c_returns_what_there_is(chunks):
             raise KeyboardInterrupt
 
     with pytest.warns(vb.VbpplWarning, match="interrupted: not converged"):
-        posterior = vb.fit(PAIRS, method=vb.Stochastic(every=50), callback=stop)
+        posterior = vb.fit(PAIRS, method=vb.Stochastic(every=50, draws=1), callback=stop)
     status = posterior.status
     assert (status.reason, status.converged, status.steps) == ("interrupted", False, 50 * chunks)
     assert len(posterior.history) == 50 * chunks
@@ -147,7 +150,7 @@ def test_random_numbers_made_a_few_steps_at_a_time_are_the_same(monkeypatch):
 
 @quiet
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
-    first, again, other = (vb.fit(PAIRS, method=vb.Stochastic(steps=100), seed=seed) for seed in (3, 3, 4))
+    first, again, other = (vb.fit(PAIRS, method=vb.Stochastic(steps=100, draws=1), seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.phi, again.phi)
     np.testing.assert_array_equal(first.history, again.history)
     assert first.elbo == again.elbo
@@ -172,16 +175,16 @@ def test_any_optax_transformation_can_drive_the_fit(name):
 
 def test_wrong_settings_are_refused():
     with pytest.raises(TypeError, match=r"optimizer must be an Optax transformation such as optax\.adam\(1e-2\)"):
-        vb.Stochastic(optimizer="adam")
-    with pytest.raises(ValueError, match="draws and steps must be at least 1, not 0 and None"):
+        vb.Stochastic(optimizer="adam", draws=1)
+    with pytest.raises(ValueError, match="draws must be at least 1, not 0"):
         vb.Stochastic(draws=0)
     with pytest.raises(ValueError, match="every must lie between 1 and 1000, not 2000"):
-        vb.Stochastic(every=2000)
+        vb.Stochastic(every=2000, draws=1)
 
 
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
 def test_sticking_the_landing_ends_at_the_exact_posterior(guide, x64):
-    posterior = vb.fit(FAR, guide, method=vb.Stochastic(sticking_the_landing=True, average=False))
+    posterior = vb.fit(FAR, guide, method=vb.Stochastic(sticking_the_landing=True, average=False, draws=1))
     assert posterior.mean()["x"] == pytest.approx(8.0, abs=1e-5)
     assert posterior.sd()["x"] == pytest.approx(np.sqrt(0.2), abs=1e-5)
     assert posterior.elbo.value == pytest.approx(EVIDENCE12, abs=1e-5)
@@ -206,84 +209,110 @@ def test_32_and_64_bits_give_the_same_answer(x64):
     np.testing.assert_allclose(wide.phi[1], narrow.phi[1], atol=0.06)
 
 
-def test_the_state_is_donated():
-    target = Target.of(PAIRS)
-    guide = vb.MeanField()
-    parts = (target, guide, ClosedForm(), AnnealedAdam(), Minibatches(), np.zeros((1, 2)))
-    problem = jax.device_put(step.Problem(*parts, np.zeros(2, np.uint32), 1))
-    phi = guide.init(target, np.zeros(2, np.float32))
-    state = jax.device_put(step.first_state(problem, {"guide": phi, "model": {}}))
-    step.run_chunk(problem, state, np.int32(1), step.Schedule.of(0, 10, 5), careful=False)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.moving))
+def problem(steps=60, every=20, **settings):
+    """A small problem for mean field, from the origin."""
+    method = vb.Stochastic(steps=steps, every=every, draws=1)
+    start = Start(np.zeros(2, np.float32))
+    made = prepare(Target.of(PAIRS), vb.MeanField(), method, Minibatches(), start, np.zeros(2, np.uint32))
+    return dataclasses.replace(made, **settings)
+
+
+def solve(watch=Watch(), **settings):
+    return svi.solve(problem(**settings), watch)[0]
+
+
+def test_the_position_is_donated():
+    run, first = svi._begun(problem())
+    position = jax.device_put(first.position)
+    step.run_chunk(run.setup, position, np.int32(1), Phase(0, 10, 10, 5).as_data(), careful=False)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(position.carry))
+
+
+def test_a_state_is_a_value_from_which_a_fit_goes_on_again_and_again():
+    """The states before are whole: the loop's own memory is another."""
+    run, first = svi._begun(problem())
+    states = list(svi.advance(run, first, svi.NoCheckpoint()))
+    assert [len(state.bounds) for state in states] == [20, 40, 60]
+    again = [list(svi.advance(run, states[0], svi.NoCheckpoint()))[-1] for _ in range(2)]
+    for other in again:
+        np.testing.assert_array_equal(other.bounds, states[-1].bounds)
+        np.testing.assert_array_equal(other.position.carry.params["guide"], states[-1].position.carry.params["guide"])
+
+
+def test_a_deadline_gives_back_the_last_whole_state_and_watching_moves_nothing():
+    class Late(Watch):
+        is_over = True
+
+    cut, whole = solve(Late()), solve()
+    assert (cut.status.reason, cut.status.converged, cut.status.steps) == ("deadline", False, 20)
+    assert cut.status.was_cut_short and not whole.status.was_cut_short
+    np.testing.assert_array_equal(cut.bounds, whole.bounds[:20])
+
+
+def test_a_solution_is_filled_truly():
+    found = solve()
+    assert found.guide == vb.MeanField() or type(found.guide) is vb.MeanField
+    assert found.status.seconds > found.status.compiling >= 0
+    assert (found.status.steps, found.status.gradients) == (60, 60)
+    assert found.other_modes.why == "stochastic steps start from one place"
+    assert found.target.log_density(found.phi[0]) == Target.of(PAIRS).log_density(found.phi[0])
 
 
 @pytree
 class Remembering(Objective):
     """The bound, and how often and for which steps it was asked: the state counts, and sums the steps' numbers."""
 
-    def __call__(self, guide, phi, target, noise, rows, step=0):
-        return ClosedForm()(guide, phi, target, noise, rows)
-
-    def with_state(self, guide, phi, target, noise, rows, step, state):
-        return self(guide, phi, target, noise, rows), {"count": state["count"] + 1, "sum": state["sum"] + step}
+    def __call__(self, guide, inputs):
+        state = {"count": inputs.state["count"] + 1, "sum": inputs.state["sum"] + inputs.count}
+        return ClosedForm()(guide, inputs)[0], state
 
 
 @pytree
 class Warming(Objective):
     """The bound times the step's number."""
 
-    def __call__(self, guide, phi, target, noise, rows, step=0):
-        return step * ClosedForm()(guide, phi, target, noise, rows)
+    def __call__(self, guide, inputs):
+        return inputs.count * ClosedForm()(guide, inputs)[0], ()
 
 
-class Patient(Hook):
+@dataclasses.dataclass(frozen=True)
+class Patient(StopRule):
     """Ends the fit at the third chunk and gives back the params of the first."""
 
-    def __init__(self):
-        self.seen = []
+    seen: list = dataclasses.field(default_factory=list)
 
-    def after_chunk(self, progress):
+    def look(self, memory, progress):
         self.seen.append(progress)
-        return Ending("patience", True, "the hook had enough") if len(self.seen) == 3 else None
+        return memory, Ending("patience", True, "the rule had enough") if len(self.seen) == 3 else None
 
-    def finish(self, fitted):
-        return dataclasses.replace(fitted, params=self.seen[0].params)
-
-
-def run(steps=60, every=20, **settings):
-    """`engine.run` on a small model, mean field."""
-    target, guide = Target.of(PAIRS), vb.MeanField()
-    phi = guide.init(target, np.zeros(2, np.float32))
-    method = vb.Stochastic(steps=steps, every=every)
-    return svi.run(target, guide, phi, method, np.zeros(2, np.uint32), **settings)
+    def choose(self, memory, params, state, ending):
+        return self.seen[0].params, state, ending
 
 
 def test_an_objective_may_carry_a_state_from_step_to_step():
-    hook = Patient()
-    state = {"count": np.int32(0), "sum": np.int32(0)}
-    fitted = run(objective=Remembering(), state=state, hooks=[hook])
-    assert [int(progress.state["count"]) for progress in hook.seen] == [20, 40, 60]
-    assert int(fitted.state["sum"]) == sum(range(60))
-    np.testing.assert_array_equal(fitted.bounds, run().bounds)
+    rule, state = Patient(), {"count": np.int32(0), "sum": np.int32(0)}
+    found = solve(objective=Remembering(), state=state, stop_rules=(rule,))
+    assert [int(progress.state["count"]) for progress in rule.seen] == [20, 40, 60]
+    assert int(rule.seen[-1].state["sum"]) == sum(range(60))
+    np.testing.assert_array_equal(found.bounds, solve().bounds)
 
 
 def test_an_objective_may_depend_on_the_steps_number():
     """At step 0 the slope is zero: nothing moves, so that step 1 sees the first parameters."""
-    warm = run(steps=2, every=1, objective=Warming(), hooks=[first := Patient()])
-    start = vb.MeanField().init(Target.of(PAIRS), np.zeros(2, np.float32))
-    np.testing.assert_array_equal(first.seen[0].params["guide"], start)
+    warm = solve(steps=2, every=1, objective=Warming(), stop_rules=(first := Patient(),))
+    np.testing.assert_array_equal(first.seen[0].params["guide"], problem().phi)
     assert warm.bounds[0] == 0 != warm.bounds[1]
-    assert not np.array_equal(first.seen[1].params["guide"], start)
+    assert not np.array_equal(first.seen[1].params["guide"], problem().phi)
 
 
-def test_a_hook_may_end_the_fit_and_choose_what_it_gives_back():
-    hook = Patient()
-    fitted = run(steps=1000, hooks=[hook])
-    assert [progress.step for progress in hook.seen] == [20, 40, 60]
-    assert (fitted.status.reason, fitted.status.converged, fitted.status.steps) == ("patience", True, 60)
-    assert "the hook had enough; 60 steps" in str(fitted.status)
-    np.testing.assert_array_equal(fitted.params["guide"], hook.seen[0].params["guide"])
-    assert not np.array_equal(fitted.params["guide"], hook.seen[2].params["guide"])
+def test_a_stop_rule_may_end_the_fit_and_choose_what_it_gives_back():
+    rule = Patient()
+    found = solve(steps=1000, stop_rules=(rule,))
+    assert [progress.step for progress in rule.seen] == [20, 40, 60]
+    assert (found.status.reason, found.status.converged, found.status.steps) == ("patience", True, 60)
+    assert "the rule had enough; 60 steps" in str(found.status)
+    np.testing.assert_array_equal(found.phi, rule.seen[0].params["guide"])
+    assert not np.array_equal(found.phi, rule.seen[2].params["guide"])
 
 
 @pytest.mark.parametrize("guide", ["mean_field"])
@@ -303,7 +332,7 @@ def test_the_models_own_subsample_size_is_obeyed():
             x, y = vb.subsample(x, event_dim=1), vb.subsample(y)
             vb.sample("y", dist.Bernoulli(logits=x @ beta), obs=y)
 
-    method = vb.Stochastic(steps=200)
+    method = vb.Stochastic(steps=200, draws=1)
     own = vb.fit(shown_in_part(*cases.logistic_data()), "mean_field", method=method)
     asked = vb.fit(LOGISTIC, "mean_field", batch_size=20, method=method)
     np.testing.assert_allclose(own.phi, asked.phi, atol=1e-4)

@@ -32,6 +32,7 @@ def _quantiles(n: int) -> np.ndarray:
     upper = np.array([NormalDist().inv_cdf((i + 0.5) / n) for i in range(n - n // 2, n)])
     values = np.concatenate([-upper[::-1], np.zeros(n % 2), upper])
     low, high = 0.0, 1.0 if n >= 8 else 0.0  # fewer values cannot have a fourth power of 3
+    # By bisection: the more of its cube is added to a value, the heavier the tails.
     for _ in range(50):
         middle = (low + high) / 2
         square = (values + middle * values**3) ** 2
@@ -59,6 +60,7 @@ def whitened_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray
         raise ValueError(f"antithetic draws come in pairs: {draws} is odd.")
     quantiles = np.broadcast_to(_quantiles(draws)[draws // 2 :, None], (draws // 2, dim))
     half = rng.permuted(quantiles, axis=0) * rng.choice([-1.0, 1.0], size=(draws // 2, dim))
+    # Of `[E; -E]` the mean is zero, whatever E is, and the second moment is that of E: so E alone is made orthogonal.
     if draws >= 2 * dim and dim > 1:
         half = _orthogonal(half) * np.sqrt(len(half))
     return np.concatenate([half, -half])
@@ -92,8 +94,8 @@ def fresh_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
 class FixedDraws:
     """Sets of standard-normal draws, each a function of the fit's key, of its size and its number alone.
 
-    `kind` is "auto" (whitened where there are at least two draws a dimension, else a Latin hypercube),
-    "latin_hypercube" or "independent".
+    `kind` is "auto" (whitened where there are at least two draws a dimension, else a Latin hypercube) or
+    "latin_hypercube".
     """
 
     kind: str
@@ -116,9 +118,8 @@ class FixedDraws:
         return np.concatenate([self(fits, draws // 2, 1), self(fits, draws // 2, 2)], axis=1)
 
     def _set(self, key: tuple[int, ...], draws: int, number: int) -> np.ndarray:
+        # The purpose holds size and number: a set is the same whoever asks for it, and whenever.
         rng = host_generator(np.array(key, np.uint32), f"draws {draws} {number}")
-        if self.kind == "independent":
-            return normal_draws(rng, draws, self.dim)
         if self.kind == "auto" and draws >= 2 * self.dim:
             return whitened_draws(rng, draws, self.dim)
         return latin_hypercube(rng, draws, self.dim)

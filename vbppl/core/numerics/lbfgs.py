@@ -9,7 +9,8 @@ finite only shortens the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,8 +22,8 @@ TRIES = 30
 Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class Minima:
-    """Where each search stands.
+class Minima(NamedTuple):
+    """Where each search stands: a value; a step makes a new one.
 
     Attributes:
       x: `(lanes, n)`.
@@ -30,36 +31,67 @@ class Minima:
       gradient: `(lanes, n)`.
       decrement: `1/2 g^T H^-1 g`, what a Newton step would still gain, `(lanes,)`.
       stuck: no step improves the value, `(lanes,)`.
+      going: the numbers of the lanes that are still on their way.
+      steps: the last steps, oldest first, with zeros where there are none yet, `(lanes, MEMORY, n)`.
+      changes: those of the gradient on them.
     """
 
-    def __init__(self, x: np.ndarray, value: np.ndarray, gradient: np.ndarray):
-        self.x, self.value, self.gradient = x.copy(), value, gradient
-        self.decrement = np.full(len(x), np.inf)
-        self.stuck = np.zeros(len(x), bool)
-        # The last steps and changes of the gradient, oldest first; zeros where there are none yet.
-        self._steps = np.zeros((len(x), MEMORY, x.shape[1]))
-        self._changes = np.zeros_like(self._steps)
+    x: np.ndarray
+    value: np.ndarray
+    gradient: np.ndarray
+    decrement: np.ndarray
+    stuck: np.ndarray
+    going: np.ndarray
+    steps: np.ndarray
+    changes: np.ndarray
+
+    @classmethod
+    def at(cls, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> Minima:
+        """The beginning of searches from `x`."""
+        lanes, nothing = len(x), np.zeros((len(x), MEMORY, x.shape[1]))
+        begun = np.full(lanes, np.inf), np.zeros(lanes, bool), np.arange(lanes)
+        return cls(x, value, gradient, *begun, nothing, nothing)
 
     def newton(self, gradient: np.ndarray, diagonal: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The approximate Newton step `-H^-1 gradient` of each lane, from the curvature met on the way."""
-        return -_inverse_hessian_times(gradient, self._steps[lanes], self._changes[lanes], diagonal)
+        return -_inverse_hessian_times(gradient, self.steps[lanes], self.changes[lanes], diagonal)
 
     def has_curvature(self, lanes: np.ndarray) -> np.ndarray:
         """Which lanes know anything beyond the diagonal, `(lanes,)`."""
-        return np.any(self._changes[lanes, -1], axis=-1)
+        return np.any(self.changes[lanes, -1], axis=-1)
 
-    def forget(self, lanes: np.ndarray) -> None:
-        """Drop the curvature met so far."""
-        self._steps[lanes] = self._changes[lanes] = 0.0
-
-    def move(self, lanes: np.ndarray, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> None:
-        """Go to `x`, and learn from the way there."""
+    def moved(self, lanes: np.ndarray, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> Minima:
+        """The same with `lanes` at `x`, after learning from the way there."""
         step, change = x - self.x[lanes], gradient - self.gradient[lanes]
+        # Where the gradient changed against the step, a pair would spoil the positive definiteness of H.
         least = 1e-10 * np.linalg.norm(step, axis=1) * np.linalg.norm(change, axis=1)
         curved = np.sum(step * change, axis=1) > least
-        for pairs, new in ((self._steps, step), (self._changes, change)):
-            pairs[lanes[curved]] = np.concatenate([pairs[lanes[curved], 1:], new[curved, None]], axis=1)
-        self.x[lanes], self.value[lanes], self.gradient[lanes] = x, value, gradient
+        there = {"x": x, "value": value, "gradient": gradient}
+        return self._replace(
+            steps=_pushed(self.steps, lanes[curved], step[curved]),
+            changes=_pushed(self.changes, lanes[curved], change[curved]),
+            **{name: _put(getattr(self, name), lanes, rows) for name, rows in there.items()},
+        )
+
+    def lost(self, lanes: np.ndarray) -> Minima:
+        """The same after directions that led nowhere: without the curvature met, or stuck where there was none."""
+        if not len(lanes):
+            return self
+        steps, changes = (_put(pairs, lanes, np.zeros(1)) for pairs in (self.steps, self.changes))
+        stuck = _put(self.stuck, lanes, ~self.has_curvature(lanes))
+        return self._replace(stuck=stuck, steps=steps, changes=changes)
+
+
+def _put(array: np.ndarray, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy with other rows in some lanes."""
+    array = array.copy()
+    array[lanes] = rows
+    return array
+
+
+def _pushed(pairs: np.ndarray, lanes: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """A copy with one more vector in some lanes, for which the oldest makes room."""
+    return _put(pairs, lanes, np.concatenate([pairs[lanes, 1:], new[:, None]], axis=1))
 
 
 def minimise(
@@ -70,35 +102,48 @@ def minimise(
     tolerance: float,
     iterations: int,
     longest: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    watch: Callable[[Minima, np.ndarray], None] = lambda at, lanes: None,
 ) -> Minima:
+    """The end of `descend`."""
+    *_, at = descend(function, x, metric, rounding, tolerance, iterations, longest)
+    return at
+
+
+def descend(
+    function: Function,
+    x: np.ndarray,
+    metric: Callable[[np.ndarray], np.ndarray],
+    rounding: Callable[[np.ndarray], np.ndarray],
+    tolerance: float,
+    iterations: int,
+    longest: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Iterator[Minima]:
     """Minimise `function` from each row of `x`, `(lanes, n)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
       metric: the diagonal of an inverse Hessian guess at points `(k, n)`.
       rounding: how far two values of this size may differ by rounding alone, `(k,)`.
       longest: the largest multiple of a direction that is safe to try at a point, `(k,)`.
-      watch: is told the lanes that are still on their way.
+
+    Yields:
+      where the searches stand, once for each step and once at the end, where none is `going` any more.
     """
-    lanes = np.arange(len(x))
-    at = Minima(x, *function(x, lanes))
+    at = Minima.at(x, *function(x, np.arange(len(x))))
     for _ in range(iterations):
+        lanes = at.going
         if not len(lanes):
             break
         direction = at.newton(at.gradient[lanes], metric(at.x[lanes]), lanes)
-        at.decrement[lanes] = -np.sum(at.gradient[lanes] * direction, axis=1) / 2
-        watch(at, lanes)
+        at = at._replace(decrement=_put(at.decrement, lanes, -np.sum(at.gradient[lanes] * direction, axis=1) / 2))
+        yield at
+        # A start that is not finite has no decrement to speak of, whatever the formula gives.
         going = ~((at.decrement[lanes] <= tolerance) & np.isfinite(at.value[lanes]))
         lanes, direction = lanes[going], direction[going]
         limit = longest(at.x[lanes], direction)
         found, *there = _line_search(function, at, lanes, direction, rounding(at.value[lanes]), limit)
-        at.move(lanes[found], *there)
-        # Where the direction led nowhere, forget the curvature and try the plain direction once.
-        lost = lanes[~found]
-        at.stuck[lost] = ~at.has_curvature(lost)
-        at.forget(lost)
-        lanes = lanes[~at.stuck[lanes]]
-    return at
+        # Where the direction led nowhere, the plain direction is tried once: the curvature may be the cause.
+        at = at.moved(lanes[found], *there).lost(lanes[~found])
+        at = at._replace(going=lanes[~at.stuck[lanes]])
+    yield at._replace(going=at.going[:0])
 
 
 def _inverse_hessian_times(
@@ -116,6 +161,7 @@ def _inverse_hessian_times(
     squares = changes @ weighed.swapaxes(1, 2)
     scale = np.where(empty[:, -1], 1.0, curvature[:, -1] / np.where(empty[:, -1], 1.0, squares[:, -1, -1]))[:, None]
     index = np.arange(steps.shape[1])
+    # Pairs that are not there yet are zero: ones on the diagonal keep R invertible and leave them without effect.
     upper, inner = np.triu(products), squares * scale[..., None]
     upper[:, index, index] += empty
     inner[:, index, index] += curvature
@@ -149,6 +195,7 @@ def _line_search(
         tried = at.x[lanes[k]] + length[k, None] * direction[k]
         value, gradient = function(tried, lanes[k])
         finite = np.isfinite(value) & np.isfinite(gradient).all(axis=1)
+        # Not finite counts as too far: the way back is always open, since the search began at a finite point.
         too_far = ~finite | (value > start[k] + ARMIJO * length[k] * slope[k] + rounding[k])
         steep = np.sum(gradient * direction[k], axis=1) < CURVATURE * slope[k]
         too_short = ~too_far & steep & (length[k] < longest[k])

@@ -21,7 +21,9 @@ Many ascents advance side by side, in lanes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +35,9 @@ STALLS = 3
 Density = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
+@dataclasses.dataclass(frozen=True)
 class Iterates:
-    """Gaussians on the way up.
+    """Gaussians on the way up: a value; a step makes a new one.
 
     Attributes:
       loc: `(lanes, dim)`.
@@ -43,13 +46,27 @@ class Iterates:
       drift: `h`, `(lanes, dim)`.
       curvature: `A`, `(lanes, dim, dim)`.
       reason: why each ended, `(lanes,)`.
+      moved: the numbers of the lanes that the last step moved.
     """
 
-    FIELDS = ("loc", "factor", "bound", "drift", "curvature")
+    loc: np.ndarray
+    factor: np.ndarray
+    bound: np.ndarray
+    drift: np.ndarray
+    curvature: np.ndarray
+    reason: np.ndarray
+    moved: np.ndarray
 
-    def __init__(self, *parts: np.ndarray):
-        self.loc, self.factor, self.bound, self.drift, self.curvature = parts
-        self.reason = np.full(len(self.loc), "capped", dtype=object)
+    @classmethod
+    def at(cls, *seen: Any) -> Iterates:
+        """The beginning of ascents from Gaussians as the draws see them: the first five fields."""
+        lanes = len(seen[0])
+        return cls(*seen, reason=np.full(lanes, "capped", dtype=object), moved=np.arange(lanes))
+
+    @property
+    def seen(self) -> tuple[Any, ...]:
+        """The Gaussians, and what the draws say of them."""
+        return self.loc, self.factor, self.bound, self.drift, self.curvature
 
     @property
     def decrement(self) -> np.ndarray:
@@ -64,17 +81,22 @@ class Iterates:
     @classmethod
     def joined(cls, parts: Sequence[Iterates]) -> Iterates:
         """What equally many draws saw at the same Gaussians, as one look at all of them."""
-        averages = (np.mean([getattr(part, name) for part in parts], axis=0) for name in cls.FIELDS[2:])
-        return cls(parts[0].loc, parts[0].factor, *averages)
+        averages = (np.mean(each, axis=0) for each in list(zip(*(part.seen for part in parts)))[2:])
+        return cls.at(parts[0].loc, parts[0].factor, *averages)
 
     def take(self, lanes: np.ndarray) -> Iterates:
         """Some lanes, as they stand."""
-        return Iterates(*(getattr(self, name)[lanes] for name in self.FIELDS))
+        return Iterates.at(*(field[lanes] for field in self.seen))
 
-    def put(self, lanes: np.ndarray, new: Iterates, chosen: np.ndarray) -> None:
-        """Let `lanes[chosen]` stand where `new` does."""
-        for name in self.FIELDS:
-            getattr(self, name)[lanes[chosen]] = getattr(new, name)[chosen]
+    def put(self, lanes: np.ndarray, new: Iterates, chosen: np.ndarray) -> Iterates:
+        """The same with `lanes[chosen]` where `new` is."""
+        if chosen.all() and len(lanes) == len(self.loc):
+            return Iterates(*new.seen, reason=self.reason, moved=lanes)
+        fields = []
+        for field, other in zip(self.seen, new.seen):
+            fields.append(field.copy())
+            fields[-1][lanes[chosen]] = other[chosen]
+        return dataclasses.replace(Iterates.at(*fields), reason=self.reason, moved=lanes[chosen])
 
 
 def evaluate(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray, lanes: np.ndarray) -> Iterates:
@@ -84,7 +106,7 @@ def evaluate(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.nd
     cross = h.swapaxes(1, 2) @ noise / noise.shape[1]
     _, log_det = np.linalg.slogdet(factor)
     curvature = np.eye(loc.shape[1]) + (cross + cross.swapaxes(1, 2)) / 2
-    return Iterates(loc, factor, log_p.mean(axis=1) + log_det, h.mean(axis=1), curvature)
+    return Iterates.at(loc, factor, log_p.mean(axis=1) + log_det, h.mean(axis=1), curvature)
 
 
 def ascend(
@@ -93,46 +115,60 @@ def ascend(
     noise: np.ndarray,
     rounding: Callable[[np.ndarray], np.ndarray],
     tolerance: np.ndarray,
-    watch: Callable[[Iterates, np.ndarray], None] = lambda at, lanes: None,
 ) -> Iterates:
+    """The end of `ascents`."""
+    *_, at = ascents(density, at, noise, rounding, tolerance)
+    return at
+
+
+def ascents(
+    density: Density,
+    at: Iterates,
+    noise: np.ndarray,
+    rounding: Callable[[np.ndarray], np.ndarray],
+    tolerance: np.ndarray,
+) -> Iterator[Iterates]:
     """Natural-gradient steps, each halved until the bound does not fall.
 
     Args:
-      at: where to begin, as these draws see it; changed in place.
+      at: where to begin, as these draws see it.
       noise: fixed antithetic draws, `(lanes, draws, dim)`, with second moment I.
       rounding: by how much two bounds of this size may differ by rounding alone, in nats, `(lanes,)`.
       tolerance: stop when this many nats are still to gain, `(lanes,)`.
-      watch: is told the lanes that have moved.
 
-    Returns:
-      the last Gaussians; `reason` is "converged", "rounding" (no step gains more than the rounding error),
-      "capped" or "stuck".
+    Yields:
+      the Gaussians after each step, and once more at the end: `reason` is then "converged", "rounding" (no step
+      gains more than the rounding error), "capped" or "stuck".
     """
     lanes = np.arange(len(noise))
     length, stalls, steps = np.ones(len(noise)), np.zeros(len(noise), int), np.zeros(len(noise), int)
-    at.reason[:] = np.where(np.isfinite(at.decrement), "capped", "stuck")
-    watch(at, lanes)
+    reason = np.where(np.isfinite(at.decrement), "capped", "stuck").astype(object)
+    at = dataclasses.replace(at, reason=reason, moved=lanes)
+    yield at
     while True:
-        before = at.take(lanes)
+        before, reason = at.take(lanes), at.reason.copy()
         done = (before.decrement <= tolerance[lanes]) & np.isfinite(before.bound)
-        at.reason[lanes[done]] = "converged"
-        going = ~done & (at.reason[lanes] == "capped") & (steps[lanes] < STEPS)
+        reason[lanes[done]] = "converged"
+        going = ~done & (reason[lanes] == "capped") & (steps[lanes] < STEPS)
         lanes, before = lanes[going], before.take(np.flatnonzero(going))
         if not len(lanes):
-            return at
+            yield dataclasses.replace(at, reason=reason, moved=lanes)
+            return
         new = _step(density, before, noise[lanes], length[lanes], lanes)
+        # Near the optimum two bounds differ by rounding alone: there the natural gradient decides.
         sound = np.isfinite(new.decrement) & (new.bound >= before.bound - rounding(before.bound))
         idle = sound & (new.bound <= before.bound) & (new.decrement >= before.decrement)
         gains = sound & ~idle
-        at.put(lanes, new, gains)
-        watch(at, lanes[gains])
+        # Steps that only look for a length are not counted: they are bounded by `SHORTEST`.
         steps[lanes] += sound
         stalls[lanes] += idle
         given_up = ~sound & (length[lanes] <= SHORTEST)
-        at.reason[lanes[given_up | (idle & ~np.isfinite(before.bound))]] = "stuck"
-        at.reason[lanes[idle & (stalls[lanes] == STALLS) & np.isfinite(before.bound)]] = "rounding"
+        reason[lanes[given_up | (idle & ~np.isfinite(before.bound))]] = "stuck"
+        reason[lanes[idle & (stalls[lanes] == STALLS) & np.isfinite(before.bound)]] = "rounding"
         shorter = length[lanes] / np.where(idle, 4, 2)
         length[lanes] = np.where(gains, _next_length(before, new, length[lanes]), shorter)
+        at = dataclasses.replace(at.put(lanes, new, gains), reason=reason)
+        yield at
 
 
 def _next_length(before: Iterates, after: Iterates, r: np.ndarray) -> np.ndarray:

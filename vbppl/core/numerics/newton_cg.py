@@ -50,6 +50,7 @@ def minimise(
         step, predicted, inside = _steihaug(
             lambda v, at=x, scale=scale: scale * hessian_times(at, scale * v), scale * gradient, radius
         )
+        # A step that the region cut short says nothing of how much is left.
         if inside:
             decrement = float(-(scale * gradient) @ step / 2)
             if decrement <= tolerance:

@@ -49,14 +49,17 @@ def smooth(log_weights: np.ndarray) -> Smoothed:
         return Smoothed(log_weights, np.inf, 0.0, float(top))
     log_weights = log_weights - top
     tail = int(np.ceil(min(0.2 * draws, 3 * np.sqrt(draws))))
+    # The tail, and the largest weight that is not in it: excesses are measured from there.
     order = np.argsort(log_weights)[-tail - 1 :]
     cut, *largest = np.exp(log_weights[order])
     shape, excess = -np.inf, np.array(largest) - cut
+    # Four numbers tell no shape; and where the largest weights are all but equal there is no tail to smooth.
     if tail > 4 and excess[-1] > 1e-10:
         shape, scale = fit_pareto(np.maximum(excess, 1e-300))
     if -np.inf < shape < 1:
         ranks = (np.arange(tail) + 0.5) / tail
         quantiles = scale * (-np.log1p(-ranks) if abs(shape) < 1e-8 else np.expm1(-shape * np.log1p(-ranks)) / shape)
+        # No smoothed weight exceeds the largest raw one, which is 1 here: else the smoothing itself could be the tail.
         log_weights[order[1:]] = np.minimum(np.log(quantiles + cut), 0.0)
     log_sum = log_sum_exp(log_weights)
     log_weights = log_weights - log_sum
@@ -73,6 +76,7 @@ def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
     n = len(excess)
     grid = 30 + int(np.sqrt(n))
     at = np.arange(1, grid + 1) - 0.5
+    # Candidates of `-shape / scale`, dense where the likelihood peaks; the quartile of the excesses sets their scale.
     slopes = 1 / excess[-1] + (1 - np.sqrt(grid / at)) / (3 * excess[int(n / 4 + 0.5) - 1])
     shapes = np.log1p(-slopes[:, None] * excess).mean(axis=1)
     profile = n * (np.log(-slopes / shapes) - shapes - 1)

@@ -47,16 +47,10 @@ class Positive(Bijector):
 
 
 @pytree
-class Nonnegative(Bijector):
+class Nonnegative(Positive):
     """`x >= 0`; `x = exp z`."""
 
     name: ClassVar[str] = "nonnegative"
-
-    def forward_and_log_det(self, z):
-        return Positive().forward_and_log_det(z)
-
-    def inverse(self, x):
-        return jnp.log(x)
 
     def check(self, x):
         return jnp.greater_equal(x, 0)
@@ -99,6 +93,16 @@ class GreaterThan(Bijector):
 
 
 @pytree
+class GreaterThanEq(GreaterThan):
+    """`x >= low`; `x = low + exp z`."""
+
+    name: ClassVar[str] = "greater_than_eq"
+
+    def check(self, x):
+        return jnp.greater_equal(x, self.low)
+
+
+@pytree
 class LessThan(Bijector):
     """`x < high`; `x = high - exp z`."""
 
@@ -115,6 +119,16 @@ class LessThan(Bijector):
 
     def check(self, x):
         return jnp.less(x, self.high)
+
+
+@pytree
+class LessThanEq(LessThan):
+    """`x <= high`; `x = high - exp z`."""
+
+    name: ClassVar[str] = "less_than_eq"
+
+    def check(self, x):
+        return jnp.less_equal(x, self.high)
 
 
 @pytree
@@ -220,3 +234,4 @@ nonnegative = Nonnegative()
 softplus_positive = SoftplusPositive()
 unit_interval = UnitInterval()
 greater_than, less_than, interval = GreaterThan, LessThan, Interval
+greater_than_eq, less_than_eq = GreaterThanEq, LessThanEq

@@ -10,11 +10,13 @@ import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, log1mexp, xlog1py, xlogy
+from vbppl.core.special import HALF_LOG_TWO_PI, betaln, log1mexp, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.base import Bijector
-from vbppl.distributions.constraints.scalar import greater_than, interval, less_than, real, unit_interval
+from vbppl.distributions.constraints.scalar import greater_than_eq, interval, less_than_eq, real, unit_interval
+
+FAR = -10.0  # below it a normal's probabilities come near the least numbers of 32 bits
 
 
 @pytree
@@ -35,13 +37,8 @@ class Uniform(Distribution):
         inside = jnp.greater_equal(x, self.low) & jnp.less_equal(x, self.high)
         return jnp.where(inside, -jnp.log(self.high - self.low), -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(0.5 * (self.low + self.high))
-
-    @property
-    def variance(self):
-        return self._fill(jnp.square(self.high - self.low) / 12.0)
+    def _moments(self):
+        return 0.5 * (self.low + self.high), jnp.square(self.high - self.low) / 12.0
 
     def cdf(self, x):
         return jnp.clip((x - self.low) / (self.high - self.low), 0.0, 1.0)
@@ -68,17 +65,12 @@ class Beta(Distribution):
         inside = jnp.greater_equal(x, 0) & jnp.less_equal(x, 1)
         x = jnp.where(inside, x, 0.5)
         a, b = self.concentration1, self.concentration0
-        log_prob = xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - special.betaln(a, b)
+        log_prob = xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - betaln(a, b)
         return jnp.where(inside, log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.concentration1 / (self.concentration1 + self.concentration0))
-
-    @property
-    def variance(self):
-        total = self.concentration1 + self.concentration0
-        return self._fill(self.concentration1 * self.concentration0 / (jnp.square(total) * (total + 1.0)))
+    def _moments(self):
+        a, b, total = self.concentration1, self.concentration0, self.concentration1 + self.concentration0
+        return a / total, a * b / (jnp.square(total) * (total + 1.0))
 
     def cdf(self, x):
         return special.betainc(self.concentration1, self.concentration0, jnp.clip(x, 0.0, 1.0))
@@ -98,9 +90,9 @@ class TruncatedNormal(Distribution):
         if self.low is None and self.high is None:
             return real
         if self.high is None:
-            return greater_than(self.low)
+            return greater_than_eq(self.low)
         if self.low is None:
-            return less_than(self.high)
+            return less_than_eq(self.high)
         return interval(self.low, self.high)
 
     def _window(self) -> tuple[Array, Array, Array]:
@@ -125,10 +117,15 @@ class TruncatedNormal(Distribution):
 
     def _sample(self, key, shape):
         a, b, side = self._window()
-        u = jax.random.uniform(key, shape, self.dtype)
+        # Never 0, whose quantile is minus infinity where the window has no lower end.
+        u = jnp.maximum(jax.random.uniform(key, shape, self.dtype), jnp.finfo(self.dtype).tiny)
+        far = b < FAR
         below = special.ndtr(a)
-        x = side * special.ndtri(below + u * (special.ndtr(b) - below))
-        x = self.loc + self.scale * x
+        # Each branch gets an argument that it can bear where the other is taken, lest gradients be NaN.
+        near = special.ndtri(jnp.where(far, 0.5, below + u * (special.ndtr(b) - below)))
+        log_a, log_b = (_log_ndtr(jnp.where(far, t, FAR)) for t in (jnp.maximum(a, jnp.finfo(self.dtype).min), b))
+        log_p = jnp.logaddexp(jnp.log(u) + log_b, jnp.log1p(-u) + log_a)
+        x = self.loc + self.scale * side * jnp.where(far, _far_quantile(log_p), near)
         if self.low is not None:
             x = jnp.maximum(x, self.low)
         return x if self.high is None else jnp.minimum(x, self.high)
@@ -143,21 +140,23 @@ class TruncatedNormal(Distribution):
             inside &= jnp.less_equal(x, self.high)
         return jnp.where(inside, log_prob, -jnp.inf)
 
-    def _moments(self) -> tuple[Array, Array]:
+    def _moments(self):
         a, b, side = self._window()
         mass = self._log_mass()
         at_a, at_b = (jnp.exp(-0.5 * jnp.square(t) - HALF_LOG_TWO_PI - mass) for t in (a, b))
         first = at_a - at_b
         second = 1.0 + _edge(a) * at_a - _edge(b) * at_b
-        return side * first, second - jnp.square(first)
+        return self.loc + self.scale * (side * first), jnp.square(self.scale) * (second - jnp.square(first))
 
-    @property
-    def mean(self):
-        return self._fill(self.loc + self.scale * self._moments()[0])
 
-    @property
-    def variance(self):
-        return self._fill(jnp.square(self.scale) * self._moments()[1])
+def _far_quantile(log_p: Array) -> Array:
+    """`Phi^-1(exp(log_p))` far below zero, by Newton's steps on `log Phi`: it is concave, so they all stay below."""
+    x = -jnp.sqrt(-2.0 * log_p)
+    for _ in range(4):
+        x = jax.lax.stop_gradient(x)  # the last step alone has the right derivative, one over the slope
+        log_cdf = special.log_ndtr(x)
+        x = x - (log_cdf - log_p) / jnp.exp(-0.5 * jnp.square(x) - HALF_LOG_TWO_PI - log_cdf)
+    return x
 
 
 def _edge(t: Array) -> Array:

@@ -12,7 +12,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field
 from vbppl.core.special import all_rightmost, sum_rightmost
 from vbppl.core.types import Array
-from vbppl.distributions.base import Distribution, ExpandedDistribution, broadcast_batch
+from vbppl.distributions.base import Distribution, ExpandedDistribution, Wrapper, broadcast_batch, forwarded
 from vbppl.distributions.constraints.base import Bijector
 from vbppl.distributions.constraints.compose import Chain
 from vbppl.distributions.constraints.scalar import Affine
@@ -20,19 +20,19 @@ from vbppl.distributions.families.finite import Categorical
 
 
 @pytree
-class TransformedDistribution(Distribution):
+class TransformedDistribution(Wrapper):
     """`x = forward(z)`, where `z` is drawn from `base_distribution`: `log p(x) = log p(z) - log |dx / dz|`.
 
     `transforms` is one map or several, the first one first.
 
-    >>> from vbppl.distributions.real import Normal
-    >>> from vbppl.bijectors.scalar import Positive
-    >>> round(float(TransformedDistribution(Normal(0.0, 1.0), Positive()).log_prob(1.0)), 4)
+    >>> import vbppl.distributions as dist
+    >>> round(float(TransformedDistribution(dist.Normal(0.0, 1.0), dist.transforms.ExpTransform()).log_prob(1.0)), 4)
     -0.9189
     """
 
     base_distribution: Distribution
     transforms: tuple[Bijector, ...]
+    location_scale: ClassVar[None] = None  # that of `z` says nothing about what becomes of it
 
     def __post_init__(self):
         transforms = (self.transforms,) if isinstance(self.transforms, Bijector) else tuple(self.transforms)
@@ -49,35 +49,19 @@ class TransformedDistribution(Distribution):
         return self.base_distribution
 
     @property
-    def batch_shape(self):
-        return self.base_distribution.batch_shape
-
-    @property
     def event_shape(self):
-        return tuple(self._chain.constrained_shape(self.base_distribution.shape()))[len(self.batch_shape) :]
+        return tuple(self._chain.constrained_shape(self.base_dist.shape()))[len(self.batch_shape) :]
 
     @property
     def event_dim(self):
-        return self.base_distribution.event_dim + self._chain.event_dim - self._chain.unconstrained_dim
-
-    @property
-    def is_discrete(self):
-        return self.base_distribution.is_discrete
-
-    @property
-    def has_rsample(self):
-        return self.base_distribution.has_rsample
-
-    @property
-    def dtype(self):
-        return self.base_distribution.dtype
+        return self.base_dist.event_dim + self._chain.event_dim - self._chain.unconstrained_dim
 
     @property
     def support(self):
-        return Chain((self.base_distribution.support, *self.transforms))
+        return Chain((self.base_dist.support, *self.transforms))
 
     def _sample(self, key, shape):
-        z = self.base_distribution._sample(key, tuple(self._chain.unconstrained_shape(shape)))
+        z = self.base_dist._sample(key, tuple(self._chain.unconstrained_shape(shape)))
         return self._chain.forward(z)
 
     def log_prob(self, x):
@@ -88,27 +72,17 @@ class TransformedDistribution(Distribution):
         z = chain.inverse(jnp.where(wide, x, chain.feasible(x.shape, x.dtype)))
         log_det = chain.forward_and_log_det(z)[1]
         dims = self.event_dim - chain.event_dim
-        log_prob = self.base_distribution.log_prob(z) - sum_rightmost(log_det, dims)
+        log_prob = self.base_dist.log_prob(z) - sum_rightmost(log_det, dims)
         return jnp.where(all_rightmost(inside, dims), log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        self._affine("mean")
-        return self._chain.forward(self.base_distribution.mean)
-
-    @property
-    def variance(self):
-        variance = self.base_distribution.variance
-        for transform in self._affine("variance"):
-            variance = variance * jnp.square(transform.scale)
-        return variance
-
-    def _affine(self, what: str) -> tuple[Affine, ...]:
-        """The transforms, where all are affine: only then moments have a closed form."""
-        affine = tuple(transform for transform in self.transforms if isinstance(transform, Affine))
+    def _moments(self):
+        affine = [transform for transform in self.transforms if isinstance(transform, Affine)]
         if len(affine) < len(self.transforms):
-            raise self._no(what)
-        return affine
+            raise self._no("mean and variance")
+        variance = self.base_dist.variance
+        for transform in affine:
+            variance = variance * jnp.square(transform.scale)
+        return self._chain.forward(self.base_dist.mean), variance
 
 
 def _widen(base: Distribution, chain: Chain) -> Distribution:
@@ -134,7 +108,7 @@ def _widen(base: Distribution, chain: Chain) -> Distribution:
 class MixtureSameFamily(Distribution):
     """`p(x) = sum_k mixing[k] component_k(x)`, over the last batch dimension of the components.
 
-    >>> from vbppl.distributions.real import Normal
+    >>> from vbppl.distributions import Normal
     >>> d = MixtureSameFamily(Categorical(probs=[0.3, 0.7]), Normal([-1.0, 1.0], 0.5))
     >>> d.batch_shape, round(float(d.mean), 4)
     ((), 0.4)
@@ -169,21 +143,10 @@ class MixtureSameFamily(Distribution):
         }
         return broadcast_batch("MixtureSameFamily", shapes)
 
-    @property
-    def event_shape(self):
-        return self.component_distribution.event_shape
-
-    @property
-    def event_dim(self):
-        return self.component_distribution.event_dim
-
-    @property
-    def is_discrete(self):
-        return self.component_distribution.is_discrete
-
-    @property
-    def dtype(self):
-        return self.component_distribution.dtype
+    event_shape = forwarded("event_shape", to="component_distribution")
+    event_dim = forwarded("event_dim", to="component_distribution")
+    is_discrete = forwarded("is_discrete", to="component_distribution")
+    dtype = forwarded("dtype", to="component_distribution")
 
     @property
     def support(self):
@@ -214,20 +177,12 @@ class MixtureSameFamily(Distribution):
         total = jax.nn.logsumexp(jnp.where(possible[..., None], each, 0.0), axis=-1)
         return jnp.where(possible, total, -jnp.inf)
 
-    def _average(self, values: Array) -> Array:
-        weights = jnp.exp(self._log_weights())
+    def _moments(self):
+        weights, components, at = jnp.exp(self._log_weights()), self.component_distribution, -1 - self.event_dim
         weights = weights.reshape(weights.shape + (1,) * self.event_dim)
-        return self._fill(jnp.sum(weights * values, axis=-1 - self.event_dim))
-
-    @property
-    def mean(self):
-        return self._average(self.component_distribution.mean)
-
-    @property
-    def variance(self):
-        components = self.component_distribution
-        between = components.mean - jnp.expand_dims(self.mean, -1 - self.event_dim)
-        return self._average(components.variance + jnp.square(between))
+        mean = jnp.sum(weights * components.mean, axis=at)
+        between = jnp.square(components.mean - jnp.expand_dims(mean, at))
+        return mean, jnp.sum(weights * (components.variance + between), axis=at)
 
 
 def _without_expand(distribution: Distribution) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.scipy.special as special
 
 from vbppl.core.pytree import pytree, set_field
-from vbppl.core.special import xlogy
+from vbppl.core.special import betaln, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.base import Bijector
@@ -50,13 +50,8 @@ class Poisson(_Count):
         rate = jnp.asarray(self.rate, self.dtype)
         return jnp.where(inside, xlogy(x, rate) - rate - special.gammaln(x + 1), -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.rate)
-
-    @property
-    def variance(self):
-        return self._fill(self.rate)
+    def _moments(self):
+        return self.rate, self.rate
 
 
 @pytree
@@ -74,13 +69,8 @@ class GammaPoisson(_Count):
     def log_prob(self, x):
         return _negative_binomial(self, x, self.concentration, jnp.log(self.rate))
 
-    @property
-    def mean(self):
-        return self._fill(self.concentration / self.rate)
-
-    @property
-    def variance(self):
-        return self._fill(self.concentration / self.rate * (1.0 + 1.0 / self.rate))
+    def _moments(self):
+        return self.concentration / self.rate, self.concentration / self.rate * (1.0 + 1.0 / self.rate)
 
 
 @pytree
@@ -103,19 +93,14 @@ class NegativeBinomial2(_Count):
         log_rate = jnp.log(self.concentration) - jnp.log(self.location)
         return _negative_binomial(self, x, self.concentration, log_rate)
 
-    @property
-    def mean(self):
-        return self._fill(self.location)
-
-    @property
-    def variance(self):
-        return self._fill(self.location + jnp.square(self.location) / self.concentration)
+    def _moments(self):
+        return self.location, self.location + jnp.square(self.location) / self.concentration
 
 
 def _negative_binomial(self: _Count, x: ArrayLike, concentration: ArrayLike, log_rate: Array) -> Array:
     """`log C(x + concentration - 1, x) + concentration log q + x log(1 - q)`, where `logit q = log_rate`."""
     inside, x = self._split(x)
-    ways = -jnp.log(x + concentration) - special.betaln(concentration, x + 1.0)
+    ways = -jnp.log(x + concentration) - betaln(concentration, x + 1.0)
     log_prob = ways - concentration * jax.nn.softplus(-log_rate) - x * jax.nn.softplus(log_rate)
     return jnp.where(inside, log_prob, -jnp.inf)
 
@@ -141,15 +126,10 @@ class BetaBinomial(_Count):
         inside, x = self._split(x)
         total = jnp.asarray(self.total_count, self.dtype)
         a, b = self.concentration1, self.concentration0
-        ways = -jnp.log1p(total) - special.betaln(total - x + 1, x + 1)
-        log_prob = ways + special.betaln(x + a, total - x + b) - special.betaln(a, b)
+        ways = -jnp.log1p(total) - betaln(total - x + 1, x + 1)
+        log_prob = ways + betaln(x + a, total - x + b) - betaln(a, b)
         return jnp.where(inside, log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.total_count * self.concentration1 / (self.concentration1 + self.concentration0))
-
-    @property
-    def variance(self):
+    def _moments(self):
         a, b, n = self.concentration1, self.concentration0, self.total_count
-        return self._fill(n * a * b * (a + b + n) / (jnp.square(a + b) * (a + b + 1.0)))
+        return n * a / (a + b), n * a * b * (a + b + n) / (jnp.square(a + b) * (a + b + 1.0))

@@ -11,7 +11,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import all_rightmost
 from vbppl.core.types import ArrayLike, Shape
-from vbppl.distributions.base import Distribution, broadcast_batch
+from vbppl.distributions.base import Distribution, broadcast_batch, forwarded
 from vbppl.distributions.constraints.base import Bijector, independent
 from vbppl.distributions.constraints.scalar import real
 
@@ -45,13 +45,8 @@ class Delta(Distribution):
         same = all_rightmost(jnp.equal(x, self.v), self.event_dim)
         return jnp.where(same, jnp.asarray(self.log_density, self.dtype), -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.v)
-
-    @property
-    def variance(self):
-        return jnp.zeros(self.shape(), self.dtype)
+    def _moments(self):
+        return self.v, jnp.zeros((), self.dtype)
 
 
 @pytree
@@ -87,9 +82,7 @@ class ImproperUniform(Distribution):
     def event_dim(self):
         return len(self.event)
 
-    @property
-    def is_discrete(self):
-        return self.support.is_discrete
+    is_discrete = forwarded("is_discrete", to="support")
 
     @property
     def dtype(self):

@@ -14,7 +14,7 @@ import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import safe_log, xlog1py, xlogy
+from vbppl.core.special import betaln, safe_log, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.base import Bijector
@@ -73,13 +73,9 @@ class Bernoulli(_Coin):
             log_prob = self._log_heads_and_tails(x, 1 - x)
         return jnp.where(self.support.check(x), log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self._probs())
-
-    @property
-    def variance(self):
-        return self._fill(self._probs() * (1 - self._probs()))
+    def _moments(self):
+        p = self._probs()
+        return p, p * (1 - p)
 
 
 @pytree
@@ -102,16 +98,12 @@ class Binomial(_Coin):
         total = jnp.asarray(self.total_count, self.dtype)
         inside = self.support.check(x)
         x = jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
-        log_choose = -jnp.log1p(total) - special.betaln(total - x + 1, x + 1)
+        log_choose = -jnp.log1p(total) - betaln(total - x + 1, x + 1)
         return jnp.where(inside, log_choose + self._log_heads_and_tails(x, total - x), -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.total_count * self._probs())
-
-    @property
-    def variance(self):
-        return self._fill(self.total_count * self._probs() * (1 - self._probs()))
+    def _moments(self):
+        p = self._probs()
+        return self.total_count * p, self.total_count * p * (1 - p)
 
 
 @pytree
@@ -131,13 +123,9 @@ class Geometric(_Coin):
         tails = jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
         return jnp.where(inside, self._log_heads_and_tails(jnp.ones_like(tails), tails), -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill((1 - self._probs()) / self._probs())
-
-    @property
-    def variance(self):
-        return self._fill((1 - self._probs()) / jnp.square(self._probs()))
+    def _moments(self):
+        p = self._probs()
+        return (1 - p) / p, (1 - p) / jnp.square(p)
 
 
 class _Classes(Distribution):
@@ -195,13 +183,9 @@ class Categorical(_Classes):
             picked = jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
         return jnp.where(inside, picked, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._probs() @ jnp.arange(self._classes, dtype=self.dtype)
-
-    @property
-    def variance(self):
-        return self._probs() @ jnp.square(jnp.arange(self._classes, dtype=self.dtype)) - jnp.square(self.mean)
+    def _moments(self):
+        p, classes = self._probs(), jnp.arange(self._classes, dtype=self.dtype)
+        return p @ classes, p @ jnp.square(classes) - jnp.square(p @ classes)
 
 
 @pytree
@@ -224,7 +208,8 @@ class Multinomial(_Classes):
     def _sample(self, key, shape):
         total = jnp.broadcast_to(jnp.asarray(self.total_count, self.dtype), shape[:-1])
         probs = jnp.broadcast_to(jnp.asarray(self._probs(), self.dtype), shape)
-        return _whole(jax.random.multinomial(key, total, probs, shape=shape))
+        # Without `shape`, which is the whole shape to JAX 0.10 and that of the batch to JAX 0.12.
+        return _whole(jax.random.multinomial(key, total, probs))
 
     def log_prob(self, x):
         total = jnp.asarray(self.total_count, self.dtype)
@@ -237,10 +222,6 @@ class Multinomial(_Classes):
             weights = jnp.sum(xlogy(x, jnp.asarray(self.probs, self.dtype)), axis=-1)
         return jnp.where(inside, ways + weights, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(jnp.asarray(self.total_count)[..., None] * self._probs())
-
-    @property
-    def variance(self):
-        return self._fill(jnp.asarray(self.total_count)[..., None] * self._probs() * (1 - self._probs()))
+    def _moments(self):
+        mean = jnp.asarray(self.total_count)[..., None] * self._probs()
+        return mean, mean * (1 - self._probs())

@@ -1,7 +1,7 @@
 """Distributions of vectors and matrices.
 
 Densities are in the free coordinates of an event: the first `K - 1` entries of a simplex, the entries below
-the diagonal of a correlation Cholesky factor. The log determinants of `bijectors` are in the same ones.
+the diagonal of a correlation Cholesky factor. The log determinants of the supports are in the same ones.
 """
 
 from __future__ import annotations
@@ -53,14 +53,10 @@ class Dirichlet(Distribution):
         log_norm = jnp.sum(special.gammaln(a), axis=-1) - special.gammaln(jnp.sum(a, axis=-1))
         return jnp.where(inside, jnp.sum(xlogy(a - 1.0, x), axis=-1) - log_norm, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self.concentration / jnp.sum(jnp.asarray(self.concentration, self.dtype), axis=-1, keepdims=True)
-
-    @property
-    def variance(self):
+    def _moments(self):
         total = jnp.sum(jnp.asarray(self.concentration, self.dtype), axis=-1, keepdims=True)
-        return self.mean * (1.0 - self.mean) / (total + 1.0)
+        mean = self.concentration / total
+        return mean, mean * (1.0 - mean) / (total + 1.0)
 
 
 @pytree
@@ -112,13 +108,8 @@ class MultivariateNormal(Distribution):
         half_log_det = jnp.sum(jnp.log(diagonal), axis=-1) + HALF_LOG_TWO_PI * diagonal.shape[-1]
         return -0.5 * jnp.sum(jnp.square(u), axis=-1) - half_log_det
 
-    @property
-    def mean(self):
-        return self._fill(self.loc)
-
-    @property
-    def variance(self):
-        return self._fill(jnp.sum(jnp.square(self.scale_tril), axis=-1))
+    def _moments(self):
+        return self.loc, jnp.sum(jnp.square(self.scale_tril), axis=-1)
 
 
 def _factor_of_inverse(matrix: Array) -> Array:
@@ -238,6 +229,8 @@ class LKJ(_Correlations):
         log_det = jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)) @ powers
         return self._factor.log_prob(factor) - log_det
 
-    @property
-    def mean(self):
-        return self._fill(jnp.eye(self.dimension, dtype=self.dtype))
+    def _moments(self):
+        # Each correlation is a Beta on (-1, 1) with both shapes `concentration - 1 + dimension / 2`.
+        eye = jnp.eye(self.dimension, dtype=self.dtype)
+        spread = 2.0 * jnp.asarray(self.concentration, self.dtype)[..., None, None] + (self.dimension - 1)
+        return eye, (1.0 - eye) / spread

@@ -6,6 +6,7 @@ says in the limit, as long as that is finite: an exponential, or a Gamma with co
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -18,7 +19,7 @@ from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.base import Bijector
-from vbppl.distributions.constraints.scalar import greater_than, nonnegative, positive
+from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
 
 FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
 
@@ -26,6 +27,12 @@ FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
 def _split(x: ArrayLike, inside: Array) -> Array:
     """`x` where it is `inside`, and 1 elsewhere: an argument that is safe to differentiate at."""
     return jnp.where(inside, x, 1.0)
+
+
+def _where_finite(tail: ArrayLike, order: int, moment: Callable[[Array], Array]) -> Array:
+    """`moment(tail)` where the tail falls fast enough for a moment of this order, and infinity elsewhere."""
+    finite = jnp.greater(tail, order)
+    return jnp.where(finite, moment(jnp.where(finite, tail, 3.0)), jnp.inf)
 
 
 @pytree
@@ -45,14 +52,9 @@ class LogNormal(Distribution):
         u = (log_x - self.loc) / self.scale
         return jnp.where(inside, -0.5 * jnp.square(u) - log_x - (jnp.log(self.scale) + HALF_LOG_TWO_PI), -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(jnp.exp(self.loc + 0.5 * jnp.square(self.scale)))
-
-    @property
-    def variance(self):
+    def _moments(self):
         squared = jnp.square(self.scale)
-        return self._fill(jnp.expm1(squared) * jnp.exp(2.0 * self.loc + squared))
+        return jnp.exp(self.loc + 0.5 * squared), jnp.expm1(squared) * jnp.exp(2.0 * self.loc + squared)
 
     def cdf(self, x):
         return special.ndtr((jnp.log(jnp.maximum(x, 0)) - self.loc) / self.scale)
@@ -76,13 +78,8 @@ class HalfNormal(Distribution):
         log_prob = -0.5 * jnp.square(u) - (jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO))
         return jnp.where(jnp.greater_equal(x, 0), log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.scale * np.sqrt(2 / np.pi).item())
-
-    @property
-    def variance(self):
-        return self._fill(jnp.square(self.scale) * (1 - 2 / np.pi))
+    def _moments(self):
+        return self.scale * np.sqrt(2 / np.pi).item(), jnp.square(self.scale) * (1 - 2 / np.pi)
 
     def cdf(self, x):
         return special.erf(jnp.maximum(x, 0) / (self.scale * 2**0.5))
@@ -129,13 +126,8 @@ class Exponential(Distribution):
     def log_prob(self, x):
         return jnp.where(jnp.greater_equal(x, 0), jnp.log(self.rate) - self.rate * x, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(1.0 / self.rate)
-
-    @property
-    def variance(self):
-        return self._fill(1.0 / jnp.square(self.rate))
+    def _moments(self):
+        return 1.0 / self.rate, 1.0 / jnp.square(self.rate)
 
     def cdf(self, x):
         return -jnp.expm1(-self.rate * jnp.maximum(x, 0))
@@ -165,13 +157,8 @@ class Gamma(Distribution):
         log_prob = a * jnp.log(self.rate) + xlogy(a - 1.0, x) - self.rate * x - special.gammaln(a)
         return jnp.where(inside, log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.concentration / self.rate)
-
-    @property
-    def variance(self):
-        return self._fill(self.concentration / jnp.square(self.rate))
+    def _moments(self):
+        return self.concentration / self.rate, self.concentration / jnp.square(self.rate)
 
     def cdf(self, x):
         return special.gammainc(self.concentration, self.rate * jnp.maximum(x, 0))
@@ -195,17 +182,10 @@ class InverseGamma(Distribution):
         log_prob = a * jnp.log(self.rate) - (a + 1.0) * jnp.log(x) - self.rate / x - special.gammaln(a)
         return jnp.where(inside, log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        finite = jnp.greater(self.concentration, 1)
-        a = jnp.where(finite, self.concentration, 2.0)
-        return self._fill(jnp.where(finite, self.rate / (a - 1.0), jnp.inf))
-
-    @property
-    def variance(self):
-        finite = jnp.greater(self.concentration, 2)
-        a = jnp.where(finite, self.concentration, 3.0)
-        return self._fill(jnp.where(finite, jnp.square(self.rate / (a - 1.0)) / (a - 2.0), jnp.inf))
+    def _moments(self):
+        a, rate = self.concentration, self.rate
+        mean = _where_finite(a, 1, lambda a: rate / (a - 1.0))
+        return mean, _where_finite(a, 2, lambda a: jnp.square(rate / (a - 1.0)) / (a - 2.0))
 
     def cdf(self, x):
         inside = jnp.greater(x, 0)
@@ -229,13 +209,8 @@ class Chi2(Distribution):
     def log_prob(self, x):
         return self._gamma.log_prob(x)
 
-    @property
-    def mean(self):
-        return self._fill(self.df)
-
-    @property
-    def variance(self):
-        return self._fill(2.0 * self.df)
+    def _moments(self):
+        return self.df, 2.0 * self.df
 
     def cdf(self, x):
         return self._gamma.cdf(x)
@@ -260,14 +235,9 @@ class Weibull(Distribution):
         power = jnp.exp(xlogy(k, u))
         return jnp.where(inside, jnp.log(k) - jnp.log(self.scale) + xlogy(k - 1.0, u) - power, -jnp.inf)
 
-    @property
-    def mean(self):
-        return self._fill(self.scale * jnp.exp(special.gammaln(1.0 + 1.0 / self.concentration)))
-
-    @property
-    def variance(self):
-        second = jnp.exp(special.gammaln(1.0 + 2.0 / self.concentration))
-        return self._fill(jnp.square(self.scale) * second - jnp.square(self.mean))
+    def _moments(self):
+        first, second = (self.scale**i * jnp.exp(special.gammaln(1.0 + i / self.concentration)) for i in (1, 2))
+        return first, second - jnp.square(first)
 
     def cdf(self, x):
         return -jnp.expm1(-jnp.power(jnp.maximum(x, 0) / self.scale, self.concentration))
@@ -285,7 +255,7 @@ class Pareto(Distribution):
 
     @property
     def support(self):
-        return greater_than(self.scale)
+        return greater_than_eq(self.scale)
 
     def _sample(self, key, shape):
         return self.scale * jnp.exp(jax.random.exponential(key, shape, self.dtype) / self.alpha)
@@ -296,17 +266,10 @@ class Pareto(Distribution):
         log_prob = jnp.log(self.alpha) + self.alpha * jnp.log(self.scale) - (self.alpha + 1.0) * log_x
         return jnp.where(inside, log_prob, -jnp.inf)
 
-    @property
-    def mean(self):
-        finite = jnp.greater(self.alpha, 1)
-        alpha = jnp.where(finite, self.alpha, 2.0)
-        return self._fill(jnp.where(finite, alpha * self.scale / (alpha - 1.0), jnp.inf))
-
-    @property
-    def variance(self):
-        finite = jnp.greater(self.alpha, 2)
-        a = jnp.where(finite, self.alpha, 3.0)
-        return self._fill(jnp.where(finite, jnp.square(self.scale / (a - 1.0)) * a / (a - 2.0), jnp.inf))
+    def _moments(self):
+        alpha, scale = self.alpha, self.scale
+        mean = _where_finite(alpha, 1, lambda a: a * scale / (a - 1.0))
+        return mean, _where_finite(alpha, 2, lambda a: jnp.square(scale / (a - 1.0)) * a / (a - 2.0))
 
     def cdf(self, x):
         return -jnp.expm1(-self.alpha * jnp.log(jnp.maximum(x, self.scale) / self.scale))

@@ -2,14 +2,14 @@
 
 The fit goes in rounds of two parts:
 
-1. *Directions* (`directions.look`): the eigenvectors of the expected curvature that gain most, within the span of
+1. *Directions* (`lanczos.spectrum`): the eigenvectors of the expected curvature that gain most, within the span of
    some Lanczos vectors and of the directions before.
-2. *The rest* (`Climb`): L-BFGS on fixed draws, over `loc` in units of the guide itself, `log sd` and `c`.
+2. *The rest* (`Search`): L-BFGS on fixed draws, over `loc` in units of the guide itself, `log sd` and `c`.
 
 The directions are not free in the second part, and this is what makes the fit sound. On `draws < 2 dim` fixed
 antithetic draws there are directions along which no draw lies; a free direction would turn there and be stretched
 without end, at any rank. Here directions are chosen by the curvature at other draws, and the fixed draws are then
-made to fit *them* (`directions.matched_draws`): second moment 1 along each, none between them and the rest of the
+made to fit *them* (`lanczos.matched_draws`): second moment 1 along each, none between them and the rest of the
 noise. This is done for every direction found that is worth its place, whether or not the rank has room for it: of
 one that is stiff and left to chance the diagonal would fit the draws' gaps.
 
@@ -25,24 +25,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.lanczos import GAIN, Density, Normal, Spectrum, gain, matched_draws, spectrum
-from vbppl.guides.gaussian import MeanField
+from vbppl.core.watch import Watch, last
 from vbppl.guides.low_rank import LowRank, pack
-from vbppl.inference.deterministic import fixed_draws
-from vbppl.inference.deterministic.fixed_draws import Watch
-from vbppl.inference.deterministic.problem import Deterministic, Problem
-from vbppl.inference.solution import Progress, Solution, Status
-from vbppl.target.batched import evaluate
-from vbppl.target.target import Target
+from vbppl.inference.deterministic.fixed_draws import solve_mean_field
+from vbppl.inference.deterministic.problem import DRAWS_A_DIRECTION, Problem, check_low_rank
+from vbppl.inference.deterministic.state import CUT
+from vbppl.inference.solution import Progress, Solution
+from vbppl.target.batched import Batch
+from vbppl.target.batched import Density as CountedDensity
 
 SPENT = 0.01  # part of what turning gained that may be left, while there are rounds to come
 LOSS = 0.01  # part of what the directions gain that the draws may cost
@@ -51,7 +51,7 @@ ROUNDS, STEPS, ROUGHLY = 16, 200, 1e-4
 KRYLOV = 24  # Lanczos vectors beyond two for each direction
 PROBES = 8  # draws for the curvature
 STEEPEST = 1e-3  # the first guess of a stretch trusts no curvature below
-FEWEST, MOST, DRAWS_A_DIRECTION = 64, 2048, 4
+FEWEST, MOST = 64, 2048
 DRAW_NOISE = 0.1  # sds
 SETS = 4
 FRESH_SETS, FRESH_DRAWS = 8, 128
@@ -97,20 +97,46 @@ def _follow(start: Normal) -> np.ndarray:
     return np.where(start.stretch < 0, 1.0, -1.0)
 
 
+@dataclasses.dataclass(frozen=True)
 class Climb:
-    """A low-rank fit on the way.
+    """A low-rank fit on the way: a value; a round makes a new one.
 
     Attributes:
       at: where it stands.
+      base: the fixed draws, before they are matched to directions, `(draws, dim)`.
+      limit: how many directions there is room for.
       bound: on the fixed draws, in nats, up to a constant.
       decrement: the nats that a Newton step with these directions would still gain.
       turn: the nats that turning the directions would still gain.
       loss: the nats that the fixed draws cost, by how far others would move the optimum.
       draw_noise: how far they would, at the worst mean (in sds) or log sd.
       reason: "converged" or "capped".
-      draws: how many fixed draws there are.
-      gradients: evaluations of the density.
+      gradients: evaluations of the density so far.
+      bounds: after each round, in nats.
+      gained: the nats above the mean field before it, on fresh draws, with its standard error, once it has ended.
     """
+
+    at: Normal
+    base: np.ndarray
+    limit: int
+    bound: float = 0.0
+    decrement: float = 0.0
+    turn: float = np.inf
+    loss: float = 0.0
+    draw_noise: float = 0.0
+    reason: str = "capped"
+    gradients: int = 0
+    bounds: tuple[float, ...] = ()
+    gained: tuple[float, float] = (np.inf, 0.0)
+
+    @property
+    def draws(self) -> int:
+        """How many fixed draws there are."""
+        return len(self.base)
+
+
+class Search:
+    """What the rounds of one fit work with; nothing here changes but the generator and the count of gradients."""
 
     def __init__(
         self,
@@ -119,40 +145,22 @@ class Climb:
         rank: int | None,
         rng: np.random.Generator,
         rounding: Callable[[float], float],
-        watch: Callable[[Climb], None] = lambda climb: None,
         draws: int | None = None,
     ):
         """Get ready; `draws` is None for as many as it takes, `rank` for as many directions as are worth it."""
-        self._density, self.rng, self.rounding, self.watch = density, rng, rounding, watch
-        dim = len(start.loc)
-        self.draws, self.most_draws = draws or FEWEST, draws or MOST
-        most_rank = self.most_draws // DRAWS_A_DIRECTION
-        self.rank, self.most_rank = rank, min(rank or MOST_RANK, most_rank, dim)
-        self.limit = min(rank or FIRST_RANK, self.most_rank)
-        self.at, self.bound, self.decrement, self.turn = start, 0.0, 0.0, np.inf
-        self.loss, self.draw_noise, self.reason, self.gradients = 0.0, 0.0, "capped", 0
-        self.base = whitened_draws(rng, self.draws, dim)
-        self.probes = whitened_draws(rng, PROBES, dim)
+        self._density, self.start, self.rank, self.rng, self.rounding = density, start, rank, rng, rounding
+        self.draws, self.gradients = draws, 0
+        self.most_draws = draws or MOST
+        self.most_rank = min(rank or MOST_RANK, self.most_draws // DRAWS_A_DIRECTION, self.dim)
+        # The order in which the generator is asked is a part of what a seed means.
+        base = whitened_draws(rng, draws or FEWEST, self.dim)
+        self.probes = whitened_draws(rng, PROBES, self.dim)
+        self.first = Climb(start, base, min(rank or FIRST_RANK, self.most_rank))
 
-    def run(self) -> Climb:
-        """Go to the end."""
-        for _ in range(ROUNDS):
-            steps = KRYLOV + 2 * self.limit - len(self.at.stretch)
-            found = spectrum(self.density, self.at, self.probes, steps, self.rng)
-            rank = self.limit if self.rank else max(min(self.limit, found.useful), 1)
-            self.turn = float(gain(found.curvature[:rank]).sum() - found.worth)
-            grow = found.useful >= self.limit < self.most_rank
-            noisy = self.loss > max(GAIN, LOSS * found.worth) or self.draw_noise > DRAW_NOISE
-            noisy = noisy and self.draws < self.most_draws
-            near = self.decrement <= max(ROUGHLY, self.rounding(self.bound))
-            if self.turn <= GAIN and near and not grow and not noisy:
-                self.reason = "converged"
-                return self
-            if noisy and self.turn <= max(GAIN, self.loss / 4):
-                self._more_draws(4 * self.draws)
-            self._climb(found, rank)
-            self.limit = min(2 * self.limit, self.most_rank) if grow else self.limit
-        return self
+    @property
+    def dim(self) -> int:
+        """Of the density."""
+        return len(self.start.loc)
 
     def density(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The density, counted, in float64."""
@@ -160,25 +168,58 @@ class Climb:
         log_p, gradient = self._density(z)
         return np.asarray(log_p, np.float64), np.asarray(gradient, np.float64)
 
-    def _climb(self, found: Spectrum, rank: int) -> None:
+    def rounds(self) -> Generator[Climb, None, Climb]:
+        """Each round turns the directions and then maximises over all the rest, until turning gains little."""
+        climb = self.first
+        for _ in range(ROUNDS):
+            steps = KRYLOV + 2 * climb.limit - len(climb.at.stretch)
+            found = spectrum(self.density, climb.at, self.probes, steps, self.rng)
+            rank = climb.limit if self.rank else max(min(climb.limit, found.useful), 1)
+            climb = dataclasses.replace(climb, turn=float(gain(found.curvature[:rank]).sum() - found.worth))
+            grow = found.useful >= climb.limit < self.most_rank
+            noisy = climb.loss > max(GAIN, LOSS * found.worth) or climb.draw_noise > DRAW_NOISE
+            noisy = noisy and climb.draws < self.most_draws
+            near = climb.decrement <= max(ROUGHLY, self.rounding(climb.bound))
+            if climb.turn <= GAIN and near and not grow and not noisy:
+                return self._compared(dataclasses.replace(climb, reason="converged"))
+            # While turning gains more than the draws cost, more of them would only make the rounds dearer.
+            if noisy and climb.turn <= max(GAIN, climb.loss / 4):
+                climb = self._with_draws(climb, 4 * climb.draws)
+            climb = self._climbed(self._with_draws(climb, DRAWS_A_DIRECTION * rank), found, rank)
+            limit = min(2 * climb.limit, self.most_rank) if grow else climb.limit
+            climb = dataclasses.replace(climb, limit=limit, gradients=self.gradients)
+            yield climb
+        return self._compared(climb)
+
+    def _compared(self, climb: Climb) -> Climb:
+        """What it has gained over the start, on draws that the fit has never seen."""
+        _, gained = compare(self.density, climb.at, self.start, self.rng)
+        return dataclasses.replace(climb, gained=gained, gradients=self.gradients)
+
+    def _climbed(self, climb: Climb, found: Spectrum, rank: int) -> Climb:
         """Maximise over everything but the choice of directions, and ask what the draws cost."""
-        dim = len(self.at.loc)
-        self._more_draws(DRAWS_A_DIRECTION * rank)
         stretch = -np.log(np.maximum(found.curvature[:rank], STEEPEST)) / 2
-        start = Normal(self.at.loc, self.at.log_sd, found.directions[:, :rank], stretch)
-        match = found.directions[:, : max(rank, min(found.useful, self.draws // DRAWS_A_DIRECTION))]
-        metric = np.concatenate([np.ones(dim), np.full(dim + rank, 0.5)])
-        tolerance = max(ROUGHLY, SPENT * self.turn if self.turn > GAIN else 0.0)
-        function = bound_on(self.density, start, matched_draws(self.base, match))
-        x = np.concatenate([np.zeros(dim), start.log_sd, stretch])
+        start = Normal(climb.at.loc, climb.at.log_sd, found.directions[:, :rank], stretch)
+        match = found.directions[:, : max(rank, min(found.useful, climb.draws // DRAWS_A_DIRECTION))]
+        tolerance = max(ROUGHLY, SPENT * climb.turn if climb.turn > GAIN else 0.0)
+        metric = np.concatenate([np.ones(self.dim), np.full(self.dim + rank, 0.5)])
+        x = np.concatenate([np.zeros(self.dim), start.log_sd, stretch])
+        function = bound_on(self.density, start, matched_draws(climb.base, match))
         end = self._minimise(function, x, metric, tolerance)
-        self.at, self.bound, self.decrement = _moved(start, end.x[0])[0], -float(end.value[0]), float(end.decrement[0])
-        self._measure_draws(start, end, match, metric)
-        self.watch(self)
+        at, bound = _moved(start, end.x[0])[0], -float(end.value[0])
+        loss, draw_noise = self._cost_of_draws(climb.draws, at, start, end, match, metric)
+        return dataclasses.replace(
+            climb,
+            at=at,
+            bound=bound,
+            decrement=float(end.decrement[0]),
+            loss=loss,
+            draw_noise=draw_noise,
+            bounds=(*climb.bounds, bound + self.dim / 2 * (1 + np.log(2 * np.pi))),
+        )
 
     def _minimise(self, function: Function, x: np.ndarray, metric: np.ndarray, tolerance: float) -> lbfgs.Minima:
         """In a single lane."""
-        dim = len(self.at.loc)
 
         def one(x: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             found = [function(row) for row in x]
@@ -186,7 +227,7 @@ class Climb:
 
         def longest(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
             """No scale and no stretch changes by more than e^2 in one step."""
-            return 2 / np.maximum(np.abs(direction[:, dim:]).max(axis=1), 1e-300)
+            return 2 / np.maximum(np.abs(direction[:, self.dim :]).max(axis=1), 1e-300)
 
         def rounding(value: np.ndarray) -> np.ndarray:
             return np.array([self.rounding(float(v)) for v in value])
@@ -195,23 +236,27 @@ class Climb:
             one, x[None], lambda x: np.broadcast_to(metric, x.shape), rounding, tolerance, STEPS, longest
         )
 
-    def _measure_draws(self, start: Normal, end: lbfgs.Minima, match: np.ndarray, metric: np.ndarray) -> None:
-        """What the fixed draws cost: other sets would move the optimum by a Newton step."""
-        dim, losses, moves = len(start.loc), [], []
+    def _cost_of_draws(
+        self, draws: int, at: Normal, start: Normal, end: lbfgs.Minima, match: np.ndarray, metric: np.ndarray
+    ) -> tuple[float, float]:
+        """What the fixed draws cost, in nats and in sds: other sets would move the optimum by a Newton step."""
+        losses, moves = [], []
         for _ in range(SETS):
             # Twice as many: what sets of one size have in common would not show between them.
-            noise = matched_draws(whitened_draws(self.rng, 2 * self.draws, dim), match)
+            noise = matched_draws(whitened_draws(self.rng, 2 * draws, self.dim), match)
             slope = bound_on(self.density, start, noise)(end.x[0])[1] - end.gradient[0]
             step = end.newton(slope[None], metric[None], np.zeros(1, int))[0]
             losses.append(-step @ slope / 2)
-            moves.append(np.append(start.factor_times(step[:dim]) / self.at.sd, step[dim : 2 * dim]))
-        self.loss = float(np.mean(losses)) / 1.5  # half the variance more is that of the other sets
-        self.draw_noise = float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
+            moves.append(np.append(start.factor_times(step[: self.dim]) / at.sd, step[self.dim : 2 * self.dim]))
+        loss = float(np.mean(losses)) / 1.5  # half the variance more is that of the other sets
+        return loss, float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 
-    def _more_draws(self, draws: int) -> None:
-        if draws > self.draws:
-            self.draws = min(draws + draws % 2, self.most_draws)
-            self.base = whitened_draws(self.rng, self.draws, len(self.at.loc))
+    def _with_draws(self, climb: Climb, draws: int) -> Climb:
+        """The same on no fewer draws than so many."""
+        if draws <= climb.draws:
+            return climb
+        base = whitened_draws(self.rng, min(draws + draws % 2, self.most_draws), self.dim)
+        return dataclasses.replace(climb, base=base)
 
 
 def compare(
@@ -230,115 +275,115 @@ def compare(
     return (float(means[0]), float(ses[0])), (float(means[1]), float(ses[1]))
 
 
-def check(guide: LowRank, method: Deterministic) -> None:
-    """Refuse draws on which a low-rank guide cannot be fitted."""
-    rank = guide.rank or 1
-    least = DRAWS_A_DIRECTION * rank
-    if method.draws is not None and method.draws < least:
-        raise ModelError(
-            f"a guide of rank {rank} cannot be fitted on {method.draws} fixed draws: they cannot have exact second "
-            f"moments along {rank} directions and enough freedom beside.",
-            mend=f"Give at least {least} draws, or leave draws=None.",
-        )
-    if method.kind != "auto":
-        raise ModelError(
-            f"a low-rank guide needs draws that are matched to its directions, and {method.kind!r} draws are not.",
-            mend="Leave kind='auto', or fit a mean-field guide.",
-        )
+def solve_low_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
+    """Fit a low-rank guide to each target: mean field on few draws for all, then directions for each.
+
+    Raises:
+      ModelError: fixed draws are asked for on which the guide cannot be fitted.
+    """
+    check_low_rank(problem.settings, problem.rank)
+    few = dataclasses.replace(problem.settings, draws=problem.settings.draws or FEWEST)
+    solutions, cut = [], ""
+    heard = watch if len(problem.targets) == 1 else Watch(deadline=watch.deadline)
+    for number, before in enumerate(solve_mean_field(dataclasses.replace(problem, settings=few), watch)):
+        mean_and_log_sd = np.asarray(before.phi, np.float64)
+        if cut:  # of an earlier one: nobody waits for the rest
+            before = _with_status(before, reason=cut, converged=False, text=CUT[cut])
+        if before.status.was_cut_short or not np.isfinite(mean_and_log_sd).all():
+            solutions.append(_packed(before, Normal.mean_field(*mean_and_log_sd), problem.rank))
+        else:
+            solutions.append(_with_directions(problem, number, before, heard))
+            cut = solutions[-1].status.reason if solutions[-1].status.was_cut_short else ""
+    return solutions
 
 
-def run(
-    targets: Sequence[Target], problem: Problem, raw_keys: Sequence[np.ndarray], watch: Watch | None = None
-) -> list[Solution]:
-    """As `fixed_draws.run`, for a low-rank guide: mean field on few draws for all, then directions for each."""
-    guide = problem.guides[-1]
-    if not isinstance(guide, LowRank):
-        raise TypeError(f"only a low-rank guide gets directions, not {type(guide).__name__}.")
-    check(guide, problem.method)
-    few = dataclasses.replace(problem.method, draws=problem.method.draws or FEWEST)
-    begun = fixed_draws.run(targets, dataclasses.replace(problem, guides=(MeanField(),), method=few), raw_keys, watch)
-    return [
-        _with_directions(dataclasses.replace(target, centred=before.centred), guide, problem, before, raw, watch)
-        for target, before, raw in zip(targets, begun, raw_keys)
-    ]
-
-
-def _with_directions(
-    target: Target, guide: LowRank, problem: Problem, before: Solution, raw_key: np.ndarray, watch: Watch | None
-) -> Solution:
+def _with_directions(problem: Problem, number: int, before: Solution, watch: Watch) -> Solution:
     """Add directions; if on fresh draws they gain nothing, finish mean field."""
-    first = Normal.mean_field(*np.asarray(before.params["guide"], np.float64))
-    if before.status.reason == "interrupted" or not all(np.isfinite(part).all() for part in (first.loc, first.log_sd)):
-        return _fitted(before, target, guide, first)
-    note = _Note(before, target, watch)
-    rng = host_generator(raw_key, "low rank")
-    climb = Climb(lambda z: evaluate(target, z), first, guide.rank, rng, _rounding, note, problem.method.draws)
-    try:
-        _, (gained, se) = compare(climb.run().density, climb.at, first, rng)
-    except KeyboardInterrupt:
-        climb.reason, gained, se = "interrupted", np.inf, 0.0
+    began, target, raw_key = time.perf_counter(), before.target, problem.raw_keys[number]
+    density = CountedDensity([target])
+    lane = Batch(density, np.zeros(1, int), np.asarray(target.centred)[None])
+
+    def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_p, gradient = lane(z[None])
+        return log_p[0], gradient[0]
+
+    def rounding(value: float) -> float:
+        return float(lane.rounding(np.array(value)))
+
+    def progress(climb: Climb) -> Progress:
+        seconds = before.status.seconds + time.perf_counter() - began
+        params = {"guide": _phi(climb.at), "model": target.params}
+        return Progress(len(before.bounds) + len(climb.bounds), climb.bounds[-1], seconds, params)
+
+    first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(raw_key, "low rank")
+    search = Search(evaluate, first, problem.rank, rng, rounding, problem.settings.draws)
+    climb, cut = last(search.rounds(), search.first, watch, progress)
+    if cut:
+        climb = dataclasses.replace(climb, reason=cut)
+    spent = {
+        "gradients": before.status.gradients + climb.gradients,
+        "seconds": before.status.seconds + time.perf_counter() - began,
+        "compiling": before.status.compiling + density.compiling,
+    }
+    gained, se = climb.gained
     if gained > max(2 * se, GAIN):
-        status = _status(climb, before.status, len(note.bounds), gained, se)
-        return _fitted(
-            dataclasses.replace(before, status=status, bounds=np.array(note.bounds)), target, guide, climb.at
-        )
-    start, centred = np.stack([first.loc, first.log_sd])[None], np.asarray(target.centred)[None]
-    problem = dataclasses.replace(problem, guides=(MeanField(),), start=start, centred=centred)
-    (after,) = fixed_draws.run([target], problem, [raw_key], watch)
+        bounds = np.append(before.bounds, climb.bounds)
+        solution = dataclasses.replace(before, bounds=bounds)
+        return _packed(_with_status(solution, **spent, **_told(climb, len(bounds))), climb.at, problem.rank)
+    return _without_directions(problem, number, before, climb, spent, watch)
+
+
+def _without_directions(
+    problem: Problem, number: int, before: Solution, climb: Climb, spent: dict[str, Any], watch: Watch
+) -> Solution:
+    """Mean field to the end, from where it was left."""
+    start = np.asarray(before.phi, np.float64)[None]
+    alone = dataclasses.replace(
+        problem,
+        targets=(before.target,),
+        raw_keys=(problem.raw_keys[number],),
+        coordinates=np.asarray(before.target.centred)[None],
+        start=start,
+    )
+    (after,) = solve_mean_field(alone, watch)
+    gained, se = climb.gained
     said = f"directions would gain {gained:.2g} ± {se:.1g} nats and were left out; mean field is {after.status.text}"
-    gradients = before.status.gradients + climb.gradients + after.status.gradients
-    status = dataclasses.replace(after.status, text=said, gradients=gradients, other_modes=before.status.other_modes)
-    at = Normal.mean_field(*np.asarray(after.params["guide"], np.float64))
-    return _fitted(dataclasses.replace(after, status=status), target, guide, at)
+    spent = {name: more + getattr(after.status, name) for name, more in spent.items()}
+    after = dataclasses.replace(after, other_modes=before.other_modes, notes=(*before.notes, *after.notes))
+    at = Normal.mean_field(*np.asarray(after.phi, np.float64))
+    return _packed(_with_status(after, text=said, **spent), at, problem.rank)
 
 
-class _Note:
-    """Remembers the bounds, and tells who watches."""
-
-    def __init__(self, before: Solution, target: Target, watch: Watch | None):
-        self.target, self.watch = target, watch
-        self.bounds, self.began = list(before.bounds), time.perf_counter()
-
-    def __call__(self, climb: Climb) -> None:
-        self.bounds.append(climb.bound + self.target.dim / 2 * (1 + np.log(2 * np.pi)))
-        if self.watch is not None:
-            params = {"guide": _packed(climb.at), "model": self.target.params}
-            self.watch(Progress(len(self.bounds), self.bounds[-1], time.perf_counter() - self.began, params))
-
-
-def _rounding(value: float) -> float:
-    """By how much two equal bounds of this size may differ, in nats: 16 units in the last place."""
-    return 16 * float(jnp.finfo(jnp.result_type(float)).eps) * max(abs(value), 1.0)
-
-
-def _fitted(fitted: Solution, target: Target, guide: LowRank, at: Normal) -> Solution:
-    return dataclasses.replace(fitted, params={"guide": _packed(at), "model": target.params}, guide=guide)
-
-
-def _status(climb: Climb, before: Status, steps: int, gained: float, se: float) -> Status:
-    turn, rank, noise = f"{climb.turn:.1g} nats to gain by turning", len(climb.at.stretch), climb.draw_noise
+def _told(climb: Climb, steps: int) -> dict[str, Any]:
+    """How a fit with directions ended."""
+    turn, rank, (gained, se) = f"{climb.turn:.1g} nats to gain by turning", len(climb.at.stretch), climb.gained
     said = {
         "converged": f"at the optimum of rank {rank} ({turn}), {gained:.1f} ± {se:.1f} nats above the first mean field",
         "capped": f"out of rounds with {turn} the directions: not converged",
-        "interrupted": "interrupted: not converged",
+        **CUT,
     }[climb.reason]
-    noise = np.inf if np.isnan(noise) else noise
+    noise = np.inf if np.isnan(climb.draw_noise) else climb.draw_noise
     said += f"; {climb.draws} fixed draws (others would move the answer by {noise:.2g} sd, {climb.loss:.2g} nats)"
-    gradients = before.gradients + climb.gradients
-    converged = climb.reason == "converged"
-    return dataclasses.replace(
-        before,
-        reason=climb.reason,
-        converged=converged,
-        text=said,
-        steps=steps,
-        gradients=gradients,
-        draw_noise=noise,
-        decrement=climb.decrement,
-    )
+    return {
+        "reason": climb.reason,
+        "converged": climb.reason == "converged",
+        "text": said,
+        "steps": steps,
+        "draw_noise": noise,
+        "decrement": climb.decrement,
+    }
 
 
-def _packed(at: Normal) -> np.ndarray:
+def _with_status(solution: Solution, **changes: Any) -> Solution:
+    return dataclasses.replace(solution, status=dataclasses.replace(solution.status, **changes))
+
+
+def _packed(solution: Solution, at: Normal, rank: int | None) -> Solution:
+    """The same with a low-rank guide at `at`."""
+    return dataclasses.replace(solution, guide=LowRank(rank), phi=_phi(at))
+
+
+def _phi(at: Normal) -> np.ndarray:
     """`phi` of the guide; without directions there is one, along which nothing is stretched."""
     if len(at.stretch):
         phi = pack(at.loc, at.log_sd, at.stretch, at.directions.T)

@@ -8,18 +8,27 @@ optimum the Hessian is `diag(1 / sd^2, 2)`, and its inverse is the metric at eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import numpy as np
 
 from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.newton_cg import Found
 from vbppl.core.numerics.newton_cg import minimise as minimise_by_newton
+from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.target.batched import Batch, hessian_times
 from vbppl.target.target import Target
 
 STEPS = 300
+WHITENED_DIM = 64  # up to here there are at least two draws a dimension, so that their second moment is exact
 NARROWINGS = 6
+
+
+def fewest(work: Work) -> int:
+    """How many draws to begin with."""
+    return work.fewest(2 * work.dim if work.dim <= WHITENED_DIM else 0)
 
 
 def negated_bound(lanes: Batch, noise: np.ndarray) -> lbfgs.Function:
@@ -47,15 +56,85 @@ def narrowed(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return x
 
 
-def minimise(
-    lanes: Batch,
-    x: np.ndarray,
-    noise: np.ndarray,
-    tolerance: float,
-    watch: Callable[[lbfgs.Minima, np.ndarray], None],
-) -> lbfgs.Minima:
-    """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left."""
-    return lbfgs.minimise(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, _longest, watch)
+def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) -> Iterator[lbfgs.Minima]:
+    """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
+    return lbfgs.descend(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, _longest)
+
+
+def descended(
+    state: State, lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float
+) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
+    """The same as a stage: a fit stands where the best of its lanes does."""
+    steps = descend(lanes, x, noise, tolerance)
+    at = next(steps)
+    while len(at.going):
+        fits = np.unique(lanes.fits[at.going])
+        value = np.where(np.isfinite(at.value), at.value, np.inf)
+        # Lanes that have ended count too: one of them may be the best.
+        best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(lanes.fits == f) for f in fits)])
+        state = state.put(fits, x=at.x[best], centred=lanes.centred[best]).with_bounds(fits, -at.value[best])
+        yield state
+        at = next(steps)
+    return state, at
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanFieldClimb:
+    """The mean-field family, for the loop that lets the draws grow."""
+
+    work: Work
+
+    @property
+    def fewest(self) -> int:
+        """How many draws to begin with."""
+        return fewest(self.work)
+
+    def begin(self, state: State, fits: np.ndarray, noise: np.ndarray) -> None:
+        """Nothing is needed beside the state."""
+
+    def climb(
+        self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any
+    ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
+        """To the end: another set of draws changes little, so that no step is wasted."""
+        lanes, tolerance = self.work.batch(state, fits), self.work.tolerance
+        state, at = yield from descended(state, lanes, state.x[fits], noise, tolerance)
+        state = state.put(fits, x=at.x, decrement=at.decrement, reason=reason(lanes, at, tolerance))
+        given_up = np.isin(state.reason[fits], ("capped", "stuck")) & np.isfinite(at.value)
+        for lane in np.flatnonzero(given_up).tolist():
+            state, at = self._by_newton(state, lanes, lane, noise, at)
+        return state, at
+
+    def _by_newton(
+        self, state: State, lanes: Batch, lane: int, noise: np.ndarray, at: lbfgs.Minima
+    ) -> tuple[State, lbfgs.Minima]:
+        """Go on by Newton's method, in one lane, where L-BFGS has given up at a finite bound."""
+        fit, one = lanes.fits[[lane]], np.array([lane])
+        target = self.work.problem.targets[int(fit[0])]
+        target = target.replace(centred=lanes.centred[lane].astype(lanes.density.dtype))
+        # Its steps see curvature that a history of gradients does not: a far prior is ten thousands of nats away.
+        found = newton(lanes, target, at.x[lane], noise, one, self.work.tolerance)
+        if not found.value <= at.value[lane]:
+            return state, at
+        gradient = negated_bound(lanes, noise)(found.x[None], one)[1]
+        at = at.moved(one, found.x[None], np.array([found.value]), gradient)
+        decrement = at.decrement.copy()
+        decrement[lane] = found.decrement
+        state = state.put(fit, x=found.x, decrement=found.decrement, reason=found.reason)
+        return state, at._replace(decrement=decrement)
+
+    def look(self, state: State, fits: np.ndarray, at: Any, draws: int) -> tuple[list[np.ndarray], Any]:
+        """How far two other sets of draws would move each optimum."""
+        # Twice as many: what sets of one size have in common would not show between them.
+        lanes, sets = self.work.batch(state, fits), [self.work.noise(fits, 2 * draws, half) for half in (1, 2)]
+        return [moves(lanes, at, noise) for noise in sets], None
+
+    def settle(self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any, settled: np.ndarray) -> Stage:
+        """They are at the optimum already."""
+        yield from ()
+        return state
+
+    def resume(self, state: State, fits: np.ndarray, noise: np.ndarray, look: Any, wanting: np.ndarray) -> None:
+        """Nothing is needed beside the state."""
 
 
 def newton(lanes: Batch, target: Target, x: np.ndarray, noise: np.ndarray, lane: np.ndarray, tolerance: float) -> Found:

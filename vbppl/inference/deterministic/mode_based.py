@@ -1,19 +1,22 @@
 """Gaussians from the path to a mode: Laplace's approximation and Pathfinder.
 
-Both climb the log density itself by L-BFGS. Laplace takes the last point and the inverse of the
-exact Hessian there. Pathfinder looks at every point on the way, builds the Gaussian
+Both climb the log density itself by L-BFGS, from several starts. Laplace takes the highest end and the inverse of
+the exact Hessian there. Pathfinder looks at every point on the way, builds the Gaussian
 `N(z + H grad l(z), H)` with the inverse Hessian estimate `H` that L-BFGS has there, and keeps the one with
 the highest bound (Zhang, Carpenter, Gelman and Vehtari 2022, "Pathfinder: Parallel Quasi-Newton
 Variational Inference", algorithm 1): where a density's mode lies far from its mass, an early point
 is better than the last.
 
-They are quick and rough; the report card says how rough.
+They are quick and rough; the report says how rough. The ends of the other climbs are compared with the one kept:
+those that lie far off, with a valley between, are other modes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +27,12 @@ from vbppl.core.keys import host_generator
 from vbppl.core.numerics import lbfgs, natural_gradient
 from vbppl.core.numerics.draws import whitened_draws
 from vbppl.core.types import Array
-from vbppl.guides.gaussian import FullRank, Laplace, Pathfinder
-from vbppl.inference.solution import Progress, Solution, Status
+from vbppl.core.watch import Watch, last
+from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, Pathfinder
+from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.deterministic.restarts import SAME_MODE, SHARES, STARTS, compare
+from vbppl.inference.initialization import starts_of
+from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.batched import Batch, Density
 from vbppl.target.target import Target
 
@@ -33,86 +40,216 @@ STEPS = 1000
 DRAWS = 32
 
 
-def run(
-    target: Target,
-    guide: Laplace | Pathfinder,
-    starts: np.ndarray,
-    raw_key: np.ndarray,
-    watch: Callable[[Progress], None] | None = None,
-) -> Solution:
-    """Fit `guide` from the best of `starts`, `(starts, dim)`."""
-    climb = _Climb(target, starts.astype(np.float64), watch, keep_path=isinstance(guide, Pathfinder))
-    best = int(np.argmin(climb.ends.value))
-    if isinstance(guide, Laplace):
-        loc, factor = _laplace(target, climb.ends.x[best])
-        text = "the mode and the inverse Hessian there"
-    else:
-        loc, factor = climb.best_on_the_path(host_generator(raw_key, "pathfinder"))
-        text = f"the best of {len(climb.path)} Gaussians on the way to the mode"
-    converged = bool(climb.ends.decrement[best] <= climb.tolerance or climb.ends.stuck[best])
-    phi = FullRank().of(loc, factor).astype(climb.dtype)
-    said = text if converged else f"{text}; the mode was not reached in {STEPS} steps"
-    gradients = int(climb.lanes.density.gradients.sum())
-    status = Status("mode" if converged else "capped", converged, said, len(climb.values), gradients)
-    return Solution({"guide": phi, "model": target.params}, np.array(climb.values), status)
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """The Gaussian at the end of a fit: mean and factor, the number of its climb, a word on it, other modes."""
+
+    loc: np.ndarray
+    factor: np.ndarray
+    climb: int
+    text: str
+    other_modes: Searched | NotSearched
 
 
-class _Climb:
-    """The way uphill from each start, all side by side, and the Gaussians passed on it."""
+@dataclasses.dataclass(frozen=True)
+class Climb:
+    """Some climbs to modes, side by side: a value.
 
-    def __init__(self, target: Target, starts: np.ndarray, watch: Callable[[Progress], None] | None, keep_path: bool):
-        self.target, self.watch, self.keep_path = target, watch, keep_path
-        self.dtype = jnp.result_type(float)
-        self.tolerance = max(1e-10, float(jnp.finfo(self.dtype).eps))
-        self.path: list[tuple[np.ndarray, np.ndarray]] = []  # mean and factor
-        self.values: list[float] = []
-        self.began = time.perf_counter()
-        centred = np.broadcast_to(np.asarray(target.centred), (len(starts), *np.shape(target.centred)))
-        self.lanes = Batch(Density([target]), np.zeros(len(starts), int), centred)
-        self.ends = lbfgs.minimise(
-            self._negated, starts, np.ones_like, self._rounding, self.tolerance, STEPS, _longest, self._note
+    Attributes:
+      at: where they stand.
+      heights: the log density of the highest that was still climbing at each step.
+      passed: of Pathfinder, the Gaussians on the way: the number of the climb, mean and factor.
+      chosen: what the fit ends with, once it has ended.
+    """
+
+    at: lbfgs.Minima
+    heights: tuple[float, ...] = ()
+    passed: tuple[tuple[int, np.ndarray, np.ndarray], ...] = ()
+    chosen: Chosen | None = None
+
+
+Stage: TypeAlias = Generator[Climb, None, Climb]
+
+
+def solve_laplace(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
+    """The normal at the highest mode of each target, with the inverse Hessian there.
+
+    Raises:
+      ModelError: the highest point reached is no strict maximum.
+    """
+    return [_solved(_Work(problem, number), watch, Laplace(), _laplace) for number in range(len(problem.targets))]
+
+
+def solve_pathfinder(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
+    """The best normal on the way to a mode of each target.
+
+    Raises:
+      ModelError: none of them has a finite bound.
+    """
+    return [_solved(_Work(problem, number), watch, Pathfinder(), _pathfinder) for number in range(len(problem.targets))]
+
+
+class _Work:
+    """What the stages of one fit work with. Nothing here changes but the density's counts."""
+
+    def __init__(self, problem: Problem, number: int):
+        self.target, self.raw_key, self.dim = problem.targets[number], problem.raw_keys[number], problem.dim
+        self.density, self.begun_at = Density([self.target]), time.perf_counter()
+        self.is_given = problem.start is not None
+        if problem.start is None:
+            starts = starts_of(self.target, host_generator(self.raw_key, "start"), STARTS, self.density)
+        else:
+            starts = problem.start[:1, 0]
+        self.starts = starts.astype(np.float64)
+        self.tolerance = max(1e-10, float(np.finfo(self.density.dtype).eps))
+
+    def lanes(self, count: int) -> Batch:
+        """So many lanes, all of the one target."""
+        return Batch(self.density, np.zeros(count, int), np.tile(np.asarray(self.target.centred), (count, 1)))
+
+    def heights(self, z: np.ndarray) -> np.ndarray:
+        """The log densities at `z`, `(points, dim)`."""
+        return self.lanes(1)(z[None])[0][0]
+
+    def climbed(self, keep_path: bool) -> Stage:
+        """To the end from each start."""
+        lanes = self.lanes(len(self.starts))
+
+        def negated(z: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            log_p, gradient = lanes(z[:, None], numbers)
+            return -log_p[:, 0], -gradient[:, 0]
+
+        steps = lbfgs.descend(negated, self.starts, np.ones_like, lanes.rounding, self.tolerance, STEPS, _longest)
+        at = next(steps)
+        climb = Climb(at)
+        while len(at.going):
+            heights = (*climb.heights, -float(at.value[at.going].min()))
+            passed = (*climb.passed, *_passed(at)) if keep_path else ()
+            climb = Climb(at, heights, passed)
+            yield climb
+            at = next(steps)
+        return dataclasses.replace(climb, at=at)
+
+    def progress(self, climb: Climb) -> Progress:
+        """What to tell of a step: the highest point, with the spread that nobody knows yet."""
+        going = climb.at.going
+        phi = self.phi(climb.at.x[going[np.argmin(climb.at.value[going])]], np.eye(self.dim))
+        params = {"guide": phi, "model": self.target.params}
+        return Progress(len(climb.heights), climb.heights[-1], time.perf_counter() - self.begun_at, params)
+
+    def phi(self, loc: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        """The parameters of a guide."""
+        return FullRank().of(loc, factor).astype(self.density.dtype)
+
+
+def _solved(work: _Work, watch: Watch, guide: Gaussian, stage: Callable[[_Work], Stage]) -> Solution:
+    nowhere = Climb(lbfgs.Minima.at(work.starts, np.zeros(len(work.starts)), np.zeros_like(work.starts)))
+    climb, cut = last(stage(work), nowhere, watch, work.progress)
+    # Where L-BFGS is stuck no step gains more than rounding: that is the mode, as far as the dtype knows it.
+    chosen, at = climb.chosen or _point_reached(work, climb), climb.at
+    mode_reached = bool(at.decrement[chosen.climb] <= work.tolerance or at.stuck[chosen.climb])
+    text = chosen.text if mode_reached or cut else f"{chosen.text}; the mode was not reached in {STEPS} steps"
+    status = Status(
+        cut or ("mode" if mode_reached else "capped"),
+        mode_reached and not cut,
+        f"{text}: not converged" if cut else text,
+        steps=len(climb.heights),
+        gradients=int(work.density.gradients.sum()),
+        seconds=time.perf_counter() - work.begun_at,
+        compiling=work.density.compiling,
+        decrement=float(at.decrement[chosen.climb]),
+    )
+    phi = work.phi(chosen.loc, chosen.factor)
+    return Solution(work.target, guide, phi, np.array(climb.heights), status, chosen.other_modes)
+
+
+def _point_reached(work: _Work, climb: Climb) -> Chosen:
+    """What there is where the climb was cut short: to ask for a Hessian there might take long."""
+    best = int(np.argmin(climb.at.value))
+    why = NotSearched("the climbs were cut short before their ends had been compared")
+    return Chosen(climb.at.x[best], START_SD * np.eye(work.dim), best, "cut short on the way to the mode", why)
+
+
+def _laplace(work: _Work) -> Stage:
+    climb = yield from work.climbed(keep_path=False)
+    x, height = climb.at.x, -climb.at.value
+    # The highest point, not the greatest mass: this is what Laplace's approximation says it is.
+    best = int(np.argmax(height))
+    values, vectors = _precision(work.target, x[best])
+    if not values[0] > 0:
+        where = work.target.layout.coordinates[int(np.abs(vectors[:, 0]).argmax())]
+        raise ModelError(
+            f"Laplace's approximation needs a strict maximum; the Hessian at the point reached has the eigenvalue "
+            f"{-values[0]:.3g} in a direction of {where}.",
+            mend="Use guide='auto': the mode of a centred hierarchy may lie at infinity.",
         )
+    factor = vectors / np.sqrt(values)
+    ends = Ends(x.copy(), np.tile(factor, (len(x), 1, 1)), height + np.linalg.slogdet(factor)[1])
+    # Most climbs end at one mode; a Hessian is dear, and only the others need one.
+    for other in np.flatnonzero(np.abs((x - x[best]) / np.linalg.norm(factor, axis=1)).max(axis=1) > SAME_MODE):
+        values, vectors = _precision(work.target, x[other])
+        ends.bound[other] = -np.inf  # without a strict maximum there is no mode
+        if values[0] > 0:
+            ends.factor[other] = vectors / np.sqrt(values)
+            ends.bound[other] = height[other] - np.log(values).sum() / 2
+    text = "the mode and the inverse Hessian there"
+    return dataclasses.replace(climb, chosen=_chosen(work, climb, ends, best, text))
 
-    def best_on_the_path(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and factor of the Gaussian with the highest bound among those passed."""
-        dim = self.target.dim
-        noise = whitened_draws(rng, max(DRAWS, 2 * dim), dim)[None]
-        one, best = self.lanes.take(np.zeros(1, int)), None
-        for loc, factor in self.path:
-            found = natural_gradient.evaluate(one, loc[None], factor[None], noise, np.zeros(1, int))
-            if np.isfinite(found.bound[0]) and (best is None or found.bound[0] > best.bound[0]):
-                best = found
-        if best is None:
-            raise ModelError("Pathfinder found no Gaussian with a finite bound on its way.", mend="Use guide='auto'.")
-        return best.loc[0], best.factor[0]
 
-    def _negated(self, z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_p, gradient = self.lanes(z[:, None], lanes)
-        return -log_p[:, 0], -gradient[:, 0]
+def _pathfinder(work: _Work) -> Stage:
+    climb = yield from work.climbed(keep_path=True)
+    count, dim = climb.at.x.shape
+    rng, lane = host_generator(work.raw_key, "pathfinder"), work.lanes(1)
+    noise = whitened_draws(rng, max(DRAWS, 2 * dim), dim)[None]
+    ends = Ends(climb.at.x.copy(), np.tile(np.eye(dim), (count, 1, 1)), np.full(count, -np.inf))
+    # The same draws for all, so that the bounds can be compared.
+    for number, loc, factor in climb.passed:
+        (bound,) = natural_gradient.evaluate(lane, loc[None], factor[None], noise, np.zeros(1, int)).bound
+        if np.isfinite(bound) and bound > ends.bound[number]:
+            ends.loc[number], ends.factor[number], ends.bound[number] = loc, factor, bound
+    if not np.isfinite(ends.bound).any():
+        raise ModelError("Pathfinder found no Gaussian with a finite bound on its way.", mend="Use guide='auto'.")
+    text = f"the best of {len(climb.passed)} Gaussians on the way to the mode"
+    return dataclasses.replace(climb, chosen=_chosen(work, climb, ends, int(np.argmax(ends.bound)), text))
 
-    def _rounding(self, value: np.ndarray) -> np.ndarray:
-        return 16 * float(jnp.finfo(self.dtype).eps) * np.maximum(np.abs(value), 1.0)
 
-    def _note(self, at: lbfgs.Minima, going: np.ndarray) -> None:
-        if self.keep_path:
-            for lane in going[at.has_curvature(going)]:
-                self._pass(at, lane)
-        best = going[np.argmin(at.value[going])]
-        self.values.append(-float(at.value[best]))
-        if self.watch is not None:
-            phi = FullRank().of(at.x[best], np.eye(self.target.dim)).astype(self.dtype)
-            params = {"guide": phi, "model": self.target.params}
-            self.watch(Progress(len(self.values), self.values[-1], time.perf_counter() - self.began, params))
+class Ends(NamedTuple):
+    """The Gaussian of each climb, and its bound, up to a constant."""
 
-    def _pass(self, at: lbfgs.Minima, lane: int) -> None:
-        """Remember `N(z + H grad l(z), H)` at the point that a climb passes."""
-        dim = self.target.dim
-        lanes, vectors = np.full(dim + 1, lane), np.concatenate([np.eye(dim), at.gradient[lane][None]])
-        *inverse, step = at.newton(vectors, np.ones((dim + 1, dim)), lanes)
+    loc: np.ndarray
+    factor: np.ndarray
+    bound: np.ndarray
+
+
+def _chosen(work: _Work, climb: Climb, ends: Ends, best: int, text: str) -> Chosen:
+    """One of the ends, and which of the others are other modes."""
+    if work.is_given:
+        searched = NotSearched("the climb began from the one place that was given")
+    else:
+        x, height = climb.at.x, -climb.at.value
+
+        # Between the ends of the climbs, not the means: an early Gaussian may lie far from the mode it leads to.
+        def valley(other: int) -> float:
+            between = work.heights(SHARES * x[other] + (1 - SHARES) * x[best])
+            return float(min(height[best], height[other]) - between.min())
+
+        log_sd = np.log(np.linalg.norm(ends.factor, axis=2))
+        searched = compare(np.stack([ends.loc, log_sd], axis=1), -ends.bound, best, valley)
+    return Chosen(ends.loc[best], ends.factor[best], best, text, searched)
+
+
+def _passed(at: lbfgs.Minima) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """`N(z + H grad l(z), H)` at the points that the climbs pass."""
+    dim, passed = at.x.shape[1], []
+    for number in at.going[at.has_curvature(at.going)].tolist():
+        vectors = np.concatenate([np.eye(dim), at.gradient[number][None]])
+        *inverse, step = at.newton(vectors, np.ones((dim + 1, dim)), np.full(dim + 1, number))
         inverse = -np.stack(inverse)
+        # Symmetric only to rounding, and next to a singular start not even positive definite.
         values, vectors = np.linalg.eigh((inverse + inverse.T) / 2)
         if values[0] > 0:
-            self.path.append((at.x[lane] + step, vectors * np.sqrt(values)))
+            passed.append((number, at.x[number] + step, vectors * np.sqrt(values)))
+    return passed
 
 
 def _longest(z: np.ndarray, direction: np.ndarray) -> np.ndarray:
@@ -120,16 +257,10 @@ def _longest(z: np.ndarray, direction: np.ndarray) -> np.ndarray:
     return 10 / np.maximum(np.abs(direction).max(axis=1, initial=0.0), 1e-300)
 
 
-def _laplace(target: Target, mode: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    precision = -np.asarray(_hessian(target, mode.astype(jnp.result_type(float))), np.float64)
-    values, vectors = np.linalg.eigh((precision + precision.T) / 2)
-    if not values[0] > 0:
-        raise ModelError(
-            f"Laplace's approximation needs a strict maximum; the Hessian at the point reached has the eigenvalue "
-            f"{-values[0]:.3g} in a direction of {target.layout.coordinates[int(np.abs(vectors[:, 0]).argmax())]}.",
-            mend="Use guide='auto': the mode of a centred hierarchy may lie at infinity.",
-        )
-    return mode, vectors / np.sqrt(values)
+def _precision(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, the least first, and eigenvectors of the negated Hessian."""
+    precision = -np.asarray(_hessian(target, z.astype(jnp.result_type(float))), np.float64)
+    return np.linalg.eigh((precision + precision.T) / 2)
 
 
 @jax.jit

@@ -1,13 +1,22 @@
-"""What can be asked of a deterministic fit."""
+"""What a fit without stochastic steps is asked for: how its draws are made, and all else that its solver needs.
+
+Every solver of this folder is one function, `(problem, watch) -> list[Solution]`, with a solution for each target:
+
+    fixed_draws.solve_mean_field, fixed_draws.solve_full_rank, fixed_draws.solve_richest (the one of these two that is
+    worth its while), low_rank.solve_low_rank, mode_based.solve_laplace, mode_based.solve_pathfinder
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from vbppl.core.errors import ModelError
-from vbppl.guides.gaussian import FullRank, Gaussian
+from vbppl.core.errors import ModelError, whole_number
+from vbppl.target.target import Target
+
+DRAWS_A_DIRECTION = 4  # of a low-rank guide, at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +25,8 @@ class Deterministic:
 
     Attributes:
       draws: how many to begin with, an even number; None for enough. They grow while they matter.
-      kind: "auto" (whitened where there are enough of them, else a Latin hypercube), "latin_hypercube", or
-        "independent", which is there to be compared with. Full rank needs "auto".
+      kind: "auto" (whitened where there are enough of them, else a Latin hypercube) or "latin_hypercube". Full rank
+        needs "auto".
       precision: "float64" fits in double precision whatever the session's is, and gives back a posterior in the
         session's; None for the session's.
     """
@@ -27,43 +36,69 @@ class Deterministic:
     precision: str | None = None
 
     def __post_init__(self) -> None:
-        if self.draws is not None and (self.draws < 2 or self.draws % 2):
+        if self.draws is not None and ((draws := whole_number("draws", self.draws, None)) < 2 or draws % 2):
             raise ValueError(f"draws come in antithetic pairs: an even number from 2 on, not {self.draws}.")
-        if self.kind not in ("auto", "latin_hypercube", "independent"):
-            raise ValueError(f"kind must be 'auto', 'latin_hypercube' or 'independent', not {self.kind!r}.")
+        if self.kind not in ("auto", "latin_hypercube"):
+            raise ValueError(f"kind must be 'auto' or 'latin_hypercube', not {self.kind!r}.")
         if self.precision not in (None, "float64"):
             raise ValueError(f"precision must be None or 'float64', not {self.precision!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is asked of a deterministic fit.
+    """All that a solver needs; the fits of several targets advance side by side.
 
     Attributes:
-      guides: the families to choose from, by what each gains: mean field, full rank or both.
-      method: how the draws are made.
-      centred: the coordinates to choose from, `(choices, movable sites)`.
+      targets: the densities, alike in structure and shapes, one for each fit.
+      settings: how the draws are made.
+      coordinates: those to choose from, with 1.0 for each movable site that is centred: `(choices, movable sites)`.
       start: mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts.
+      raw_keys: of each fit, `(fits, 2)`.
+      rank: of a low-rank guide; None for as many directions as are worth their while.
     """
 
-    guides: tuple[Gaussian, ...]
-    method: Deterministic
-    centred: np.ndarray
-    start: np.ndarray | None = None
+    targets: Sequence[Target]
+    settings: Deterministic
+    coordinates: np.ndarray
+    start: np.ndarray | None
+    raw_keys: Sequence[np.ndarray]
+    rank: int | None = None
 
-    def check(self, dim: int) -> None:
-        """Refuse fixed draws on which a full-rank guide has no maximum."""
-        draws = self.method.draws
-        if not any(isinstance(guide, FullRank) for guide in self.guides):
-            return
-        if draws is not None and draws < 2 * dim:
-            raise ModelError(
-                f"a full-rank guide of {dim} dimensions cannot be fitted on {draws} fixed draws: "
-                f"with fewer draws than dimensions the bound has no maximum, and below {2 * dim} no exact moments.",
-                mend=f"Give at least {2 * dim} draws, or leave draws=None.",
-            )
-        if self.method.kind != "auto":
-            raise ModelError(
-                f"a full-rank guide needs draws with exact second moments, and {self.method.kind!r} draws have none.",
-                mend="Leave kind='auto', or fit a mean-field guide.",
-            )
+    @property
+    def dim(self) -> int:
+        """Of each target."""
+        return self.targets[0].dim
+
+
+def check_full_rank(settings: Deterministic, dim: int) -> None:
+    """Refuse fixed draws on which a full-rank guide has no maximum."""
+    # Along a direction that no draw has, a factor would be stretched without end: see `natural_gradient`.
+    if settings.draws is not None and settings.draws < 2 * dim:
+        raise ModelError(
+            f"a full-rank guide of {dim} dimensions cannot be fitted on {settings.draws} fixed draws: "
+            f"with fewer draws than dimensions the bound has no maximum, and below {2 * dim} no exact moments.",
+            mend=f"Give at least {2 * dim} draws, or leave draws=None.",
+        )
+    if settings.kind != "auto":
+        raise ModelError(
+            f"a full-rank guide needs draws with exact second moments, and {settings.kind!r} draws have none.",
+            mend="Leave kind='auto', or fit a mean-field guide.",
+        )
+
+
+def check_low_rank(settings: Deterministic, rank: int | None) -> None:
+    """Refuse fixed draws on which a low-rank guide cannot be fitted."""
+    rank = rank or 1
+    # As many equations as directions fix the second moments; the rest is what keeps the marginals normal.
+    least = DRAWS_A_DIRECTION * rank
+    if settings.draws is not None and settings.draws < least:
+        raise ModelError(
+            f"a guide of rank {rank} cannot be fitted on {settings.draws} fixed draws: they cannot have exact second "
+            f"moments along {rank} directions and enough freedom beside.",
+            mend=f"Give at least {least} draws, or leave draws=None.",
+        )
+    if settings.kind != "auto":
+        raise ModelError(
+            f"a low-rank guide needs draws that are matched to its directions, and {settings.kind!r} draws are not.",
+            mend="Leave kind='auto', or fit a mean-field guide.",
+        )

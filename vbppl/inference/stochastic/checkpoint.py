@@ -1,8 +1,7 @@
 """How a stochastic fit goes on from a file: what is written of it, when, and what makes a fit the same.
 
-A driver is what `engine.run` drives a fit with. Between chunks of steps its place is written: the state of the
-loop, the course of rounds, what hooks remember. A fit that is killed reads it and goes on to the same bits, because
-noise and rows are functions of the seed and the step's number.
+The state of a fit is a value, and a checkpoint is all of it. Between chunks of steps it is written; a fit that is
+killed reads it and goes on to the same bits, because noise and rows are functions of the seed and the step's number.
 """
 
 from __future__ import annotations
@@ -17,97 +16,149 @@ import jax
 import numpy as np
 
 from vbppl.core import archive
-from vbppl.core.archive import PathLike
 from vbppl.core.errors import ModelError
 from vbppl.core.numerics.convergence import Convergence
-from vbppl.inference.solution import Ending
-from vbppl.inference.stochastic.schedule import Course
-from vbppl.inference.stochastic.step import Schedule, run_chunk
+from vbppl.core.types import PathLike, PyTree
+from vbppl.inference.stochastic.early_stopping import Ending
+from vbppl.inference.stochastic.schedule import Phase, Schedule
+from vbppl.inference.stochastic.step import Position, Setup, run_chunk
 
 SPARING = 10  # writing a checkpoint may take this fraction of the time: one in ten
-PLAIN = ("done", "careful", "reason", "first_skipped", "guilty", "pace", "raced")  # what is kept as it is
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where a fit stands between two chunks of steps.
+
+    Attributes:
+      position: of the compiled loop, on the host.
+      schedule: which phase it is in.
+      bounds: the bound at each step so far, `(steps,)`.
+      trace: the records of the phase so far that are kept for the look at its end, `(rows, 2, numbers)`.
+      memories: what each stop rule remembers.
+      told: at which step the last chunk began.
+      careful: whether steps are looked at one by one, since one was not finite.
+      ending: why the fit has ended, once it has.
+      size: of steps of what is learnt without a unit, once it was chosen.
+      trying: the steps that this took.
+      first_skipped: the number of the first step that was not finite.
+      nonfinite_sites: the sites whose density or gradient was not finite there.
+      seconds: what the fit has taken so far.
+      compiling: how many of them went into first calls of new programs.
+    """
+
+    position: Position
+    schedule: Schedule
+    bounds: np.ndarray
+    trace: np.ndarray
+    memories: tuple[PyTree, ...] = ()
+    told: int = 0
+    careful: bool = False
+    ending: Ending | None = None
+    size: float | None = None
+    trying: int = 0
+    first_skipped: int | None = None
+    nonfinite_sites: tuple[str, ...] = ()
+    seconds: float = 0.0
+    compiling: float = 0.0
+
+
+PLAIN = (
+    "told",
+    "careful",
+    "size",
+    "trying",
+    "first_skipped",
+    "nonfinite_sites",
+    "seconds",
+    "compiling",
+)  # are kept as they are
 
 
 class NoCheckpoint:
     """No checkpoint."""
 
-    def save(self, driver: Any) -> None:
+    def restored(self, first: State) -> State:
+        """The state to begin with: the first."""
+        return first
+
+    def save(self, state: State) -> None:
         """Nothing."""
 
 
-class Saver:
-    """Writes a driver to a file between chunks; on the way in, restores it from the file if there is one."""
+class Checkpoint:
+    """A file that holds the state of one fit."""
 
-    def __init__(self, path: PathLike, driver: Any):
-        self.path, self.due, self.fingerprint = path, 0.0, _fingerprint(driver)
+    def __init__(self, path: PathLike, fingerprint: dict[str, str]):
+        self.path, self.due, self.fingerprint = path, 0.0, fingerprint
         if not Path(path).absolute().parent.is_dir():
             raise ModelError(f"checkpoint={os.fspath(path)!r}: there is no such folder.", mend="Make it first.")
-        if os.path.exists(path):
-            meta, arrays = archive.read(path)
-            archive.check(path, meta["fingerprint"], self.fingerprint)
-            _restore(driver, meta, arrays)
 
-    def save(self, driver: Any) -> None:
+    def restored(self, first: State) -> State:
+        """The state that the file holds, if there is one, else the first.
+
+        Raises:
+          ModelError: the file is another fit's, or none.
+        """
+        if not os.path.exists(self.path):
+            return first
+        meta, arrays = archive.read(self.path)
+        archive.check(self.path, meta["fingerprint"], self.fingerprint)
+        schedule = {**meta["schedule"], "centre": arrays["centre"] if meta["centred"] else None}
+        schedule["look"] = Convergence(**schedule["look"]) if schedule["look"] else None
+        plain: dict[str, Any] = {name: meta[name] for name in PLAIN} | {
+            "nonfinite_sites": tuple(meta["nonfinite_sites"])
+        }
+        return State(
+            archive.unpack(first.position, "position", arrays),
+            Schedule(**schedule),
+            arrays["bounds"],
+            arrays["trace"],
+            archive.unpack(first.memories, "memories", arrays),
+            ending=Ending(**meta["ending"]) if meta["ending"] else None,
+            **plain,
+        )
+
+    def save(self, state: State) -> None:
         """Write, unless the time since the last writing is short in comparison with what that took."""
         began = time.perf_counter()
-        if began < self.due and not driver.reason:
+        if began < self.due and state.ending is None:
             return
-        course = dataclasses.asdict(driver.course)
-        centre = course.pop("centre")
+        schedule = dataclasses.asdict(state.schedule)
+        centre = schedule.pop("centre")
         meta = {
             "fingerprint": self.fingerprint,
-            "course": course,
+            "schedule": schedule,
             "centred": centre is not None,
-            **{name: getattr(driver, name) for name in PLAIN},
-            "ending": dataclasses.asdict(driver.ending) if driver.ending else None,
-            "seconds": time.perf_counter() - driver.began,
+            "ending": dataclasses.asdict(state.ending) if state.ending else None,
+            **{name: getattr(state, name) for name in PLAIN},
         }
-        arrays = {"bounds": driver.bounds, "trace": driver.trace, "centre": np.zeros(0) if centre is None else centre}
-        arrays |= archive.pack(driver.state, "state")
-        for number, hook in enumerate(driver.hooks):
-            arrays |= archive.pack(hook.saved(), f"hook {number}")
+        arrays = {"bounds": state.bounds, "trace": state.trace, "centre": np.zeros(0) if centre is None else centre}
+        arrays |= archive.pack(state.position, "position") | archive.pack(state.memories, "memories")
         archive.write(self.path, meta, arrays)
         ended = time.perf_counter()
         self.due = ended + SPARING * (ended - began)
 
 
-def _restore(driver: Any, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Put a driver where the one was that wrote `meta` and `arrays`."""
-    course = {**meta["course"], "centre": arrays["centre"] if meta["centred"] else None}
-    course["look"] = Convergence(**course["look"]) if course["look"] else None
-    driver.course = Course(**course)
-    driver.state = archive.unpack(driver.state, "state", arrays)
-    driver.best, driver.carried = driver.state.moving.params, driver.state.moving.state
-    driver.bounds, driver.trace = arrays["bounds"], arrays["trace"]
-    for name in PLAIN:
-        setattr(driver, name, meta[name])
-    driver.nonfinite_sites = tuple(driver.nonfinite_sites)
-    driver.ending = Ending(**meta["ending"]) if meta["ending"] else None
-    driver.began = time.perf_counter() - meta["seconds"]
-    for number, hook in enumerate(driver.hooks):
-        hook.restore(archive.unpack(hook.saved(), f"hook {number}", arrays))
-
-
-def _fingerprint(driver: Any) -> dict[str, str]:
+def fingerprint(problem: Any, setup: Setup, first: State) -> dict[str, str]:
     """What makes a fit this one; each entry by the name that a message will call it."""
-    (problem, _), layout = next(driver.fed(driver.state, 1)), driver.problem.target.layout
-    schedule = Schedule.of(0, 1, 1)
-    program = run_chunk.lower(problem, driver.state, np.int32(1), schedule, driver.careful).as_text()
+    layout = setup.target.layout
+    program = run_chunk.lower(setup, first.position, np.int32(1), Phase(0, 1, 1, 1).as_data(), False).as_text()
     return {
         **archive.machine(),
         "sites": ", ".join(f"{slot.name}{list(slot.shape)}" for slot in layout.slots),
         "observed": ", ".join(layout.observed),
         "params": ", ".join(layout.params),
         "plates": ", ".join(f"{plate.name}[{plate.size}]" for plate in layout.plates),
-        "rows shown": str(driver.problem.stream),
-        "guide": type(problem.guide).__name__,
-        "objective": f"{type(problem.objective).__name__} {archive.digest(*jax.tree.leaves(problem.objective))}",
-        "draws": str(problem.draws),
-        "steps": str(driver.method.steps),
-        "average": str(driver.average),
+        "rows shown": str(problem.minibatches),
+        "guide": type(setup.guide).__name__,
+        "objective": f"{type(setup.objective).__name__} {archive.digest(*jax.tree.leaves(setup.objective))}",
+        "draws": str(problem.settings.draws),
+        "steps": str(problem.settings.steps),
+        "average": str(first.schedule.average),
         "seed": str(np.asarray(problem.raw_key).tolist()),
-        "data": archive.digest(*jax.tree.leaves((problem.target, problem.guide, problem.stream))),
-        "start": archive.digest(*jax.tree.leaves(driver.state)),
-        "validation": ", ".join(hook.fingerprint() for hook in driver.hooks),
+        "data": archive.digest(*jax.tree.leaves((setup.target, setup.guide, setup.minibatches))),
+        "start": archive.digest(*jax.tree.leaves(first.position)),
+        "validation": ", ".join(rule.fingerprint() for rule in problem.stop_rules),
         "program of a step": archive.digest(program),
     }

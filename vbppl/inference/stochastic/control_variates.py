@@ -9,72 +9,52 @@ which has the mean of `l_B`, because `T_B` has the mean `T`, and whose gradient 
 *curvature* of batches differs, times the way from the anchor: of N rows in batches of B, seen at the width
 of the posterior, about `sqrt(dim / B)` instead of `sqrt(N / B)` posterior sds (Johnson and Zhang 2013, "Accelerating
 Stochastic Gradient Descent using Predictive Variance Reduction"; Baker et al. 2019, "Control Variates for
-Stochastic Gradient MCMC"). It costs one more point a step, and all rows once a round.
+Stochastic Gradient MCMC"). It costs one more point a step, and all rows once a phase.
 
-Far from the posterior the way from an anchor is long and the comparison worse than none, so the first round has
-no anchor. Latent sites of the rows themselves gain nothing by it, and learnt params would move the expansion.
+Far from the posterior the way from an anchor is long and the comparison worse than none, so at first there is none.
+Latent sites of the rows themselves gain nothing by it, and learnt params would move the expansion.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.types import Array, ArrayLike, PyTree
+from vbppl.core.types import Array, PyTree
 from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
-from vbppl.guides.gaussian import Gaussian
-from vbppl.inference.stochastic.objectives import Objective
+from vbppl.inference.stochastic.objectives import Inputs, Objective
 from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
 
 
 @pytree
 class ControlVariate(Objective):
-    """The objective `inner` with a batch compared with itself at an anchor; the state is the anchor."""
+    """The objective `inner` with a batch compared with itself at an anchor; the state is the anchor.
+
+    It is handed on as it was: the fit renews it at the end of a phase, and within long ones.
+    """
 
     inner: Objective
 
-    def __call__(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike = 0,
-    ) -> Array:
-        """The estimate without an anchor."""
-        return self.inner(guide, phi, target, noise, rows, step)
-
-    def with_state(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike,
-        state: PyTree,
-    ) -> tuple[Array, PyTree]:
-        """The estimate, and the anchor as it was: the fit moves it between rounds."""
-        bound, _ = self.inner.with_state(guide, phi, target, noise, rows, step, ())
-        at = state["at"]
-        value, slope = jax.value_and_grad(lambda z: target.log_density(z, rows))(at)
-        away = jnp.mean(guide.points(phi, target, noise, rows), axis=0) - at
-        # Before there is an anchor, its share is 0.
-        return bound + state["share"] * (state["value"] - value + (state["slope"] - slope) @ away), state
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        bound, _ = self.inner(guide, inputs)
+        anchor = inputs.state
+        value, slope = jax.value_and_grad(inputs.target.log_density)(anchor["at"])
+        away = jnp.mean(guide.draw(inputs.phi, inputs.noise, inputs.target).z, axis=0) - anchor["at"]
+        # `T - T_B` at the mean of the draws, since both are linear. Before there is an anchor, its share is 0.
+        change = anchor["value"] - value + (anchor["slope"] - slope) @ away
+        return bound + anchor["share"] * change, anchor
 
 
-def can_anchor(target: Target, stream: Minibatches) -> bool:
+def can_anchor(target: Target, guide: Guide, minibatches: Minibatches) -> bool:
     """Is there something to gain: rows shown in part, and latent sites that are not theirs alone?"""
-    shown = {name for name, _, _ in stream.plates}
+    shown = {name for name, _, _ in minibatches.plates}
     local = any(shown & set(slot.plates) for slot in target.layout.slots)
-    return bool(shown and target.dim and not local and not target.params)
+    is_flat = not guide.noise(target).is_of_rows
+    return bool(shown and target.dim and is_flat and not local and not target.params)
 
 
 def no_anchor(dim: int) -> dict[str, np.ndarray]:
@@ -83,16 +63,9 @@ def no_anchor(dim: int) -> dict[str, np.ndarray]:
     return {"at": zeros, "value": zeros.sum(), "slope": zeros, "share": zeros.sum()}
 
 
-def anchors(target: Target, guide: Gaussian) -> Callable[[PyTree], PyTree]:
-    """What finds the anchor for the round to come: the state at the mean of a guide with parameters `phi`.
-
-    A place where the density is not finite is no anchor.
-    """
-
-    def anchor(phi: PyTree) -> PyTree:
-        at = np.asarray(guide.loc(phi))
-        value, slope = evaluate(target, at[None])
-        found = {"at": at, "value": value[0], "slope": slope[0], "share": np.ones((), at.dtype)}
-        return found if all(np.isfinite(part).all() for part in found.values()) else no_anchor(len(at))
-
-    return anchor
+def anchor_at(guide: Guide, phi: PyTree, target: Target) -> dict[str, np.ndarray]:
+    """The state at the mean of the guide; a place where the density is not finite is no anchor."""
+    at = np.asarray(guide.frame(phi, target)[0])
+    value, slope = evaluate(target, at[None])
+    found = {"at": at, "value": value[0], "slope": slope[0], "share": np.ones((), at.dtype)}
+    return found if all(np.isfinite(part).all() for part in found.values()) else no_anchor(len(at))

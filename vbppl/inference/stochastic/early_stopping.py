@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -14,11 +13,45 @@ import numpy as np
 from vbppl.core.archive import digest
 from vbppl.core.keys import host_generator, named, wrap
 from vbppl.core.types import Array, PyTree
+from vbppl.guides import networks
 from vbppl.guides.base import Guide
-from vbppl.inference.solution import Ending, Hook, Progress, Solution
-from vbppl.target.target import Target
+from vbppl.inference.solution import Progress
+from vbppl.target.target import Target, model_of
 
 BLOCK = 1000  # rows at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Ending:
+    """Why a fit ends: the `reason`, `converged` and `text` of its status."""
+
+    reason: str
+    converged: bool
+    text: str
+
+
+class StopRule:
+    """Looks after each chunk of steps: to end the fit, and to choose what it gives back.
+
+    A rule is a value, and so is what it remembers: a pytree of arrays, of the same structure, shapes and dtypes at
+    all times, which is handed from look to look and kept in checkpoints.
+    """
+
+    def first(self) -> PyTree:
+        """What it remembers before the first look."""
+        return ()
+
+    def look(self, memory: PyTree, progress: Progress) -> tuple[PyTree, Ending | None]:
+        """What it remembers then, and an `Ending` if the fit shall end."""
+        raise NotImplementedError
+
+    def choose(self, memory: PyTree, params: PyTree, state: PyTree, ending: Ending) -> tuple[PyTree, PyTree, Ending]:
+        """The last word, however the fit ended: for instance the best parameters seen in the place of the last."""
+        return params, state, ending
+
+    def fingerprint(self) -> str:
+        """What must be alike for a fit to go on from a checkpoint, besides what it remembers."""
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,100 +78,87 @@ class Validation:
             raise ValueError(f"patience and draws must be at least 1, not {self.patience} and {self.draws}.")
 
 
-class EarlyStopping(Hook):
-    """The hook that keeps the best parameters seen on a validation set.
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping(StopRule):
+    """Keeps the best parameters seen on a validation set.
 
-    `params` and `state` are the first ones; modules that have no training mode have no `state`. Patience begins at
-    step `least`: while the objective still changes, the bound may fall in order to rise.
+    Attributes:
+      guide: at the validation rows.
+      target: the density there.
+      validation: what was asked for.
+      raw_key: of the fit.
+      params: the first ones.
+      state: the first one; modules that have no training mode have none.
+      warm_up: the step at which patience begins: while the objective still changes, the bound may fall in order to
+        rise.
     """
 
-    def __init__(
-        self,
-        guide: Guide,
-        target: Target,
-        validation: Validation,
-        raw_key: np.ndarray,
-        params: PyTree,
-        state: PyTree = (),
-        least: int = 0,
-    ):
-        self.guide, self.target, self.validation, self.raw_key = guide, target, validation, raw_key
-        self.has_training_mode, self.least = bool(state), least
-        self.best = {"value": np.float64(-math.inf), "step": np.int64(0), "params": params, "state": state}
-        self.waited = np.int64(0)  # looks since the best, from step `least` on
+    guide: Guide
+    target: Target
+    validation: Validation
+    raw_key: np.ndarray
+    params: PyTree
+    state: PyTree = ()
+    warm_up: int = 0
 
-    def after_chunk(self, progress: Progress) -> Ending | None:
-        """Look; an `Ending` when the patience is spent."""
-        phi, target = progress.params["guide"], dataclasses.replace(self.target, params=progress.params["model"])
-        guide, state = self.guide, progress.state if self.has_training_mode else ()
+    def first(self) -> PyTree:
+        best = {"value": np.float64(-math.inf), "step": np.int64(0), "params": self.params, "state": self.state}
+        return {"best": best, "waited": np.int64(0)}  # looks since the best, from step `warm_up` on
+
+    def look(self, memory: PyTree, progress: Progress) -> tuple[PyTree, Ending | None]:
+        phi, target = progress.params["guide"], self.target.replace(params=progress.params["model"])
+        guide, state, best = self.guide, progress.state if self.state else (), memory["best"]
         if state:
-            target, guide = target.resting(state["model"]), guide.in_training(state["guide"], None)
+            target, guide = target.in_mode(state["model"], None), networks.in_training(guide, state["guide"], None)
         value = held_out_bound(guide, phi, target, self.raw_key, self.validation.draws)
-        self.waited = self.waited + (progress.step > self.least)
-        if value > self.best["value"]:
+        waited = memory["waited"] + np.int64(progress.step > self.warm_up)
+        if value > best["value"]:
             step = np.int64(progress.step)
-            self.best = {"value": np.float64(value), "step": step, "params": progress.params, "state": state}
-            self.waited = np.int64(0)
-        if self.waited < self.validation.patience:
-            return None
-        if not self.best["step"]:
-            return Ending("validated", False, "the bound on the validation rows was finite at no look: not converged")
-        return Ending("validated", True, self._said(f"has not risen for {self.waited} looks"))
+            best = {"value": np.float64(value), "step": step, "params": progress.params, "state": state}
+            waited = np.int64(0)
+        memory = {"best": best, "waited": waited}
+        if waited < self.validation.patience:
+            return memory, None
+        if not best["step"]:
+            said = "the bound on the validation rows was finite at no look: not converged"
+            return memory, Ending("validated", False, said)
+        return memory, Ending("validated", True, _said(best, f"has not risen for {waited} looks"))
+
+    def choose(self, memory: PyTree, params: PyTree, state: PyTree, ending: Ending) -> tuple[PyTree, PyTree, Ending]:
+        best = memory["best"]
+        if not best["step"]:
+            return params, state, ending
+        if ending.reason != "validated":
+            text = f"{ending.text}; {_said(best, 'is kept at its best')}"
+            ending = dataclasses.replace(ending, text=text)
+        return best["params"], best["state"], ending
 
     def fingerprint(self) -> str:
-        """The rows kept back, and how they are looked at."""
-        data = digest(*jax.tree.leaves((self.guide, self.target.model)))
+        data = digest(*jax.tree.leaves((self.guide, model_of(self.target))))
         return f"rows {data}, patience {self.validation.patience}, {self.validation.draws} draws"
 
-    def saved(self) -> PyTree:
-        """The best, and how long ago it was."""
-        return {"best": self.best, "waited": self.waited}
 
-    def restore(self, saved: PyTree) -> None:
-        """Go on from there."""
-        self.best, self.waited = saved["best"], saved["waited"]
-
-    def finish(self, fitted: Solution) -> Solution:
-        """The best parameters seen in the place of the last."""
-        if not self.best["step"]:
-            return fitted
-        status = fitted.status
-        if status.reason != "validated":
-            status = dataclasses.replace(status, text=f"{status.text}; {self._said('is kept at its best')}")
-        return dataclasses.replace(fitted, params=self.best["params"], state=self.best["state"], status=status)
-
-    def _said(self, what: str) -> str:
-        value, step = self.best["value"], self.best["step"]
-        return f"the bound on the validation rows {what}; best {value:,.1f} nats, at step {step:,}"
+def _said(best: dict[str, Any], what: str) -> str:
+    return f"the bound on the validation rows {what}; best {best['value']:,.1f} nats, at step {best['step']:,}"
 
 
 def held_out_bound(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray, draws: int) -> float:
     """The evidence lower bound of all rows of `target`, in blocks; the same draws at each call."""
     plates = {slot.plates for slot in target.layout.slots}
     if len(plates) != 1 or len(next(iter(plates))) != 1:
-        return float(_bound(guide, phi, target, guide.stratification(target, draws, _rng(raw_key)), raw_key, {}, draws))
+        return float(_bound(guide, phi, target, guide.noise(target).spread(_rng(raw_key), draws), raw_key))
     plate, total = target.layout.only_plate(), 0.0
     for start in range(0, plate.size, BLOCK):
         rows = np.arange(start, min(start + BLOCK, plate.size), dtype=np.int32)
-        showing = target.with_lengths({plate.name: len(rows)})
-        stratification = guide.stratification(showing, draws, _rng(raw_key))
-        bound = _bound(guide, phi, showing, stratification, raw_key, showing.read({plate.name: rows}), draws)
-        total += float(bound) * len(rows) / plate.size
+        showing = target.showing({plate.name: rows})
+        noise = guide.noise(showing).spread(_rng(raw_key), draws)
+        total += float(_bound(guide, phi, showing, noise, raw_key)) * len(rows) / plate.size
     return total
 
 
-@functools.partial(jax.jit, static_argnames="draws")
-def _bound(
-    guide: Guide,
-    phi: PyTree,
-    target: Target,
-    stratification: PyTree,
-    raw_key: Array,
-    rows: dict[str, Array],
-    draws: int,
-) -> Array:
-    noise = guide.noise(stratification, named(wrap(raw_key), "validation"), draws)
-    return jnp.mean(guide.bound(phi, target, noise, rows))
+@jax.jit
+def _bound(guide: Guide, phi: PyTree, target: Target, noise: Any, raw_key: Array) -> Array:
+    return jnp.mean(guide.bound(phi, noise(named(wrap(raw_key), "validation")), target))
 
 
 def _rng(raw_key: np.ndarray) -> np.random.Generator:

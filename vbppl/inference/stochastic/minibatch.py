@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError, VbpplWarning
+from vbppl.core.errors import ModelError, VbpplWarning, whole_number
 from vbppl.core.keys import host_generator
 from vbppl.core.types import Array, PyTree
 from vbppl.data import rows as rows_of
@@ -30,10 +30,11 @@ FEW = 1024  # rows
 AnyGuide = TypeVar("AnyGuide")
 
 
-def stream_of(target: Target, batch_size: int | Mapping[str, int] | None) -> Minibatches:
+def minibatches_of(target: Target, batch_size: int | Mapping[str, int] | None) -> Minibatches:
     """The plates shown in part: by `batch_size`, or by the model's own `subsample_size`."""
     plates = {plate.name: plate for plate in target.layout.plates}
-    if isinstance(batch_size, int):
+    if batch_size is not None and not isinstance(batch_size, Mapping):
+        batch_size = whole_number("batch_size", batch_size)
         if len(plates) != 1:
             raise ModelError(
                 f"batch_size={batch_size} needs a model with one plate; this one has {', '.join(plates) or 'none'}.",
@@ -42,6 +43,7 @@ def stream_of(target: Target, batch_size: int | Mapping[str, int] | None) -> Min
         batch_size = dict.fromkeys(plates, batch_size)
     sizes = {name: plate.subsample_size for name, plate in plates.items()} | dict(batch_size or {})
     for name, size in sizes.items():
+        size = None if size is None else whole_number(f"batch_size of plate '{name}'", size)
         if name not in plates:
             raise ModelError(f"batch_size names '{name}', but the model's plates are {', '.join(plates) or 'none'}.")
         if size is not None and not 0 < size <= plates[name].size:
@@ -55,17 +57,17 @@ def resolve_sources(target: Target, guide: AnyGuide, stream: Minibatches) -> tup
 
     Both call a source by the name that the model has for it.
     """
-    if not target.model.sources:
+    if not target.sources:
         return target.with_lengths(_lengths(stream)), guide
     shown = {name for name, _, _ in stream.plates}
     parted = {name for plate in target.layout.plates if plate.name in shown for name in plate.sources}
-    whole = set(target.model.sources) - parted
-    target = Target.of(target.model.loaded(whole)) if whole else target
+    whole = set(target.sources) - parted
+    target = target.loaded(whole) if whole else target
 
     def same(leaf: Any) -> Any:
         if not isinstance(leaf, Source):
             return leaf
-        known = [source for source in target.model.sources.values() if source.same_data(leaf)]
+        known = [source for source in target.sources.values() if source.same_data(leaf)]
         return known[0] if known else leaf.load()
 
     return target.with_lengths(_lengths(stream)), jax.tree.map(
@@ -80,9 +82,7 @@ def _lengths(stream: Minibatches) -> dict[str, int]:
 def prefetcher_of(target: Target, stream: Minibatches, raw_key: np.ndarray) -> Prefetcher | None:
     """What reads the rows of the sources; None where all data are in memory."""
     sources = {
-        plate.name: [target.model.sources[name] for name in plate.sources]
-        for plate in target.layout.plates
-        if plate.sources
+        plate.name: [target.sources[name] for name in plate.sources] for plate in target.layout.plates if plate.sources
     }
     return Prefetcher(stream, sources, raw_key) if sources else None
 
@@ -172,9 +172,14 @@ def _apart_and_together(
     first = jax.tree.map(lambda leaf: leaf[0], dict(rows))
     joined = jax.tree.map(lambda leaf: np.concatenate(leaf), rows[plate])
     second = first | {plate: jax.tree.map(lambda leaf: leaf[1], rows[plate])}
-    apart = [target.site_densities(z, shown) for shown in (first, second)]
-    together = target.site_densities(z, first | {plate: joined})
+    apart = [_by_site(target.showing(shown), z) for shown in (first, second)]
+    together = _by_site(target.showing(first | {plate: joined}), z)
     return {name: np.array([float(part[name]) for part in apart]) for name in together}, together
+
+
+@jax.jit
+def _by_site(target: Target, z: Array) -> dict[str, Array]:
+    return target.run(z).by_site()
 
 
 def first_rows(target: Target, stream: Minibatches, raw_key: np.ndarray, steps: int) -> dict[str, Any]:
@@ -186,6 +191,6 @@ def first_rows(target: Target, stream: Minibatches, raw_key: np.ndarray, steps: 
         chosen = key.choice(size, wanted, replace=False) if size < 2**22 else key.integers(0, size, wanted)
         indices = np.sort(chosen).astype(np.int32)
         plate = plates[name]
-        shown = rows_of.shown(plate, target.model.sources, indices) if plate.sources else indices
+        shown = rows_of.shown(plate, target.sources, indices) if plate.sources else indices
         rows[name] = jax.tree.map(lambda leaf, n=length: leaf.reshape(-1, n, *leaf.shape[1:]), shown)
     return rows

@@ -9,36 +9,54 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import named, wrap
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike, PyTree
-from vbppl.guides.base import Apart, Guide
+from vbppl.guides import networks
+from vbppl.guides.base import Guide, log_densities, row_wise
 from vbppl.target.target import Target
 
 
-class Objective:
-    """The protocol: `__call__` for what depends on the parameters alone, `with_state` for what remembers.
+@pytree
+class Inputs:
+    """What one step looks at.
 
-    `rows` are the rows shown of subsampled plates, by the plate's name; `step` is the step's number, from 0.
+    Attributes:
+      phi: the guide's parameters.
+      target: the density, with the model's params, which shows the rows of the step (`target.rows`).
+      noise: what makes the draws random.
+      count: the step's number, from 0.
+      state: what the step before has handed on; `()` where nothing is.
     """
 
-    def __call__(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike = 0,
-    ) -> Array:
-        """The estimate, a scalar in nats."""
+    phi: PyTree
+    target: Target
+    noise: Array
+    count: ArrayLike = 0
+    state: PyTree = ()
+
+    @property
+    def rows(self) -> dict[str, Any]:
+        """The rows shown of subsampled plates, by the plate's name."""
+        return self.target.rows
+
+
+class Objective:
+    """The protocol: one method, of a guide and the inputs of a step."""
+
+    # The draws of a step must know nothing of each other: stratified ones would bias it.
+    needs_independent_draws = False
+    # An average of the log density and of what does not depend on it, so that a control variate for it serves.
+    is_linear = False
+
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        """The estimate, a scalar in nats, and what the next step is to be handed as `state`."""
         raise NotImplementedError
 
     @property
@@ -46,39 +64,19 @@ class Objective:
         """The step from which on it stays what it is: no fit should end before."""
         return 0
 
-    def stratification(self, guide: Guide, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
-        """How the draws of a step are spread: as evenly as the guide can."""
-        return guide.stratification(target, draws, rng)
-
-    def with_state(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike,
-        state: PyTree,
-    ) -> tuple[Array, PyTree]:
-        """The estimate, and what the next step is to be handed as `state`; unchanged by default."""
-        return self(guide, phi, target, noise, rows, step), state
+    def at_rest(self, guide: Guide, target: Target, state: PyTree) -> tuple[Guide, Target]:
+        """Guide and target as they are once the fit has ended with this state; as they were by default."""
+        return guide, target
 
 
 @pytree
 class ClosedForm(Objective):
     """The bound with every closed form there is: the entropy, or divergences from the prior."""
 
-    def __call__(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike = 0,
-    ) -> Array:
-        """The estimate, a scalar in nats."""
-        return jnp.mean(guide.bound(phi, target, noise, rows))
+    is_linear = True
+
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        return jnp.mean(guide.bound(inputs.phi, inputs.noise, inputs.target)), inputs.state
 
 
 @pytree
@@ -89,18 +87,15 @@ class StickingTheLanding(Objective):
     guide equals the posterior (Roeder, Wu and Duvenaud 2017, "Sticking the Landing", eq. 7).
     """
 
-    def __call__(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike = 0,
-    ) -> Array:
-        """The estimate, a scalar in nats."""
-        stopped = jax.lax.stop_gradient(phi)
-        return jnp.mean(guide.log_weights(phi, target, noise, rows, stopped))
+    is_linear = True
+
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        drawn = guide.draw(inputs.phi, inputs.noise, inputs.target)
+        log_p = log_densities(inputs.target, drawn.z) if drawn.log_p is None else drawn.log_p
+        # Not `drawn.log_q`: through that would flow the very gradient that is to be left out.
+        log_q = guide.log_prob(jax.lax.stop_gradient(inputs.phi), drawn.z, inputs.target)
+        weights = jnp.exp(drawn.log_weight + math.log(len(log_p)))  # exactly 1 where all are alike
+        return jnp.mean(weights * (log_p - log_q)), inputs.state
 
 
 @pytree
@@ -126,26 +121,16 @@ class Elbo(Objective):
 
     @property
     def warm_up_steps(self) -> int:
-        """When the divergence counts in full."""
         return int(self.warm_up)
 
-    def __call__(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike = 0,
-    ) -> Array:
-        """The estimate, a scalar in nats."""
-        share = jnp.minimum(1.0, (step + 1) / jnp.maximum(self.warm_up, 1))
-        change = jnp.zeros(())
-        for cost, scale in guide.divergences(phi, target, noise, rows).values():
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        share = jnp.minimum(1.0, (inputs.count + 1) / jnp.maximum(self.warm_up, 1))
+        change, costs = jnp.zeros(()), row_wise(guide).divergences(inputs.phi, inputs.noise, inputs.target)
+        for cost, scale in costs.values():
             each = jnp.mean(cost, axis=(0, 1))  # over draws and rows
             free = jnp.maximum(each, self.free_bits)
             change += scale[0] * cost.shape[1] * jnp.sum(each - share * free)
-        return jnp.mean(guide.bound(phi, target, noise, rows)) + change
+        return jnp.mean(guide.bound(inputs.phi, inputs.noise, inputs.target)) + change, inputs.state
 
 
 @pytree
@@ -169,27 +154,17 @@ class ImportanceWeighted(Objective):
 
     doubly: bool = static(default=True)
 
-    def stratification(self, guide: Guide, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
-        """None: independent draws."""
-        return Apart.of(guide.stratification(target, draws, rng))
+    needs_independent_draws = True
 
-    def __call__(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike = 0,
-    ) -> Array:
-        """The estimate, a scalar in nats."""
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        rows, target, phi = row_wise(guide), inputs.target, inputs.phi
 
         def weigh(values: PyTree, phi: PyTree, params: PyTree) -> Array:
-            return guide.row_log_weights(phi, dataclasses.replace(target, params=params), values, rows)
+            return rows.row_log_weights(phi, values, target.replace(params=params))
 
-        values = guide.values(phi, target, noise, rows)
+        values = rows.values(phi, inputs.noise, target)
         if not self.doubly:
-            return _scaled_bound(weigh(values, phi, target.params), target)
+            return _scaled_bound(weigh(values, phi, target.params), target), inputs.state
         fixed = jax.lax.stop_gradient((values, phi, target.params))
         log_weights, pull = jax.vjp(lambda values, params: weigh(values, fixed[1], params), fixed[0], fixed[2])
         shares = jax.nn.softmax(log_weights, axis=0)
@@ -198,7 +173,8 @@ class ImportanceWeighted(Objective):
         # Its value does not matter, its gradient is the one wanted.
         surrogate = _inner(twice, values) + _inner(of_params, target.params)
         scale = target.layout.only_plate().size / log_weights.shape[1]
-        return _scaled_bound(log_weights, target) + scale * (surrogate - jax.lax.stop_gradient(surrogate))
+        bound = _scaled_bound(log_weights, target) + scale * (surrogate - jax.lax.stop_gradient(surrogate))
+        return bound, inputs.state
 
 
 def _scaled_bound(log_weights: Array, target: Target) -> Array:
@@ -223,32 +199,26 @@ class InTraining(Objective):
     raw_key: ArrayLike
 
     @property
+    def needs_independent_draws(self) -> bool:
+        return self.inner.needs_independent_draws
+
+    @property
     def warm_up_steps(self) -> int:
-        """When the inner one does."""
         return self.inner.warm_up_steps
 
-    def stratification(self, guide: Guide, target: Target, draws: int, rng: np.random.Generator) -> PyTree:
-        """The inner one's."""
-        return self.inner.stratification(guide, target, draws, rng)
-
-    def with_state(
-        self,
-        guide: Guide,
-        phi: PyTree,
-        target: Target,
-        noise: Array,
-        rows: Mapping[str, Array],
-        step: ArrayLike,
-        state: PyTree,
-    ) -> tuple[Array, PyTree]:
-        """The estimate, and what the step leaves in the modules."""
-        raw = jax.random.key_data(jax.random.fold_in(named(wrap(jnp.asarray(self.raw_key)), "training"), step))
-        guide, target = guide.in_training(state["guide"], raw), target.training(state["model"], raw)
-        bound = self.inner(guide, phi, target, noise, rows, step)
+    def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
+        key, state = named(wrap(jnp.asarray(self.raw_key)), "training"), inputs.state
+        raw = jax.random.key_data(jax.random.fold_in(key, inputs.count))
+        guide, target = networks.in_training(guide, state["guide"], raw), inputs.target.in_mode(state["model"], raw)
+        bound, _ = self.inner(guide, dataclasses.replace(inputs, target=target))
         # The same run as the bound's, so the compiler makes it once.
         if not jax.tree.leaves(state):
             return bound, state
-        return bound, _of_one_form(state, guide.next_states(phi, target, noise, rows))
+        return bound, _of_one_form(state, networks.next_states(guide, inputs.phi, inputs.noise, target))
+
+    def at_rest(self, guide: Guide, target: Target, state: PyTree) -> tuple[Guide, Target]:
+        # In evaluation mode, with what the steps have left.
+        return networks.in_training(guide, state["guide"], None), target.in_mode(state["model"], None)
 
 
 def _of_one_form(found: PyTree, left: PyTree) -> PyTree:

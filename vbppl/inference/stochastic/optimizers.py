@@ -26,12 +26,13 @@ class AnnealedAdam:
     because the scale of a bound's gradient changes while the guide shrinks onto the posterior.
 
     Attributes:
-      first: the step size, in the units that the guide's metric says.
-      pace: the unit of learnt numbers, such as the weights of networks, of which it is not known; see `pace.py`.
+      first: the step size, in the units that `Guide.step_scale` says.
+      unknown: the unit of learnt numbers, such as the weights of networks, of which it is not known; see
+        `schedule.successive_halving`.
     """
 
     first: float = 0.1
-    pace: float = 1.0
+    unknown: float = 1.0
 
     def init(self, params: PyTree) -> PyTree:
         """Zero moments, made on the host."""
@@ -57,17 +58,21 @@ class AnnealedAdam:
         moments: PyTree,
         params: PyTree,
         rates: tuple[Array, Array, Array],
-        metric: Callable[[Array, Array], PyTree],
+        step_scale: Callable[[Array, Array], PyTree],
     ) -> tuple[PyTree, PyTree]:
-        """New params and moments; `metric(power, pace)` says how long a unit step is for each number."""
+        """New params and moments; `step_scale(power, unknown)` says how long a unit step is for each number."""
         size, unbias, power = rates
+        # Means and squares with the old params' units: the step does not know yet where it goes.
         means = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, moments[0], gradient)
         squares = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g * g, moments[1], gradient)
 
         def moved(param: Array, mean: Array, square: Array, unit: Array) -> Array:
             return (param - size * unit * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
 
-        return jax.tree.map(moved, params, means, squares, metric(power, jnp.asarray(self.pace))), (means, squares)
+        return jax.tree.map(moved, params, means, squares, step_scale(power, jnp.asarray(self.unknown))), (
+            means,
+            squares,
+        )
 
 
 @pytree
@@ -90,7 +95,7 @@ class Optax:
         moments: PyTree,
         params: PyTree,
         rates: tuple[()],
-        metric: Callable[[Array, Array], PyTree],
+        step_scale: Callable[[Array, Array], PyTree],
     ) -> tuple[PyTree, PyTree]:
         """New params and moments."""
         update, moments = self.transformation.update(gradient, moments, params)

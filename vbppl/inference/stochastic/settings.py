@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from vbppl.core.errors import whole_number
 from vbppl.inference.stochastic.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.inference.stochastic.step import CHUNK
 
@@ -16,8 +17,9 @@ class Stochastic:
     Attributes:
       optimizer: any Optax transformation, used as it is; None for annealed Adam.
       steps: exactly so many steps; None to go on until the iterates are stationary and their average exact enough.
-        Where params or networks are learnt without an `optimizer`, a race of step sizes comes before; see `pace.py`.
-      draws: draws a step; two or more are stratified in every coordinate.
+        Where params or networks are learnt without an `optimizer`, a step size is chosen before by trying some.
+      draws: draws a step; two or more are stratified in every coordinate. Where a step is dear, as with networks and
+        many rows, one is often enough.
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
       objective: what is maximised: `vb.Elbo(...)`, `vb.ImportanceWeighted()`; None for the plain bound.
@@ -29,7 +31,7 @@ class Stochastic:
 
     optimizer: Any = None
     steps: int | None = None
-    draws: int = 1
+    draws: int = 16
     sticking_the_landing: bool = False
     objective: Objective | None = None
     validation: Any = None
@@ -43,10 +45,11 @@ class Stochastic:
     def __post_init__(self) -> None:
         if self.objective is not None and self.sticking_the_landing:
             raise ValueError("sticking_the_landing is an objective of its own: give one of the two.")
-        if not 1 <= self.every <= CHUNK:
+        if not whole_number("every", self.every) <= CHUNK:
             raise ValueError(f"every must lie between 1 and {CHUNK}, not {self.every}.")
-        if self.draws < 1 or (self.steps is not None and self.steps < 1):
-            raise ValueError(f"draws and steps must be at least 1, not {self.draws} and {self.steps}.")
+        whole_number("draws", self.draws)
+        if self.steps is not None:
+            whole_number("steps", self.steps)
         if self.optimizer is not None and not hasattr(self.optimizer, "update"):
             raise TypeError(
                 f"optimizer must be an Optax transformation such as optax.adam(1e-2), not {self.optimizer!r}."

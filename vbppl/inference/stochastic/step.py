@@ -1,7 +1,7 @@
 """The compiled loop of a stochastic fit: what a step reads, what it moves, and many steps in one program.
 
 Steps run inside one compiled program, `run_chunk`, a loop whose number of turns is data, so that one
-compilation serves every chunk and every round.
+compilation serves every chunk and every phase.
 
 Random numbers and schedules do not depend on what the steps find, so they are made ahead for as many
 steps as the cache holds; the noise of a step is a function of the seed and the step's number. The
@@ -12,7 +12,6 @@ something that is not finite, is careful: there a step that is not finite change
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -21,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.keys import named, wrap
-from vbppl.core.pytree import pytree, static
+from vbppl.core.pytree import pytree
 from vbppl.core.types import Array, ArrayLike, PyTree
 from vbppl.guides.base import Guide
-from vbppl.inference.stochastic.objectives import Objective
-from vbppl.inference.stochastic.schedule import THIN
+from vbppl.inference.stochastic.objectives import Inputs, Objective
+from vbppl.inference.stochastic.schedule import THIN, Phase
 from vbppl.target.target import Target
 
 CHUNK = 1000
@@ -34,17 +33,26 @@ AHEAD = 2**19  # numbers made ahead at once: more fall out of the cache
 
 
 @pytree
-class Problem:
-    """Everything a step reads and never changes."""
+class Setup:
+    """Everything a step reads and never changes.
+
+    Attributes:
+      target: the density; its params are those of the carry.
+      guide: the family.
+      objective: what is maximised.
+      optimizer: how.
+      minibatches: which rows are shown: `shuffle.Minibatches`, or some of them `Prefetched`.
+      noise: from a step's key to the noise of its draws; see `guides/noise.py`.
+      raw_key: of the whole fit.
+    """
 
     target: Target
     guide: Guide
     objective: Objective
     optimizer: Any
-    stream: Any  # `streams.Rows`, or a `feeds.Feed` of them
-    stratification: Any
+    minibatches: Any
+    noise: Any
     raw_key: ArrayLike
-    draws: int = static()
 
 
 @pytree
@@ -54,7 +62,7 @@ class Carry:
     Attributes:
       params: `{"guide": phi, "model": the model's params}`.
       moments: the optimizer's.
-      mean: the average of the params since the round's window opened.
+      mean: the average of the params since the phase's window opened.
       state: what the objective hands from step to step without learning it (running averages of a
         network, say); nothing by default.
     """
@@ -66,11 +74,11 @@ class Carry:
 
 
 @pytree
-class State:
-    """Where a fit stands: the number of steps done, what they moved, and the place in the rows' streams."""
+class Position:
+    """Where the compiled loop stands: the number of steps done, what they moved, and the place in the rows."""
 
     step: ArrayLike
-    moving: Carry
+    carry: Carry
     cursor: PyTree
 
 
@@ -85,109 +93,79 @@ class Ahead:
     weight: Array
 
 
-@pytree
-class Schedule:
-    """A round of steps.
-
-    Attributes:
-      begin: its first step.
-      fall: over how many steps from there the step size falls; after that it stays.
-      window: the step from which on the iterates are averaged.
-      size: by what the optimizer's step sizes are multiplied.
-      last: the fraction of the step size that is left after the fall.
-      power: how far steps are measured in the guide's own units at the beginning, 0 to 1; at the end of the
-        fall they are so altogether.
-    """
-
-    begin: Any
-    fall: Any
-    window: Any
-    size: Any
-    last: Any
-    power: Any
-
-    @classmethod
-    def of(
-        cls, begin: int, fall: int, window: int, size: float = 1.0, last: float = 0.01, power: float = 0.0
-    ) -> Schedule:
-        """From step `begin` on; the average begins at step `begin + window`."""
-        return cls(np.int32(begin), np.int32(fall), np.int32(begin + window), *map(np.float64, (size, last, power)))
-
-    def fallen(self, steps: Array) -> Array:
-        """The part of the fall that lies behind each step, 0 to 1."""
-        return jnp.clip((steps - self.begin) / jnp.maximum(self.fall, 1), 0.0, 1.0)
-
-
-@functools.partial(jax.jit, donate_argnames="state", static_argnames="careful")
+@functools.partial(jax.jit, donate_argnames="position", static_argnames="careful")
 def run_chunk(
-    problem: Problem, state: State, steps: Array, schedule: Schedule, careful: bool
-) -> tuple[State, Array, Array]:
+    setup: Setup, position: Position, steps: Array, phase: Phase, careful: bool
+) -> tuple[Position, Array, Array]:
     """`steps` steps, at most `CHUNK`.
 
     Returns:
-      the state, the bound at each step, `(CHUNK,)`, and what `monitored` sees after each step whose number is a
+      the position, the bound at each step, `(CHUNK,)`, and what `monitored` sees after each step whose number is a
       multiple of `THIN`, `(CHUNK // THIN + 1, 2, numbers)`.
     """
-    block, first = _block(problem, state, schedule), state.step // THIN
+    block, first = _block(setup, position, phase), position.step // THIN
 
-    def turn(number: Array, carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
-        state, bounds, trace = carry
+    def turn(number: Array, carry: tuple[Position, Array, Array]) -> tuple[Position, Array, Array]:
+        position, bounds, trace = carry
         done = number * block
-        ahead = _ahead(problem, state, schedule, block)
+        ahead = _ahead(setup, position, phase, block)
         count = jnp.minimum(block, steps - done)
         # Groups of steps end where the step's number is a multiple of `THIN`, however chunks and blocks lie.
-        lead = state.step % THIN
+        lead = position.step % THIN
 
         def body(i: Array, carry: tuple[Carry, Array]) -> tuple[Carry, Array]:
-            moving, bound = _step(problem, carry[0], jax.tree.map(lambda leaf: _at(leaf, i), ahead), careful)
+            moving, bound = _step(setup, carry[0], jax.tree.map(lambda leaf: _at(leaf, i), ahead), careful)
             return moving, _set(carry[1], done + i, bound)
 
         def group(number: Array, carry: tuple[Carry, Array, Array]) -> tuple[Carry, Array, Array]:
             moving, bounds, trace = carry
             begin, end = jnp.maximum(number * THIN - lead, 0), jnp.minimum((number + 1) * THIN - lead, count)
             moving, bounds = jax.lax.fori_loop(begin, end, body, (moving, bounds))
-            return moving, bounds, _set(trace, state.step // THIN - first + number, monitored(problem, moving.params))
+            return moving, bounds, _set(trace, position.step // THIN - first + number, monitored(setup, moving.params))
 
         groups = (lead + count + THIN - 1) // THIN
-        moving, bounds, trace = jax.lax.fori_loop(0, groups, group, (state.moving, bounds, trace))
-        return State(state.step + count, moving, problem.stream.after(state.cursor, count)), bounds, trace
+        moving, bounds, trace = jax.lax.fori_loop(0, groups, group, (position.carry, bounds, trace))
+        return Position(position.step + count, moving, setup.minibatches.after(position.cursor, count)), bounds, trace
 
-    one = jax.eval_shape(lambda params: monitored(problem, params), state.moving.params)
-    carry = (state, jnp.zeros(CHUNK), jnp.zeros((CHUNK // THIN + 1, *one.shape), one.dtype))
+    one = jax.eval_shape(lambda params: monitored(setup, params), position.carry.params)
+    carry = (position, jnp.zeros(CHUNK), jnp.zeros((CHUNK // THIN + 1, *one.shape), one.dtype))
     return jax.lax.fori_loop(0, (steps + block - 1) // block, turn, carry)
 
 
-def monitored(problem: Problem, params: PyTree) -> Array:
+def monitored(setup: Setup, params: PyTree) -> Array:
     """Some of the numbers that the stop rules look at, each with its unit: `(2, numbers)`.
 
     Of a Gaussian guide they are means, in posterior sds, and log sds; of more than `WATCHED` every so manieth.
     """
-    values, units = problem.guide.monitored(params["guide"])
+    values, units = setup.guide.monitored(params["guide"])
     learnt = jnp.concatenate([leaf.reshape(-1) for leaf in jax.tree.leaves((params["model"], values[:0]))])
     both = jnp.stack([jnp.concatenate([values, learnt]), jnp.concatenate([units, 1 + jnp.abs(learnt)])])
     return both[:, :: max(1, -(-both.shape[1] // WATCHED))]
 
 
-def _step(problem: Problem, moving: Carry, ahead: Ahead, careful: bool) -> tuple[Carry, Array]:
+def _step(setup: Setup, carry: Carry, ahead: Ahead, careful: bool) -> tuple[Carry, Array]:
     def loss(params: PyTree) -> tuple[Array, PyTree]:
-        target = dataclasses.replace(problem.target, params=params["model"])
-        shown = (ahead.noise, ahead.rows, ahead.step, moving.state)
-        bound, state = problem.objective.with_state(problem.guide, params["guide"], target, *shown)
+        target = setup.target.replace(params=params["model"], rows=ahead.rows)
+        inputs = Inputs(params["guide"], target, ahead.noise, ahead.step, carry.state)
+        bound, state = setup.objective(setup.guide, inputs)
+        # What is handed on is not learnt: no gradient flows from step to step.
         return -bound, jax.lax.stop_gradient(state)
 
-    (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(moving.params)
+    (value, state), gradient = jax.value_and_grad(loss, has_aux=True)(carry.params)
 
-    def metric(power: Array, pace: Array) -> PyTree:
-        learnt = jax.tree.map(lambda leaf: pace.astype(leaf.dtype), moving.params["model"])
-        return {"guide": problem.guide.metric(moving.params["guide"], power, pace), "model": learnt}
+    def scale(power: Array, unknown: Array) -> PyTree:
+        learnt = jax.tree.map(lambda leaf: unknown.astype(leaf.dtype), carry.params["model"])
+        return {"guide": setup.guide.step_scale(carry.params["guide"], power, unknown), "model": learnt}
 
-    params, moments = problem.optimizer.update(gradient, moving.moments, moving.params, ahead.rates, metric)
-    mean = jax.tree.map(lambda m, p: m + (p - m) * ahead.weight.astype(p.dtype), moving.mean, params)
+    params, moments = setup.optimizer.update(gradient, carry.moments, carry.params, ahead.rates, scale)
+    # Polyak's average as a running mean: at weight 1 it is the last iterate.
+    mean = jax.tree.map(lambda m, p: m + (p - m) * ahead.weight.astype(p.dtype), carry.mean, params)
     after = Carry(params, moments, mean, state)
     if not careful:
         return after, -value
+    # All or nothing: a gradient that is finite at some coordinates only would tear the parameters apart.
     finite = _all_finite((value, gradient, after))
-    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, moving)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, carry)
     return kept, jnp.where(finite, -value, jnp.nan)
 
 
@@ -205,47 +183,44 @@ def _set(rows: Array, i: Array, row: Array) -> Array:
     return jax.lax.dynamic_update_index_in_dim(rows, row.astype(rows.dtype), i, 0, allow_negative_indices=False)
 
 
-def _ahead(problem: Problem, state: State, schedule: Schedule, count: int) -> Ahead:
+def _ahead(setup: Setup, position: Position, phase: Phase, count: int) -> Ahead:
     """What the next `count` steps need and do not change; a step's part depends on its number alone."""
-    key = wrap(problem.raw_key)
-    steps = state.step + jnp.arange(count)
+    key = wrap(setup.raw_key)
+    steps = position.step + jnp.arange(count)
     noise_key = named(key, "noise")
-
-    def noise(step: Array) -> Array:
-        return problem.guide.noise(problem.stratification, jax.random.fold_in(noise_key, step), problem.draws)
-
-    rows = problem.stream.ahead(named(key, "rows"), state.cursor, count)
-    rates = problem.optimizer.rates(steps, schedule.fallen(steps), schedule.size, schedule.last, schedule.power)
-    # Before the window opens the weight is 1 and the mean is the last iterate.
-    weight = 1 / jnp.maximum(steps - schedule.window + 1, 1)
-    return Ahead(steps, jax.vmap(noise)(steps), rows, rates, weight)
+    # Keys by purpose and by the step's number: neither blocks nor chunks move a bit.
+    rows = setup.minibatches.ahead(named(key, "rows"), position.cursor, count)
+    rates = setup.optimizer.rates(steps, phase.fallen(steps), phase.size, phase.last, phase.power)
+    noise = jax.vmap(lambda step: setup.noise(jax.random.fold_in(noise_key, step)))(steps)
+    return Ahead(steps, noise, rows, rates, phase.weights(steps))
 
 
-def _block(problem: Problem, state: State, schedule: Schedule) -> int:
+def _block(setup: Setup, position: Position, phase: Phase) -> int:
     """For how many steps at a time random numbers are made: as many as `AHEAD` numbers allow."""
-    one = jax.eval_shape(lambda state: _ahead(problem, state, schedule, 1), state)
-    made = problem.stream.made + sum(leaf.size for leaf in jax.tree.leaves((one.noise, one.rates, one.weight)))
-    return int(np.clip(AHEAD // made, 1, min(CHUNK, problem.stream.most)))
+    # Counted on shapes alone; rows from the host are there already and are not counted.
+    one = jax.eval_shape(lambda position: _ahead(setup, position, phase, 1), position)
+    made = setup.minibatches.made + sum(leaf.size for leaf in jax.tree.leaves((one.noise, one.rates, one.weight)))
+    return int(np.clip(AHEAD // made, 1, min(CHUNK, setup.minibatches.most)))
 
 
 @jax.jit
-def where(problem: Problem, state: State, schedule: Schedule) -> tuple[Array, dict[str, Array]]:
-    """The points `z`, `(draws, dim)`, and the rows at which a step evaluates the density."""
-    ahead = jax.tree.map(lambda leaf: leaf[0], _ahead(problem, state, schedule, 1))
-    params = state.moving.params
-    target = dataclasses.replace(problem.target, params=params["model"])
-    return problem.guide.points(params["guide"], target, ahead.noise, ahead.rows), ahead.rows
+def points_of(setup: Setup, position: Position, phase: Phase) -> tuple[Array, dict[str, Array]]:
+    """The points `z`, `(draws, dim)`, of a step, with 0 where a row is not shown, and its rows."""
+    ahead = jax.tree.map(lambda leaf: leaf[0], _ahead(setup, position, phase, 1))
+    params = position.carry.params
+    target = setup.target.replace(params=params["model"], rows=ahead.rows)
+    z = setup.guide.draw(params["guide"], ahead.noise, target).z
+    if setup.guide.noise(target).is_of_rows and target.layout.is_partly_shown(ahead.rows):
+        z = jnp.zeros((len(z), target.dim), z.dtype).at[:, target.layout.places(ahead.rows)].set(z)
+    return z, ahead.rows
 
 
-def first_state(problem: Problem, params: PyTree, state: PyTree = ()) -> State:
+def first_position(setup: Setup, params: PyTree, state: PyTree = ()) -> Position:
     """Where a fit begins: at `params`, with no step done."""
-    moving = Carry(params, problem.optimizer.init(params), jax.tree.map(np.array, params), state)
-    return State(np.int32(0), moving, problem.stream.start())
+    carry = Carry(params, setup.optimizer.init(params), jax.tree.map(np.array, params), state)
+    return Position(np.int32(0), carry, setup.minibatches.start())
 
 
-def draws_a_step(problem: Problem) -> int:
+def draws_a_step(setup: Setup) -> int:
     """The draws that a step really makes: a point needs but one."""
-    noise = jax.eval_shape(
-        lambda raw: problem.guide.noise(problem.stratification, wrap(raw), problem.draws), problem.raw_key
-    )
-    return noise.shape[0]
+    return jax.eval_shape(lambda raw: setup.noise(wrap(raw)), setup.raw_key).shape[0]

@@ -1,11 +1,10 @@
-"""The stochastic fit: one compiled loop (`loop.py`), driven in chunks from Python.
+"""The stochastic solver: one compiled loop of steps (`step.py`), driven in chunks from Python by functions of a state.
 
-One step draws noise, evaluates the bound and its gradient, and updates the parameters. Between
-chunks of steps Python has the word: progress, callback, hooks, Ctrl-C, stopping.
+One step draws noise, evaluates the bound and its gradient, and updates the parameters. Between chunks of steps the
+state is a value: it is told to whoever watches, looked at by stop rules, and kept in the checkpoint.
 
-Steps come in rounds, and the iterates of a round's last half are averaged (Polyak and Juditsky 1992).
-`rounds.py` says which rounds there are and when the fit may stop, by the tests of `stopping.py`.
-With a checkpoint the fit is written to a file between chunks; one that is killed goes on from there.
+Steps come in phases, and the iterates of a phase's last half are averaged (Polyak and Juditsky 1992).
+`schedule.py` says which phases there are and when the fit may stop, by the tests of `core/numerics/convergence.py`.
 
 If a chunk ends in something that is not finite, it is made again with care: then a step that is not
 finite changes nothing and is counted, and the first such step is made once more to name the site.
@@ -16,239 +15,315 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.archive import PathLike
 from vbppl.core.keys import host_generator
 from vbppl.core.types import PyTree
+from vbppl.core.watch import Watch, last
 from vbppl.data.prefetch import Prefetcher
-from vbppl.data.shuffle import Minibatches
-from vbppl.guides.base import Guide
-from vbppl.guides.gaussian import Gaussian
-from vbppl.inference.solution import Ending, Hook, Progress, Solution, Status
-from vbppl.inference.stochastic.checkpoint import NoCheckpoint, Saver
-from vbppl.inference.stochastic.control_variates import ControlVariate, anchors, can_anchor, no_anchor
-from vbppl.inference.stochastic.objectives import ClosedForm, Objective, StickingTheLanding
+from vbppl.inference.solution import Note, NotSearched, Progress, Solution, Status
+from vbppl.inference.stochastic.checkpoint import Checkpoint, NoCheckpoint, State, fingerprint
+from vbppl.inference.stochastic.control_variates import ControlVariate, anchor_at, can_anchor, no_anchor
+from vbppl.inference.stochastic.early_stopping import Ending
 from vbppl.inference.stochastic.optimizers import AnnealedAdam, Optax
-from vbppl.inference.stochastic.schedule import THIN, UNTRIED, Course, Round, race
-from vbppl.inference.stochastic.settings import Stochastic
-from vbppl.inference.stochastic.step import Problem, Schedule, State, draws_a_step, first_state, run_chunk, where
-from vbppl.target.target import Target
+from vbppl.inference.stochastic.problem import Problem
+from vbppl.inference.stochastic.schedule import THIN, UNTRIED, Phase, Schedule, successive_halving
+from vbppl.inference.stochastic.step import Position, Setup, draws_a_step, first_position, points_of, run_chunk
+from vbppl.target.density import nonfinite_sites
+
+COMPILED: set[int] = set()  # the kinds of chunks of which there is a program
 
 
-def run(
-    target: Target,
-    guide: Guide,
-    phi: PyTree,
-    method: Stochastic,
-    raw_key: np.ndarray,
-    stream: Minibatches | None = None,
-    prefetcher: Prefetcher | None = None,
-    watch: Callable[[Progress], None] | None = None,
-    hooks: Sequence[Hook] = (),
-    objective: Objective | None = None,
-    state: PyTree = (),
-    checkpoint: PathLike | None = None,
-) -> Solution:
-    """Maximise the bound from `phi` on.
-
-    Args:
-      target: the density.
-      guide: the family.
-      phi: its parameters to start from.
-      method: the settings.
-      raw_key: of the whole fit.
-      stream: which rows are shown; None for all.
-      feeder: reads the rows of data that stay on the host; None where there are none.
-      watch: called after each chunk.
-      hooks: called after each chunk, after `watch`; the first that answers ends the fit.
-      objective: what is maximised; None for the one that `method` says.
-      state: what `objective` is handed at the first step.
-      checkpoint: a file that is written between chunks; if there is one, the fit goes on from it.
-    """
-    optimizer = AnnealedAdam() if method.optimizer is None else Optax(method.optimizer)
-    objective, anchor = objective or method.chosen_objective(), None
-    plain = isinstance(objective, (ClosedForm, StickingTheLanding)) and method.steps is None
-    if plain and isinstance(guide, Gaussian) and can_anchor(target, stream or Minibatches()):
-        objective, anchor, state = ControlVariate(objective), anchors(target, guide), no_anchor(target.dim)
-    stratification = objective.stratification(guide, target, method.draws, host_generator(raw_key, "strata"))
-    target, stream = target.in_fixed_coordinates(), stream or Minibatches()
-    problem = Problem(target, guide, objective, optimizer, stream, stratification, raw_key, method.draws)
-    first = first_state(problem, _on_host({"guide": phi, "model": target.params}), _on_host(state))
-    driver = _Driver(problem, first, method, watch or (lambda progress: None), hooks, prefetcher, anchor)
-    saver = NoCheckpoint() if checkpoint is None else Saver(checkpoint, driver)
+def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
+    """Maximise the bound; an interrupt or a deadline gives back what there is after the last whole chunk."""
+    run, first = _begun(problem)
+    checkpoint: Checkpoint | NoCheckpoint = NoCheckpoint()
+    if problem.checkpoint is not None:
+        fed, _ = next(run.fed(run.setup, first.position, 1))
+        checkpoint = Checkpoint(problem.checkpoint, fingerprint(problem, fed, first))
     try:
-        driver.go(saver)
+        first = checkpoint.restored(first)
+        state, cut = last(advance(run, first, checkpoint), first, watch, progress_of)
     except KeyboardInterrupt:
-        driver.reason = "interrupted"
-    fitted = driver.fitted()
-    for hook in hooks:
-        fitted = hook.finish(fitted)
-    return fitted
+        state, cut = first, "interrupted"
+    if cut == "deadline":
+        checkpoint.save(state)
+    return [_solution(run, state, cut)]
 
 
-class _Driver:
-    """The Python side of the loop: chunks, rounds, records."""
+def advance(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> Iterator[State]:
+    """The states after each chunk of steps, until the fit ends by itself; each is kept when the next is asked for."""
+    if state.ending is None and state.size is None and run.needs_size:
+        state = _with_size(run, state)
+        checkpoint.save(state)
+    setup = run.sized(state.size)
+    # The loop takes its own position away (it is donated), so it works on one on the device, while that of the state
+    # stays on the host, whole: an interrupt at any moment finds the state before.
+    live = state.position
+    while state.ending is None:
+        state, live = _chunk(run, setup, state, live)
+        # Told first, written after: what a watcher stops is done again by whoever goes on from the file.
+        yield state
+        checkpoint.save(state)
 
-    def __init__(
-        self,
-        problem: Problem,
-        first: State,
-        method: Stochastic,
-        watch: Callable[[Progress], None],
-        hooks: Sequence[Hook],
-        prefetcher: Prefetcher | None,
-        anchor: Callable[[PyTree], PyTree] | None = None,
-    ):
-        self.problem, self.method, self.watch, self.hooks = jax.device_put(problem), method, watch, hooks
-        self.prefetcher, self.anchor = prefetcher, anchor
-        # An anchor is no statistic: it is made anew at the average.
-        self.average = method.average and (anchor is not None or not _holds_floats(first.moving.state))
-        self.course, self.state = Course(method.steps, self.average, problem.objective.warm_up_steps), first
-        # On the host as well, because a chunk takes the state's buffers away.
-        self.best, self.carried = first.moving.params, first.moving.state
-        self.bounds, self.trace = np.zeros(0), np.zeros((0, 2, 0))
-        self.done, self.careful, self.reason, self.ending = 0, False, "", None
-        self.first_skipped, self.nonfinite_sites = None, ()
-        self.pace, self.raced = None, 0
-        self.began = time.perf_counter()
 
-    def go(self, saver: NoCheckpoint | Saver) -> None:
-        """Make chunks of steps until there is a reason to end."""
-        if isinstance(self.problem.optimizer, AnnealedAdam):
-            if self.pace is None and is_paced(self.problem, self.state):
-                again = self.prefetcher is None or self.prefetcher.is_repeatable
-                self.pace = race(self.tried, self.method.steps) if again else UNTRIED
-                saver.save(self)
-            self.problem = self.paced(self.pace or 1.0)
-        while not self.reason:
-            plan = self.course.round()
-            self.chunk(plan, jax.device_put(Schedule.of(*plan[:1], *plan[2:])))
-            if self.ending:
-                self.reason = "hook"
-            elif self.done == plan.begin + plan.steps:
-                self.turn(plan)
-            saver.save(self)
+def progress_of(state: State) -> Progress:
+    """What is told of a state."""
+    carry, chunk = state.position.carry, state.bounds[state.told :]
+    mean = float(chunk[np.isfinite(chunk)].mean()) if np.isfinite(chunk).any() else math.nan
+    return Progress(int(state.position.step), mean, state.seconds, carry.params, carry.state)
 
-    def tried(self, pace: float, steps: int) -> float:
-        """The bound at the end of `steps` steps at a pace, from where the fit begins; it is left as it was."""
-        here, before, self.problem = self.problem, _on_host(self.state), self.paced(pace)
-        plan = jax.device_put(Schedule.of(0, steps, steps))
-        _, bounds, _ = self.advance(jax.device_put(before), steps, plan, False)
-        self.problem, self.state, self.raced = here, before, self.raced + steps
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A problem with what the loop needs of it: what a fit never changes.
+
+    Attributes:
+      problem: what is to be solved.
+      setup: what a step reads, on the device.
+      anchored: whether there is a control variate, whose anchor is renewed.
+      needs_size: whether numbers are learnt of which no one knows how long their steps should be.
+    """
+
+    problem: Problem
+    setup: Setup
+    anchored: bool
+    needs_size: bool
+
+    @property
+    def prefetcher(self) -> Prefetcher | None:
+        """Reads rows from the host, if there is something to read."""
+        return self.problem.prefetcher
+
+    def sized(self, size: float | None) -> Setup:
+        """The setup with steps of this size for what is learnt without a unit."""
+        if size is None:
+            return self.setup
+        optimizer = dataclasses.replace(self.setup.optimizer, unknown=jax.device_put(size))
+        return dataclasses.replace(self.setup, optimizer=optimizer)
+
+    def fed(self, setup: Setup, position: Position, steps: int) -> Iterator[tuple[Setup, int]]:
+        """The setup for the next `steps` steps, in portions of so many steps."""
+        if self.prefetcher is None:
+            yield setup, steps
+            return
+        for part, count in self.prefetcher.feeds(position.cursor, steps):
+            yield dataclasses.replace(setup, minibatches=part), count
+
+
+def _begun(problem: Problem) -> tuple[Run, State]:
+    """What a fit never changes, and the state before its first step."""
+    settings, objective, state = problem.settings, problem.objective, problem.state
+    target, guide, raw_key = problem.target, problem.guide, problem.raw_key
+    optimizer = AnnealedAdam() if settings.optimizer is None else Optax(settings.optimizer)
+    anchored = objective.is_linear and can_anchor(target, guide, problem.minibatches)
+    if anchored:
+        objective, state = ControlVariate(objective), no_anchor(target.dim)
+    # Which rows does not matter for the shape of the noise, and none is read.
+    rows = {name: np.arange(length, dtype=np.int32) for name, _, length in problem.minibatches.plates}
+    shown = guide.noise(target.replace(rows=rows))
+    if objective.needs_independent_draws:
+        noise = shown.apart(settings.draws)
+    else:
+        noise = shown.spread(host_generator(raw_key, "strata"), settings.draws)
+    # Compiled in, coordinates cost nothing in a step; the anchor and the answer keep theirs as data.
+    target = target.in_fixed_coordinates()
+    setup = Setup(target, guide, objective, optimizer, problem.minibatches, noise, raw_key)
+    params = _on_host({"guide": problem.phi, "model": target.params})
+    position = first_position(setup, params, _on_host(state))
+    # An anchor is no statistic: it is made anew at the average.
+    average = settings.average and (anchored or not _holds_floats(state))
+    needs_size = settings.optimizer is None and _needs_size(setup, position)
+    memories = tuple(rule.first() for rule in problem.stop_rules)
+    schedule = Schedule(settings.steps, average, objective.warm_up_steps)
+    first = State(position, schedule, np.zeros(0), np.zeros((0, 2, 0)), memories)
+    return Run(problem, jax.device_put(setup), anchored, needs_size), first
+
+
+def _with_size(run: Run, state: State) -> State:
+    """The state with a step size for what is learnt without a unit: that of the best of some short tries."""
+    began, tried = time.perf_counter(), []
+
+    def bound(size: float, steps: int) -> float:
+        """The bound at the end of `steps` steps, from where the fit begins, which is left as it was."""
+        tried.append(steps)
+        # A copy: a position that is donated may share its memory with the array on the host that it was put from.
+        position = jax.device_put(jax.tree.map(np.array, state.position))
+        _, bounds, _, _ = _steps(run, run.sized(size), position, steps, Phase(0, steps, steps, steps).as_data(), False)
         return float(bounds[-max(steps // 4, 1) :].mean())
 
-    def paced(self, pace: float) -> Problem:
-        """The problem with learnt numbers that move at a pace."""
-        optimizer = dataclasses.replace(self.problem.optimizer, pace=jax.device_put(pace))
-        return dataclasses.replace(self.problem, optimizer=optimizer)
-
-    def chunk(self, plan: Round, schedule: Schedule) -> None:
-        """Some steps in one call of the compiled loop; with care if they end in something not finite."""
-        steps, before = min(self.method.every, plan.begin + plan.steps - self.done), _on_host(self.state)
-        self.state, bounds, trace = self.advance(self.state, steps, schedule, self.careful)
-        if not self.careful and not _is_finite((self.state.moving, bounds)):
-            self.careful = True
-            self.state, bounds, trace = self.advance(before, steps, schedule, True)
-        finite = np.isfinite(bounds)
-        if self.first_skipped is None and not finite.all():
-            self.blame(before, int(np.argmin(finite)), schedule)
-        trace = trace[plan.looked_at(self.done // THIN + 1 + np.arange(len(trace)))]
-        self.trace = np.concatenate([self.trace, trace]) if len(self.trace) else trace
-        self.bounds = np.append(self.bounds, bounds)
-        self.done += steps
-        self.best, self.carried = _on_host((self.state.moving.params, self.state.moving.state))
-        mean = float(bounds[finite].mean()) if finite.any() else math.nan
-        now = Progress(self.done, mean, time.perf_counter() - self.began, self.best, self.carried)
-        self.watch(now)
-        answers = [hook.after_chunk(now) for hook in self.hooks]
-        self.ending = next(filter(None, answers), None)
-
-    def advance(
-        self, state: State, steps: int, schedule: Schedule, careful: bool
-    ) -> tuple[State, np.ndarray, np.ndarray]:
-        """`steps` steps, the bound at each, `(steps,)`, and the records of the iterates; sources come in feeds."""
-        done, calls = int(state.step), []
-        for problem, count in self.fed(state, steps):
-            state, bounds, trace = run_chunk(problem, state, np.int32(count), schedule, careful)
-            calls.append((bounds, count, trace, (done + count) // THIN - done // THIN))
-            done += count
-        bounds = [np.asarray(found)[:count] for found, count, _, _ in calls]
-        return state, np.concatenate(bounds), np.concatenate([np.asarray(t)[:count] for _, _, t, count in calls])
-
-    def fed(self, state: State, steps: int) -> Iterator[tuple[Problem, int]]:
-        """The problem for the next `steps` steps, in portions of so many steps."""
-        if self.prefetcher is None:
-            yield self.problem, steps
-            return
-        for feed, count in self.prefetcher.feeds(state.cursor, steps):
-            yield dataclasses.replace(self.problem, stream=feed), count
-
-    def turn(self, plan: Round) -> None:
-        """End a round: look at its trace, go on from its average."""
-        moving = self.state.moving
-        self.best = _on_host(moving.mean if self.average else moving.params)
-        if self.anchor is not None:
-            self.carried = self.anchor(self.best["guide"])
-        moving = dataclasses.replace(moving, params=self.best, state=self.carried)
-        self.state = dataclasses.replace(self.state, moving=moving)
-        self.course, self.reason = self.course.after(self.trace)
-        self.trace = self.trace[:0]
-        if np.isfinite(self.bounds[-plan.steps :]).mean() < 0.5 and self.reason != "steps":
-            self.reason = "stuck"  # steps that are skipped agree perfectly
-
-    def blame(self, before: State, offset: int, schedule: Schedule) -> None:
-        """Make the first bad step again and ask each site of the model at its draws."""
-        at = self.advance(before, offset, schedule, True)[0] if offset else before
-        target = dataclasses.replace(self.problem.target, params=at.moving.params["model"])
-        problem, _ = next(self.fed(at, 1))
-        z, rows = where(problem, at, schedule)
-        self.first_skipped, self.nonfinite_sites = int(at.step), target.nonfinite_sites(np.asarray(z), rows)
-
-    def fitted(self) -> Solution:
-        """What the run leaves behind."""
-        ending = self.ending or self.ended()
-        skipped = int((~np.isfinite(self.bounds)).sum())
-        look = self.course.look
-        status = Status(
-            ending.reason,
-            ending.converged,
-            ending.text,
-            self.done,
-            (self.done + self.raced) * draws_a_step(self.problem),
-            skipped,
-            self.first_skipped,
-            self.nonfinite_sites,
-            r_hat=look.r_hat if look else None,
-            mcse=look.mcse if look else None,
-        )
-        choices = ()
-        if self.pace:
-            size = f"{self.pace * float(self.problem.optimizer.first):.2g}"
-            how = f"by a race of {self.raced:,} steps" if self.raced else "untried, as a source can be read only once"
-            choices = (f"step size of what is learnt: {size}, {how}",)
-        return Solution(self.best, self.bounds, status, self.carried, choices=choices)
-
-    def ended(self) -> Ending:
-        """What there is to say about the end."""
-        said = {
-            "settled": f"stationary: {self.course.said()}; other modes were not looked for",
-            "steps": f"all steps asked for, not tested for convergence: {self.course.said()}",
-            "capped": f"not converged within {self.done:,} steps: {self.course.said()}",
-            "stuck": "more than half of the last steps were not finite: not converged",
-            "interrupted": "interrupted: not converged",
-        }[self.reason]
-        return Ending(self.reason, self.reason == "settled", said)
+    # Rows that come from a generator are there once, and the fit needs them.
+    repeatable = run.prefetcher is None or run.prefetcher.is_repeatable
+    size = successive_halving(bound, run.problem.settings.steps) if repeatable else UNTRIED
+    seconds = state.seconds + time.perf_counter() - began
+    return dataclasses.replace(state, size=size, trying=sum(tried), seconds=seconds)
 
 
-def is_paced(problem: Problem, state: State) -> bool:
+def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State, Position]:
+    """The state after some steps in one call of the compiled loop, and the same place on the device."""
+    began, phase, done = time.perf_counter(), state.schedule.phase(), int(state.position.step)
+    renewals = phase.renewals() if run.anchored and state.schedule.asked is not None else ()
+    end = min(at for at in (*renewals, phase.begin + phase.steps) if at > done)
+    # Where a chunk ends moves no bit: noise, rows and step sizes are functions of the step's number.
+    steps, data, careful = min(run.problem.settings.every, end - done), phase.as_data(), state.careful
+    after, bounds, trace, compiling = _steps(run, setup, live, steps, data, careful)
+    if not careful and not _is_finite((after.carry, bounds)):
+        # From the state before, on the host; the bare loop has spoilt its own. Once careful, always careful.
+        careful = True
+        after, bounds, trace, more = _steps(run, setup, state.position, steps, data, True)
+        compiling += more
+    finite, first_skipped, sites = np.isfinite(bounds), state.first_skipped, state.nonfinite_sites
+    if first_skipped is None and not finite.all():
+        first_skipped, sites = _blamed(run, setup, state.position, int(np.argmin(finite)), data)
+    kept = trace[phase.looked_at(done // THIN + 1 + np.arange(len(trace)))]
+    state = dataclasses.replace(
+        state,
+        position=_on_host(after),
+        bounds=np.append(state.bounds, bounds),
+        trace=np.concatenate([state.trace, kept]) if len(state.trace) else kept,
+        careful=careful,
+        told=len(state.bounds),
+        first_skipped=first_skipped,
+        nonfinite_sites=sites,
+        seconds=state.seconds + time.perf_counter() - began,
+        compiling=state.compiling + compiling,
+    )
+    # Rules look before the phase ends: they judge iterates, which the next phase may begin elsewhere.
+    state = _looked_at(run, state)
+    if done + steps in renewals:
+        state = _anchored(run, state, state.position.carry.params)
+    elif state.ending is None and done + steps == phase.begin + phase.steps:
+        state = _at_the_end_of(run, state, phase)
+    else:
+        return state, after
+    return state, state.position
+
+
+def _steps(
+    run: Run, setup: Setup, position: Position, steps: int, phase: Phase, careful: bool
+) -> tuple[Position, np.ndarray, np.ndarray, float]:
+    """The place after `steps` steps, the bound at each, `(steps,)`, the records, and the seconds spent compiling."""
+    done, calls, compiling = int(position.step), [], 0.0
+    for fed, count in run.fed(setup, position, steps):
+        began, kind = time.perf_counter(), _kind((fed, position), careful)
+        position, bounds, trace = run_chunk(fed, position, np.int32(count), phase, careful)
+        compiling += (time.perf_counter() - began) * (kind not in COMPILED)
+        COMPILED.add(kind)
+        calls.append((bounds, count, trace, (done + count) // THIN - done // THIN))
+        done += count
+    # Only now is waited for: while one portion runs, the next is read.
+    bounds = [np.asarray(found)[:count] for found, count, _, _ in calls]
+    records = [np.asarray(found)[:count] for _, _, found, count in calls]
+    return position, np.concatenate(bounds), np.concatenate(records), compiling
+
+
+def _kind(tree: PyTree, careful: bool) -> int:
+    """What two calls have in common that share a program."""
+    leaves, structure = jax.tree.flatten(tree)
+    return hash((structure, careful, *((np.shape(leaf), str(getattr(leaf, "dtype", ""))) for leaf in leaves)))
+
+
+def _looked_at(run: Run, state: State) -> State:
+    """The state after every stop rule has had its look; the first that says so ends the fit."""
+    if not run.problem.stop_rules:
+        return state
+    began, now = time.perf_counter(), progress_of(state)
+    looks = [rule.look(memory, now) for rule, memory in zip(run.problem.stop_rules, state.memories)]
+    ending = next((ending for _, ending in looks if ending is not None), None)
+    seconds = state.seconds + time.perf_counter() - began
+    return dataclasses.replace(state, memories=tuple(memory for memory, _ in looks), ending=ending, seconds=seconds)
+
+
+def _at_the_end_of(run: Run, state: State, phase: Phase) -> State:
+    """End a phase: look at its trace, go on from its average."""
+    carry, (schedule, reason) = state.position.carry, state.schedule.after(state.trace)
+    params = carry.mean if state.schedule.average else carry.params
+    if reason != "steps" and np.isfinite(state.bounds[-phase.steps :]).mean() < 0.5:
+        reason = "stuck"  # steps that are skipped agree perfectly
+    state = dataclasses.replace(state, schedule=schedule, trace=state.trace[:0])
+    ending = _ending(state, reason) if reason else None
+    return dataclasses.replace(_anchored(run, state, params), ending=ending)
+
+
+def _anchored(run: Run, state: State, params: PyTree) -> State:
+    """The state at `params`, with the anchor there."""
+    carry = dataclasses.replace(state.position.carry, params=params)
+    if run.anchored:
+        carry = dataclasses.replace(carry, state=anchor_at(run.problem.guide, params["guide"], run.problem.target))
+    return dataclasses.replace(state, position=dataclasses.replace(state.position, carry=carry))
+
+
+def _blamed(run: Run, setup: Setup, before: Position, offset: int, phase: Phase) -> tuple[int, tuple[str, ...]]:
+    """Make the first bad step again and ask each site of the model at its draws: its number, and the sites."""
+    at = _steps(run, setup, before, offset, phase, True)[0] if offset else before
+    target = setup.target.replace(params=at.carry.params["model"])
+    fed, _ = next(run.fed(setup, at, 1))
+    z, rows = points_of(fed, at, phase)
+    return int(at.step), nonfinite_sites(target.replace(rows=rows), np.asarray(z))
+
+
+def _ending(state: State, reason: str) -> Ending:
+    """What there is to say about the end."""
+    course = state.schedule.said()
+    said = {
+        "settled": f"stationary: {course}",
+        "steps": f"all steps asked for, not tested for convergence: {course}",
+        "capped": f"not converged within {len(state.bounds):,} steps: {course}",
+        "stuck": "more than half of the last steps were not finite: not converged",
+        "interrupted": "interrupted: not converged",
+        "deadline": "the deadline came: not converged",
+    }[reason]
+    return Ending(reason, reason == "settled", said)
+
+
+def _solution(run: Run, state: State, cut: str) -> Solution:
+    """What the fit leaves behind."""
+    problem, carry, look = run.problem, state.position.carry, state.schedule.look
+    ending = state.ending or _ending(state, cut)
+    params, states = carry.params, carry.state
+    for rule, memory in zip(problem.stop_rules, state.memories):
+        params, states, ending = rule.choose(memory, params, states, ending)
+    target = problem.target.replace(params=params["model"])
+    guide, target = problem.objective.at_rest(problem.guide, target, states)
+    skipped = int((~np.isfinite(state.bounds)).sum())
+    status = Status(
+        ending.reason,
+        ending.converged,
+        ending.text,
+        len(state.bounds),
+        (len(state.bounds) + state.trying) * draws_a_step(run.setup),
+        state.seconds,
+        state.compiling,
+        skipped,
+        state.first_skipped,
+        state.nonfinite_sites,
+        r_hat=look.r_hat if look else None,
+        mcse=look.mcse if look else None,
+    )
+    modes = NotSearched("stochastic steps start from one place")
+    return Solution(target, guide, params["guide"], state.bounds, status, modes, _notes(run, state))
+
+
+def _notes(run: Run, state: State) -> tuple[Note, ...]:
+    if state.size is None:
+        return ()
+    size = state.size * float(run.setup.optimizer.first)
+    how = (
+        f"the best of tries of {state.trying:,} steps" if state.trying else "untried, as a source can be read only once"
+    )
+    return (Note("step size", f"{size:.2g} for what is learnt, {how}"),)
+
+
+def _needs_size(setup: Setup, position: Position) -> bool:
     """Whether numbers are learnt of which no one knows how long their steps should be."""
-    params = state.moving.params
-    found = jax.make_jaxpr(lambda pace, power: problem.guide.metric(params["guide"], power, pace))(1.0, 1.0).jaxpr
+    params = position.carry.params
+    found = jax.make_jaxpr(lambda unknown, power: setup.guide.step_scale(params["guide"], power, unknown))(
+        1.0, 1.0
+    ).jaxpr
     read = [atom for equation in found.eqns for atom in equation.invars] + found.outvars
     return bool(jax.tree.leaves(params["model"])) or any(atom is found.invars[0] for atom in read)
 

@@ -1,0 +1,52 @@
+"""Files that hold arrays: whole, or as they were."""
+
+from __future__ import annotations
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from vbppl.core import archive
+
+
+def test_what_is_written_is_read(tmp_path):
+    arrays = {"a": np.arange(3), "b": np.float32(2.5)[None]}
+    archive.write(tmp_path / "x", {"number": 1}, arrays)
+    meta, found = archive.read(tmp_path / "x")
+    assert meta == {"number": 1} and found.keys() == arrays.keys()
+    assert all(np.array_equal(found[name], arrays[name]) and found[name].dtype == arrays[name].dtype for name in arrays)
+
+
+def test_two_writers_of_one_path_leave_one_whole_file(tmp_path):
+    path = tmp_path / "x"
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: archive.write(path, {"number": i}, {"a": np.full(10_000, i)}), range(20)))
+    meta, found = archive.read(path)
+    assert np.all(found["a"] == meta["number"])
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    archive.write(path, {"number": 1}, {})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        archive.write(path, {"number": 2}, {})
+    assert archive.read(path)[0] == {"number": 1} and os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and modes are those of POSIX")
+def test_a_link_goes_on_pointing_and_a_file_may_be_read_as_any_other(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    archive.write(tmp_path / "link", {"number": 1}, {})
+    (tmp_path / "usual").write_text("")
+    assert (tmp_path / "link").is_symlink() and archive.read(tmp_path / "x")[0] == {"number": 1}
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("x", "usual")}
+    assert len(modes) == 1

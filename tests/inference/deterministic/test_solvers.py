@@ -1,0 +1,157 @@
+"""What every solver without stochastic steps owes: each field filled truly, and the last state to whoever stops it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import cases
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+import vbppl.distributions as dist
+from vbppl.core.keys import raw_key
+from vbppl.core.watch import Watch
+from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.low_rank import LowRank
+from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based, restarts
+from vbppl.inference.deterministic.problem import Deterministic, Problem
+from vbppl.inference.solution import NotSearched, Searched
+
+SOLVERS = {
+    fixed_draws.solve_mean_field: MeanField,
+    fixed_draws.solve_full_rank: FullRank,
+    fixed_draws.solve_richest: FullRank,
+    low_rank.solve_low_rank: LowRank,
+    mode_based.solve_laplace: vb.Laplace,
+    mode_based.solve_pathfinder: vb.Pathfinder,
+}
+FEW = {"argvalues": SOLVERS, "ids": lambda solver: solver.__name__}
+LOGISTIC = cases.logistic_regression(*cases.logistic_data())
+
+
+@vb.model
+def two_modes(weight=0.05):
+    weights = jnp.array([weight, 1 - weight])
+    vb.sample("x", dist.MixtureSameFamily(dist.Categorical(weights), dist.Normal(jnp.array([-12.0, 12.0]), 1.0)))
+
+
+def problem(*models, start=None):
+    targets = [vb.target(model) for model in models]
+    keys = [raw_key(0)] * len(models)
+    return Problem(targets, Deterministic(), np.asarray(targets[0].centred)[None], start, keys)
+
+
+def solve(solver, asked, watch=Watch()):
+    with np.errstate(all="ignore"):
+        return solver(asked, watch)
+
+
+@pytest.mark.parametrize("solver", **FEW)
+def test_every_field_is_filled_truly(solver):
+    began = time.perf_counter()
+    (solution,) = solve(solver, problem(LOGISTIC))
+    status = solution.status
+    assert isinstance(solution.guide, SOLVERS[solver]) and np.isfinite(solution.phi).all()
+    assert solution.target.dim == 3 and solution.target.centred.dtype == solution.phi.dtype
+    assert status.converged and not status.was_cut_short and status.text
+    assert status.steps == len(solution.bounds) > 1 and np.isfinite(solution.bounds).all()
+    assert status.gradients > 512  # those of the starts count
+    assert 0 < status.compiling + status.seconds <= 2 * (time.perf_counter() - began)
+    assert status.decrement < 1e-3
+    assert isinstance(solution.other_modes, Searched) and solution.other_modes.starts >= 3
+    assert solution.other_modes.found == () and 0 <= solution.other_modes.spread < 0.1
+
+
+@pytest.mark.parametrize("solver", **FEW)
+def test_another_mode_is_told_with_its_place(solver):
+    (solution,) = solve(solver, problem(two_modes()))
+    (mode,) = solution.other_modes.found
+    assert mode.lower == pytest.approx(np.log(19), abs=0.01) and mode.away == pytest.approx(24, abs=1)
+    assert mode.place[0] == pytest.approx(-12, abs=0.05) and mode.place[1] == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("solver", **FEW)
+def test_a_deadline_hands_back_the_last_state(solver):
+    (solution,) = solve(solver, problem(LOGISTIC), Watch(deadline=time.perf_counter() - 1))
+    status = solution.status
+    assert status.reason == "deadline" and status.was_cut_short and not status.converged
+    assert "not converged" in status.text and status.steps == len(solution.bounds) == 1
+    assert isinstance(solution.guide, vb.MeanField if solver is fixed_draws.solve_richest else SOLVERS[solver])
+    assert np.isfinite(solution.phi).all() and isinstance(solution.other_modes, NotSearched)
+
+
+@pytest.mark.parametrize("solver", **FEW)
+def test_an_interrupt_hands_back_the_last_state_and_being_watched_moves_nothing(solver):
+    seen = []
+    (watched,) = solve(solver, problem(LOGISTIC), Watch(seen.append))
+    (alone,) = solve(solver, problem(LOGISTIC))
+    np.testing.assert_array_equal(watched.phi, alone.phi)
+    assert [now.step for now in seen][: alone.status.steps] == list(range(1, alone.status.steps + 1))
+
+    def stop(now):
+        if now.step == 3:
+            raise KeyboardInterrupt
+
+    (solution,) = solve(solver, problem(LOGISTIC), Watch(stop))
+    assert solution.status.reason == "interrupted" and solution.status.steps == 3
+    np.testing.assert_array_equal(solution.bounds, alone.bounds[:3])
+
+
+@pytest.mark.parametrize("solver", **FEW)
+def test_from_a_given_place_nothing_is_searched(solver):
+    start = np.array([[[-11.0], [0.0]]])
+    (solution,) = solve(solver, problem(two_modes(), start=start))
+    assert isinstance(solution.other_modes, NotSearched) and "given" in solution.other_modes.why
+    assert solution.phi[0] == pytest.approx(-12, abs=0.05)
+
+
+@pytest.mark.parametrize("solver", **FEW)
+def test_targets_side_by_side_are_solved_as_if_alone(solver):
+    x, y = cases.logistic_data()
+    models = LOGISTIC, cases.logistic_regression(x, 1 - y)
+    both = solve(solver, problem(*models))
+    for model, found in zip(models, both, strict=True):
+        (alone,) = solve(solver, problem(model))
+        np.testing.assert_allclose(found.phi, alone.phi, atol=2e-3)
+        assert found.status.converged
+
+
+@pytest.mark.parametrize("guide", [vb.Laplace(), vb.Pathfinder()], ids=["laplace", "pathfinder"])
+def test_a_normal_at_one_of_two_modes_is_not_called_good(guide):
+    with pytest.warns(vb.VbpplWarning, match="another mode, 24 sd away"):
+        assert vb.fit(two_modes(), guide).check().verdict == "poor"
+
+
+def test_a_mode_that_two_starts_have_met_is_told_once_where_the_better_ended():
+    ends = np.array([[[0.0], [0.0]], [[20.0], [0.0]], [[20.1], [0.0]], [[-30.0], [0.0]]])
+    found = restarts.compare(ends, np.array([1.0, 2.5, 2.0, 4.0]), 0, lambda other: 5.0).found
+    assert [float(mode.place[0, 0]) for mode in found] == [20.1, -30.0]
+    assert [mode.lower for mode in found] == [1.0, 3.0]
+
+
+def test_ends_without_a_valley_between_are_one_mode_and_a_gap_of_no_density_is_a_valley():
+    ends = np.array([[[0.0], [0.0]], [[20.0], [0.0]]])
+    value = np.array([1.0, 2.0])
+    assert restarts.compare(ends, value, 0, lambda other: 0.05).found == ()
+    assert len(restarts.compare(ends, value, 0, lambda other: np.nan).found) == 1
+    assert len(restarts.compare(ends, value, 0, lambda other: np.inf).found) == 1
+
+
+def test_many_data_get_one_start_and_a_note_says_so(monkeypatch):
+    monkeypatch.setattr(restarts, "HEAVY", 10)
+    (solution,) = solve(fixed_draws.solve_mean_field, problem(LOGISTIC))
+    assert isinstance(solution.other_modes, NotSearched)
+    assert [(note.topic, note.text) for note in solution.notes] == [
+        ("modes", "not looked for: data of more than 10 numbers get one start")
+    ]
+
+
+def test_coordinates_are_chosen_and_the_target_is_the_one_fitted():
+    model = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
+    both = dataclasses.replace(problem(model), coordinates=np.array([[1.0], [0.0]]))
+    (solution,) = solve(fixed_draws.solve_mean_field, both)
+    assert solution.target.centred.tolist() == [0.0]
+    assert [note.topic for note in solution.notes] == ["coordinates"]

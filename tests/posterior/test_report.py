@@ -1,0 +1,141 @@
+"""A report is a value: it can be taken apart, kept, read by itself, and says what was not looked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import time
+
+import cases
+import jax
+import numpy as np
+import pytest
+
+import vbppl as vb
+from vbppl.core.keys import raw_key
+from vbppl.core.watch import Watch
+from vbppl.inference import bound
+from vbppl.inference.solution import Mode, Note, NotSearched, Searched
+from vbppl.posterior import judge, report
+from vbppl.posterior.weighted_draws import WeightedDraws
+
+pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    """A mean-field fit that is not good, so that it is judged by all of the draws."""
+    return vb.fit(cases.correlated_pair(), "mean_field")
+
+
+def other_modes(solution, found):
+    return dataclasses.replace(solution, other_modes=found)
+
+
+def test_judging_is_timed_apart_from_solving(correlated):
+    began = time.perf_counter()
+    card = judge.judge(correlated.solution, raw_key(0))
+    assert 0 < card.seconds <= time.perf_counter() - began
+    assert f"judging it {card.seconds:.2g} s" in str(card)
+
+
+def test_the_draws_of_a_report_are_those_that_its_numbers_are_of(correlated):
+    card = correlated.report
+    assert card.draws.z.shape == (judge.DRAWS + judge.MORE, 2)
+    assert np.exp(card.draws.log_weight).sum() == pytest.approx(1.0)
+    assert card.draws.log_ratio.std() == pytest.approx(card.log_weight_sd)
+    assert 1 / np.sum(np.exp(2 * card.draws.log_weight)) / len(card.draws.z) == pytest.approx(card.ess)
+
+
+def test_a_report_holds_on_to_no_more_draws_than_fit(monkeypatch):
+    monkeypatch.setattr("vbppl.posterior.weighted_draws.KEPT", 600)
+    draws = WeightedDraws.of(np.zeros((1000, 3)), np.zeros(1000)).few()
+    assert draws.z.shape == (200, 3) and np.exp(draws.log_weight).sum() == pytest.approx(1.0)
+
+
+def test_a_report_is_a_pytree_of_its_numbers(correlated):
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, correlated.report)
+    assert doubled.ess == 2 * correlated.report.ess and doubled.verdict == correlated.report.verdict
+    assert doubled.mean_shift.name == correlated.report.mean_shift.name
+
+
+def test_another_mode_makes_a_solution_poor_and_is_told_with_its_numbers(correlated):
+    found = Searched((Mode(1.5, 20.0, np.zeros((2, 2))),), starts=3, spread=1.5)
+    solution = other_modes(correlated.solution, found)
+    card = judge.judge(solution, raw_key(0))
+    assert card.verdict == "poor"
+    assert card.reasons[-1] == "a restart found another mode, 20 sd away, whose bound is 1.5 nats lower"
+    assert "restarts: 3, their bounds within 1.5 nats" in card.lines()
+    # Its places are arrays, which must not get into what a compiled program is found by.
+    assert jax.jit(lambda solution: solution.phi + 1)(solution).shape == (2, 2)
+
+
+def test_modes_that_the_guide_holds_are_a_reason_but_not_fatal(correlated):
+    held = (Mode(1.5, 20.0, np.zeros((2, 2))),)
+    card = judge.judge(other_modes(correlated.solution, Searched((), 3, 1.5, held)), raw_key(0))
+    assert any("there are several modes" in reason for reason in card.reasons)
+
+
+def test_what_was_not_looked_for_is_told(correlated):
+    card = judge.judge(other_modes(correlated.solution, NotSearched("one start was given")), raw_key(0))
+    assert "  but other modes were not looked for: one start was given" == card.lines()[1 - len(card.lines())]
+    assert "<li>but other modes were not looked for: one start was given</li>" in card._repr_html_()
+
+
+def test_notes_of_a_solution_are_shown_although_they_came_after_judging(correlated):
+    later = vb.Posterior(correlated.solution.noted("coordinates", "both were tried"), correlated.report)
+    assert "coordinates: both were tried" in str(later.check()) and "coordinates: both were tried" in str(later)
+    assert later.check().notes[-1] == Note("coordinates", "both were tried")
+
+
+def test_advice_that_was_followed_is_taken_back():
+    card = vb.fit(cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y), "full_rank").check()
+    assert card.advice == (report.DECENTER, report.SAMPLER)
+    assert card.without(report.DECENTER).advice == (report.SAMPLER,)
+
+
+def test_an_interrupt_while_judging_keeps_the_solution(correlated, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bound, "elbo", interrupted)
+    card = judge.judge(correlated.solution, raw_key(0))
+    assert (card.verdict, card.cut_short) == ("poor", "interrupted")
+    assert card.reasons == ("the fit was interrupted before it was judged",)
+    assert np.isnan(card.elbo.value) and len(card.draws.z) == 0
+
+
+def test_after_the_deadline_doubts_are_not_looked_into_with_more_draws(correlated):
+    card = judge.judge(correlated.solution, raw_key(0), Watch(deadline=0.0))
+    assert len(card.draws.z) == judge.DRAWS
+    assert any(line.startswith("judging: by 4,000 draws only") for line in card.lines())
+    assert card.verdict == correlated.report.verdict
+
+
+def test_a_point_is_unjudged():
+    point = vb.fit(cases.far_datum(np.array(10.0)), vb.MAP())
+    assert isinstance(point.report, report.Unjudged) and point.report.verdict == "unjudged"
+    # log N(8; 0, 1) + log N(10; 8, 1/2)
+    exact = -32 - 8 - np.log(2 * np.pi) - np.log(0.5)
+    assert point.elbo.value == pytest.approx(exact, abs=1e-4)
+    assert f"log joint at the mode {exact:.3f} nats" in str(point)
+    assert "a MAP estimate is a point" in str(point.report) and "<p>" in point.report._repr_html_()
+
+
+def test_bound_and_status_have_a_form_for_notebooks(correlated):
+    assert correlated.elbo._repr_html_() == f"<p>{correlated.elbo} nats</p>"
+    status = dataclasses.replace(correlated.status, text="a<b is off")
+    assert "a&lt;b" in status._repr_html_() and "took" in correlated.check()._repr_html_()
+
+
+def test_a_report_can_be_pickled(correlated):
+    again = pickle.loads(pickle.dumps(correlated.report))
+    assert str(again) == str(correlated.report)
+    np.testing.assert_array_equal(again.draws.z, correlated.report.draws.z)
+    assert pickle.loads(pickle.dumps(correlated.status)) == correlated.status
+
+
+def test_a_posterior_can_be_pickled(correlated):
+    again = pickle.loads(pickle.dumps(correlated))
+    assert str(again) == str(correlated)
+    np.testing.assert_array_equal(again.sample(3)["z"], correlated.sample(3)["z"])

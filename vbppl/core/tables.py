@@ -1,0 +1,93 @@
+"""Tables, as text for a terminal and as HTML for a notebook; what a scalar of an array is called in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def label(name: str, index: tuple[int, ...]) -> str:
+    """The name of one scalar of an array.
+
+    >>> label("theta", (3, 0)), label("mu", ())
+    ('theta[3,0]', 'mu')
+    """
+    return f"{name}[{','.join(map(str, index))}]" if index else name
+
+
+def labels(name: str, shape: tuple[int, ...]) -> list[str]:
+    """The names of all scalars of an array, in order.
+
+    >>> labels("w", (2,))
+    ['w[0]', 'w[1]']
+    """
+    return [label(name, index) for index in np.ndindex(*shape)]
+
+
+def number(value: float) -> str:
+    """Four significant digits, without exponents where a person would not use them.
+
+    >>> number(-12.3456), number(123456.0), number(0.00123456)
+    ('-12.35', '1.235e+05', '0.0012')
+    """
+    if not np.isfinite(value):
+        return str(float(value))
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        digits = 3 if value == 0 else max(0, 3 - int(np.floor(np.log10(abs(value)))))
+        return f"{value:.{min(digits, 4)}f}"
+    return f"{value:.3e}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells under a head, then lines of text.
+
+    >>> print(Table(("", "mean"), (("mu", "1.5"), ("theta[0]", "-0.3"))))
+              mean
+    mu         1.5
+    theta[0]  -0.3
+
+    Attributes:
+      head: a title for each column.
+      rows: the cells; a row with fewer has nothing in the last columns.
+      notes: lines under the table, with an empty one between.
+      align: for each column "<" or ">"; the last goes on for all columns to the right.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    align: str = "<>"
+
+    def __str__(self) -> str:
+        full = [self.head, *self._filled()]
+        widths = [max(len(row[i]) for row in full) for i in range(len(self.head))]
+        lines = ["  ".join(f"{c:{self._side(i)}{w}}" for i, (c, w) in enumerate(zip(row, widths))) for row in full]
+        return "\n".join([*(line.rstrip() for line in lines), *(["", *self.notes] if self.notes else [])])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.head)
+        body = "".join(f"<tr>{''.join(self._html(i, c) for i, c in enumerate(row))}</tr>" for row in self._filled())
+        notes = f"<p>{html_lines(self.notes)}</p>" if self.notes else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
+
+    def _html(self, column: int, cell: str) -> str:
+        tag = "td" if column else "th"  # the first column names its row
+        left = " style='text-align:left'" if self._side(column) == "<" else ""
+        return f"<{tag}{left}>{html.escape(cell)}</{tag}>"
+
+    def _side(self, column: int) -> str:
+        return self.align[min(column, len(self.align) - 1)]
+
+    def _filled(self) -> list[tuple[str, ...]]:
+        return [row + ("",) * (len(self.head) - len(row)) for row in self.rows]
+
+
+def html_lines(lines: Iterable[str]) -> str:
+    """Lines of text, escaped, one under the other."""
+    return "<br>".join(map(html.escape, lines))

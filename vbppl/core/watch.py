@@ -1,0 +1,77 @@
+"""Who watches a fit: a deadline, and whoever wants to be told how it goes.
+
+A solver yields its states, one after the other, to `last`, which keeps the newest. An interrupt (Ctrl-C) and a deadline
+therefore end a fit in the same way, at the last state that was whole, and a solver needs no word about either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+State = TypeVar("State")
+
+
+def _nobody(news: Any) -> None:
+    """Listens to nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """A deadline on the clock of `time.perf_counter`, and who is told of progress; what is told moves nothing.
+
+    >>> watch = Watch.lasting(60.0)
+    >>> watch.is_over
+    False
+    """
+
+    tell: Callable[[Any], None] = _nobody
+    deadline: float = math.inf
+
+    @classmethod
+    def lasting(cls, seconds: float | None = None, tell: Callable[[Any], None] = _nobody) -> Watch:
+        """A watch that is over in so many seconds from now; None for never."""
+        return cls(tell, math.inf if seconds is None else time.perf_counter() + seconds)
+
+    @property
+    def has_listener(self) -> bool:
+        """Does anybody want to be told?"""
+        return self.tell is not _nobody
+
+    @property
+    def is_over(self) -> bool:
+        """Has the deadline passed?"""
+        return time.perf_counter() > self.deadline
+
+
+def last(
+    states: Iterable[State], first: State, watch: Watch, news: Callable[[State], Any] | None = None
+) -> tuple[State, str]:
+    """The last of `states`, or `first` if there is none, and what cut them short.
+
+    Args:
+      states: a solver on its way; it makes a state when it is asked for the next one. What a generator returns
+        besides is the end that it came to: no further step, so nobody is told of it.
+      first: what there is before the first of them.
+      watch: is told `news` of each state, if anybody listens.
+      news: what to tell; None for nothing.
+
+    Returns:
+      the newest whole state, and "" where the states came to their own end, "interrupted" or "deadline".
+    """
+    state, states = first, iter(states)
+    try:
+        while True:
+            try:
+                state = next(states)
+            except StopIteration as end:
+                return (state if end.value is None else end.value), ""
+            if news is not None and watch.has_listener:
+                watch.tell(news(state))
+            if watch.is_over:
+                return state, "deadline"
+    except KeyboardInterrupt:
+        return state, "interrupted"

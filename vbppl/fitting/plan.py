@@ -1,0 +1,208 @@
+"""What a fit will do, chosen before anything is computed: `plan`.
+
+A plan follows from types, shapes, the numbers that a user gave and one abstract run of the model. It evaluates and
+compiles nothing, so whatever can be refused without looking at data is refused here, at once. What needs a look at
+the data comes next, in `solve.prepare`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import PathLike
+from vbppl.data.shuffle import Minibatches
+from vbppl.guides.base import Guide
+from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
+from vbppl.guides.low_rank import LowRank
+from vbppl.guides.program import ProgramGuide
+from vbppl.guides.structured import Structured
+from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based
+from vbppl.inference.deterministic.problem import Deterministic, check_full_rank, check_low_rank
+from vbppl.inference.solution import Solution
+from vbppl.inference.stochastic import svi
+from vbppl.inference.stochastic.minibatch import minibatches_of
+from vbppl.inference.stochastic.settings import Stochastic
+from vbppl.model.model import Model
+from vbppl.posterior.posterior import Posterior
+from vbppl.target.target import Target
+
+FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
+STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
+
+Method: TypeAlias = str | Deterministic | Stochastic
+Start: TypeAlias = Posterior | Mapping[str, Any] | None
+AnyGuide: TypeAlias = str | Guide | Model
+
+
+class Solver(NamedTuple):
+    """How a family is fitted to a fixed density of all rows.
+
+    Attributes:
+      solve: from a problem and a watch to a solution for each of the problem's fits.
+      check: refuses settings with which there is no maximum, from the dimension and the guide.
+      climbs: it climbs to a mode, so that a request for stochastic steps makes no sense.
+    """
+
+    solve: Callable[..., list[Solution]]
+    check: Callable[[Deterministic, int, Any], None] = lambda settings, dim, guide: None
+    climbs: bool = False
+
+
+# The one table of solvers. A guide that stands here can be fitted to a fixed density of all rows, without stochastic
+# steps; every other guide, and whatever is shown in part or learnt, is fitted by stochastic steps.
+SOLVERS: Mapping[type[Guide], Solver] = MappingProxyType(
+    {
+        MeanField: Solver(fixed_draws.solve_mean_field),
+        FullRank: Solver(fixed_draws.solve_full_rank, lambda settings, dim, _: check_full_rank(settings, dim)),
+        LowRank: Solver(low_rank.solve_low_rank, lambda settings, _, guide: check_low_rank(settings, guide.rank)),
+        Laplace: Solver(mode_based.solve_laplace, climbs=True),
+        Pathfinder: Solver(mode_based.solve_pathfinder, climbs=True),
+    }
+)
+GUIDES: Mapping[str, Callable[[], Guide]] = MappingProxyType(
+    {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a fit will do.
+
+    Attributes:
+      guide: the family; where `solve` chooses between two by what they gain, the richer one.
+      solve: from a problem and a watch to a solution for each of the problem's fits.
+      settings: the method's, which also say which kind of problem there is.
+      coordinates: the coordinates to choose from, `(choices, movable sites)`, 1.0 for a centred site.
+      minibatches: the plates of which a part is shown at a time; none, where all rows are.
+      start: where the user wants to begin.
+      is_automatic: the guide was left to us, so more may be tried where the answer is poor.
+      checkpoint: a file in which a stochastic fit keeps itself.
+    """
+
+    guide: Guide
+    solve: Callable[..., Any]
+    settings: Deterministic | Stochastic
+    coordinates: np.ndarray
+    minibatches: Minibatches
+    start: Start = None
+    is_automatic: bool = False
+    checkpoint: PathLike | None = None
+
+
+def plan(
+    target: Target,
+    guide: AnyGuide = "auto",
+    method: Method = "auto",
+    batch_size: int | Mapping[str, int] | None = None,
+    start: Start = None,
+    checkpoint: PathLike | None = None,
+) -> Plan:
+    """Choose guide, solver, coordinates and minibatches for `target`.
+
+    Raises:
+      ModelError: the choices do not go together; the message says which, and what would.
+      TypeError, ValueError: one of them is none.
+    """
+    _check_start(start)
+    minibatches = minibatches_of(target, batch_size)
+    family, is_automatic = _guide(guide, target, minibatches), isinstance(guide, str) and guide == "auto"
+    solver = SOLVERS.get(type(family))
+    settings = _settings(method, family, solver, _why_not_deterministic(target, family, solver, minibatches))
+    solve, is_deterministic = svi.solve, isinstance(settings, Deterministic)
+    if solver is not None and isinstance(settings, Deterministic):
+        solver.check(settings, target.dim, family)
+        # Where the choice is ours, full rank has to be worth its while against mean field.
+        richer = is_automatic and solver.solve is fixed_draws.solve_full_rank
+        solve = fixed_draws.solve_richest if richer else solver.solve
+    coordinates = _coordinates(target, is_automatic and is_deterministic)
+    return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint)
+
+
+def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
+    """The family that was asked for, or the richest that is worth a try."""
+    if isinstance(guide, Guide):
+        return guide
+    if isinstance(guide, Model):
+        return ProgramGuide(guide)
+    if guide == "auto":
+        if target.layout.params or minibatches.plates or not target.dim:
+            return _stochastic_guide(target, minibatches)
+        if target.dim > FULL_RANK_DIM:
+            return LowRank()
+        return FullRank() if target.dim > 1 else MeanField()
+    if isinstance(guide, str) and guide in GUIDES:
+        return GUIDES[guide]()
+    raise ValueError(
+        f"guide must be 'auto', {', '.join(map(repr, GUIDES))}, a guide such as vb.MeanField(), or a function "
+        f"under @vb.guide applied to its arguments; not {guide!r}."
+    )
+
+
+def _stochastic_guide(target: Target, minibatches: Minibatches) -> Guide:
+    """Full rank for what all rows share, if it is not too much; rows that are shown in part are independent."""
+    shown = {name for name, _, _ in minibatches.plates}
+    local = shown & {plate for slot in target.layout.slots for plate in slot.plates}
+    shared = sum(slot.stop - slot.start for slot in target.layout.slots if not local & set(slot.plates))
+    guide = FullRank() if 1 < shared <= STOCHASTIC_FULL_RANK_DIM else MeanField()
+    return Structured(tuple(sorted(local)), guide) if local else guide
+
+
+def _settings(method: Method, guide: Guide, solver: Solver | None, why_not: str) -> Deterministic | Stochastic:
+    """Deterministic wherever it can be: a guide of the table, no learnt params, all rows."""
+    if isinstance(method, Deterministic) and why_not:
+        raise ModelError(
+            f"the deterministic method cannot fit {why_not}.", mend="Use method='auto' or vb.Stochastic()."
+        )
+    if solver is not None and solver.climbs and (why_not or isinstance(method, Stochastic)):
+        raise ModelError(
+            f"{type(guide).__name__} climbs to the mode of a fixed density; it cannot fit "
+            f"{why_not or 'by stochastic steps'}.",
+            mend="Use guide='full_rank', or leave the method to vb.fit.",
+        )
+    if isinstance(method, (Deterministic, Stochastic)):
+        return method
+    if method == "auto":
+        return Stochastic() if why_not else Deterministic()
+    raise ValueError(f"method must be 'auto', vb.Deterministic(...) or vb.Stochastic(...), not {method!r}.")
+
+
+def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, minibatches: Minibatches) -> str:
+    if solver is None:
+        return f"a {type(guide).__name__} guide: its draws are not those of a Gaussian"
+    if target.layout.params:
+        return f"learnt params ({', '.join(target.layout.params)})"
+    if target.layout.has_training_mode:
+        return "modules that behave otherwise in training than in evaluation"
+    if minibatches.plates:
+        return f"minibatches (plate '{minibatches.plates[0][0]}')"
+    return "" if target.dim else "a model without latent sites"
+
+
+def _coordinates(target: Target, is_free: bool) -> np.ndarray:
+    """The coordinates to choose from, `(choices, movable sites)`: centred and not, where the choice `is_free`."""
+    given = np.asarray(target.centred)[None]
+    if is_free and given.size and given.all():
+        return np.concatenate([given, np.zeros_like(given)])
+    return given
+
+
+def _check_start(start: Any) -> None:
+    if not (start is None or isinstance(start, (Posterior, Mapping))):
+        raise TypeError(f"start must be a posterior, or a dict of values by the sites' names, not {start!r}.")
+
+
+def check_call(seconds: Any, progress: Any, callback: Any) -> None:
+    """Refuse arguments of `fit` that are not what they should be, before anything is done."""
+    is_number = isinstance(seconds, (int, float, np.number)) and not isinstance(seconds, bool)
+    if seconds is not None and not (is_number and seconds > 0):
+        raise ValueError(f"seconds must be a positive number, or None for no limit, not {seconds!r}.")
+    if progress not in (None, True, False):
+        raise TypeError(f"progress must be True, False or None, not {progress!r}.")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function that takes a vb.Progress, not {callback!r}.")

@@ -1,0 +1,123 @@
+"""Around a solver: `prepare` looks at the data and makes its problem, `judged` asks how good its solution is.
+
+`prepare` is the second gate. It refuses what only numbers can tell: a start off the support, batches that do not add
+up, an encoder whose output has the wrong shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import host_generator
+from vbppl.core.watch import Watch
+from vbppl.fitting.plan import Plan
+from vbppl.guides.base import Start
+from vbppl.guides.gaussian import START_SD
+from vbppl.guides.program import ProgramGuide
+from vbppl.inference.deterministic import problem as deterministic
+from vbppl.inference.initialization import starts_of
+from vbppl.inference.solution import Solution
+from vbppl.inference.stochastic import minibatch
+from vbppl.inference.stochastic import problem as stochastic
+from vbppl.posterior.judge import judge
+from vbppl.posterior.posterior import Posterior
+from vbppl.posterior.report import Report, Unjudged
+from vbppl.target.target import Target, model_of
+
+SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
+WARM_DRAWS = 512  # of a posterior to start from
+
+
+def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray]) -> Any:
+    """All that the plan's solver needs: a `deterministic.Problem` for any number of fits, or a stochastic one for one.
+
+    Raises:
+      ModelError: the data, the start or the guide's own network do not fit the model; the message says where.
+    """
+    if isinstance(plan.settings, deterministic.Deterministic):
+        # All rows are shown, so what is read in parts elsewhere is read whole.
+        targets = [minibatch.resolve_sources(target, plan.guide, plan.minibatches)[0] for target in targets]
+        start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
+        return deterministic.Problem(targets, plan.settings, plan.coordinates, start, raw_keys, rank)
+    (target,), (raw,) = targets, raw_keys
+    return _stochastic(plan, target, raw)
+
+
+def _starts(plan: Plan, target: Target) -> np.ndarray | None:
+    """Mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts."""
+    # The same values lie elsewhere in other coordinates.
+    places = [_place(plan.start, target.replace(centred=row)) for row in plan.coordinates]
+    return None if plan.start is None else np.array(places)
+
+
+def _place(start: Any, target: Target) -> np.ndarray | None:
+    """Mean and log sd of the Gaussian that the user wants to start from, `(2, dim)`, if any."""
+    if start is None:
+        return None
+    draws = isinstance(start, Posterior)
+    z = np.asarray(target.unconstrain(start.sample(WARM_DRAWS) if draws else start), np.float64)
+    loc, sd = (z.mean(axis=0), z.std(axis=0)) if draws else (z, np.full_like(z, START_SD))
+    outside = [name for name, value in zip(target.layout.coordinates, loc) if not np.isfinite(value)]
+    if outside:
+        raise ModelError(
+            "start does not lie inside the support.",
+            site=outside[0],
+            mend="Start from values strictly inside, such as a posterior's means.",
+        )
+    return np.stack([loc, np.log(np.maximum(sd, 1e-300))])
+
+
+def _stochastic(plan: Plan, target: Target, raw: np.ndarray) -> stochastic.Problem:
+    """Look at the data through the guide, and put together what the first step begins with."""
+    target, guide = minibatch.resolve_sources(target, plan.guide, plan.minibatches)
+    target = _as_learnt(plan.start, target)
+    place = _place(plan.start, target)
+
+    def found(few: Target) -> Start:
+        """A good start is looked for on some rows, where it is worth the while."""
+        looks = not isinstance(guide, ProgramGuide) and 0 < target.dim <= SEARCHED
+        loc = starts_of(few, host_generator(raw, "start"), 1)[0] if looks else np.zeros(target.dim)
+        return Start(loc, raw_key=raw)
+
+    start = found if place is None else Start(place[0], place[1], raw)
+    settings: Any = plan.settings
+    problem = stochastic.prepare(target, guide, settings, plan.minibatches, start, raw, plan.checkpoint)
+    return dataclasses.replace(problem, phi=_warmed(problem.phi, plan.start, problem.guide))
+
+
+def _as_learnt(start: Any, target: Target) -> Target:
+    """The target with the params and module states that a posterior has learnt, where they fit."""
+    if not isinstance(start, Posterior) or not _alike(start.target.params, target.params):
+        return target
+    return target.replace(params=start.target.params).in_mode(model_of(start.target).states, None)
+
+
+def _warmed(phi: Any, start: Any, guide: Any) -> Any:
+    """The parameters of a posterior's guide in the place of the first ones, where it is of the same kind.
+
+    Its parameters are taken over, but neither its noise nor its optimizer's moments: a warm start is a new fit.
+    """
+    if isinstance(start, Posterior) and start.guide.__class__ is guide.__class__ and _alike(start.phi, phi):
+        return jax.tree.map(np.asarray, start.phi)
+    return phi
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Have two pytrees of arrays the same structure and shapes?"""
+    return jax.tree.map(np.shape, one) == jax.tree.map(np.shape, other)
+
+
+def judged(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
+    """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
+    report = judge(solution, raw, watch)
+    if report.cut_short:
+        text = f"{solution.status.text}; interrupted before it was judged"
+        status = dataclasses.replace(solution.status, reason=report.cut_short, converged=False, text=text)
+        solution = dataclasses.replace(solution, status=status)
+    return solution, report

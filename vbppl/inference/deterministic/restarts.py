@@ -1,0 +1,135 @@
+"""Where a fit on fixed draws begins: several starts, in each of the coordinates, all of them side by side.
+
+Each goes most of the way to its optimum of the mean-field bound; the highest is kept. The ends of the others are
+looked at once more: those that lie far off, with a valley between, are other modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vbppl.core.keys import host_generator
+from vbppl.guides.gaussian import START_SD
+from vbppl.inference.deterministic import mean_field
+from vbppl.inference.deterministic.state import Stage, State, Work
+from vbppl.inference.initialization import find_starts, no_initialization
+from vbppl.inference.solution import Mode, Note, NotSearched, Searched
+from vbppl.target.batched import HEAVY, Batch
+
+STARTS = 3
+FIRST = 1e-2  # nats to gain that decide between starts and coordinates no more
+SAME_MODE = 4.0  # sds
+RIVAL = 10.0  # nats
+VALLEY = 0.1  # nats that the bound falls between two modes
+SHARES = np.linspace(0, 1, 9)[1:-1, None]  # where between two modes a valley is looked for
+
+
+def restarts(work: Work, state: State) -> Stage:
+    """Go most of the way to the mean-field optimum from each start in each of the coordinates; keep the best."""
+    coordinates, count = work.problem.coordinates, len(work.problem.targets)
+    every = Batch(work.density, np.repeat(np.arange(count), len(coordinates)), np.tile(coordinates, (count, 1)))
+    problem = work.problem
+    if problem.start is None:
+        rngs = [host_generator(problem.raw_keys[fit], "start") for fit in every.fits]
+        points, found = find_starts(every, work.dim, rngs, 1 if _is_heavy(work) else STARTS)
+        _check_found(work, every, points, found)
+        starts = np.concatenate([points, np.full_like(points, np.log(START_SD))], axis=-1)
+    else:
+        starts = np.tile(problem.start.reshape(len(coordinates), 1, 2 * work.dim), (count, 1, 1))
+    each = starts.shape[1]
+    lanes = every.take(np.repeat(np.arange(len(every)), each))
+    noise = work.noise(lanes.fits, mean_field.fewest(work))
+    x = mean_field.narrowed(lanes, starts.reshape(len(lanes), 2 * work.dim), noise)
+    state, at = yield from mean_field.descended(state, lanes, x, noise, FIRST)
+    shape = (count, len(coordinates), each)
+    value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(shape)
+    ends = at.x.reshape(*shape, -1)
+    for fit in range(count):
+        option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), shape[1:]))
+        state = state.put(np.array([fit]), x=ends[fit, option, start], centred=coordinates[option])
+        searched = _searched(work, state, fit, ends[fit, option], value[fit, option], start)
+        state = state.with_modes(fit, searched)
+        for note in _notes(work, fit, option, -value[fit].min(axis=1), searched):
+            state = state.with_note(fit, note)
+    return state
+
+
+def _check_found(work: Work, lanes: Batch, points: np.ndarray, found: np.ndarray) -> None:
+    """Refuse to go on where a target has a finite density at no start, in none of the coordinates."""
+    for fit, target in enumerate(work.problem.targets):
+        mine = np.flatnonzero(lanes.fits == fit)
+        if not found[mine].any():
+            which = f"data set {fit}: " if len(work.problem.targets) > 1 else ""
+            raise no_initialization(target, points[mine[0], 0], which)
+
+
+def _is_heavy(work: Work) -> bool:
+    """Are the data so large that the time is better spent on one start?"""
+    return work.problem.targets[0].data_size > HEAVY
+
+
+def _searched(
+    work: Work, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int
+) -> Searched | NotSearched:
+    """The other modes among the `ends` of the starts, `(starts, 2 dim)`, at negated bounds `value`."""
+    if work.problem.start is not None:
+        return NotSearched("the fit began from the one place that was given")
+    if _is_heavy(work):
+        return NotSearched(f"data of more than {HEAVY:,} numbers get one start")
+
+    def valley(other: int) -> float:
+        x = SHARES * ends[other] + (1 - SHARES) * ends[best]
+        lanes = work.batch(state, np.full(len(x), fit))
+        noise = work.noise(lanes.fits, mean_field.fewest(work))
+        return mean_field.negated_bound(lanes, noise)(x, np.arange(len(x)))[0].max() - value[other]
+
+    return compare(ends.reshape(len(ends), 2, -1), value, best, valley)
+
+
+def compare(ends: np.ndarray, value: np.ndarray, best: int, valley: Callable[[int], float]) -> Searched:
+    """Which ends of several searches are modes of their own.
+
+    Args:
+      ends: mean and log sd, `(starts, 2, dim)`.
+      value: their negated bounds, infinite where there is none, `(starts,)`.
+      best: the end that is kept.
+      valley: by how many nats the bound falls below another end on the way there from the best.
+    """
+    reached = np.isfinite(value)
+    far = [
+        int(other)
+        for other in np.flatnonzero(reached & (np.arange(len(ends)) != best))
+        if away(ends[best], ends[other]) > SAME_MODE and value[other] - value[best] < RIVAL
+    ]
+    found = []
+    for other in far:
+        # A mode that two searches have met is told once, where the better of them ended.
+        higher = [end for end in far if (value[end], end) < (value[other], other)]
+        if any(away(ends[end], ends[other]) <= SAME_MODE for end in higher):
+            continue
+        # Ends that lie apart may lie on one ridge. Two modes have a valley between them, if only of no density.
+        if not valley(other) <= VALLEY:
+            found.append(Mode(float(value[other] - value[best]), away(ends[best], ends[other]), ends[other]))
+    spread = float(np.ptp(value[reached])) if reached.any() else np.inf
+    return Searched(tuple(found), len(ends), spread)
+
+
+def away(end: np.ndarray, other: np.ndarray) -> float:
+    """How far apart two normals lie, `(2, dim)` each, in sds of the wider one."""
+    scale = np.exp(np.maximum(end[1], other[1]))
+    return float((np.abs(end[0] - other[0]) / scale).max(initial=0.0))
+
+
+def _notes(work: Work, fit: int, chosen: int, bounds: np.ndarray, searched: Searched | NotSearched) -> list[Note]:
+    """What was chosen, by `bounds` of each of the coordinates, and what was left out."""
+    notes = []
+    if len(bounds) > 1:
+        names = ", ".join(work.problem.targets[fit].layout.movable)
+        other, gain = 1 - chosen, bounds[chosen] - bounds[1 - chosen]
+        kept, left = ("centred" if work.problem.coordinates[i].any() else "decentred" for i in (chosen, other))
+        notes.append(Note("coordinates", f"{names} {kept} (mean-field bound {gain:.2f} nats above {left})"))
+    if work.problem.start is None and isinstance(searched, NotSearched):
+        notes.append(Note("modes", f"not looked for: {searched.why}"))
+    return notes

@@ -1,0 +1,195 @@
+"""Where the fits of a deterministic solver stand: a value, with a row for each fit.
+
+A stage of a solver is a generator of such states: it yields one after each step, so that the last one can be handed
+back at any time, and returns the one it ends with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator, Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vbppl.core.numerics.draws import FixedDraws
+from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.solution import Note, NotSearched, Progress, Searched, Solution, Status
+from vbppl.target.batched import Batch, Density
+
+FEWEST, MOST = 32, 2048  # draws
+CUT = {"interrupted": "interrupted: not converged", "deadline": "out of time: not converged"}
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Where some fits stand.
+
+    Attributes:
+      x: `(loc, log sd)` of the mean-field guide, `(fits, 2 dim)`.
+      factor: of the full-rank guide, `(fits, dim, dim)`; `(fits, 0, 0)` while it is still that of the mean field.
+      is_full: which fits have a full-rank guide, whose mean is `loc` too, `(fits,)`.
+      centred: the coordinates, `(fits, movable sites)`.
+      decrement: the nats still to gain, `(fits,)`.
+      draw_noise: by how many sds other draws would move the optimum, `(fits,)`.
+      draws: how many there are, `(fits,)`.
+      reason: why the fit ended, as far as it has, `(fits,)`.
+      bounds: after each step, in nats: a tuple for each fit.
+      other_modes: what the restarts found: one for each fit.
+      notes: what was chosen: a tuple for each fit.
+    """
+
+    x: np.ndarray
+    factor: np.ndarray
+    is_full: np.ndarray
+    centred: np.ndarray
+    decrement: np.ndarray
+    draw_noise: np.ndarray
+    draws: np.ndarray
+    reason: np.ndarray
+    bounds: tuple[tuple[float, ...], ...]
+    other_modes: tuple[Searched | NotSearched, ...]
+    notes: tuple[tuple[Note, ...], ...]
+
+    @classmethod
+    def first(cls, problem: Problem) -> State:
+        """Before the first step."""
+        count, dim = len(problem.targets), problem.dim
+        return cls(
+            x=np.zeros((count, 2 * dim)),
+            factor=np.zeros((count, 0, 0)),
+            is_full=np.zeros(count, bool),
+            centred=np.tile(problem.coordinates[0], (count, 1)),
+            decrement=np.full(count, np.inf),
+            draw_noise=np.full(count, np.nan),
+            draws=np.zeros(count, int),
+            reason=np.full(count, "capped", dtype=object),
+            bounds=((),) * count,
+            other_modes=(NotSearched("the fit ended before its starts had been compared"),) * count,
+            notes=((),) * count,
+        )
+
+    @property
+    def loc(self) -> np.ndarray:
+        """The means, `(fits, dim)`."""
+        return self.x[:, : self.x.shape[1] // 2]
+
+    @property
+    def log_sd(self) -> np.ndarray:
+        """The log sds of the mean-field guide, `(fits, dim)`."""
+        return self.x[:, self.x.shape[1] // 2 :]
+
+    def put(self, fits: np.ndarray, **rows: Any) -> State:
+        """The same with other rows of some fields for `fits`."""
+        new = {name: getattr(self, name).copy() for name in rows}
+        for name, values in rows.items():
+            new[name][fits] = values
+        return dataclasses.replace(self, **new)
+
+    def with_bounds(self, fits: Iterable[int], bounds: np.ndarray) -> State:
+        """The same after one more step of `fits`, whose bounds, without the normals' constant, are `bounds`."""
+        # The solvers leave out what does not depend on the parameters; a bound that is told has it.
+        every, constant = list(self.bounds), self.x.shape[1] / 4 * (1 + np.log(2 * np.pi))
+        for fit, bound in zip(fits, bounds):
+            every[fit] = (*every[fit], float(bound) + constant)
+        return dataclasses.replace(self, bounds=tuple(every))
+
+    def with_modes(self, fit: int, searched: Searched | NotSearched) -> State:
+        """The same once the ends of a fit's starts have been compared."""
+        modes = (*self.other_modes[:fit], searched, *self.other_modes[fit + 1 :])
+        return dataclasses.replace(self, other_modes=modes)
+
+    def with_note(self, fit: int, note: Note) -> State:
+        """The same with one more note on a fit."""
+        notes = (*self.notes[:fit], (*self.notes[fit], note), *self.notes[fit + 1 :])
+        return dataclasses.replace(self, notes=notes)
+
+    def in_full_rank(self) -> State:
+        """The same with full-rank guides, each of which is still the mean-field one."""
+        factor = np.stack([np.diag(sd) for sd in np.exp(self.log_sd)])
+        return dataclasses.replace(self, factor=factor, is_full=np.ones_like(self.is_full))
+
+    def cut_short(self, why: str) -> State:
+        """The same, ended from outside: nobody knows how far it was still to go."""
+        return dataclasses.replace(
+            self, reason=np.full_like(self.reason, why), draw_noise=np.full_like(self.draw_noise, np.nan)
+        )
+
+
+Stage: TypeAlias = Generator[State, None, State]
+
+
+class Work:
+    """What the stages of one call work with: the problem, its density, its draws. Nothing here changes but counts."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.dim = problem, problem.dim
+        self.density = Density(problem.targets)
+        self.noise = FixedDraws(problem.settings.kind, problem.dim, problem.raw_keys)
+        # Below the unit in the last place nothing is left to gain, whatever the decrement says.
+        self.tolerance = max(1e-12, float(np.finfo(self.density.dtype).eps))  # nats still to gain
+        self.began = time.perf_counter()
+
+    def batch(self, state: State, fits: np.ndarray) -> Batch:
+        """Lanes of some fits, in the coordinates in which they stand."""
+        return Batch(self.density, fits, state.centred[fits])
+
+    def fewest(self, least: int) -> int:
+        """How many draws to begin with: those asked for, else enough, and no fewer than `least`."""
+        return self.problem.settings.draws or max(FEWEST, least)
+
+    def phi(self, state: State, fit: int) -> np.ndarray:
+        """The parameters of the guide of a fit."""
+        if state.is_full[fit]:
+            factor = state.factor[fit] if state.factor.size else np.diag(np.exp(state.log_sd[fit]))
+            phi = FullRank().of(state.loc[fit], factor)
+        else:
+            phi = np.stack([state.loc[fit], state.log_sd[fit]])
+        return phi.astype(self.density.dtype)
+
+    def progress(self, state: State) -> Progress:
+        """What to tell of the first fit, which is the only one where somebody listens."""
+        params = {"guide": self.phi(state, 0), "model": self.problem.targets[0].params}
+        bounds = state.bounds[0]
+        return Progress(len(bounds), bounds[-1] if bounds else np.nan, time.perf_counter() - self.began, params)
+
+    def solution(self, state: State, fit: int) -> Solution:
+        """What a fit leaves behind."""
+        centred = state.centred[fit].astype(self.density.dtype)
+        return Solution(
+            self.problem.targets[fit].replace(centred=centred),
+            FullRank() if state.is_full[fit] else MeanField(),
+            self.phi(state, fit),
+            np.array(state.bounds[fit]),
+            self._status(state, fit),
+            state.other_modes[fit],
+            state.notes[fit],
+        )
+
+    def _status(self, state: State, fit: int) -> Status:
+        reason, left, noise = state.reason[fit], float(state.decrement[fit]), float(state.draw_noise[fit])
+        # Each sentence names the number that decides, so that a reader can disagree.
+        text = {
+            "converged": f"at the optimum ({left:.0e} nats to gain)",
+            "rounding": f"at the optimum to rounding ({left:.0e} nats to gain)",
+            "capped": f"out of steps with {left:.2g} nats to gain: not converged",
+            "stuck": f"no step improves the bound, yet {left:.2g} nats seem to be left: not converged",
+            **CUT,
+        }[reason]
+        if reason not in CUT:
+            # Draws at which the density is not finite would move the answer by who knows how much.
+            noise = np.inf if np.isnan(noise) else noise
+            text += f"; {state.draws[fit]} fixed draws (others would move the answer by {noise:.2g} sd)"
+        return Status(
+            reason,
+            reason in ("converged", "rounding"),
+            text,
+            steps=len(state.bounds[fit]),
+            gradients=int(self.density.gradients[fit]),
+            seconds=time.perf_counter() - self.began,
+            compiling=self.density.compiling,
+            draw_noise=noise,
+            decrement=left,
+        )

@@ -1,0 +1,119 @@
+"""What a stochastic solver needs, as one value, and how it is made ready."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.types import PathLike, PyTree
+from vbppl.data.prefetch import Prefetcher
+from vbppl.data.shuffle import Minibatches
+from vbppl.guides import networks
+from vbppl.guides.base import Guide, Start
+from vbppl.guides.structured import beside_rows
+from vbppl.inference.stochastic import minibatch
+from vbppl.inference.stochastic.early_stopping import EarlyStopping, StopRule
+from vbppl.inference.stochastic.objectives import InTraining, Objective
+from vbppl.inference.stochastic.settings import Stochastic
+from vbppl.target.density import initial_states
+from vbppl.target.target import Target
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is to be maximised, whence, and how.
+
+    Attributes:
+      target: the density; its params are the first ones.
+      guide: the family.
+      phi: its parameters to start from, on the host.
+      settings: what was asked for.
+      objective: what is maximised.
+      raw_key: of the whole fit.
+      minibatches: which rows are shown; all by default.
+      prefetcher: reads the rows of data that stay on the host; None where there are none.
+      state: what the objective is handed at the first step.
+      stop_rules: each looks after each chunk of steps; the first that says so ends the fit.
+      checkpoint: a file that is written between chunks; if there is one, the fit goes on from it.
+    """
+
+    target: Target
+    guide: Guide
+    phi: PyTree
+    settings: Stochastic
+    objective: Objective
+    raw_key: np.ndarray
+    minibatches: Minibatches = Minibatches()
+    prefetcher: Prefetcher | None = None
+    state: PyTree = ()
+    stop_rules: tuple[StopRule, ...] = ()
+    checkpoint: PathLike | None = None
+
+
+def prepare(
+    target: Target,
+    guide: Guide,
+    settings: Stochastic,
+    minibatches: Minibatches,
+    start: Start | Callable[[Target], Start],
+    raw_key: np.ndarray,
+    checkpoint: PathLike | None = None,
+    phi: PyTree = None,
+) -> Problem:
+    """Make ready what the solver needs, after checking that batches add up and that the guide fits the target.
+
+    Args:
+      target: with the lengths of the rows shown; see `minibatch.resolve_sources`.
+      guide: the family. Mean field becomes `Structured` beside plates whose rows are shown in part.
+      settings: what was asked for.
+      minibatches: which rows are shown.
+      start: where to begin; or what finds it, on the density of some rows that stand for all.
+      raw_key: of the whole fit.
+      checkpoint: see `Problem`.
+      phi: the guide's parameters to start from, such as those of a posterior; None for its own.
+
+    Raises:
+      ModelError: batches do not add up, the guide does not fit the target, or no start has a finite density.
+    """
+    guide = beside_rows(guide, target, [name for name, _, _ in minibatches.plates])
+    if callable(start):
+        found = start(minibatch.few_rows(target, minibatches, raw_key))
+        start = found._replace(loc=minibatch.at_rest(target, minibatches, found.loc))
+    start = start._replace(loc=np.asarray(start.loc, jnp.result_type(float)))
+    minibatch.check_batches(target, minibatches, start.loc, raw_key)
+    # A posterior's parameters are warm, its noise and moments are not taken along.
+    phi = jax.tree.map(np.asarray, guide.init(target, start) if phi is None else phi)
+    objective, state = settings.chosen_objective(), ()
+    if target.layout.has_training_mode or networks.has_training_mode(guide):
+        objective = InTraining(objective, raw_key)
+        state = {"guide": networks.first_states(guide), "model": initial_states(target)}
+    return Problem(
+        target,
+        guide,
+        phi,
+        settings,
+        objective,
+        raw_key,
+        minibatches,
+        minibatch.prefetcher_of(target, minibatches, raw_key),
+        state,
+        _stop_rules(settings, target, guide, raw_key, phi, state),
+        checkpoint,
+    )
+
+
+def _stop_rules(
+    settings: Stochastic, target: Target, guide: Guide, raw_key: np.ndarray, phi: PyTree, state: Any
+) -> tuple[StopRule, ...]:
+    """Who looks after each chunk of steps: the validation set, if there is one."""
+    validation = settings.validation
+    if validation is None:
+        return ()
+    beside, other = networks.with_data(guide, validation.guide), target.with_data(validation.model)
+    first = {"guide": phi, "model": target.params}
+    return (EarlyStopping(beside, other, validation, raw_key, first, state, settings.chosen_objective().warm_up_steps),)

@@ -1,0 +1,355 @@
+"""What one run of a model at a point gives, site by site and before anything is summed: `Terms`.
+
+The log density in the flat vector is one sum of many parts,
+
+    log density(z) = sum over sites of  N/B (sum of log p(x_i | before) + sum of log |dx/dz|_i),
+
+and everybody above needs it summed in another way: over everything, site by site, row by row, without the
+log |dx/dz|, or with some sites' parts replaced by a divergence in closed form. So the model is run once, the
+parts are kept, and each of these is a reduction of them. What a program does not ask for costs it nothing: `run`
+is compiled as an inner function, and the compiler drops what is not read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree, static
+from vbppl.core.special import HALF_LOG_TWO_PI
+from vbppl.core.types import Array, ArrayLike
+from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
+from vbppl.distributions.location_scale import coordinates
+from vbppl.model.handlers import states_of, with_params, with_rows
+from vbppl.model.model import Model, leading_draws
+from vbppl.model.modules import Parts, parts
+from vbppl.model.primitives import Site, subsample
+from vbppl.model.shapes import Frame, check_value
+from vbppl.model.trace import abstract_sites, log_probs, summed, values_of
+from vbppl.target.layout import Layout, shown_slices
+
+
+@pytree
+class Term:
+    """What one statement adds to a log density, before it is summed.
+
+    Attributes:
+      log_prob: the log density of its value, in the distribution's batch shape; a factor's value.
+      log_det: of a latent site log |dx/dz|, in the shape of its batch or of its slice of `z`; None of others.
+      dist: the distribution of a latent site, None of others.
+      moved: the bijector from `z` to the value, where that is not the distribution's support; None elsewhere.
+      name: the site's.
+      scale: N/B, how much the term counts.
+      plates: the plates around the site.
+    """
+
+    log_prob: Array
+    log_det: Array | None
+    dist: Any
+    moved: Any
+    name: str = static()
+    scale: float = static()
+    plates: tuple[Frame, ...] = static()
+
+    def log_density(self) -> Array:
+        """What the site adds to the log joint density, a scalar: summed over its rows, times N/B."""
+        return summed([(self.log_prob, self.scale)])
+
+    def total_log_det(self) -> Array:
+        """What its coordinates add to the log density, a scalar."""
+        return jnp.zeros(()) if self.log_det is None else jnp.sum(self.log_det) * self.scale
+
+    def by_row(self, plate: str) -> Array:
+        """What the site adds to the log joint density for each row shown of its only plate, `(rows,)`, unscaled.
+
+        Raises:
+          ModelError: it stands in another plate, or in several.
+        """
+        if [frame.name for frame in self.plates] != [plate]:
+            where = ", ".join(frame.name for frame in self.plates) or "no plate"
+            raise ModelError(
+                f"the site stands in {where}, not in the plate '{plate}' alone, so its density is not a sum over rows.",
+                site=self.name,
+                mend="Importance weights by row are for models all of whose sites stand in one plate, as in a VAE.",
+            )
+        frame, dims = self.plates[0], jnp.ndim(self.log_prob)
+        return jnp.sum(self.log_prob, axis=tuple(axis for axis in range(dims) if axis != dims + frame.dim))
+
+    def beside(self, loc: Array, sd: Array) -> Any:
+        """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
+        if self.moved is not None:
+            # An affine map of a normal is a normal, whatever the family of the prior.
+            loc, sd = self.moved.forward(loc), self.moved.scale * sd
+        return normal_beside(self.dist, loc, sd)
+
+
+@pytree
+class Terms:
+    """The terms of one run at one point, in the order of the model's statements; all sums are in nats.
+
+    Attributes:
+      terms: of each sample and factor statement.
+      reported: the values of latent and deterministic sites, by name.
+      states: what the run has left in modules and mutable values, by the sites' names.
+      order: the names in `reported`, in the order of the statements, which JAX forgets.
+    """
+
+    terms: tuple[Term, ...]
+    reported: dict[str, Any]
+    states: dict[str, Any]
+    order: tuple[str, ...] = static()
+
+    def __getitem__(self, name: str) -> Term:
+        return next(term for term in self.terms if term.name == name)
+
+    def log_joint(self) -> Array:
+        """The log joint density on the supports, a scalar."""
+        return summed([(term.log_prob, term.scale) for term in self.terms])
+
+    def log_density(self) -> Array:
+        """The log density in the flat vector, a scalar: the log joint density and log |dx/dz|."""
+        return sum((term.total_log_det() for term in self.terms if term.log_det is not None), self.log_joint())
+
+    def by_site(self) -> dict[str, Array]:
+        """What each site adds to `log_density`: scalars by the sites' names."""
+        return {term.name: term.log_density() + term.total_log_det() for term in self.terms}
+
+    def by_row(self, plate: str) -> Array:
+        """The log density of each row shown of the plate in which every site stands, `(rows,)`, unscaled.
+
+        Raises:
+          ModelError: a site stands elsewhere.
+        """
+        each = [term.by_row(plate) for term in self.terms]
+        total = sum(each[1:], each[0])
+        # Axes of an event come last whether a log det has them or not, so the rows are always the leading numbers.
+        log_dets = (term.log_det for term in self.terms if term.log_det is not None)
+        return sum((part.reshape(len(total), -1).sum(axis=1) for part in log_dets), total)
+
+    def with_normals(self, normals: Mapping[str, tuple[Array, Array]]) -> Array:
+        """The log density where some sites' slices of `z` are drawn from normals independently of all else: a scalar.
+
+        Their terms are replaced by their means over that normal where these have a closed form,
+
+            E[log p + log |dx/dz|] = -KL(N(loc, sd), prior) - entropy,
+
+        so that nothing is left to chance.
+
+        Args:
+          normals: by the sites' names `(loc, sd)`, each of the slice's shape.
+        """
+        total = jnp.zeros(())
+        for term in self.terms:
+            q = term.beside(*normals[term.name]) if term.name in normals else None
+            if q is None:
+                total += term.log_density() + term.total_log_det()
+            else:
+                # The caller adds the entropy of all of q by itself, so it is taken off here.
+                entropy = jnp.sum(jnp.log(normals[term.name][1]) + HALF_LOG_TWO_PI + 0.5)
+                total -= (jnp.sum(kl_divergence(q, term.dist)) + entropy) * term.scale
+        return total
+
+    def divergences(self, normals: Mapping[str, tuple[Array, Array]]) -> dict[str, tuple[Array, Array]]:
+        """For each site of `normals` its divergence from the prior, `(rows, coordinates)` nats, and its scale N/B.
+
+        Raises:
+          ModelError: it has no closed form.
+        """
+        found = {}
+        for name, normal in normals.items():
+            term = self[name]
+            q = term.beside(*normal)
+            if q is None:
+                raise ModelError(
+                    f"the divergence of a normal from {type(term.dist).__name__} has no closed form.",
+                    site=name,
+                    mend="Use the plain bound: warm-up and free bits need the divergence of each site by itself.",
+                )
+            cost = kl_by_coordinate(q, term.dist)
+            found[name] = (cost.reshape(math.prod(term.dist.batch_shape), -1), jnp.asarray(term.scale))
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """The values of the latent and deterministic sites, in the order of the statements."""
+        return {name: self.reported[name] for name in self.order}
+
+
+def terms_of(
+    sites: Mapping[str, Site], log_dets: Mapping[str, Array] | None = None, moved: Mapping[str, Any] | None = None
+) -> tuple[Term, ...]:
+    """The terms of a run's sites; `log_dets` and `moved` of those whose values were read off a flat vector."""
+    log_dets, moved = log_dets or {}, moved or {}
+
+    def term(site: Site) -> Term:
+        # The distribution of an observed site is not kept: nobody compares it with another, and it holds data.
+        dist = None if site.observed else site.dist
+        place = (site.name, site.scale, site.frames)
+        return Term(jnp.asarray(log_probs(site)), log_dets.get(site.name), dist, moved.get(site.name), *place)
+
+    return tuple(term(site) for site in sites.values() if site.kind in ("sample", "factor"))
+
+
+class Evaluable(Protocol):
+    """What a run reads of a target."""
+
+    @property
+    def model(self) -> Model: ...
+    @property
+    def params(self) -> dict[str, Any]: ...
+    @property
+    def centred(self) -> ArrayLike: ...
+    @property
+    def layout(self) -> Layout: ...
+
+
+class _Reader:
+    """Answers latent sites from slices of `z`, and keeps log |dx/dz|."""
+
+    def __init__(self, target: Evaluable, z: Array, rows: Mapping[str, Array], shown: bool = False):
+        self.slots = {slot.name: slot for slot in target.layout.slots}
+        self.shown = shown_slices(target.layout, rows) if shown else None
+        self.target, self.z, self.rows = target, z, rows
+        self.log_dets: dict[str, Array] = {}
+        self.moved: dict[str, Any] = {}
+
+    def __call__(self, site: Site) -> Site:
+        if site.kind == "plate":
+            return with_rows(site, self.rows)
+        if site.kind == "param":
+            return with_params(site, self.target.params[site.name])
+        if site.kind != "sample" or site.value is not None:
+            return site
+        bijector = _coordinates(self.target, site)
+        if _is_moved(self.target, site.name):
+            self.moved[site.name] = bijector
+        # The support may depend on what was drawn before, so it is asked here and not in advance.
+        value, self.log_dets[site.name] = bijector.forward_and_log_det(self.slice_of(site.name))
+        return dataclasses.replace(site, value=value)
+
+    def slice_of(self, name: str) -> Array:
+        """The site's part of `z`, at the rows shown."""
+        slot = self.slots[name]
+        if self.shown is not None:
+            start, shape = self.shown[name]
+            return self.z[start : start + math.prod(shape)].reshape(shape)
+        z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
+        return subsample(z, event_dim=slot.event_dim) if self.rows else z
+
+
+def _is_moved(target: Evaluable, name: str) -> bool:
+    return name in (*target.layout.movable, *target.layout.fixed_decentred)
+
+
+def _coordinates(target: Evaluable, site: Site) -> Any:
+    """The bijector from a site's slice of the flat vector onto its values."""
+    movable = target.layout.movable
+    # The weight is a number among the data: one program serves centred, decentred and all between.
+    weight = jnp.asarray(target.centred)[movable.index(site.name)] if site.name in movable else None
+    return coordinates(site.dist, weight, site.name in target.layout.fixed_decentred)
+
+
+# Inlined: the model's Python code runs once for all programs that contain it, and each of them is optimised as one.
+@functools.partial(jax.jit, static_argnames="shown", inline=True)
+def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Terms:
+    """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
+    reader = _Reader(target, z, rows, shown)
+    sites = target.model.trace(reader)
+    order = tuple(name for name in target.layout.reported if name in sites)
+    found = values_of({name: sites[name] for name in order})
+    # Only what has a training mode changes its states, and only there are they sure to be arrays.
+    states = states_of(sites) if target.layout.has_training_mode else {}
+    return Terms(terms_of(sites, reader.log_dets, reader.moved), found, states, order)
+
+
+@functools.partial(jax.jit, static_argnames="jacobian", inline=True)
+def log_density(target: Evaluable, z: Array, rows: dict[str, Array], jacobian: bool) -> Array:
+    """The log density at `z`, compiled as one program where nothing is compiled around it: a scalar."""
+    terms = run(target, z, rows, False)
+    return terms.log_density() if jacobian else terms.log_joint()
+
+
+def nonfinite_sites(target: Any, z: Any) -> tuple[str, ...]:
+    """The sites whose log density or gradient is not finite at one of the points `z`, `(n, dim)`."""
+    finite = _finite_sites(target, target.layout.flat(z, batched=True))
+    return tuple(name for name, ok in finite.items() if not np.all(ok))
+
+
+@jax.jit
+def _finite_sites(target: Any, z: Array) -> dict[str, Array]:
+    def densities(z: Array) -> dict[str, Array]:
+        return target.run(z).by_site()
+
+    def one(z: Array) -> dict[str, Array]:
+        # One site at a time: in a shared backward pass, zero times another site's infinity would be NaN.
+        values = densities(z)
+        slopes = {name: jax.grad(lambda z, name=name: densities(z)[name])(z) for name in values}
+        return {name: jnp.isfinite(value) & jnp.isfinite(slopes[name]).all() for name, value in values.items()}
+
+    return jax.vmap(one)(z)
+
+
+@jax.jit
+def constrained(target: Evaluable, z: Array) -> dict[str, Array]:
+    """The values of the latent and deterministic sites at a point `(dim,)`, or at points `(n, dim)`."""
+
+    def one(z):
+        return run(target, z, {}, False).reported
+
+    return jax.vmap(one)(z) if z.ndim == 2 else one(z)
+
+
+@jax.jit
+def unconstrained(target: Evaluable, values: dict[str, Array]) -> tuple[Array, Array]:
+    """The `z` at one value for each latent site, and log |dx/dz|; or at draws of them."""
+    # Draws are told from one value by their shapes, which only the sites' outlines know.
+    one = functools.partial(unconstrained_at, target, rows={})
+    draws = leading_draws(abstract_sites(target.model), values)
+    return one(values) if draws is None else jax.vmap(one)(values)
+
+
+def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
+    pieces, log_dets, dtype = [], [], jnp.result_type(float)
+
+    def interpret(site: Site) -> Site:
+        if site.kind == "plate":
+            return with_rows(site, rows)
+        if site.kind == "param":
+            return with_params(site, target.params[site.name])
+        if site.kind != "sample" or site.value is not None:
+            return site
+        value = values[site.name]
+        check_value(site.name, value, site.shape, site.frames)
+        bijector = _coordinates(target, site)
+        # Log |dx/dz| is asked at the image, by the formula of the way there: no bijector has two of them.
+        z = jnp.asarray(bijector.inverse(value), dtype)
+        pieces.append(z.reshape(-1))
+        log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
+        return dataclasses.replace(site, value=value)
+
+    target.model.trace(interpret)
+    return jnp.concatenate([jnp.zeros(0, dtype), *pieces]), sum(log_dets, jnp.zeros(()))
+
+
+def packed_params(target: Evaluable) -> dict[str, Parts]:
+    """The current values of the params, taken apart, so that they may cross the border of a compiled program."""
+    return _packed_params(target) if target.layout.params else {}
+
+
+@jax.jit
+def _packed_params(target: Evaluable) -> dict[str, Parts]:
+    sites = target.model.trace(_Reader(target, jnp.zeros(target.layout.dim), {}))
+    return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
+
+
+def initial_states(target: Evaluable) -> dict[str, Any]:
+    """What the first step of a fit finds in modules and mutable values."""
+    return target.model.initial_states() if target.layout.has_training_mode else {}
