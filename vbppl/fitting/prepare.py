@@ -7,6 +7,7 @@ up, an encoder whose output has the wrong shape.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,18 +88,19 @@ def _stochastic(plan: Plan, target: Target, raw: np.ndarray) -> stochastic.Probl
 
     start = found if place is None else Start(place[0], place[1], raw)
     settings: Any = plan.settings
-    problem = stochastic.prepare(target, guide, settings, plan.minibatches, start, raw, plan.checkpoint)
-    return dataclasses.replace(problem, phi=_warmed(problem.phi, plan.start, problem.guide))
+    warmed = functools.partial(_warmed, plan.start)
+    return stochastic.prepare(target, guide, settings, plan.minibatches, start, raw, plan.checkpoint, warmed)
 
 
 def _as_learnt(start: Any, target: Target) -> Target:
     """The target with the params and module states that a posterior has learnt, where they fit."""
-    if not isinstance(start, Posterior) or not _alike(start.target.params, target.params):
+    learns = bool(target.params) or target.layout.has_training_mode
+    if not learns or not isinstance(start, Posterior) or not _alike(start.target.params, target.params):
         return target
     return target.replace(params=start.target.params).in_mode(model_of(start.target).states, None)
 
 
-def _warmed(phi: Any, start: Any, guide: Any) -> Any:
+def _warmed(start: Any, phi: Any, guide: Any) -> Any:
     """The parameters of a posterior's guide in the place of the first ones, where it is of the same kind.
 
     Its parameters are taken over, but neither its noise nor its optimizer's moments: a warm start is a new fit.

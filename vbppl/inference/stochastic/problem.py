@@ -63,7 +63,7 @@ def prepare(
     start: Start | Callable[[Target], Start],
     raw_key: np.ndarray,
     checkpoint: PathLike | None = None,
-    phi: PyTree = None,
+    warmed: Callable[[PyTree, Guide], PyTree] = lambda phi, guide: phi,
 ) -> Problem:
     """Make ready what the solver needs, after checking that batches add up and that the guide fits the target.
 
@@ -75,7 +75,7 @@ def prepare(
       start: where to begin; or what finds it, on the density of some rows that stand for all.
       raw_key: of the whole fit.
       checkpoint: see `Problem`.
-      phi: the guide's parameters to start from, such as those of a posterior; None for its own.
+      warmed: what a warm start makes of the guide's own first parameters, such as those of a posterior.
 
     Raises:
       ModelError: batches do not add up, the guide does not fit the target, or no start has a finite density.
@@ -86,8 +86,8 @@ def prepare(
         start = found._replace(loc=minibatch.at_rest(target, minibatches, found.loc))
     start = start._replace(loc=np.asarray(start.loc, jnp.result_type(float)))
     minibatch.check_batches(target, minibatches, start.loc, raw_key)
-    # A posterior's parameters are warm, its noise and moments are not taken along.
-    phi = jax.tree.map(np.asarray, guide.init(target, start) if phi is None else phi)
+    # A posterior's parameters are warm; its noise and its optimizer's moments are not taken along.
+    phi = jax.tree.map(np.asarray, warmed(guide.init(target, start), guide))
     objective, state = settings.chosen_objective(), ()
     if target.layout.has_training_mode or networks.has_training_mode(guide):
         objective = InTraining(objective, raw_key)
