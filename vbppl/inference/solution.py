@@ -127,7 +127,8 @@ class Status:
     first_skipped: int | None = None
     nonfinite_sites: tuple[str, ...] = ()
     draw_noise: float = 0.0
-    decrement: float = float("nan")
+    # Not compared: where it is not known it is NaN, which from Python 3.13 on makes a status differ from itself.
+    decrement: float = dataclasses.field(default=float("nan"), compare=False)
     r_hat: float | None = None
     mcse: float | None = None
 
