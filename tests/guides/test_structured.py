@@ -13,9 +13,10 @@ from scipy import stats
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree
 from vbppl.guides.base import Start
-from vbppl.guides.gaussian import FullRank, MeanField
-from vbppl.guides.structured import Structured, beside_rows
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.structured import RowGuide, Structured, beside_rows
 from vbppl.inference import bound
 from vbppl.inference.stochastic.objectives import ClosedForm, Inputs, StickingTheLanding
 from vbppl.target.target import Target
@@ -241,6 +242,42 @@ def test_log_prob_stands_on_the_footing_of_log_joint_on_other_supports():
     posterior = vb.fit(rates(COUNTS), Structured("row"), method=vb.Stochastic(steps=300, draws=4))
     off, error = gap_and_error(rates(COUNTS), posterior)
     assert abs(off) < 4.5 * error + 1e-3
+
+
+FEW = Y[:4]
+
+
+@pytree
+class Conditional(RowGuide):
+    """The exact posterior of `groups(FEW)`: a normal for `mu`, and of each row a normal given `mu`."""
+
+    shared: Gaussian = MeanField()
+    is_factorised = False
+
+    def local_plates(self, target):
+        return ("row",)
+
+    def conditional(self, phi, shared, target):
+        precision = SPREAD**-2 + NOISE**-2
+        y = jnp.asarray(FEW)
+        return {"theta": ((shared / SPREAD**2 + y / NOISE**2) / precision, jnp.full(len(y), precision**-0.5))}
+
+
+def test_rows_that_follow_what_they_share_are_exact_where_the_posterior_does(x64):
+    guide, target, variance = Conditional(), Target.of(groups(FEW)), SPREAD**2 + NOISE**2
+    precision = 1 / 4 + len(FEW) / variance
+    mean = FEW.sum() / variance / precision
+    phi = {"shared": np.array([[mean], [-np.log(precision) / 2]]), "local": np.zeros((2, 0))}
+    evidence = stats.multivariate_normal(np.zeros(4), 4 + variance * np.eye(4)).logpdf(FEW)
+    weighed = bound.weighed_draws(guide, phi, target, np.random.default_rng(0), 50)
+    np.testing.assert_allclose(weighed.log_weights, evidence, rtol=1e-9)
+    np.testing.assert_allclose(guide.log_prob(phi, weighed.z, target), bound.evaluate(target, weighed.z)[0] - evidence)
+    fresh = bound.fresh_bound(guide, phi, target, np.random.default_rng(1), 400)
+    assert fresh.mean() == pytest.approx(evidence, abs=4.5 * fresh.std() / 20)
+    loc, sd = guide.frame(phi, target)
+    assert loc[0] == pytest.approx(mean, abs=0.02) and sd[0] == pytest.approx(precision**-0.5, rel=0.02)
+    divergences = guide.divergences(phi, np.zeros((3, 1 + 4)), target)["theta"][0]
+    assert divergences.shape == (3, 4, 1)
 
 
 def test_a_plate_without_latent_sites_is_refused():

@@ -8,6 +8,7 @@ rows never seen are encoded by the same call (Kingma and Welling 2014, "Auto-Enc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from vbppl.data.rows import lengths_of
 from vbppl.data.source import shown_of
 from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, Gaussian
-from vbppl.guides.structured import RowGuide, from_table
+from vbppl.guides.structured import Moments, RowGuide
 from vbppl.target import guide_program
 from vbppl.target.layout import Slot
 from vbppl.target.target import Target, model_of
@@ -93,26 +94,25 @@ class Amortized(RowGuide):
             raise ModelError(
                 "the name belongs to the guide's encoder.", site=guide_program.NETWORK, mend="Rename the model's param."
             )
-        phi = self.first_phi(target, start, self.table(target)) | guide_program.first_network(self.params)
+        phi = super().init(target, start) | guide_program.first_network(self.params)
         plates = [p for p in target.layout.plates if p.sources or p.name in slot.plates]
         first = target.showing({p.name: np.arange(min(TRIED, p.size)) for p in plates}).rows
         self._check(phi, guide_program.read(model_of(target), self.reads), self.shown(target, first), slot)
         return phi
 
-    def conditional(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
+    def conditional(self, phi: PyTree, shared: Array, target: Target) -> Moments:
         # The encoder at the rows shown; a table for other sites in its plate.
-        slot, data = self._slot(target), self.shown(target, target.rows)
-        shape = slot.shown(lengths_of(target.rows))
-        loc, scale = (jnp.broadcast_to(part, shape) for part in self.encoded(phi, data))
-        return from_table(phi["local"], self.table(target), target.rows) | {slot.name: (loc, scale)}
+        shape = self._slot(target).shown(lengths_of(target.rows))
+        loc, scale = (jnp.broadcast_to(part, shape) for part in self.encoded(phi, self.shown(target, target.rows)))
+        return {**super().conditional(phi, shared, target), self.site: (loc, scale)}
 
     def encoded(self, phi: PyTree, data: Any) -> tuple[Array, Array]:
         """`loc` and `scale` of the rows `data`, as the encoder returns them."""
         return self.encoder(guide_program.network_value(self.params, phi), data)
 
     def table(self, target: Target) -> list[Slot]:
-        """The other sites in the plate: what they are is a table, not the encoder's."""
-        return [slot for slot in self.slots(target, local=True) if slot.name != self.site]
+        # The other sites in the plate.
+        return [slot for slot in super().table(target) if slot.name != self.site]
 
     def shown(self, target: Target, rows: Mapping[str, Array]) -> Any:
         """What the encoder reads of the rows shown."""
@@ -140,38 +140,28 @@ class Amortized(RowGuide):
 
     def _check(self, phi: PyTree, data: Any, first: Any, slot: Slot) -> None:
         """Try the encoder on the `first` rows of `data`: shapes, and a scale that is one."""
-        size = slot.unconstrained[0]
-        for leaf in jax.tree.leaves(data):
-            if jnp.shape(leaf)[:1] != (size,):
-                raise ModelError(
-                    f"the encoder reads an array of shape {jnp.shape(leaf)}, but plate '{slot.plates[0]}' has "
-                    f"{size} rows.",
-                    site=slot.name,
-                    mend="Read arrays that have the plate's rows along their first axis.",
-                )
-        shape = (min(TRIED, size), *slot.unconstrained[1:])
-        found = self.encoded(phi, first)
+        size, refused = slot.unconstrained[0], functools.partial(ModelError, site=slot.name)
+        wrong = [jnp.shape(leaf) for leaf in jax.tree.leaves(data) if jnp.shape(leaf)[:1] != (size,)]
+        if wrong:
+            raise refused(
+                f"the encoder reads an array of shape {wrong[0]}, but plate '{slot.plates[0]}' has {size} rows.",
+                mend="Read arrays that have the plate's rows along their first axis.",
+            )
+        shape, found = (min(TRIED, size), *slot.unconstrained[1:]), self.encoded(phi, first)
         if not isinstance(found, tuple) or len(found) != 2:
-            raise ModelError(
+            raise refused(
                 f"the encoder returned {type(found).__name__}, not (loc, scale).",
-                site=slot.name,
                 mend="Return two arrays: the mean and the standard deviation of each row's z.",
             )
-        shapes = [jnp.shape(part) for part in found]
-        if shapes[0] != shape or shapes[1] not in (shape, ()):
-            raise ModelError(
-                f"for {shape[0]} rows the encoder returned loc {shapes[0]} and scale {shapes[1]}, not {shape}.",
-                site=slot.name,
+        loc, scale = map(np.asarray, found)
+        if loc.shape != shape or scale.shape not in (shape, ()):
+            raise refused(
+                f"for {shape[0]} rows the encoder returned loc {loc.shape} and scale {scale.shape}, not {shape}.",
                 mend="An encoder gets all rows of a batch at once; a module for one row needs jax.vmap.",
             )
-        if (
-            not np.all(np.isfinite(found[0]))
-            or not np.all(np.isfinite(found[1]))
-            or not np.all(np.asarray(found[1]) > 0)
-        ):
-            raise ModelError(
-                f"the encoder's scale must be positive and finite; the least is {np.min(found[1]):.3g}.",
-                site=slot.name,
+        if not (np.isfinite(loc).all() and np.isfinite(scale).all() and (scale > 0).all()):
+            raise refused(
+                f"the encoder's scale must be positive and finite; the least is {scale.min():.3g}.",
                 mend="Return a standard deviation, not its log: jnp.exp(log_scale), or jax.nn.softplus(...).",
             )
 

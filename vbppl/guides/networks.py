@@ -127,7 +127,7 @@ def at_other_data(
     None where it does not: what it says of the latent sites is then the same for all.
     """
     if isinstance(guide, Amortized):
-        z = guide.apart(phi, target, rng, draws, guide.table(target))
+        z = guide.apart(phi, target, rng, draws)
         loc, scale = _encoded(guide, phi, model)
         noise = rng.standard_normal((draws, *loc.shape)).astype(loc.dtype)
         return Transfer({}, z | {guide.site: loc + scale * noise}, (guide.site,))

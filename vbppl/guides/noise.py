@@ -7,6 +7,7 @@ steps of a stochastic fit, from a key: `spread` and `apart` give something that 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from vbppl.core.numerics.draws import fresh_draws, latin_hypercube, normal_draws, whitened_draws
 from vbppl.core.pytree import pytree, static
-from vbppl.core.types import AnyArray, Array
+from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import lengths_of
 from vbppl.target.layout import Layout
 
@@ -110,9 +111,13 @@ class RowNormals(Normals):
     @classmethod
     def of(cls, layout: Layout, local: tuple[str, ...], rows: Any) -> RowNormals:
         """Those of the rows shown."""
-        lengths = lengths_of(rows)
-        sizes = [math.prod(s.shown(lengths)) if s.name in local else s.stop - s.start for s in layout.slots]
-        return cls(sum(sizes), layout=layout, local=local, rows=dict(rows))
+        empty = cls(0, layout=layout, local=local, rows=dict(rows))
+        return dataclasses.replace(empty, dim=sum(map(math.prod, empty.shapes().values())))
+
+    def shapes(self) -> dict[str, Shape]:
+        """The shape of each site's normals in a draw."""
+        lengths = lengths_of(self.rows)
+        return {s.name: s.shown(lengths) if s.name in self.local else s.unconstrained for s in self.layout.slots}
 
     def fresh(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return (fresh_draws if self.dim <= WHITENED else latin_hypercube)(rng, draws, self.dim)
@@ -126,7 +131,10 @@ class RowNormals(Normals):
 
 @pytree
 class Keys(Noise):
-    """A key a draw, as raw data `(draws, 2)`: for programs, which draw themselves."""
+    """A key a draw, as raw data `(draws, 2)`: for programs, which draw themselves.
+
+    All rows have the same ones: what rows share must be the same for all, and a program's own keys part the rest.
+    """
 
     is_of_rows = True
     has_exact_moments = False
@@ -136,12 +144,8 @@ class Keys(Noise):
     def independent(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return rng.integers(0, 2**32, size=(draws, 2), dtype=np.uint32)
 
-    def apart(self, draws: int) -> SplitKeys:
-        return SplitKeys(draws)
-
-    def of_rows(self, whole: np.ndarray) -> Any:
-        """The same: what rows share must be the same for all, and a program's own keys part the rest."""
-        return whole
+    def apart(self, draws: int) -> Apart:
+        return Apart((draws,), keys=True)
 
 
 @pytree
@@ -184,24 +188,16 @@ class Stratified:
 
 @pytree
 class Apart:
-    """Independent normals of this shape."""
+    """Independent normals of this shape, or so many keys."""
 
     shape: tuple[int, ...] = static()
+    keys: bool = static(default=False)
 
     def __call__(self, key: Array) -> Array:
-        """The noise of the step with this key."""
+        """The noise of the step with this key: of `shape`, or raw keys `(draws, 2)`."""
+        if self.keys:
+            return jax.random.key_data(jax.random.split(key, self.shape))
         return jax.random.normal(key, self.shape)
-
-
-@pytree
-class SplitKeys:
-    """So many keys."""
-
-    draws: int = static()
-
-    def __call__(self, key: Array) -> Array:
-        """The noise of the step with this key, `(draws, 2)`."""
-        return jax.random.key_data(jax.random.split(key, self.draws))
 
 
 def orders_of_strata(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:

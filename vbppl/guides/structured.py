@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,43 +22,75 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.special import HALF_LOG_TWO_PI
-from vbppl.core.types import AnyArray, Array, PyTree
+from vbppl.core.special import HALF_LOG_TWO_PI, sum_rightmost
+from vbppl.core.types import AnyArray, Array, PyTree, Shape
 from vbppl.data.rows import lengths_of
-from vbppl.guides.base import Draws, Guide, RowWise, Start, is_traced, over_draws, uniform_weights
-from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, MeanField
-from vbppl.guides.noise import Noise, RowNormals
+from vbppl.distributions.families.real import Normal
+from vbppl.guides.base import Draws, Guide, RowWise, Start, is_traced, joined, over_draws, uniform_weights
+from vbppl.guides.gaussian import FullRank, Gaussian, MeanField
+from vbppl.guides.noise import RowNormals
 from vbppl.target.layout import Slot, shown_slices
 from vbppl.target.target import Target
 
 AT_ONCE = 16  # draws evaluated side by side outside the steps: bounds the memory that they take
 
+Moments: TypeAlias = Mapping[str, tuple[Any, Any]]  # `loc` and `sd` of normals, by the site's name
+
 
 class _Drawn(NamedTuple):
-    """What noise makes: `z` of the rows shown, `(draws, shown_dim)`, of the shared sites all rows, and the normals."""
+    """What noise makes at the rows shown.
 
-    z: Array
+    Attributes:
+      sites: in unconstrained space, by name in the layout's order, `(draws, *shown shape)` each.
+      shared: the shared sites of all rows, `(draws, shared dim)`.
+      normals: of each local site; see `RowGuide._normals_at`.
+    """
+
+    sites: dict[str, Array]
     shared: Array
-    moments: Mapping[str, tuple[Array, Array]]
+    normals: Moments
+
+    @property
+    def z(self) -> Array:
+        """The draws as a target takes them, `(draws, shown dim)`."""
+        return _flat(self.sites.values(), self.shared)
 
 
 class RowGuide(RowWise):
-    """What guides with local parts share. They give `shared`, `local_plates` and `conditional`."""
+    """What guides with local parts share. They give `shared`, `local_plates` and, unless it is a table, `conditional`.
+
+    A row's normal may depend on the draw of what all rows share, never on other rows: so its divergence has a closed
+    form at each draw.
+    """
 
     shared: Gaussian
+    # Do the rows' normals not depend on what all rows share? Then they are the same for all draws.
+    is_factorised = True
 
     def local_plates(self, target: Target) -> tuple[str, ...]:
         """The plates whose latent sites are local."""
         raise NotImplementedError
 
-    def conditional(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
-        """For each local site `loc` and `sd` of the rows shown, in unconstrained space: `slot.shown(...)` each."""
-        raise NotImplementedError
+    def conditional(self, phi: PyTree, shared: Array, target: Target) -> Moments:
+        """For each local site `loc` and `sd` of the rows that `target` shows: `slot.shown(...)` each.
+
+        In unconstrained space, given one draw of the shared sites, `(shared dim,)`, at which a guide that
+        `is_factorised` does not look. By default they are read off a table.
+        """
+        return from_table(phi["local"], self.table(target), target.rows)
+
+    def table(self, target: Target) -> list[Slot]:
+        """The local sites whose normals stand in a table, `phi["local"]`."""
+        return self.slots(target, local=True)
+
+    def init(self, target: Target, start: Start) -> PyTree:
+        # Around the start: the shared sites' parameters, and the table.
+        shared, local = (start.of(_places(slots)) for slots in (self.slots(target, local=False), self.table(target)))
+        return {"shared": self.shared.init(target, shared), "local": MeanField().init(target, local)}
 
     def monitored(self, phi: PyTree) -> tuple[Array, Array]:
         rest = super().monitored(_without(phi, ("shared", "local")))
-        parts = self.shared.monitored(phi["shared"]), MeanField().monitored(phi["local"]), rest
-        return jnp.concatenate([values for values, _ in parts]), jnp.concatenate([units for _, units in parts])
+        return joined([self.shared.monitored(phi["shared"]), MeanField().monitored(phi["local"]), rest])
 
     def step_scale(self, phi: PyTree, power: Array, unknown: Array) -> PyTree:
         guides = {"shared": self.shared, "local": MeanField()}
@@ -70,7 +102,7 @@ class RowGuide(RowWise):
         plates = self.local_plates(target)
         return [slot for slot in target.layout.slots if any(p in plates for p in slot.plates) == local]
 
-    def noise(self, target: Target) -> Noise:
+    def noise(self, target: Target) -> RowNormals:
         return RowNormals.of(target.layout, tuple(slot.name for slot in self.slots(target, local=True)), target.rows)
 
     def draw(self, phi: PyTree, noise: AnyArray, target: Target) -> Draws:
@@ -80,108 +112,103 @@ class RowGuide(RowWise):
         # The local sites' divergences in closed form where they have one, the entropies always.
         if not is_traced((phi, noise, target)):
             return _bounds_in_turn(self, phi, noise, target)
-        z, _, moments = self._drawn(phi, noise, target)
+        drawn = self._drawn(phi, noise, target)
         entropy, lengths = self.shared.entropy(phi["shared"]), lengths_of(target.rows)
         for slot in self.slots(target, local=True):
-            sd = moments[slot.name][1]
-            entropy += (jnp.sum(jnp.log(sd)) + sd.size * (HALF_LOG_TWO_PI + 0.5)) * slot.weight(lengths)
-        return shown_log_densities(target, z, moments) + entropy
+            each = jnp.log(drawn.normals[slot.name][1]) + HALF_LOG_TWO_PI + 0.5
+            entropy += sum_rightmost(each, len(slot.unconstrained)) * slot.weight(lengths)
+
+        def density(z: Array, normals: Moments = drawn.normals) -> Array:
+            return target.run(z, shown=True).with_normals(normals)
+
+        return over_draws(density, drawn.z, *self._beside(drawn)) + entropy
 
     def frame(self, phi: PyTree, target: Target) -> tuple[AnyArray, AnyArray]:
+        if not self.is_factorised:
+            return super().frame(phi, target)
         # Exact: each row's normal is independent of all else.
-        moments, (loc, sd) = self.conditional(phi, target), self.shared.frame(phi["shared"], target)
-        found, start = [], 0
-        for slot in target.layout.slots:
-            if slot.name in moments:
-                found.append([np.ravel(part) for part in moments[slot.name]])
-                continue
-            stop = start + slot.stop - slot.start
-            found.append([np.asarray(part[start:stop]) for part in (loc, sd)])
-            start = stop
-        whole = [np.concatenate([np.zeros(0), *parts]) for parts in zip(*found)] or [np.zeros(0)] * 2
-        return whole[0], whole[1]
+        normals, found = self.normals(phi, target), []
+        for number, part in enumerate(self.shared.frame(phi["shared"], target)):
+            sites = self._shared_sites(np.asarray(part), target) | {n: both[number] for n, both in normals.items()}
+            found.append(np.concatenate([np.zeros(0), *(np.ravel(sites[slot.name]) for slot in target.layout.slots)]))
+        return found[0], found[1]
 
     def log_prob(self, phi: PyTree, z: AnyArray, target: Target) -> Array:
-        local, slices = self.slots(target, local=True), shown_slices(target.layout, target.rows)
-        parts = {s: z[:, slices[s.name][0] :][:, : math.prod(slices[s.name][1])] for s in target.layout.slots}
-        shared = _joined([_whole(slot, part) for slot, part in parts.items() if slot not in local], z)
-        return self._log_q(phi, target, _Drawn(z, shared, self.conditional(phi, target)))
+        shapes = {name: shape for name, (_, shape) in shown_slices(target.layout, target.rows).items()}
+        sites = _split(z, shapes)
+        shared = _flat([_whole(slot, sites[slot.name]) for slot in self.slots(target, local=False)], z)
+        return self._log_q(phi, target, _Drawn(sites, shared, self._normals_at(phi, shared, target)))
 
     def _log_q(self, phi: PyTree, target: Target, drawn: _Drawn) -> Array:
         """The log density of what was drawn, the terms of the rows shown weighted N/B: `(draws,)`."""
         total, lengths = self.shared.log_prob(phi["shared"], drawn.shared, target), lengths_of(target.rows)
-        slices = shown_slices(target.layout, target.rows)
         for slot in self.slots(target, local=True):
-            start, shape = slices[slot.name]
-            loc, sd = (part.reshape(-1) for part in drawn.moments[slot.name])
-            residual = (drawn.z[:, start : start + math.prod(shape)] - loc) / sd
-            each = -(residual**2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
-            total += each.sum(axis=1) * slot.weight(lengths)
+            each = Normal(*drawn.normals[slot.name]).log_prob(drawn.sites[slot.name])
+            total += sum_rightmost(each, len(slot.unconstrained)) * slot.weight(lengths)
         return total
 
     def _drawn(self, phi: PyTree, noise: Array, target: Target) -> _Drawn:
         """What `noise` makes at the rows that the target shows."""
-        rows, moments, local = target.rows, self.conditional(phi, target), self.slots(target, local=True)
-        sizes = [math.prod(s.shown(lengths_of(rows))) if s in local else s.stop - s.start for s in target.layout.slots]
-        parts = dict(zip(target.layout.slots, jnp.split(noise, np.cumsum(sizes)[:-1], axis=1)))
-        shared = self.shared.transform(phi["shared"], _joined([parts[s] for s in parts if s not in local], noise))
-        pieces, start = [], 0
-        for slot, part in parts.items():
-            if slot in local:
-                loc, sd = moments[slot.name]
-                pieces.append(loc.reshape(-1) + sd.reshape(-1) * part)
-                continue
-            piece, start = shared[:, start : start + part.shape[1]], start + part.shape[1]
-            shown = any(plate in rows for plate in slot.plates)
-            pieces.append(piece[:, (slot.indices(rows) - slot.start).reshape(-1)] if shown else piece)
-        return _Drawn(_joined(pieces, noise), shared, moments)
+        sites, of_shared = _split(noise, self.noise(target).shapes()), self.slots(target, local=False)
+        shared = self.shared.transform(phi["shared"], _flat([sites[slot.name] for slot in of_shared], noise))
+        normals, whole = self._normals_at(phi, shared, target), self._shared_sites(shared, target)
+        for slot in target.layout.slots:
+            if slot.name in normals:
+                loc, sd = normals[slot.name]
+                sites[slot.name] = loc + sd * sites[slot.name]
+            elif any(plate in target.rows for plate in slot.plates):
+                flat = whole[slot.name].reshape(len(noise), -1)
+                sites[slot.name] = flat[:, slot.indices(target.rows) - slot.start]
+            else:
+                sites[slot.name] = whole[slot.name]
+        return _Drawn(sites, shared, normals)
+
+    def _normals_at(self, phi: PyTree, shared: Array, target: Target) -> Moments:
+        """`conditional` at draws of `shared`, with an axis of draws only where they are not alike."""
+        if self.is_factorised:
+            return self.conditional(phi, shared[0], target)
+        return jax.vmap(lambda one: self.conditional(phi, one, target))(shared)
+
+    def _beside(self, drawn: _Drawn) -> tuple[Moments, ...]:
+        """What varies with the draws beside `z`."""
+        return () if self.is_factorised else (drawn.normals,)
+
+    def _shared_sites(self, shared: AnyArray, target: Target) -> dict[str, Any]:
+        """The shared sites of all rows, by name, from `(..., shared dim)`."""
+        return _split(shared, {slot.name: slot.unconstrained for slot in self.slots(target, local=False)})
 
     def divergences(self, phi: PyTree, noise: Array, target: Target) -> dict[str, tuple[Array, Array]]:
-        z, _, moments = self._drawn(phi, noise, target)
-        return jax.vmap(lambda one: target.run(one, shown=True).divergences(moments))(z)
+        drawn = self._drawn(phi, noise, target)
 
-    def normals(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
-        return self.conditional(phi, target)
+        def one(z: Array, normals: Moments = drawn.normals) -> dict[str, tuple[Array, Array]]:
+            return target.run(z, shown=True).divergences(normals)
+
+        return jax.vmap(one)(drawn.z, *self._beside(drawn))
+
+    def normals(self, phi: PyTree, target: Target) -> Moments:
+        return self.conditional(phi, jnp.zeros(0), target)
 
     def values(self, phi: PyTree, noise: Array, target: Target) -> dict[str, Array]:
         # In unconstrained space.
-        z, slices = self._drawn(phi, noise, target).z, shown_slices(target.layout, target.rows)
-        return {n: z[:, at : at + math.prod(shape)].reshape(-1, *shape) for n, (at, shape) in slices.items()}
+        return self._drawn(phi, noise, target).sites
 
     def row_log_weights(self, phi: PyTree, values: dict[str, Array], target: Target) -> Array:
-        pieces = (values[slot.name] for slot in target.layout.slots)
-        z = jnp.concatenate([piece.reshape(len(piece), -1) for piece in pieces], axis=1)
         plate = target.layout.only_plate().name
+        sites = [values[slot.name] for slot in target.layout.slots]
+        z = _flat(sites, sites[0].reshape(len(sites[0]), -1))
         log_p = jax.vmap(lambda one: target.run(one, shown=True).by_row(plate))(z)
-        for name, (loc, sd) in self.conditional(phi, target).items():
-            each = -(((values[name] - loc) / sd) ** 2) / 2 - jnp.log(sd) - HALF_LOG_TWO_PI
-            log_p -= each.reshape(*log_p.shape, -1).sum(axis=2)
+        for name, normal in self.normals(phi, target).items():
+            log_p -= Normal(*normal).log_prob(values[name]).reshape(*log_p.shape, -1).sum(axis=2)
         return log_p
 
-    def apart(
-        self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int, table: list[Slot]
-    ) -> dict[str, Array]:
+    def apart(self, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
         """Draws in unconstrained space of the shared sites and of those of the table: for each `(draws, ...)`."""
-        shared, dtype = self.slots(target, local=False), phi["shared"].dtype
-        noise = rng.standard_normal((draws, sum(slot.stop - slot.start for slot in shared))).astype(dtype)
-        flat, found, start = self.shared.transform(phi["shared"], noise), {}, 0
-        for slot in shared:
-            size = slot.stop - slot.start
-            found[slot.name] = flat[:, start : start + size].reshape(draws, *slot.unconstrained)
-            start += size
-        for name, (loc, sd) in from_table(phi["local"], table, {}).items():
+        dtype, size = phi["shared"].dtype, len(_places(self.slots(target, local=False)))
+        noise = rng.standard_normal((draws, size)).astype(dtype)
+        found = self._shared_sites(self.shared.transform(phi["shared"], noise), target)
+        for name, (loc, sd) in from_table(phi["local"], self.table(target), {}).items():
             found[name] = loc + sd * rng.standard_normal((draws, *loc.shape)).astype(dtype)
         return found
-
-    def first_phi(self, target: Target, start: Start, table: list[Slot]) -> dict[str, Any]:
-        """Around the start: the shared sites' parameters, and a table for the sites `table`."""
-        log_sd = np.full_like(start.loc, math.log(START_SD)) if start.log_sd is None else start.log_sd
-        (loc, sd), (rows, row_sd) = (
-            [np.concatenate([whole[:0], *(whole[s.start : s.stop] for s in slots)]) for whole in (start.loc, log_sd)]
-            for slots in (self.slots(target, local=False), table)
-        )
-        shared = Start(loc, None if start.log_sd is None else sd, start.raw_key)
-        return {"shared": self.shared.init(target, shared), "local": np.stack([rows, row_sd.astype(rows.dtype)])}
 
 
 @pytree
@@ -214,10 +241,7 @@ class Structured(RowGuide):
                     details=f"the plates: {', '.join(known) or 'none'}",
                     mend="Name the plate whose latent sites shall each have a normal of their own.",
                 )
-        return self.first_phi(target, start, self.slots(target, local=True))
-
-    def conditional(self, phi: PyTree, target: Target) -> dict[str, tuple[Array, Array]]:
-        return from_table(phi["local"], self.slots(target, local=True), target.rows)
+        return super().init(target, start)
 
 
 def beside_rows(guide: Guide, target: Target, plates: Iterable[str]) -> Guide:
@@ -229,7 +253,7 @@ def beside_rows(guide: Guide, target: Target, plates: Iterable[str]) -> Guide:
     return Structured(tuple(sorted(local)), guide) if local and isinstance(guide, MeanField) else guide
 
 
-def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+def from_table(table: Array, slots: list[Slot], rows: Mapping[str, Array]) -> Moments:
     """The rows shown of a table `(2, coordinates)` of `loc` and `log sd`: `(loc, sd)` for each of `slots`."""
     found, start, table = {}, 0, jnp.asarray(table)
     for slot in slots:
@@ -243,30 +267,38 @@ def _without(phi: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: leaf for name, leaf in phi.items() if name not in names}
 
 
-def _joined(parts: list[Any], like: AnyArray) -> Array:
-    """`parts` side by side, `(draws, ...)`; no column where there are none."""
-    return jnp.concatenate([like[:, :0], *parts], axis=1)
+def _places(slots: list[Slot]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, int), *(np.arange(slot.start, slot.stop) for slot in slots)])
 
 
-def _whole(slot: Slot, part: Array) -> Array:
-    if part.shape[1] < slot.stop - slot.start:
+def _flat(sites: Iterable[Array], like: AnyArray) -> Array:
+    """`sites` side by side, `(draws, ...)`; no column where there are none."""
+    return jnp.concatenate([like[:, :0], *(site.reshape(len(like), -1) for site in sites)], axis=1)
+
+
+def _split(flat: AnyArray, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """What stands side by side in the last axis of `flat`, by name, each of its shape."""
+    found, start = {}, 0
+    for name, shape in shapes.items():
+        stop = start + math.prod(shape)
+        found[name], start = flat[..., start:stop].reshape((*flat.shape[:-1], *shape)), stop
+    return found
+
+
+def _whole(slot: Slot, site: Array) -> Array:
+    if site[0].size < slot.stop - slot.start:
         raise ModelError(
             "the density of what all rows share needs all of it, but its plate shows a part of its rows.",
             site=slot.name,
             mend="Name its plate in the guide too: vb.Structured((...)); or use the plain bound.",
         )
-    return part
-
-
-def shown_log_densities(target: Target, z: Array, normals: Any = None) -> Array:
-    """The log density at each draw of `z`, `(draws, shown_dim)`, with `normals` in closed form: `(draws,)`."""
-    return over_draws(lambda point: target.run(point, shown=True).with_normals(normals or {}), z)
+    return site
 
 
 @functools.partial(jax.jit, inline=True)
 def _draw(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Draws:
     drawn = guide._drawn(phi, noise, target)
-    log_p = shown_log_densities(target, drawn.z)
+    log_p = over_draws(lambda z: target.run(z, shown=True).log_density(), drawn.z)
     return Draws(drawn.z, guide._log_q(phi, target, drawn), uniform_weights(drawn.z), log_p)
 
 

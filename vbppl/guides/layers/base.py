@@ -16,7 +16,7 @@ import numpy as np
 
 from vbppl.core.pytree import pytree
 from vbppl.core.types import AnyArray, Array, PyTree
-from vbppl.guides.base import Draws, Guide, Start
+from vbppl.guides.base import Draws, Guide, Start, joined
 from vbppl.guides.noise import Noise
 from vbppl.target.target import Target
 
@@ -76,8 +76,7 @@ class Layered(Guide):
         return self.base.log_prob(phi["base"], e, target) + total
 
     def monitored(self, phi: PyTree) -> tuple[Array, Array]:
-        parts = self.base.monitored(phi["base"]), super().monitored(phi["layers"])
-        return jnp.concatenate([values for values, _ in parts]), jnp.concatenate([units for _, units in parts])
+        return joined([self.base.monitored(phi["base"]), super().monitored(phi["layers"])])
 
     def step_scale(self, phi: PyTree, power: Array, unknown: Array) -> PyTree:
         pairs = zip(self.layers, phi["layers"])
