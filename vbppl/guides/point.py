@@ -8,16 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.numerics import lbfgs
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array
 from vbppl.guides.base import Draws, Guide, Start
 from vbppl.guides.noise import Noise, Nothing
-from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
-
-CLIMB = 200  # steps of L-BFGS before the fit
-SHAKES = 3
 
 
 @pytree
@@ -36,15 +31,8 @@ class MAP(Guide):
             raise ValueError(f"space must be 'constrained' or 'unconstrained', not {self.space!r}.")
 
     def init(self, target: Target, start: Start) -> np.ndarray:
-        # The mode in unconstrained space above the start, whichever mode is wanted: on its support a density may grow
-        # without bound towards the edge (a Dirichlet with concentrations below one). The mode inside is then a local
-        # one, and found from nearby only.
-        best, height = _climbed(target, start.loc.astype(np.float64))
-        for shake in start.generator("shakes").standard_normal((SHAKES, start.loc.size)):
-            # A start between two modes may end on the saddle between them: see whether it was one.
-            other, its_height = _climbed(target, best + 0.5 * shake)
-            best, height = (other, its_height) if its_height > height else (best, height)
-        return best.astype(start.loc.dtype)
+        # Nothing is climbed here: what begins at the mode above a start is made ready by `prepare`.
+        return start.loc
 
     def noise(self, target: Target) -> Noise:
         return Nothing()
@@ -67,21 +55,3 @@ class MAP(Guide):
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
 def _at(phi: Array, target: Target, jacobian: bool) -> tuple[Array, Array]:
     return phi, target.log_density(phi, jacobian=jacobian)
-
-
-def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mode above `z`, and the log density there."""
-    tolerance = float(jnp.finfo(jnp.result_type(float)).eps)
-
-    def negated(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_p, gradient = evaluate(target, z)
-        return -log_p, -gradient
-
-    def rounding(value: np.ndarray) -> np.ndarray:
-        return 16 * tolerance * np.maximum(np.abs(value), 1.0)
-
-    def longest(z: np.ndarray, direction: np.ndarray) -> np.ndarray:
-        return 1 / np.maximum(np.abs(direction).max(axis=1, initial=0.0), 1e-300)
-
-    at = lbfgs.minimise(negated, z[None], np.ones_like, rounding, tolerance, CLIMB, longest)
-    return at.x[0], -float(at.value[0])

@@ -11,15 +11,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.target.batched import BLOCK, Density
+from vbppl.core.numerics import lbfgs
+from vbppl.target.batched import BLOCK, Density, evaluate
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.target import Target
 
 RADII = (10.0, 2.0, 1.0, 0.1)
 CLIMB = 16
+ASCENT = 200  # steps of L-BFGS to a mode
+SHAKES = 3
 LOWER = 10.0  # nats
 
 
@@ -80,6 +84,34 @@ def starts_of(target: Target, rng: np.random.Generator, count: int, density: Den
     if not found[0]:
         raise no_initialization(target, points[0, 0])
     return points[0]
+
+
+def mode_above(target: Target, z: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mode in unconstrained space above `z`, `(dim,)`: where the search for a point begins, whichever is wanted.
+
+    On its support a density may grow without bound towards the edge (a Dirichlet with concentrations below one). The
+    mode inside is then a local one, and found from nearby only.
+    """
+    best, height = _climbed(target, z.astype(np.float64))
+    for shake in rng.standard_normal((SHAKES, z.size)):
+        # A start between two modes may end on the saddle between them: see whether it was one.
+        other, its_height = _climbed(target, best + 0.5 * shake)
+        best, height = (other, its_height) if its_height > height else (best, height)
+    return best.astype(z.dtype)
+
+
+def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
+    eps = float(np.finfo(jnp.result_type(float)).eps)
+
+    def negated(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_p, gradient = evaluate(target, z)
+        return -log_p, -gradient
+
+    def rounding(value: np.ndarray) -> np.ndarray:
+        return 16 * eps * np.maximum(np.abs(value), 1.0)
+
+    at = lbfgs.minimise(negated, z[None], np.ones_like, rounding, eps, ASCENT, lbfgs.no_longer_than(1.0))
+    return at.x[0], -float(at.value[0])
 
 
 def _apart(points: np.ndarray, heights: np.ndarray, count: int) -> list[int]:

@@ -94,6 +94,15 @@ def _pushed(pairs: np.ndarray, lanes: np.ndarray, new: np.ndarray) -> np.ndarray
     return _put(pairs, lanes, np.concatenate([pairs[lanes, 1:], new[:, None]], axis=1))
 
 
+def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A `longest` by which none of these numbers moves by more than `most` in one step."""
+
+    def longest(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        return most / np.maximum(np.abs(direction[:, places]).max(axis=1, initial=0.0), 1e-300)
+
+    return longest
+
+
 def minimise(
     function: Function,
     x: np.ndarray,

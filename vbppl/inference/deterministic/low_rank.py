@@ -208,15 +208,9 @@ class Search:
         end = self._minimise(function, x, metric, tolerance)
         at, bound = _moved(start, end.x[0])[0], -float(end.value[0])
         loss, draw_noise = self._cost_of_draws(climb.draws, at, start, end, match, metric)
-        return dataclasses.replace(
-            climb,
-            at=at,
-            bound=bound,
-            decrement=float(end.decrement[0]),
-            loss=loss,
-            draw_noise=draw_noise,
-            bounds=(*climb.bounds, bound + self.dim / 2 * (1 + np.log(2 * np.pi))),
-        )
+        there = {"at": at, "bound": bound, "decrement": float(end.decrement[0]), "loss": loss, "draw_noise": draw_noise}
+        bounds = (*climb.bounds, bound + self.dim / 2 * (1 + np.log(2 * np.pi)))
+        return dataclasses.replace(climb, bounds=bounds, **there)
 
     def _minimise(self, function: Function, x: np.ndarray, metric: np.ndarray, tolerance: float) -> lbfgs.Minima:
         """In a single lane."""
@@ -225,13 +219,11 @@ class Search:
             found = [function(row) for row in x]
             return np.array([value for value, _ in found]), np.array([slope for _, slope in found]).reshape(x.shape)
 
-        def longest(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-            """No scale and no stretch changes by more than e^2 in one step."""
-            return 2 / np.maximum(np.abs(direction[:, self.dim :]).max(axis=1), 1e-300)
-
         def rounding(value: np.ndarray) -> np.ndarray:
             return np.array([self.rounding(float(v)) for v in value])
 
+        # No scale and no stretch changes by more than e^2 in one step.
+        longest = lbfgs.no_longer_than(2.0, slice(self.dim, None))
         return lbfgs.minimise(
             one, x[None], lambda x: np.broadcast_to(metric, x.shape), rounding, tolerance, STEPS, longest
         )
@@ -337,14 +329,8 @@ def _without_directions(
     problem: Problem, number: int, before: Solution, climb: Climb, spent: dict[str, Any], watch: Watch
 ) -> Solution:
     """Mean field to the end, from where it was left."""
-    start = np.asarray(before.phi, np.float64)[None]
-    alone = dataclasses.replace(
-        problem,
-        targets=(before.target,),
-        raw_keys=(problem.raw_keys[number],),
-        coordinates=np.asarray(before.target.centred)[None],
-        start=start,
-    )
+    start, coordinates = np.asarray(before.phi, np.float64)[None], np.asarray(before.target.centred)[None]
+    alone = Problem([before.target], problem.settings, coordinates, start, [problem.raw_keys[number]])
     (after,) = solve_mean_field(alone, watch)
     gained, se = climb.gained
     said = f"directions would gain {gained:.2g} ± {se:.1g} nats and were left out; mean field is {after.status.text}"
@@ -364,14 +350,8 @@ def _told(climb: Climb, steps: int) -> dict[str, Any]:
     }[climb.reason]
     noise = np.inf if np.isnan(climb.draw_noise) else climb.draw_noise
     said += f"; {climb.draws} fixed draws (others would move the answer by {noise:.2g} sd, {climb.loss:.2g} nats)"
-    return {
-        "reason": climb.reason,
-        "converged": climb.reason == "converged",
-        "text": said,
-        "steps": steps,
-        "draw_noise": noise,
-        "decrement": climb.decrement,
-    }
+    end = {"reason": climb.reason, "converged": climb.reason == "converged", "text": said}
+    return {**end, "steps": steps, "draw_noise": noise, "decrement": climb.decrement}
 
 
 def _with_status(solution: Solution, **changes: Any) -> Solution:
@@ -385,8 +365,5 @@ def _packed(solution: Solution, at: Normal, rank: int | None) -> Solution:
 
 def _phi(at: Normal) -> np.ndarray:
     """`phi` of the guide; without directions there is one, along which nothing is stretched."""
-    if len(at.stretch):
-        phi = pack(at.loc, at.log_sd, at.stretch, at.directions.T)
-    else:
-        phi = pack(at.loc, at.log_sd, np.zeros(1), np.ones((1, len(at.loc))))
-    return phi.astype(jnp.result_type(float))
+    directions = (at.stretch, at.directions.T) if len(at.stretch) else (np.zeros(1), np.ones((1, len(at.loc))))
+    return pack(at.loc, at.log_sd, *directions).astype(jnp.result_type(float))

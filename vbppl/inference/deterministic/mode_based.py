@@ -119,7 +119,9 @@ class _Work:
             log_p, gradient = lanes(z[:, None], numbers)
             return -log_p[:, 0], -gradient[:, 0]
 
-        steps = lbfgs.descend(negated, self.starts, np.ones_like, lanes.rounding, self.tolerance, STEPS, _longest)
+        # The first direction is the bare gradient, which has no scale.
+        longest = lbfgs.no_longer_than(10.0)
+        steps = lbfgs.descend(negated, self.starts, np.ones_like, lanes.rounding, self.tolerance, STEPS, longest)
         at = next(steps)
         climb = Climb(at)
         while len(at.going):
@@ -250,11 +252,6 @@ def _passed(at: lbfgs.Minima) -> list[tuple[int, np.ndarray, np.ndarray]]:
         if values[0] > 0:
             passed.append((number, at.x[number] + step, vectors * np.sqrt(values)))
     return passed
-
-
-def _longest(z: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """The first direction is the bare gradient, which has no scale: no coordinate moves by more than 10."""
-    return 10 / np.maximum(np.abs(direction).max(axis=1, initial=0.0), 1e-300)
 
 
 def _precision(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

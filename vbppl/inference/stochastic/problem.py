@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,9 @@ from vbppl.data.prefetch import Prefetcher
 from vbppl.data.shuffle import Minibatches
 from vbppl.guides import networks
 from vbppl.guides.base import Guide, Start
+from vbppl.guides.noise import Nothing
 from vbppl.guides.structured import beside_rows
+from vbppl.inference.initialization import mode_above
 from vbppl.inference.stochastic import minibatch
 from vbppl.inference.stochastic.early_stopping import EarlyStopping, StopRule
 from vbppl.inference.stochastic.objectives import InTraining, Objective
@@ -86,34 +87,19 @@ def prepare(
         start = found._replace(loc=minibatch.at_rest(target, minibatches, found.loc))
     start = start._replace(loc=np.asarray(start.loc, jnp.result_type(float)))
     minibatch.check_batches(target, minibatches, start.loc, raw_key)
+    if isinstance(guide.noise(target), Nothing):  # a point, which the steps find from nearby only
+        start = start._replace(loc=mode_above(target, start.loc, start.generator("shakes")))
     # A posterior's parameters are warm; its noise and its optimizer's moments are not taken along.
     phi = jax.tree.map(np.asarray, warmed(guide.init(target, start), guide))
     objective, state = settings.chosen_objective(), ()
     if target.layout.has_training_mode or networks.has_training_mode(guide):
         objective = InTraining(objective, raw_key)
         state = {"guide": networks.first_states(guide), "model": initial_states(target)}
-    return Problem(
-        target,
-        guide,
-        phi,
-        settings,
-        objective,
-        raw_key,
-        minibatches,
-        minibatch.prefetcher_of(target, minibatches, raw_key),
-        state,
-        _stop_rules(settings, target, guide, raw_key, phi, state),
-        checkpoint,
-    )
-
-
-def _stop_rules(
-    settings: Stochastic, target: Target, guide: Guide, raw_key: np.ndarray, phi: PyTree, state: Any
-) -> tuple[StopRule, ...]:
-    """Who looks after each chunk of steps: the validation set, if there is one."""
-    validation = settings.validation
-    if validation is None:
-        return ()
-    beside, other = networks.with_data(guide, validation.guide), target.with_data(validation.model)
-    first = {"guide": phi, "model": target.params}
-    return (EarlyStopping(beside, other, validation, raw_key, first, state, settings.chosen_objective().warm_up_steps),)
+    rules, validation = (), settings.validation
+    if validation is not None:
+        beside, other = networks.with_data(guide, validation.guide), target.with_data(validation.model)
+        first = {"guide": phi, "model": target.params}
+        rules = (EarlyStopping(beside, other, validation, raw_key, first, state, objective.warm_up_steps),)
+    prefetcher = minibatch.prefetcher_of(target, minibatches, raw_key)
+    given = target, guide, phi, settings, objective, raw_key, minibatches
+    return Problem(*given, prefetcher, state, rules, checkpoint)
