@@ -17,6 +17,21 @@ from vbppl.inference.stochastic.schedule import FINALISTS, HEAT, LONGER, SIZES, 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
 
+def chosen(run, asked):
+    """The size that is chosen where `run` tells the bound, and nobody looks at the states between."""
+
+    def trial(size, steps):
+        yield
+        return run(size, steps)
+
+    def size():
+        found.append((yield from successive_halving(trial, asked)))
+
+    found = []
+    assert len(list(size())) == len(SIZES) + FINALISTS  # a place after each try at which the fit can end
+    return found[0]
+
+
 def test_the_two_best_of_a_heat_run_again_and_the_better_wins():
     runs = []
 
@@ -26,19 +41,19 @@ def test_the_two_best_of_a_heat_run_again_and_the_better_wins():
             return {SIZES[0]: math.nan, SIZES[1]: -5.0, SIZES[2]: -3.0, SIZES[3]: -2.0, SIZES[4]: -9.0}[size]
         return {SIZES[3]: -1.5, SIZES[2]: -1.0}[size]
 
-    size = successive_halving(run, None)
+    size = chosen(run, None)
     assert size == SIZES[2]
     assert runs == [(size, HEAT) for size in SIZES] + [(SIZES[3], LONGER * HEAT), (SIZES[2], LONGER * HEAT)]
 
 
 def test_where_no_bound_is_finite_the_shortest_steps_are_taken():
-    assert successive_halving(lambda size, steps: -math.inf, None) == SIZES[-1]
+    assert chosen(lambda size, steps: -math.inf, None) == SIZES[-1]
 
 
 @pytest.mark.parametrize("asked", [260, 1000, 5000])
 def test_a_race_takes_at_most_half_as_many_steps_as_are_asked_for(asked):
     steps = []
-    successive_halving(lambda size, count: steps.append(count) or -size, asked)
+    chosen(lambda size, count: steps.append(count) or -size, asked)
     assert sum(steps) <= asked / 2 and len(steps) == len(SIZES) + FINALISTS
 
 
@@ -129,3 +144,11 @@ def test_a_generator_that_can_be_read_once_is_left_to_the_fit():
     posterior = vb.fit(learnt(batches, 50), batch_size=10, method=vb.Stochastic(steps=1000, draws=1))
     assert posterior.status.gradients == 1000
     assert "untried, as a source can be read only once" in str(posterior.check())
+
+
+def test_a_deadline_ends_the_search_for_a_step_size():
+    guide = vb.Amortized("z", scaled, reads="y", params=0.5)
+    seen = []
+    posterior = vb.fit(scores(np.linspace(-1, 1, 10)), guide, seconds=1e-6, callback=seen.append)
+    assert (posterior.status.reason, posterior.status.steps, seen) == ("deadline", 0, [])
+    assert posterior.status.gradients == HEAT * 16  # of the first try

@@ -8,8 +8,8 @@ correlations has the identity for its Hessian.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,26 +26,42 @@ class Found(NamedTuple):
     reason: str
 
 
-def minimise(
+def minimise(*problem: Any) -> Found:
+    """The end of `descend`."""
+    *_, found = descend(*problem)
+    return found
+
+
+def descend(
     function: Callable[[np.ndarray], tuple[float, np.ndarray]],
     hessian_times: Callable[[np.ndarray, np.ndarray], np.ndarray],
     x: np.ndarray,
     metric: Callable[[np.ndarray], np.ndarray],
     rounding: Callable[[float], float],
     tolerance: float,
-) -> Found:
+) -> Iterator[Found]:
     """Minimise `function` from `x`, `(n,)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
       hessian_times: the Hessian at a point times a vector.
       metric: the diagonal of an inverse Hessian guess at a point, `(n,)`.
       rounding: how far two values of this size may differ by rounding alone.
+
+    Yields:
+      where the search stands before each step, with no reason yet, and once at the end.
     """
+    yield (yield from _steps(function, hessian_times, x, metric, rounding, tolerance))
+
+
+def _steps(
+    function: Any, hessian_times: Any, x: np.ndarray, metric: Any, rounding: Callable[[float], float], tolerance: float
+) -> Generator[Found, None, Found]:
     value, gradient = function(x)
     radius, decrement = float(np.sqrt(len(x))), np.inf
     for _ in range(STEPS):
         if not np.isfinite(value) or not np.isfinite(gradient).all():
             return Found(x, value, np.inf, "stuck")
+        yield Found(x, value, decrement, "")
         scale = np.sqrt(metric(x))
         step, predicted, inside = _steihaug(
             lambda v, at=x, scale=scale: scale * hessian_times(at, scale * v), scale * gradient, radius

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vbppl.core.numerics import lbfgs
-from vbppl.core.numerics.newton_cg import Found
-from vbppl.core.numerics.newton_cg import minimise as minimise_by_newton
+from vbppl.core.numerics import lbfgs, newton_cg
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.target.batched import Batch, hessian_times
 from vbppl.target.target import Target
@@ -58,7 +56,9 @@ def narrowed(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
 
 def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) -> Iterator[lbfgs.Minima]:
     """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
-    return lbfgs.descend(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, _longest)
+    # No standard deviation grows or shrinks by more than e^2 in one step.
+    longest = lbfgs.no_longer_than(2.0, slice(x.shape[1] // 2, None))
+    return lbfgs.descend(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, longest)
 
 
 def descended(
@@ -89,8 +89,10 @@ class MeanFieldClimb:
         """How many draws to begin with."""
         return fewest(self.work)
 
-    def begin(self, state: State, fits: np.ndarray, noise: np.ndarray) -> None:
-        """Nothing is needed beside the state."""
+    def begin(self, *where: Any) -> None:
+        """Nothing is needed beside the state, at the beginning and with more draws."""
+
+    resume = begin
 
     def climb(
         self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any
@@ -101,19 +103,22 @@ class MeanFieldClimb:
         state = state.put(fits, x=at.x, decrement=at.decrement, reason=reason(lanes, at, tolerance))
         given_up = np.isin(state.reason[fits], ("capped", "stuck")) & np.isfinite(at.value)
         for lane in np.flatnonzero(given_up).tolist():
-            state, at = self._by_newton(state, lanes, lane, noise, at)
+            state, at = yield from self._by_newton(state, lanes, lane, noise, at)
         return state, at
 
     def _by_newton(
         self, state: State, lanes: Batch, lane: int, noise: np.ndarray, at: lbfgs.Minima
-    ) -> tuple[State, lbfgs.Minima]:
+    ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
         """Go on by Newton's method, in one lane, where L-BFGS has given up at a finite bound."""
-        fit, one = lanes.fits[[lane]], np.array([lane])
+        found, fit, one = None, lanes.fits[[lane]], np.array([lane])
         target = self.work.problem.targets[int(fit[0])]
         target = target.replace(centred=lanes.centred[lane].astype(lanes.density.dtype))
         # Its steps see curvature that a history of gradients does not: a far prior is ten thousands of nats away.
-        found = newton(lanes, target, at.x[lane], noise, one, self.work.tolerance)
-        if not found.value <= at.value[lane]:
+        for found in newton(lanes, target, at.x[lane], noise, one, self.work.tolerance):
+            # A step may take long, so each is a state, at which a deadline can end the fit.
+            if not found.reason:
+                yield state.put(fit, x=found.x) if found.value <= at.value[lane] else state
+        if found is None or not found.value <= at.value[lane]:
             return state, at
         gradient = negated_bound(lanes, noise)(found.x[None], one)[1]
         at = at.moved(one, found.x[None], np.array([found.value]), gradient)
@@ -128,16 +133,15 @@ class MeanFieldClimb:
         lanes, sets = self.work.batch(state, fits), [self.work.noise(fits, 2 * draws, half) for half in (1, 2)]
         return [moves(lanes, at, noise) for noise in sets], None
 
-    def settle(self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any, settled: np.ndarray) -> Stage:
+    def settle(self, state: State, *where: Any) -> Stage:
         """They are at the optimum already."""
         yield from ()
         return state
 
-    def resume(self, state: State, fits: np.ndarray, noise: np.ndarray, look: Any, wanting: np.ndarray) -> None:
-        """Nothing is needed beside the state."""
 
-
-def newton(lanes: Batch, target: Target, x: np.ndarray, noise: np.ndarray, lane: np.ndarray, tolerance: float) -> Found:
+def newton(
+    lanes: Batch, target: Target, x: np.ndarray, noise: np.ndarray, lane: np.ndarray, tolerance: float
+) -> Iterator[newton_cg.Found]:
     """Go down from `x`, `(2 dim,)`, in one lane by Newton's method; `target` is what the lane sees."""
     function, draws = negated_bound(lanes, noise), noise[lane[0]].astype(lanes.density.dtype)
 
@@ -152,7 +156,7 @@ def newton(lanes: Batch, target: Target, x: np.ndarray, noise: np.ndarray, lane:
     def rounding(value: float) -> float:
         return float(lanes.rounding(np.array(value)))
 
-    return minimise_by_newton(value_and_gradient, product, x, lambda x: metric(x[None])[0], rounding, tolerance)
+    return newton_cg.descend(value_and_gradient, product, x, lambda x: metric(x[None])[0], rounding, tolerance)
 
 
 def moves(lanes: Batch, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:
@@ -177,9 +181,3 @@ def reason(lanes: Batch, at: lbfgs.Minima, tolerance: float) -> np.ndarray:
     stuck = np.where(near, "rounding", "stuck")
     ended = np.where(at.decrement <= tolerance, "converged", np.where(at.stuck, stuck, "capped"))
     return np.where(np.isfinite(at.value), ended, "stuck").astype(object)
-
-
-def _longest(x: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """No standard deviation grows or shrinks by more than e^2 in one step."""
-    _, log_sd = np.split(direction, 2, axis=1)
-    return 2 / np.maximum(np.abs(log_sd).max(axis=1, initial=0.0), 1e-300)

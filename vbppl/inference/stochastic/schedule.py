@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ import numpy as np
 from vbppl.core.numerics.convergence import Convergence, assess
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array
+
+State = TypeVar("State")
 
 FIRST = 1000  # steps
 MOST = 64_000  # steps
@@ -190,21 +192,25 @@ LEAST = 10  # steps of a heat, however few the fit will make
 SHARE = 2  # where the steps of the fit are given, trying takes one in so many at most, unless that leaves too few
 
 
-def successive_halving(run: Callable[[float, int], float], asked: int | None) -> float:
+def successive_halving(
+    run: Callable[[float, int], Generator[State, None, float]], asked: int | None
+) -> Generator[State, None, float]:
     """The best of the step sizes `SIZES`: all are tried, the better ones longer (Jamieson and Talwalkar 2016).
 
     Args:
-      run: makes so many steps of a size, from the start, and gives the bound at their end; NaN if it is not finite.
+      run: makes so many steps of a size, from the start, and returns the bound at their end, NaN if it is not finite;
+        it yields where the fit stands, which is handed on.
       asked: the steps that the fit will make, if that is known.
     """
     shares = len(SIZES) + FINALISTS * LONGER
     heat = HEAT if asked is None else int(np.clip(asked // (SHARE * shares), LEAST, HEAT))
 
-    def ranked(sizes: tuple[float, ...], steps: int) -> list[float]:
-        bounds = [run(size, steps) for size in sizes]
-        scores = [bound if math.isfinite(bound) else -math.inf for bound in bounds]
+    sizes = list(SIZES)
+    for steps in (heat, LONGER * heat):
+        scores = {}
+        for size in sizes:
+            bound = yield from run(size, steps)
+            scores[size] = bound if math.isfinite(bound) else -math.inf
         # Where none is finite the shortest steps are the safest.
-        return [sizes[i] for i in sorted(range(len(sizes)), key=lambda i: (-scores[i], sizes[i]))]
-
-    finalists = tuple(ranked(SIZES, heat)[:FINALISTS])
-    return ranked(finalists, LONGER * heat)[0]
+        sizes = sorted(sizes, key=lambda size, scores=scores: (-scores[size], size))[:FINALISTS]
+    return sizes[0]

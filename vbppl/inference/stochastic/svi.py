@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,9 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
         checkpoint = Checkpoint(problem.checkpoint, fingerprint(problem, fed, first))
     try:
         first = checkpoint.restored(first)
-        state, cut = last(advance(run, first, checkpoint), first, watch, progress_of)
+        state, cut = last(sized(run, first, checkpoint), first, watch)
+        if not cut:
+            state, cut = last(advance(run, state, checkpoint), state, watch, progress_of)
     except KeyboardInterrupt:
         state, cut = first, "interrupted"
     if cut == "deadline":
@@ -55,11 +57,35 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     return [_solution(run, state, cut)]
 
 
+def sized(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> Generator[State, None, State]:
+    """The state with a step size for what is learnt without a unit, if that is needed: the best of some short tries.
+
+    Each try is a state, at which the fit can end, and nobody is told of it.
+    """
+    if state.ending is not None or state.size is not None or not run.needs_size:
+        return state
+    began, state = time.perf_counter() - state.seconds, dataclasses.replace(state, trying=0)
+
+    def trial(size: float, steps: int) -> Generator[State, None, float]:
+        """The bound at the end of `steps` steps, from where the fit begins, which is left as it was."""
+        nonlocal state
+        # A copy: a position that is donated may share its memory with the array on the host that it was put from.
+        position, phase = jax.device_put(jax.tree.map(np.array, state.position)), Phase(0, steps, steps, steps)
+        _, bounds, _, _ = _steps(run, run.sized(size), position, steps, phase.as_data(), False)
+        state = dataclasses.replace(state, trying=state.trying + steps, seconds=time.perf_counter() - began)
+        yield state
+        return float(bounds[-max(steps // 4, 1) :].mean())
+
+    # Rows that come from a generator are there once, and the fit needs them.
+    repeatable = run.prefetcher is None or run.prefetcher.is_repeatable
+    size = (yield from successive_halving(trial, run.problem.settings.steps)) if repeatable else UNTRIED
+    state = dataclasses.replace(state, size=size, seconds=time.perf_counter() - began)
+    checkpoint.save(state)
+    return state
+
+
 def advance(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> Iterator[State]:
     """The states after each chunk of steps, until the fit ends by itself; each is kept when the next is asked for."""
-    if state.ending is None and state.size is None and run.needs_size:
-        state = _with_size(run, state)
-        checkpoint.save(state)
     setup = run.sized(state.size)
     # The loop takes its own position away (it is donated), so it works on one on the device, while that of the state
     # stays on the host, whole: an interrupt at any moment finds the state before.
@@ -142,25 +168,6 @@ def _begun(problem: Problem) -> tuple[Run, State]:
     schedule = Schedule(settings.steps, average, objective.warm_up_steps)
     first = State(position, schedule, np.zeros(0), np.zeros((0, 2, 0)), memories)
     return Run(problem, jax.device_put(setup), anchored, needs_size), first
-
-
-def _with_size(run: Run, state: State) -> State:
-    """The state with a step size for what is learnt without a unit: that of the best of some short tries."""
-    began, tried = time.perf_counter(), []
-
-    def bound(size: float, steps: int) -> float:
-        """The bound at the end of `steps` steps, from where the fit begins, which is left as it was."""
-        tried.append(steps)
-        # A copy: a position that is donated may share its memory with the array on the host that it was put from.
-        position = jax.device_put(jax.tree.map(np.array, state.position))
-        _, bounds, _, _ = _steps(run, run.sized(size), position, steps, Phase(0, steps, steps, steps).as_data(), False)
-        return float(bounds[-max(steps // 4, 1) :].mean())
-
-    # Rows that come from a generator are there once, and the fit needs them.
-    repeatable = run.prefetcher is None or run.prefetcher.is_repeatable
-    size = successive_halving(bound, run.problem.settings.steps) if repeatable else UNTRIED
-    seconds = state.seconds + time.perf_counter() - began
-    return dataclasses.replace(state, size=size, trying=sum(tried), seconds=seconds)
 
 
 def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State, Position]:
