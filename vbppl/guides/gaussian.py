@@ -26,11 +26,10 @@ START_SD = 0.1  # in unconstrained space, where a start is narrower than most po
 
 
 class Gaussian(Guide):
-    """What mean-field and full rank share. They give `init`, `transform`, `residual`, `factor`, `of` and `sd`."""
+    """What mean-field and full rank share: `transform` is `loc + L noise_n`.
 
-    def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
-        """`loc + L noise_n` for `noise`, `(draws, dim)`."""
-        raise NotImplementedError
+    They give `init`, `transform`, `residual`, `factor` and `of`, and `sd` where it costs less than the factor.
+    """
 
     def residual(self, phi: AnyArray, z: AnyArray) -> AnyArray:
         """`L^-1 (z_n - loc)`: the noise that makes `z`, `(draws, dim)`."""
@@ -46,7 +45,7 @@ class Gaussian(Guide):
 
     def sd(self, phi: AnyArray) -> AnyArray:
         """The marginal standard deviations of `z`, `(dim,)`."""
-        raise NotImplementedError
+        return (self.factor(phi) ** 2).sum(-1) ** 0.5
 
     def loc(self, phi: AnyArray) -> AnyArray:
         """The mean of `z`, `(dim,)`."""
@@ -146,9 +145,6 @@ class FullRank(Gaussian):
     def factor(self, phi: AnyArray) -> AnyArray:
         xp = phi.__array_namespace__()
         return xp.exp(phi[1])[:, None] * (xp.tril(phi[2:], -1) + xp.eye(phi.shape[-1], dtype=phi.dtype))
-
-    def sd(self, phi: AnyArray) -> AnyArray:
-        return (self.factor(phi) ** 2).sum(-1) ** 0.5
 
 
 @pytree

@@ -21,7 +21,6 @@ evaluation. All fits of a call advance side by side, so a hundred data sets cost
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -72,7 +71,7 @@ def _solved(
     work, first = Work(problem), State.first(problem)
     news = work.progress if len(problem.targets) == 1 else None
     if is_full:  # whoever asks for full rank gets it, whenever the fit is cut short
-        first = dataclasses.replace(first, is_full=np.ones_like(first.is_full))
+        first = first.put(_everyone(first), is_full=True)
     state, cut = last(restarts(work, first), first, watch, news)
     if not cut:
         state, cut = last(stages(work, state), state, watch, news)
@@ -97,7 +96,7 @@ def _to_the_richest(work: Work, state: State) -> Stage:
     for fit, nats in enumerate(gain.tolist()):
         kept, left = "full rank, {:.2f} nats above mean field", "mean field; full rank would gain {:.2f} nats"
         said = kept.format(nats) if enough[fit] else left.format(max(nats, 0.0))
-        state = state.with_note(fit, Note("guide", said))
+        state = state.with_notes(fit, Note("guide", said))
     back = np.flatnonzero(~enough)
     state = state.put(back, x=simple.x[back], is_full=False)
     return (yield from _maximised(MeanFieldClimb(work), state, back))

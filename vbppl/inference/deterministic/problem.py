@@ -73,32 +73,29 @@ class Problem:
 def check_full_rank(settings: Deterministic, dim: int) -> None:
     """Refuse fixed draws on which a full-rank guide has no maximum."""
     # Along a direction that no draw has, a factor would be stretched without end: see `natural_gradient`.
-    if settings.draws is not None and settings.draws < 2 * dim:
-        raise ModelError(
-            f"a full-rank guide of {dim} dimensions cannot be fitted on {settings.draws} fixed draws: "
-            f"with fewer draws than dimensions the bound has no maximum, and below {2 * dim} no exact moments.",
-            mend=f"Give at least {2 * dim} draws, or leave draws=None.",
-        )
-    if settings.kind != "auto":
-        raise ModelError(
-            f"a full-rank guide needs draws with exact second moments, and {settings.kind!r} draws have none.",
-            mend="Leave kind='auto', or fit a mean-field guide.",
-        )
+    few = (
+        f"a full-rank guide of {dim} dimensions cannot be fitted on {settings.draws} fixed draws: "
+        f"with fewer draws than dimensions the bound has no maximum, and below {2 * dim} no exact moments."
+    )
+    other = f"a full-rank guide needs draws with exact second moments, and {settings.kind!r} draws have none."
+    _check(settings, 2 * dim, few, other)
 
 
 def check_low_rank(settings: Deterministic, rank: int | None) -> None:
     """Refuse fixed draws on which a low-rank guide cannot be fitted."""
     rank = rank or 1
     # As many equations as directions fix the second moments; the rest is what keeps the marginals normal.
-    least = DRAWS_A_DIRECTION * rank
+    few = (
+        f"a guide of rank {rank} cannot be fitted on {settings.draws} fixed draws: they cannot have exact second "
+        f"moments along {rank} directions and enough freedom beside."
+    )
+    other = f"a low-rank guide needs draws that are matched to its directions, and {settings.kind!r} draws are not."
+    _check(settings, DRAWS_A_DIRECTION * rank, few, other)
+
+
+def _check(settings: Deterministic, least: int, few: str, other: str) -> None:
+    """Refuse draws that are fewer than `least`, or of another kind than whitened ones."""
     if settings.draws is not None and settings.draws < least:
-        raise ModelError(
-            f"a guide of rank {rank} cannot be fitted on {settings.draws} fixed draws: they cannot have exact second "
-            f"moments along {rank} directions and enough freedom beside.",
-            mend=f"Give at least {least} draws, or leave draws=None.",
-        )
+        raise ModelError(few, mend=f"Give at least {least} draws, or leave draws=None.")
     if settings.kind != "auto":
-        raise ModelError(
-            f"a low-rank guide needs draws that are matched to its directions, and {settings.kind!r} draws are not.",
-            mend="Leave kind='auto', or fit a mean-field guide.",
-        )
+        raise ModelError(other, mend="Leave kind='auto', or fit a mean-field guide.")

@@ -50,9 +50,8 @@ def restarts(work: Work, state: State) -> Stage:
         option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), shape[1:]))
         state = state.put(np.array([fit]), x=ends[fit, option, start], centred=coordinates[option])
         searched = _searched(work, state, fit, ends[fit, option], value[fit, option], start)
-        state = state.with_modes(fit, searched)
-        for note in _notes(work, fit, option, -value[fit].min(axis=1), searched):
-            state = state.with_note(fit, note)
+        notes = _notes(work, fit, option, -value[fit].min(axis=1), searched)
+        state = state.with_modes(fit, searched).with_notes(fit, *notes)
     return state
 
 

@@ -98,13 +98,15 @@ class State:
 
     def with_modes(self, fit: int, searched: Searched | NotSearched) -> State:
         """The same once the ends of a fit's starts have been compared."""
-        modes = (*self.other_modes[:fit], searched, *self.other_modes[fit + 1 :])
-        return dataclasses.replace(self, other_modes=modes)
+        modes = list(self.other_modes)
+        modes[fit] = searched
+        return dataclasses.replace(self, other_modes=tuple(modes))
 
-    def with_note(self, fit: int, note: Note) -> State:
-        """The same with one more note on a fit."""
-        notes = (*self.notes[:fit], (*self.notes[fit], note), *self.notes[fit + 1 :])
-        return dataclasses.replace(self, notes=notes)
+    def with_notes(self, fit: int, *new: Note) -> State:
+        """The same with more notes on a fit."""
+        notes = list(self.notes)
+        notes[fit] += new
+        return dataclasses.replace(self, notes=tuple(notes))
 
     def in_full_rank(self) -> State:
         """The same with full-rank guides, each of which is still the mean-field one."""
@@ -113,9 +115,7 @@ class State:
 
     def cut_short(self, why: str) -> State:
         """The same, ended from outside: nobody knows how far it was still to go."""
-        return dataclasses.replace(
-            self, reason=np.full_like(self.reason, why), draw_noise=np.full_like(self.draw_noise, np.nan)
-        )
+        return self.put(np.arange(len(self.x)), reason=why, draw_noise=np.nan)
 
 
 Stage: TypeAlias = Generator[State, None, State]
@@ -157,16 +157,10 @@ class Work:
 
     def solution(self, state: State, fit: int) -> Solution:
         """What a fit leaves behind."""
-        centred = state.centred[fit].astype(self.density.dtype)
-        return Solution(
-            self.problem.targets[fit].replace(centred=centred),
-            FullRank() if state.is_full[fit] else MeanField(),
-            self.phi(state, fit),
-            np.array(state.bounds[fit]),
-            self._status(state, fit),
-            state.other_modes[fit],
-            state.notes[fit],
-        )
+        target = self.problem.targets[fit].replace(centred=state.centred[fit].astype(self.density.dtype))
+        guide, status = FullRank() if state.is_full[fit] else MeanField(), self._status(state, fit)
+        phi, bounds = self.phi(state, fit), np.array(state.bounds[fit])
+        return Solution(target, guide, phi, bounds, status, state.other_modes[fit], state.notes[fit])
 
     def _status(self, state: State, fit: int) -> Status:
         reason, left, noise = state.reason[fit], float(state.decrement[fit]), float(state.draw_noise[fit])

@@ -63,16 +63,9 @@ class State:
     compiling: float = 0.0
 
 
-PLAIN = (
-    "told",
-    "careful",
-    "size",
-    "trying",
-    "first_skipped",
-    "nonfinite_sites",
-    "seconds",
-    "compiling",
-)  # are kept as they are
+# Fields that JSON holds as they are; the others have a form of their own.
+SHAPED = ("position", "schedule", "bounds", "trace", "memories", "ending")
+PLAIN = tuple(field.name for field in dataclasses.fields(State) if field.name not in SHAPED)
 
 
 class NoCheckpoint:
@@ -104,35 +97,23 @@ class Checkpoint:
             return first
         meta, arrays = archive.read(self.path)
         archive.check(self.path, meta["fingerprint"], self.fingerprint)
-        schedule = {**meta["schedule"], "centre": arrays["centre"] if meta["centred"] else None}
+        schedule, plain = meta["schedule"], {name: meta[name] for name in PLAIN}
+        schedule["centre"] = arrays["centre"] if meta["centred"] else None
         schedule["look"] = Convergence(**schedule["look"]) if schedule["look"] else None
-        plain: dict[str, Any] = {name: meta[name] for name in PLAIN} | {
-            "nonfinite_sites": tuple(meta["nonfinite_sites"])
-        }
-        return State(
-            archive.unpack(first.position, "position", arrays),
-            Schedule(**schedule),
-            arrays["bounds"],
-            arrays["trace"],
-            archive.unpack(first.memories, "memories", arrays),
-            ending=Ending(**meta["ending"]) if meta["ending"] else None,
-            **plain,
-        )
+        plain["nonfinite_sites"] = tuple(plain["nonfinite_sites"])
+        plain["ending"] = Ending(**meta["ending"]) if meta["ending"] else None
+        position, memories = (archive.unpack(getattr(first, name), name, arrays) for name in ("position", "memories"))
+        return State(position, Schedule(**schedule), arrays["bounds"], arrays["trace"], memories, **plain)
 
     def save(self, state: State) -> None:
         """Write, unless the time since the last writing is short in comparison with what that took."""
         began = time.perf_counter()
         if began < self.due and state.ending is None:
             return
-        schedule = dataclasses.asdict(state.schedule)
+        schedule, meta = dataclasses.asdict(state.schedule), {name: getattr(state, name) for name in PLAIN}
         centre = schedule.pop("centre")
-        meta = {
-            "fingerprint": self.fingerprint,
-            "schedule": schedule,
-            "centred": centre is not None,
-            "ending": dataclasses.asdict(state.ending) if state.ending else None,
-            **{name: getattr(state, name) for name in PLAIN},
-        }
+        meta |= {"fingerprint": self.fingerprint, "schedule": schedule, "centred": centre is not None}
+        meta["ending"] = dataclasses.asdict(state.ending) if state.ending else None
         arrays = {"bounds": state.bounds, "trace": state.trace, "centre": np.zeros(0) if centre is None else centre}
         arrays |= archive.pack(state.position, "position") | archive.pack(state.memories, "memories")
         archive.write(self.path, meta, arrays)
