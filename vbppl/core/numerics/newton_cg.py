@@ -61,6 +61,7 @@ def _steps(
     for _ in range(STEPS):
         if not np.isfinite(value) or not np.isfinite(gradient).all():
             return Found(x, value, np.inf, "stuck")
+        # Up to `PRODUCTS` products are ahead, which may be dear: before each step whoever watches can end the search.
         yield Found(x, value, decrement, "")
         scale = np.sqrt(metric(x))
         step, predicted, inside = _steihaug(
