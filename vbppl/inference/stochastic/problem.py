@@ -21,7 +21,7 @@ from vbppl.inference.stochastic.early_stopping import EarlyStopping, StopRule
 from vbppl.inference.stochastic.objectives import InTraining, Objective
 from vbppl.inference.stochastic.settings import Stochastic
 from vbppl.target.density import initial_states
-from vbppl.target.target import Target
+from vbppl.target.target import Target, with_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +114,6 @@ def _stop_rules(
     validation = settings.validation
     if validation is None:
         return ()
-    beside, other = networks.with_data(guide, validation.guide), target.with_data(validation.model)
+    beside, other = networks.with_data(guide, validation.guide), with_data(target, validation.model)
     first = {"guide": phi, "model": target.params}
     return (EarlyStopping(beside, other, validation, raw_key, first, state, settings.chosen_objective().warm_up_steps),)
