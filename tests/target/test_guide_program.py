@@ -15,6 +15,7 @@ import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.model.trace import abstract_sites, initial_params
 from vbppl.target import guide_program
+from vbppl.target.density import made_params
 
 positive = dist.constraints.positive
 FLIPS = np.array([1, 1, 1, 1, 1, 1, 1, 1, 0, 0])
@@ -186,4 +187,4 @@ def test_draws_of_a_guide_must_be_differentiable():
         vb.sample("p", dist.Beta(2.0, jnp.exp(vb.param("b", 0.0))))
 
     guide_program.check(guide(), vb.target(coin(FLIPS)), abstract_sites(guide()))
-    assert float(guide_program.param_values(guide(), {"b": (np.array(0.5),)})["b"]) == 0.5
+    assert float(made_params(guide(), {"b": (np.array(0.5),)})["b"]) == 0.5

@@ -179,9 +179,14 @@ class Model(Program):
         """The unconstrained initial values of the params, by name: see `trace.initial_params`."""
         return initial_params(self)
 
+    @property
+    def has_training_mode(self) -> bool:
+        """Whether a module in it behaves otherwise in training than in evaluation."""
+        return any(site.has_training_mode for site in abstract_sites(self).values())
+
     def initial_states(self) -> dict[str, Any]:
         """What the first step of a fit finds in modules and mutable values, by the sites' names."""
-        return initial_states(self)
+        return initial_states(self) if self.has_training_mode else {}
 
     def condition(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
         """The same model with sites observed: `model.condition(y=...)`, or a dict of names.

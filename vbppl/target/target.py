@@ -35,7 +35,7 @@ from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
 from vbppl.model.model import Model, check_applied
 from vbppl.model.trace import abstract_sites
-from vbppl.target.density import Terms, constrained, log_density, packed_params, run, unconstrained
+from vbppl.target.density import Terms, constrained, log_density, made_params, run, unconstrained
 from vbppl.target.layout import Layout
 from vbppl.target.plain import is_plain, plain_density
 
@@ -238,4 +238,4 @@ def with_data(target: Any, model: Model) -> Any:
 
 def param_values(target: Any) -> dict[str, Any]:
     """The current values of the params, on their supports, shaped like their `init`."""
-    return {name: value.made() for name, value in packed_params(target).items()}
+    return made_params(target.model, target.params)
