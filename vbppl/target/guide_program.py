@@ -189,6 +189,11 @@ def moved(program: Model, phi: Mapping[str, Any], target: Target, model: Model) 
 
 def first_params(program: Model, target: Target) -> dict[str, Any]:
     """The unconstrained initial values of the guide's params, after checking that guide and model agree."""
+    if not isinstance(target, Target):
+        raise ModelError(
+            f"a guide program speaks of values on the supports, so it cannot be fitted to {target}.",
+            mend="Fit it to the model itself; a layer bends what a Gaussian guide says of the unconstrained vector.",
+        )
     check(program, target, abstract_sites(program))
     return program.initial_params()
 
