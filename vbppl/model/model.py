@@ -50,14 +50,10 @@ class ModelFunction:
         return Model.of(self._function, args, kwargs)
 
     def __reduce__(self) -> Any:
-        return _found, _address(self._function)
+        return _found, (self._function.__module__, self._function.__qualname__)
 
     def __repr__(self) -> str:
         return f"<model {name_of(self._function)}{self._signature}>"
-
-
-def _address(function: Any) -> tuple[str, str]:
-    return function.__module__, function.__qualname__
 
 
 def _found(module: str, name: str) -> Any:

@@ -14,11 +14,11 @@ import numpy as np
 from vbppl.core.errors import ModelError, VbpplWarning
 from vbppl.core.keys import named, wrap
 from vbppl.core.types import AnyArray, Array
-from vbppl.data.source import places_of
 from vbppl.distributions.location_scale import coordinates
 from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
+from vbppl.model.shapes import take_rows
 from vbppl.model.trace import Outline, abstract_sites, values_of
 
 AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
@@ -107,11 +107,8 @@ def log_likelihood(
 
 def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArray:
     """Draws of a latent site, `(n, *batch, *event)`, at the rows shown of the plates around it."""
-    for frame in site.frames:
-        if frame.name in rows:
-            axis = np.ndim(values) - len(site.event) + frame.dim
-            values = jnp.take(values, places_of(frame.name, rows[frame.name]), axis=axis)
-    return values
+    frames = [frame for frame in site.frames if frame.name in rows]
+    return take_rows(jnp.asarray(values), frames, [rows[frame.name] for frame in frames], len(site.event))
 
 
 def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:

@@ -203,14 +203,12 @@ NETWORK = "encoder"
 
 def network(init: Any) -> Model:
     """What holds a network's parameters: a program with one param, so that the rules of `param` hold for it."""
-    return init if isinstance(init, Model) else _NETWORK(init)
+    return init if isinstance(init, Model) else _network(init)
 
 
+@guide
 def _network(init: Any) -> None:
     param(NETWORK, init)
-
-
-_NETWORK = guide(_network)
 
 
 def network_value(program: Model, phi: Mapping[str, Any]) -> Any:
