@@ -18,6 +18,7 @@ from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 import vbppl as vb
 from vbppl.core.errors import ModelError
 from vbppl.model.trace import abstract_sites
+from vbppl.target.target import param_values
 
 RNG = np.random.default_rng(0)
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0])
@@ -368,7 +369,7 @@ def test_a_param_returns_what_it_was_given():
 
     target = vb.target(model())
     assert len(target.params["net"]) == 3
-    values = target.param_values()
+    values = param_values(target)
     assert values["net"]["name"] == 3 and values["net"]["b"][0] == 0.5 and values["k"] == 2.0
 
 
@@ -397,5 +398,5 @@ def test_params_have_supports():
     target = vb.target(model())
     np.testing.assert_allclose(target.params["sd"][0], np.log(2), rtol=1e-6)
     assert target.params["p"][0].shape == (2,)
-    np.testing.assert_allclose(target.param_values()["p"], [0.2, 0.3, 0.5], rtol=1e-5)
-    np.testing.assert_allclose(target.param_values()["theirs"], 2.0, rtol=1e-6)
+    np.testing.assert_allclose(param_values(target)["p"], [0.2, 0.3, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(param_values(target)["theirs"], 2.0, rtol=1e-6)

@@ -14,7 +14,7 @@ import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.inference.stochastic import schedule
 from vbppl.posterior import row_evidence
-from vbppl.target.target import Target
+from vbppl.target.target import Target, with_data
 
 quiet = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 either = pytest.mark.parametrize("kind", KINDS)
@@ -205,12 +205,12 @@ def test_what_cannot_be_judged_by_row_says_so():
 
 def test_a_target_can_be_moved_to_other_rows_of_the_same_function_only():
     target = Target.of(linear(ROWS))
-    assert target.with_data(linear(NEW)).dim == 2 * len(NEW)
+    assert with_data(target, linear(NEW)).dim == 2 * len(NEW)
 
     @vb.model
     def learning(x):
         vb.param("scale", 1.0)
 
     with pytest.raises(ModelError, match="has the params scale"):
-        target.with_data(learning(ROWS))
+        with_data(target, learning(ROWS))
     assert jax.tree.leaves(target.params) == []

@@ -13,8 +13,11 @@ import scipy.stats as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
 from vbppl.model.trace import abstract_sites, initial_params
 from vbppl.target import guide_program
+from vbppl.target.density import made_params
+from vbppl.target.pullback import Pullback
 
 positive = dist.constraints.positive
 FLIPS = np.array([1, 1, 1, 1, 1, 1, 1, 1, 0, 0])
@@ -186,4 +189,15 @@ def test_draws_of_a_guide_must_be_differentiable():
         vb.sample("p", dist.Beta(2.0, jnp.exp(vb.param("b", 0.0))))
 
     guide_program.check(guide(), vb.target(coin(FLIPS)), abstract_sites(guide()))
-    assert float(guide_program.param_values(guide(), {"b": (np.array(0.5),)})["b"]) == 0.5
+    assert float(made_params(guide(), {"b": (np.array(0.5),)})["b"]) == 0.5
+
+
+def test_a_guide_program_is_refused_on_a_target_seen_through_a_layer():
+    bent = Pullback(vb.target(coin(FLIPS)), SinhArcsinh(), None)
+    with pytest.raises(ModelError, match="speaks of values on the supports"):
+        vb.fit(bent, beside(), method=vb.Stochastic(steps=10))
+
+
+@vb.guide
+def beside():
+    vb.sample("p", dist.Beta(2.0, 2.0))

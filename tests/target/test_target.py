@@ -14,6 +14,7 @@ import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.target.batched import evaluate
 from vbppl.target.density import nonfinite_sites
+from vbppl.target.target import param_values
 
 Y = np.array([[-0.1, 0.3], [0.0, 0.4], [0.2, 0.5], [0.1, 0.7]])
 
@@ -121,7 +122,7 @@ def test_a_model_may_have_no_latent_site_at_all(x64):
     assert target.dim == 0 and target.layout.coordinates == ()
     np.testing.assert_allclose(target.log_density(np.zeros(0)), st.norm.logpdf(3.0, 1.0), rtol=1e-12)
     assert target.unconstrain({}).shape == (0,)
-    assert target.param_values()["mu"] == 1.0
+    assert param_values(target)["mu"] == 1.0
 
 
 def test_data_are_arguments_of_the_density(compilations):

@@ -14,6 +14,7 @@ from vbppl.core.pytree import pytree
 from vbppl.target.batched import evaluate
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.pullback import Pullback
+from vbppl.target.target import Target, in_fixed_coordinates, param_values
 
 Y = np.array([0.5, -1.0, 2.0])
 PRECISION, LOC = np.array([[2.0, 0.8, 0.0], [0.8, 1.0, 0.1], [0.0, 0.1, 1.5]]), np.array([1.0, -2.0, 0.5])
@@ -61,7 +62,7 @@ def targets():
         "model": model,
         "decentred": model.replace(centred=np.zeros_like(model.centred)),
         "half centred": model.replace(centred=np.full_like(model.centred, 0.5)),
-        "compiled-in coordinates": model.replace(centred=np.zeros_like(model.centred)).in_fixed_coordinates(),
+        "compiled-in coordinates": in_fixed_coordinates(model.replace(centred=np.zeros_like(model.centred))),
         "plain": vb.density(gaussian, 3),
         "bent model": bent(model),
         "bent plain": bent(vb.density(gaussian, 3)),
@@ -134,8 +135,14 @@ def test_a_target_is_a_pytree_with_labels(target):
     again = jax.tree.unflatten(jax.tree.structure(target), jax.tree.leaves(target))
     np.testing.assert_array_equal(again.log_density(point(target)), target.log_density(point(target)))
     assert len(target.layout.coordinates) == target.dim
-    assert (list(target.parts()), target.sources, target.param_values()) == ([(1.0, {})], {}, {})
+    assert (list(target.parts()), target.sources, param_values(target)) == ([(1.0, {})], {}, {})
     assert nonfinite_sites(target, point(target)[None]) == ()
+
+
+def test_the_waist_is_narrow_and_every_kind_has_all_of_it():
+    members = {name for name in vars(Target) if not name.startswith("_")} - {"of"}
+    assert len(members) <= 13, members
+    assert members | {"model", "params", "centred", "rows", "layout"} <= set(dir(bent(vb.density(gaussian, 3))))
 
 
 def test_coordinates_do_not_change_what_is_said_of_the_values(x64):

@@ -29,7 +29,7 @@ from vbppl.inference.stochastic import problem as stochastic
 from vbppl.posterior.judge import judge
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import Report, Unjudged
-from vbppl.target.target import Target, model_of
+from vbppl.target.target import Target, in_mode, model_of
 
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
@@ -97,7 +97,7 @@ def _as_learnt(start: Any, target: Target) -> Target:
     learns = bool(target.params) or target.layout.has_training_mode
     if not learns or not isinstance(start, Posterior) or not _alike(start.target.params, target.params):
         return target
-    return target.replace(params=start.target.params).in_mode(model_of(start.target).states, None)
+    return in_mode(target.replace(params=start.target.params), model_of(start.target).states, None)
 
 
 def _warmed(start: Any, phi: Any, guide: Any) -> Any:

@@ -94,7 +94,7 @@ class Amortized(RowGuide):
             raise ModelError(
                 "the name belongs to the guide's encoder.", site=guide_program.NETWORK, mend="Rename the model's param."
             )
-        phi = super().init(target, start) | guide_program.first_network(self.params)
+        phi = super().init(target, start) | self.params.initial_params()
         plates = [p for p in target.layout.plates if p.sources or p.name in slot.plates]
         first = target.showing({p.name: np.arange(min(TRIED, p.size)) for p in plates}).rows
         self._check(phi, guide_program.read(model_of(target), self.reads), self.shown(target, first), slot)

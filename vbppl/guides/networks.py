@@ -22,6 +22,7 @@ from vbppl.guides.base import Guide, averaged
 from vbppl.guides.program import ProgramGuide, over_keys
 from vbppl.guides.structured import RowGuide
 from vbppl.target import guide_program
+from vbppl.target.density import made_params
 from vbppl.target.target import Target
 
 
@@ -49,13 +50,13 @@ def program_of(guide: Guide) -> Any:
 def has_training_mode(guide: Guide) -> bool:
     """Whether the guide has modules that behave otherwise in training than in evaluation."""
     program = program_of(guide)
-    return program is not None and guide_program.has_training_mode(program)
+    return program is not None and program.has_training_mode
 
 
 def first_states(guide: Guide) -> dict[str, Any]:
     """What the first step finds in the guide's own modules."""
     program = program_of(guide)
-    return {} if program is None else guide_program.states_at_first(program)
+    return {} if program is None else program.initial_states()
 
 
 def in_training(guide: Any, states: Mapping[str, Any], raw_key: Array | None) -> Guide:
@@ -83,11 +84,8 @@ def next_states(guide: Guide, phi: PyTree, noise: Array, target: Target) -> dict
 
 def param_values(guide: Guide, phi: PyTree) -> dict[str, Any]:
     """What is learnt beside the distribution of the latent sites, by name, shaped like its `init`."""
-    if isinstance(guide, ProgramGuide):
-        return guide_program.param_values(guide.program, phi)
-    if isinstance(guide, Amortized):
-        return {guide_program.NETWORK: guide_program.network_value(guide.params, phi)}
-    return {}
+    program = program_of(guide)
+    return {} if program is None else made_params(program, phi)
 
 
 def network_size(guide: Guide, phi: PyTree) -> int:
@@ -147,4 +145,4 @@ def _encoded(guide: Amortized, phi: PyTree, model: Any) -> tuple[Array, Array]:
 
 @jax.jit
 def _draw_alone(program: Any, phi: PyTree, raw_keys: Array) -> dict[str, Array]:
-    return over_keys(raw_keys, lambda key: guide_program.draw_alone(program, phi, key))
+    return over_keys(raw_keys, lambda key: guide_program.latent_values(program, phi, key, {}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,16 +19,21 @@ from vbppl.model.primitives import Interpreter, Site
 from vbppl.model.shapes import check_value
 
 
-def from_prior(key: Array) -> Interpreter:
-    """Draw every site that has no value from its distribution, each with a key of its own name."""
+def answered(value_of: Callable[[Site], Any]) -> Interpreter:
+    """Give each sample site that has no value the one that `value_of` finds; errors of its distribution name it."""
 
     def interpret(site: Site) -> Site:
-        if site.kind == "sample" and site.value is None:
-            with at_site(site):
-                return dataclasses.replace(site, value=site.dist.sample(named(key, site.name)))
-        return site
+        if site.kind != "sample" or site.value is not None:
+            return site
+        with at_site(site):
+            return dataclasses.replace(site, value=value_of(site))
 
     return interpret
+
+
+def from_prior(key: Array) -> Interpreter:
+    """Draw every site that has no value from its distribution, each with a key of its own name."""
+    return answered(lambda site: site.dist.sample(named(key, site.name)))
 
 
 def drawn_anew(interpreter: Interpreter) -> Interpreter:
@@ -68,47 +74,33 @@ def required(site: Site) -> Site:
 def at_point(coordinate: ArrayLike) -> Interpreter:
     """The interpreter for runs whose shapes are wanted: each latent site where all its `z` are `coordinate`."""
 
-    def interpret(site: Site) -> Site:
-        if site.kind != "sample" or site.value is not None:
-            return site
-        with at_site(site):
-            if site.dist.is_discrete:
-                return from_prior(jax.random.key(0))(site)
-            support = site.dist.support
-            z = jnp.full(support.unconstrained_shape(site.shape), coordinate, jnp.result_type(float))
-            return dataclasses.replace(site, value=support.forward(z))
+    def value_of(site: Site) -> Any:
+        if site.dist.is_discrete:
+            return site.dist.sample(jax.random.key(0))
+        support = site.dist.support
+        z = jnp.full(support.unconstrained_shape(site.shape), coordinate, jnp.result_type(float))
+        return support.forward(z)
 
-    return interpret
+    return answered(value_of)
 
 
-def of_the_right_shape(site: Site) -> Site:
-    """The interpreter for runs whose shapes alone are wanted: some point of each site's support."""
-    return at_point(0.0)(site)
+def at_rows(
+    rows: Mapping[str, Any], interpreter: Interpreter, params: Mapping[str, tuple[Array, ...]] = MappingProxyType({})
+) -> Interpreter:
+    """Let plates show `rows`, where these name them, and params hold the unconstrained `params`; else `interpreter`.
 
-
-def with_rows(site: Site, rows: Mapping[str, Any]) -> Site:
-    """The plate's site, showing `rows` of it; all where none are named."""
-    return dataclasses.replace(site, value=rows.get(site.name))
-
-
-def showing(rows: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
-    """Let plates show `rows`, where these name them; ask `interpreter` for the rest."""
+    The trainable leaves of a param's `init` are replaced by the current values; the rest of it stays.
+    """
 
     def interpret(site: Site) -> Site:
-        return with_rows(site, rows) if site.kind == "plate" else interpreter(site)
+        if site.kind == "plate":
+            return dataclasses.replace(site, value=rows.get(site.name))
+        if site.kind == "param" and site.name in params:
+            learnt = tuple(site.constraint.forward(leaf) for leaf in params[site.name])
+            return dataclasses.replace(site, value=dataclasses.replace(parts(site.value), learnt=learnt).made())
+        return interpreter(site)
 
     return interpret
-
-
-def with_params(site: Site, unconstrained: tuple[Array, ...]) -> Site:
-    """The param's site, with the trainable leaves of its `init` replaced by the current values."""
-    learnt = tuple(site.constraint.forward(leaf) for leaf in unconstrained)
-    return dataclasses.replace(site, value=dataclasses.replace(parts(site.value), learnt=learnt).made())
-
-
-def trainable(init: Any) -> list[Any]:
-    """The leaves of a param's `init` that are learnt."""
-    return list(parts(init).learnt)
 
 
 def in_mode(interpreter: Interpreter, states: Mapping[str, tuple], raw_key: Array | None) -> Interpreter:

@@ -50,14 +50,10 @@ class ModelFunction:
         return Model.of(self._function, args, kwargs)
 
     def __reduce__(self) -> Any:
-        return _found, _address(self._function)
+        return _found, (self._function.__module__, self._function.__qualname__)
 
     def __repr__(self) -> str:
         return f"<model {name_of(self._function)}{self._signature}>"
-
-
-def _address(function: Any) -> tuple[str, str]:
-    return function.__module__, function.__qualname__
 
 
 def _found(module: str, name: str) -> Any:
@@ -179,9 +175,14 @@ class Model(Program):
         """The unconstrained initial values of the params, by name: see `trace.initial_params`."""
         return initial_params(self)
 
+    @property
+    def has_training_mode(self) -> bool:
+        """Whether a module in it behaves otherwise in training than in evaluation."""
+        return any(site.has_training_mode for site in abstract_sites(self).values())
+
     def initial_states(self) -> dict[str, Any]:
         """What the first step of a fit finds in modules and mutable values, by the sites' names."""
-        return initial_states(self)
+        return initial_states(self) if self.has_training_mode else {}
 
     def condition(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
         """The same model with sites observed: `model.condition(y=...)`, or a dict of names.

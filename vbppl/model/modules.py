@@ -71,7 +71,7 @@ def parts(thing: Any) -> Parts:
     >>> parts({"weights": jnp.zeros((3, 2)), "layers": 2}).names
     ('weights',)
     """
-    return _graph_parts(thing) if _is_graph(thing) else _tree_parts(thing)
+    return _graph_parts(thing) if _is_graph(thing) else _tree_parts(thing, _role)
 
 
 def crossing(value: Any) -> Any:
@@ -82,12 +82,13 @@ def crossing(value: Any) -> Any:
 
 def mutable_parts(thing: Any) -> Parts:
     """Take apart what stands in a `mutable` statement: every number in it is state."""
-    leaves, structure = jax.tree.flatten(thing)
-    is_number = [is_array(leaf) or isinstance(leaf, (int, float, complex)) for leaf in leaves]
-    roles = tuple("state" if number else "setting" for number in is_number)
-    state = tuple(jnp.asarray(leaf) for leaf, number in zip(leaves, is_number) if number)
-    settings = tuple(leaf for leaf, number in zip(leaves, is_number) if not number)
-    return Parts((), state, (), (), _Tree(structure, roles, settings, False))
+
+    def role(_: tuple, leaf: Any) -> str:
+        return "state" if is_array(leaf) or isinstance(leaf, (int, float, complex)) else "setting"
+
+    found = _tree_parts(thing, role)
+    rest = dataclasses.replace(found.rest, has_training_mode=False)  # a container has no mode of its own
+    return dataclasses.replace(found, state=tuple(map(jnp.asarray, found.state)), rest=rest)
 
 
 def shapes_of(thing: Any) -> Any:
@@ -96,6 +97,9 @@ def shapes_of(thing: Any) -> Any:
         return jnp.shape(thing)
     found = parts(thing)
     return dict(zip(found.names, (jnp.shape(leaf) for leaf in found.learnt)))
+
+
+_ROLES = ("learnt", "state", "fixed", "setting")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +112,7 @@ class _Tree:
     has_training_mode: bool
 
     def made(self, learnt: tuple, state: tuple, fixed: tuple) -> Any:
-        sources: dict[str, Any] = dict(
-            zip(("learnt", "state", "fixed", "setting"), map(iter, (learnt, state, fixed, self.settings)))
-        )
+        sources: dict[str, Any] = dict(zip(_ROLES, map(iter, (learnt, state, fixed, self.settings))))
         return jax.tree.unflatten(self.structure, [next(sources[role]) for role in self.roles])
 
     def reseeded(self, fixed: tuple, key: Array) -> tuple:
@@ -120,15 +122,13 @@ class _Tree:
         return sys.modules["equinox"].nn.inference_mode(thing, value=not training) if self.has_training_mode else thing
 
 
-def _tree_parts(thing: Any) -> Parts:
+def _tree_parts(thing: Any, role_of: Callable[[tuple, Any], str]) -> Parts:
     leaves, structure = jax.tree_util.tree_flatten_with_path(thing)
-    roles = tuple(_role(path, leaf) for path, leaf in leaves)
-    found: dict[str, list] = {"learnt": [], "fixed": [], "setting": []}
-    for role, (_, leaf) in zip(roles, leaves):
-        found[role].append(leaf)
+    roles = tuple(role_of(path, leaf) for path, leaf in leaves)
+    found = {kind: tuple(leaf for role, (_, leaf) in zip(roles, leaves) if role == kind) for kind in _ROLES}
     names = tuple(_name(path) for role, (path, _) in zip(roles, leaves) if role == "learnt")
-    rest = _Tree(structure, roles, tuple(found["setting"]), _has_inference_mode(thing))
-    return Parts(tuple(found["learnt"]), (), tuple(found["fixed"]), names, rest)
+    rest = _Tree(structure, roles, found["setting"], _has_inference_mode(thing))
+    return Parts(found["learnt"], found["state"], found["fixed"], names, rest)
 
 
 def _role(path: tuple, leaf: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError, VbpplWarning
-from vbppl.core.keys import wrap
+from vbppl.core.keys import named, wrap
 from vbppl.core.types import AnyArray, Array
-from vbppl.data.source import places_of
 from vbppl.distributions.location_scale import coordinates
-from vbppl.model.handlers import drawn_anew, from_prior, given, required, showing
+from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required
 from vbppl.model.model import Model
-from vbppl.model.primitives import Interpreter, Site
+from vbppl.model.primitives import Site
+from vbppl.model.shapes import take_rows
 from vbppl.model.trace import Outline, abstract_sites, values_of
 
 AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
@@ -108,11 +107,8 @@ def log_likelihood(
 
 def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArray:
     """Draws of a latent site, `(n, *batch, *event)`, at the rows shown of the plates around it."""
-    for frame in site.frames:
-        if frame.name in rows:
-            axis = np.ndim(values) - len(site.event) + frame.dim
-            values = jnp.take(values, places_of(frame.name, rows[frame.name]), axis=axis)
-    return values
+    frames = [frame for frame in site.frames if frame.name in rows]
+    return take_rows(jnp.asarray(values), frames, [rows[frame.name] for frame in frames], len(site.event))
 
 
 def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:
@@ -142,24 +138,18 @@ def _forward(
     n: int,
 ) -> dict[str, Array]:
     def one(draw: tuple[Array, dict[str, Array], dict[str, Array]]) -> dict[str, Array]:
-        key, values, z = draw
-        rest = _from_unconstrained(z, weights, from_prior(wrap(key)))
-        return values_of(model.trace(drawn_anew(given({**values, **params}, rest))))
+        raw_key, values, z = draw
+        key = wrap(raw_key)
+
+        def value_of(site: Site) -> Array:
+            if site.name in z:
+                return coordinates(site.dist, weights.get(site.name)).forward(z[site.name])
+            return site.dist.sample(named(key, site.name))
+
+        return values_of(model.trace(drawn_anew(given({**values, **params}, answered(value_of)))))
 
     keys = jax.random.key_data(jax.random.split(wrap(raw_key), n))
     return jax.lax.map(one, (keys, draws, z), batch_size=min(n, AT_ONCE))
-
-
-def _from_unconstrained(z: Mapping[str, Array], weights: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:
-    """Map the values `z` of latent sites onto their supports; ask `interpreter` for the rest."""
-
-    def interpret(site: Site) -> Site:
-        if site.kind == "sample" and site.value is None and site.name in z:
-            value = coordinates(site.dist, weights.get(site.name)).forward(z[site.name])
-            return dataclasses.replace(site, value=value)
-        return interpreter(site)
-
-    return interpret
 
 
 @jax.jit
@@ -167,7 +157,7 @@ def _log_likelihood(
     model: Model, draws: dict[str, Array], params: dict[str, Any], rows: dict[str, Any]
 ) -> dict[str, Array]:
     def one(values: dict[str, Array]) -> dict[str, Array]:
-        sites = model.trace(showing(rows, given({**values, **params}, required)))
+        sites = model.trace(at_rows(rows, given({**values, **params}, required)))
         observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
         return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike, Shape
-from vbppl.model.handlers import at_point, at_site, of_the_right_shape, parts_of, trainable
-from vbppl.model.modules import shapes_of
+from vbppl.model.handlers import at_point, at_site, parts_of
+from vbppl.model.modules import parts, shapes_of
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
 
@@ -201,9 +201,9 @@ def initial_params(model: Any) -> dict[str, Any]:
 
 @jax.jit
 def _initial_params(model: Any) -> dict[str, Any]:
-    sites = model.trace(of_the_right_shape)
+    sites = model.trace(at_point(0.0))
     return {
-        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in trainable(site.value))
+        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in parts(site.value).learnt)
         for site in sites.values()
         if site.kind == "param"
     }
@@ -212,12 +212,12 @@ def _initial_params(model: Any) -> dict[str, Any]:
 @jax.jit
 def initial_states(model: Any) -> dict[str, Any]:
     """What the first step finds in a program's modules and mutable values, by the sites' names."""
-    found: dict[str, Any] = {}
+    found, somewhere = {}, at_point(0.0)
 
     def interpret(site: Site) -> Site:
         if site.kind in ("param", "mutable"):
             found[site.name] = parts_of(site).state  # now: later statements may change it
-        return of_the_right_shape(site)
+        return somewhere(site)
 
     model.trace(interpret)
     return {name: state for name, state in found.items() if state}

@@ -26,7 +26,7 @@ from vbppl.posterior.optimality_gap import optimality_gap
 from vbppl.posterior.report import Report, Unjudged
 from vbppl.posterior.summary import Summary, summarise
 from vbppl.target.density import packed_params
-from vbppl.target.target import Target, model_of
+from vbppl.target.target import Target, model_of, param_values, with_data
 
 VALUES = 2**24  # numbers that the draws behind a table may hold
 
@@ -112,7 +112,7 @@ class Posterior:
     @property
     def params(self) -> dict[str, Any]:
         """The learnt params of the model, and of a guide that has some, shaped like their `init`."""
-        return {**self.target.param_values(), **networks.param_values(self.guide, self.phi)}
+        return {**param_values(self.target), **networks.param_values(self.guide, self.phi)}
 
     def summary(self, *names: str) -> Summary:
         """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
@@ -215,7 +215,7 @@ class Posterior:
         """Target and guide at other rows."""
         if model is None:
             return self.target, self.guide
-        return self.target.with_data(model), networks.with_data(self.guide, guide)
+        return with_data(self.target, model), networks.with_data(self.guide, guide)
 
     def encode(self, rows: Any) -> Any:
         """What an amortised guide says of rows that it may never have seen.

@@ -8,7 +8,9 @@ pytree with these members and no others:
     constrain(z), unconstrain(values), log_det(values)          to the supports of the sites and back
     params, centred, rows, replace(...)    what of it changes in a fit: learnt params, coordinates, rows shown
     showing(rows), with_lengths(lengths), parts()               minibatches, and all rows in parts
-    in_mode(states, key), in_fixed_coordinates(), with_data(model), param_values()
+
+What follows from these is a function of any target: `in_mode`, `in_fixed_coordinates`, `loaded`, `with_data`,
+`param_values`.
 
 Three things are targets: a model (`vb.target`), a plain function (`vb.density`), and a target seen through a
 layer (`Pullback`). Above, nobody asks which.

@@ -12,7 +12,6 @@ is compiled as an inner function, and the compiler drops what is not read.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import coordinates
-from vbppl.model.handlers import states_of, with_params, with_rows
+from vbppl.model.handlers import answered, at_point, at_rows, states_of
 from vbppl.model.model import Model, leading_draws
 from vbppl.model.modules import Parts, parts
 from vbppl.model.primitives import Site, subsample
@@ -99,13 +98,11 @@ class Terms:
       terms: of each sample and factor statement.
       reported: the values of latent and deterministic sites, by name.
       states: what the run has left in modules and mutable values, by the sites' names.
-      order: the names in `reported`, in the order of the statements, which JAX forgets.
     """
 
     terms: tuple[Term, ...]
     reported: dict[str, Any]
     states: dict[str, Any]
-    order: tuple[str, ...] = static()
 
     def __getitem__(self, name: str) -> Term:
         return next(term for term in self.terms if term.name == name)
@@ -177,10 +174,6 @@ class Terms:
             found[name] = (cost.reshape(math.prod(term.dist.batch_shape), -1), jnp.asarray(term.scale))
         return found
 
-    def values(self) -> dict[str, Any]:
-        """The values of the latent and deterministic sites, in the order of the statements."""
-        return {name: self.reported[name] for name in self.order}
-
 
 def terms_of(
     sites: Mapping[str, Site], log_dets: Mapping[str, Array] | None = None, moved: Mapping[str, Any] | None = None
@@ -210,44 +203,6 @@ class Evaluable(Protocol):
     def layout(self) -> Layout: ...
 
 
-class _Reader:
-    """Answers latent sites from slices of `z`, and keeps log |dx/dz|."""
-
-    def __init__(self, target: Evaluable, z: Array, rows: Mapping[str, Array], shown: bool = False):
-        self.slots = {slot.name: slot for slot in target.layout.slots}
-        self.shown = shown_slices(target.layout, rows) if shown else None
-        self.target, self.z, self.rows = target, z, rows
-        self.log_dets: dict[str, Array] = {}
-        self.moved: dict[str, Any] = {}
-
-    def __call__(self, site: Site) -> Site:
-        if site.kind == "plate":
-            return with_rows(site, self.rows)
-        if site.kind == "param":
-            return with_params(site, self.target.params[site.name])
-        if site.kind != "sample" or site.value is not None:
-            return site
-        bijector = _coordinates(self.target, site)
-        if _is_moved(self.target, site.name):
-            self.moved[site.name] = bijector
-        # The support may depend on what was drawn before, so it is asked here and not in advance.
-        value, self.log_dets[site.name] = bijector.forward_and_log_det(self.slice_of(site.name))
-        return dataclasses.replace(site, value=value)
-
-    def slice_of(self, name: str) -> Array:
-        """The site's part of `z`, at the rows shown."""
-        slot = self.slots[name]
-        if self.shown is not None:
-            start, shape = self.shown[name]
-            return self.z[start : start + math.prod(shape)].reshape(shape)
-        z = self.z[slot.start : slot.stop].reshape(slot.unconstrained)
-        return subsample(z, event_dim=slot.event_dim) if self.rows else z
-
-
-def _is_moved(target: Evaluable, name: str) -> bool:
-    return name in (*target.layout.movable, *target.layout.fixed_decentred)
-
-
 def _coordinates(target: Evaluable, site: Site) -> Any:
     """The bijector from a site's slice of the flat vector onto its values."""
     movable = target.layout.movable
@@ -260,13 +215,27 @@ def _coordinates(target: Evaluable, site: Site) -> Any:
 @functools.partial(jax.jit, static_argnames="shown", inline=True)
 def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Terms:
     """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
-    reader = _Reader(target, z, rows, shown)
-    sites = target.model.trace(reader)
-    order = tuple(name for name in target.layout.reported if name in sites)
-    found = values_of({name: sites[name] for name in order})
+    places = shown_slices(target.layout, rows if shown else {})
+    log_dets: dict[str, Array] = {}
+    moved: dict[str, Any] = {}
+
+    def value_of(site: Site) -> Array:
+        # The support may depend on what was drawn before, so it is asked here and not in advance.
+        bijector = _coordinates(target, site)
+        if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
+            moved[site.name] = bijector
+        start, shape = places[site.name]
+        part = z[start : start + math.prod(shape)].reshape(shape)
+        if rows and not shown:
+            part = subsample(part, event_dim=len(shape) - len(site.dist.batch_shape))
+        value, log_dets[site.name] = bijector.forward_and_log_det(part)
+        return value
+
+    sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
+    found = values_of({name: sites[name] for name in target.layout.reported if name in sites})
     # Only what has a training mode changes its states, and only there are they sure to be arrays.
     states = states_of(sites) if target.layout.has_training_mode else {}
-    return Terms(terms_of(sites, reader.log_dets, reader.moved), found, states, order)
+    return Terms(terms_of(sites, log_dets, moved), found, states)
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
@@ -319,13 +288,7 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
     """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
     pieces, log_dets, dtype = [], [], jnp.result_type(float)
 
-    def interpret(site: Site) -> Site:
-        if site.kind == "plate":
-            return with_rows(site, rows)
-        if site.kind == "param":
-            return with_params(site, target.params[site.name])
-        if site.kind != "sample" or site.value is not None:
-            return site
+    def value_of(site: Site) -> Array:
         value = values[site.name]
         check_value(site.name, value, site.shape, site.frames)
         bijector = _coordinates(target, site)
@@ -333,23 +296,29 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
         z = jnp.asarray(bijector.inverse(value), dtype)
         pieces.append(z.reshape(-1))
         log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
-        return dataclasses.replace(site, value=value)
+        return value
 
-    target.model.trace(interpret)
+    target.model.trace(at_rows(rows, answered(value_of), target.params))
     return jnp.concatenate([jnp.zeros(0, dtype), *pieces]), sum(log_dets, jnp.zeros(()))
 
 
 def packed_params(target: Evaluable) -> dict[str, Parts]:
     """The current values of the params, taken apart, so that they may cross the border of a compiled program."""
-    return _packed_params(target) if target.layout.params else {}
+    return _packed_params(target.model, target.params) if target.layout.params else {}
 
 
 @jax.jit
-def _packed_params(target: Evaluable) -> dict[str, Parts]:
-    sites = target.model.trace(_Reader(target, jnp.zeros(target.layout.dim), {}))
+def _packed_params(model: Model, params: dict[str, Any]) -> dict[str, Parts]:
+    sites = model.trace(at_rows({}, at_point(0.0), params))
     return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
+
+
+def made_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The params of a program on their supports, shaped like their `init`, from their unconstrained values."""
+    packed = _packed_params(model, dict(params)) if params else {}
+    return {name: value.made() for name, value in packed.items()}
 
 
 def initial_states(target: Evaluable) -> dict[str, Any]:
     """What the first step of a fit finds in modules and mutable values."""
-    return target.model.initial_states() if target.layout.has_training_mode else {}
+    return target.model.initial_states()

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.keys import named
 from vbppl.core.types import Array
 from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
-from vbppl.model.handlers import from_prior, given, required, states_of, with_params, with_rows
+from vbppl.model.handlers import answered, at_rows, given, required, states_of
 from vbppl.model.model import Model, guide
-from vbppl.model.modules import Parts, parts
-from vbppl.model.primitives import Interpreter, Site, param
+from vbppl.model.primitives import Site, param
 from vbppl.model.trace import Outline, abstract_sites, values_of
 from vbppl.target.density import Term, terms_of, unconstrained_at
 from vbppl.target.target import Target
@@ -69,9 +69,8 @@ def divergences(program: Model, phi: Any, target: Target, key: Array) -> dict[st
 
 
 def latent_values(program: Model, phi: Any, key: Array, rows: Mapping[str, Array]) -> dict[str, Array]:
-    """One draw of the guide's sites, at the rows shown."""
-    sites = _sampled(program.trace(_draws(phi, rows, key)))
-    return {name: site.value for name, site in sites.items()}
+    """One draw of the guide's sites, at the rows shown, without a look at the model."""
+    return _values(_drawn(program, phi, rows, key))
 
 
 def normals(program: Model, phi: Any, target: Target) -> dict[str, tuple[Array, Array]]:
@@ -81,13 +80,13 @@ def normals(program: Model, phi: Any, target: Target) -> dict[str, tuple[Array, 
       ModelError: a site depends on another one, or is not normal there.
     """
     # Of one site alone: then its distribution depends on no draw, and any key will do.
-    found, key = {}, jax.random.key(0)
-    q, p = _side_by_side(program, phi, target, key)
-    for name, site in q.items():
-        moments = normal_moments(site.dist, p[name].dist)
+    q, p = _terms(*_side_by_side(program, phi, target, jax.random.key(0)))
+    found = {}
+    for name, term in q.items():
+        moments = normal_moments(term.dist, p[name].dist)
         if moments is None or len(q) > 1:
             raise ModelError(
-                f"the rows' normals can be read off a guide with one normal site only, not {type(site.dist).__name__}.",
+                f"the rows' normals can be read off a guide with one normal site only, not {type(term.dist).__name__}.",
                 site=name,
                 mend="Use vb.Amortized, or a guide with one Normal.",
             )
@@ -111,31 +110,17 @@ def reapplied(before: Model, program: Model | None) -> Model:
 
 def row_log_weights(program: Model, phi: Any, target: Target, values: Mapping[str, Array]) -> Array:
     """`log p(y, x) - log q(x)` of each row shown of the one plate that holds every site, `(rows,)`."""
-    rows = target.rows
-    q = _sampled(program.trace(given(values, _reads_params(phi, rows, required))))
-    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
+    q = _at_values(program, phi, target.rows, values)
+    p = _at_values(target.model, target.params, target.rows, values)
     plate = target.layout.only_plate().name
     of_p, of_q = ([term.by_row(plate) for term in terms_of(sites)] for sites in (p, q))
     return sum(of_p[1:], of_p[0]) - sum(of_q)
 
 
-def has_training_mode(program: Model) -> bool:
-    """Whether a module of the program behaves otherwise in training than in evaluation."""
-    return any(site.has_training_mode for site in abstract_sites(program).values())
-
-
-def states_at_first(program: Model) -> dict[str, Any]:
-    """What the first step finds in the program's modules and mutable values."""
-    return program.initial_states() if has_training_mode(program) else {}
-
-
 def next_states(program: Model, phi: Any, target: Target, key: Array) -> dict[str, dict[str, Any]]:
     """What one run of the guide, and of the model after it, leave in modules and mutable values."""
-    rows = target.rows
-    sites = program.trace(_draws(phi, rows, key))
-    values = {name: site.value for name, site in _sampled(sites).items()}
-    p = target.model.trace(given(values, _reads_params(target.params, rows, required)))
-    return {"guide": states_of(sites), "model": states_of(p)}
+    q, p = _side_by_side(program, phi, target, key)
+    return {"guide": states_of(q), "model": states_of(p)}
 
 
 class Drawn(NamedTuple):
@@ -157,7 +142,7 @@ class Drawn(NamedTuple):
 def drawn(program: Model, phi: Any, target: Target, key: Array) -> Drawn:
     """One draw of all latent and deterministic sites of the model."""
     q, p = _side_by_side(program, phi, target, key)
-    z, log_det = unconstrained_at(target, {name: site.value for name, site in q.items()}, target.rows)
+    z, log_det = unconstrained_at(target, _values(q), target.rows)
     # Both densities are known on the supports, so log |dx/dz| cancels in their difference: where a draw lies on an
     # edge, and it is infinite, it must not make a number out of none.
     log_det = jnp.where(jnp.isfinite(log_det), log_det, 0.0)
@@ -169,16 +154,10 @@ def drawn(program: Model, phi: Any, target: Target, key: Array) -> Drawn:
 def log_prob_at(program: Model, phi: Any, target: Target, z: Array) -> Array:
     """The guide's log density at `z`, as in `Drawn`, in unconstrained space."""
     found = target.run(z, shown=True)
-    values = {slot.name: found.reported[slot.name] for slot in target.layout.slots}
     # The guide's density is known on the supports; log |dx/dz| takes it to the coordinates of `z`.
-    (terms,) = _terms(_sampled(program.trace(given(values, _reads_params(phi, target.rows, required)))))
+    (terms,) = _terms(_at_values(program, phi, target.rows, found.reported))
     log_dets = (jnp.sum(term.log_det) for term in found.terms if term.log_det is not None)
     return sum(log_dets, _total(terms))
-
-
-def draw_alone(program: Model, phi: Any, key: Array) -> dict[str, Array]:
-    """One draw of the guide's sites, without a look at the model."""
-    return values_of(_sampled(program.trace(_draws(phi, {}, key))))
 
 
 def moved(program: Model, phi: Mapping[str, Any], target: Target, model: Model) -> Model | None:
@@ -210,19 +189,13 @@ def moved(program: Model, phi: Mapping[str, Any], target: Target, model: Model) 
 
 def first_params(program: Model, target: Target) -> dict[str, Any]:
     """The unconstrained initial values of the guide's params, after checking that guide and model agree."""
+    if not isinstance(target, Target):
+        raise ModelError(
+            f"a guide program speaks of values on the supports, so it cannot be fitted to {target}.",
+            mend="Fit it to the model itself; a layer bends what a Gaussian guide says of the unconstrained vector.",
+        )
     check(program, target, abstract_sites(program))
     return program.initial_params()
-
-
-def param_values(program: Model, phi: Any) -> dict[str, Any]:
-    """The guide's params on their supports, shaped like their `init`."""
-    return {name: value.made() for name, value in _param_values(program, phi).items()}
-
-
-@jax.jit
-def _param_values(program: Model, phi: Any) -> dict[str, Parts]:
-    sites = program.trace(_reads_params(phi, {}, from_prior(jax.random.key(0))))
-    return {site.name: parts(site.value) for site in sites.values() if site.kind == "param"}
 
 
 NETWORK = "encoder"
@@ -230,29 +203,22 @@ NETWORK = "encoder"
 
 def network(init: Any) -> Model:
     """What holds a network's parameters: a program with one param, so that the rules of `param` hold for it."""
-    return init if isinstance(init, Model) else _NETWORK(init)
+    return init if isinstance(init, Model) else _network(init)
 
 
+@guide
 def _network(init: Any) -> None:
     param(NETWORK, init)
 
 
-_NETWORK = guide(_network)
-
-
-def first_network(program: Model) -> dict[str, Any]:
-    """The unconstrained initial values of a network's params."""
-    return program.initial_params()
-
-
 def network_value(program: Model, phi: Mapping[str, Any]) -> Any:
     """A network's params, shaped like their `init`, holding the current values."""
-    return program.trace(_reads_params(phi, {}, required))[NETWORK].value
+    return _at_values(program, phi, {}, {})[NETWORK].value
 
 
 def network_states(program: Model, phi: Mapping[str, Any], call: Callable[[Any], Any]) -> dict[str, Any]:
     """What `call`, given the network's params, leaves in them."""
-    sites = program.trace(_reads_params(phi, {}, required))
+    sites = _at_values(program, phi, {}, {})
     call(sites[NETWORK].value)
     return states_of(sites)
 
@@ -319,8 +285,8 @@ def _disagreement(name: str, latent: Mapping[str, Any], drawn: Mapping[str, Any]
     return ModelError(problem, site=name, details="\n".join(rows), mend=mend)
 
 
-def _sampled(sites: Mapping[str, Site]) -> dict[str, Site]:
-    return {name: site for name, site in sites.items() if site.kind == "sample"}
+def _values(sites: Mapping[str, Site]) -> dict[str, Array]:
+    return {name: site.value for name, site in sites.items() if site.kind == "sample"}
 
 
 def _terms(*runs: Mapping[str, Site]) -> Iterator[dict[str, Term]]:
@@ -333,11 +299,15 @@ def _total(terms: Mapping[str, Term]) -> Array:
 
 
 def _side_by_side(program: Model, phi: Any, target: Target, key: Array) -> tuple[dict[str, Site], dict[str, Site]]:
-    """The latent sites of one guide run, and the model's sites at the same values and rows."""
+    """The sites of one guide run, and the model's sites at the same values and rows."""
+    q = _drawn(program, phi, target.rows, key)
     # Deterministic sites of the guide are left behind: the model computes its own under the same names.
-    q = _sampled(program.trace(_draws(phi, target.rows, key)))
-    values = {name: site.value for name, site in q.items()}
-    return q, target.model.trace(given(values, _reads_params(target.params, target.rows, required)))
+    return q, _at_values(target.model, target.params, target.rows, _values(q))
+
+
+def _at_values(program: Model, params: Any, rows: Mapping[str, Array], values: Mapping[str, Any]) -> dict[str, Site]:
+    """The sites of a run, of guide or model, whose latent sites have these values."""
+    return program.trace(at_rows(rows, given(values, required), params))
 
 
 def _closed_forms(q: Mapping[str, Term], p: Mapping[str, Term]) -> set[str]:
@@ -353,25 +323,16 @@ def _closed_forms(q: Mapping[str, Term], p: Mapping[str, Term]) -> set[str]:
     return closed
 
 
-def _draws(params: Mapping[str, Any], rows: Mapping[str, Array], key: Array) -> Interpreter:
+def _drawn(program: Model, params: Mapping[str, Any], rows: Mapping[str, Array], key: Array) -> dict[str, Site]:
     """Draws every site; where all rows are gone through in parts, what they share alike in each, and their own anew."""
 
-    def interpret(site: Site) -> Site:
+    def value_of(site: Site) -> Array:
         # The rows of each part have noise of their own; what is outside must come out alike in every part.
         own = key
         for frame in site.frames:
             part = rows.get(frame.name)
             if isinstance(part, RowBlock) and part.number is not None:
                 own = jax.random.fold_in(own, part.number)
-        return from_prior(own)(site)
+        return site.dist.sample(named(own, site.name))
 
-    return _reads_params(params, rows, interpret)
-
-
-def _reads_params(params: Mapping[str, Any], rows: Mapping[str, Array], interpreter: Interpreter) -> Interpreter:
-    def interpret(site: Site) -> Site:
-        if site.kind == "param":
-            return with_params(site, params[site.name])
-        return with_rows(site, rows) if site.kind == "plate" else interpreter(site)
-
-    return interpret
+    return program.trace(at_rows(rows, answered(value_of), params))

@@ -17,7 +17,7 @@ A layer has two methods, both for one whole point `(dim,)`, and both get the tar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,10 +26,8 @@ import jax.numpy as jnp
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array, PyTree
-from vbppl.data.source import Source
-from vbppl.model.model import Model
+from vbppl.distributions.base import forwarded
 from vbppl.target.density import Term, Terms
-from vbppl.target.layout import Layout
 
 
 @pytree
@@ -95,6 +93,9 @@ class Pullback:
 
     # What does not look at a point is the bent target's own; what makes another target is seen through the same layer.
 
+    dim, data_size, layout, sources = (forwarded(name, "target") for name in ("dim", "data_size", "layout", "sources"))
+    model, params, centred, rows = (forwarded(name, "target") for name in ("model", "params", "centred", "rows"))
+
     def _seen(self, target: Any) -> Pullback:
         return dataclasses.replace(self, target=target)
 
@@ -108,52 +109,5 @@ class Pullback:
     def with_lengths(self, lengths: Mapping[str, int]) -> Pullback:
         return self._seen(self.target.with_lengths(lengths))
 
-    def in_fixed_coordinates(self) -> Pullback:
-        return self._seen(self.target.in_fixed_coordinates())
-
-    def in_mode(self, states: Mapping[str, Any], raw_key: Array | None) -> Pullback:
-        return self._seen(self.target.in_mode(states, raw_key))
-
-    def with_data(self, model: Model) -> Pullback:
-        return self._seen(self.target.with_data(model))
-
-    def loaded(self, names: Container[str] | None = None) -> Pullback:
-        return self._seen(self.target.loaded(names))
-
     def parts(self) -> Iterator[tuple[float, dict[str, Any]]]:
         return self.target.parts()
-
-    def param_values(self) -> dict[str, Any]:
-        return self.target.param_values()
-
-    @property
-    def dim(self) -> int:
-        return self.target.dim
-
-    @property
-    def data_size(self) -> int:
-        return self.target.data_size
-
-    @property
-    def layout(self) -> Layout:
-        return self.target.layout
-
-    @property
-    def sources(self) -> dict[str, Source]:
-        return self.target.sources
-
-    @property
-    def model(self) -> Model:
-        return self.target.model
-
-    @property
-    def params(self) -> dict[str, Any]:
-        return self.target.params
-
-    @property
-    def centred(self) -> Any:
-        return self.target.centred
-
-    @property
-    def rows(self) -> dict[str, Any]:
-        return self.target.rows

@@ -35,7 +35,7 @@ from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
 from vbppl.model.model import Model, check_applied
 from vbppl.model.trace import abstract_sites
-from vbppl.target.density import Terms, constrained, log_density, packed_params, run, unconstrained
+from vbppl.target.density import Terms, constrained, log_density, made_params, run, unconstrained
 from vbppl.target.layout import Layout
 from vbppl.target.plain import is_plain, plain_density
 
@@ -80,7 +80,7 @@ class Target:
         return cls(model, model.initial_params() if layout.params else {}, centred, {}, layout)
 
     def replace(self, **changes: Any) -> Target:
-        """The same density with other `params`, `centred` or `rows`, which are not checked."""
+        """The same density with other `params`, `centred`, `rows`, `model` or `layout`, which are not checked."""
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
@@ -109,22 +109,13 @@ class Target:
         """
         return rows_of.parts(self.layout.plates, self.sources)
 
-    def loaded(self, names: Container[str] | None = None) -> Target:
-        """The density with its sources (those called `names`) read whole, its params where they were at first."""
-        return Target.of(self.model.loaded(names))
-
     def showing(self, rows: Mapping[str, Any]) -> Target:
         """The density of these rows, where none are asked for."""
-        return dataclasses.replace(self, rows=self._read(rows))
+        return self.replace(rows=self._read(rows))
 
     def with_lengths(self, lengths: Mapping[str, int]) -> Target:
         """The same density, whose plates show so many rows, by their names; all of the others."""
-        return dataclasses.replace(self, layout=self.layout.showing(lengths))
-
-    def in_fixed_coordinates(self) -> Target:
-        """The same density, whose coordinates are compiled in: cheaper, but a program for each choice of them."""
-        layout, none = self.layout.fixed(self.centred), np.zeros(0, self.centred.dtype)
-        return dataclasses.replace(self, centred=none, layout=layout)
+        return self.replace(layout=self.layout.showing(lengths))
 
     def log_density(self, z: Any, rows: Mapping[str, Array] | None = None, jacobian: bool = True) -> Array:
         """The log density at `z`, `(dim,)`, in nats: a scalar.
@@ -163,31 +154,6 @@ class Target:
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
         return unconstrained(self, self.layout.latent_values(values))[1]
-
-    def param_values(self) -> dict[str, Any]:
-        """The current values of the params, on their supports, shaped like their `init`."""
-        return {name: value.made() for name, value in packed_params(self).items()}
-
-    def in_mode(self, states: Mapping[str, Any], raw_key: Array | None) -> Target:
-        """The density with `states` in its modules, as the steps of a fit have left them.
-
-        Args:
-          raw_key: for the modules' random streams in a step, where they are in training mode; None for evaluation
-            mode, in which they are once the fit has ended.
-        """
-        return dataclasses.replace(self, model=self.model.in_training(states, raw_key))
-
-    def with_data(self, model: Model) -> Target:
-        """The density of the same function at other data, with these params and states."""
-        mine = model_of(self)
-        other = Target.of(dataclasses.replace(model, states=mine.states, decentered=mine.decentered))
-        if other.layout.params != self.layout.params:
-            theirs, own = (", ".join(each.layout.params) or "none" for each in (other, self))
-            raise ModelError(
-                f"{model!r} has the params {theirs}, but those of the fitted model are {own}.",
-                mend="Apply the function that was fitted to the other data.",
-            )
-        return dataclasses.replace(other, params=self.params, centred=self.centred)
 
 
 def target(model: Model) -> Target:
@@ -232,3 +198,44 @@ def model_of(target: Any) -> Model:
             mend="Take draws by posterior.sample(); to predict, write the density as a function under @vb.model.",
         )
     return target.model
+
+
+# What is said of every target, whether it is seen through a layer or not, is a function of it.
+
+
+def loaded(target: Any, names: Container[str] | None = None) -> Any:
+    """The density with its sources (those called `names`) read whole."""
+    return with_data(target, target.model.loaded(names))
+
+
+def in_fixed_coordinates(target: Any) -> Any:
+    """The same density, whose coordinates are compiled in: cheaper, but a program for each choice of them."""
+    return target.replace(layout=target.layout.fixed(target.centred), centred=np.zeros(0, target.centred.dtype))
+
+
+def in_mode(target: Any, states: Mapping[str, Any], raw_key: Array | None) -> Any:
+    """The density with `states` in its modules, as the steps of a fit have left them.
+
+    Args:
+      raw_key: for the modules' random streams in a step, where they are in training mode; None for evaluation
+        mode, in which they are once the fit has ended.
+    """
+    return target.replace(model=target.model.in_training(states, raw_key))
+
+
+def with_data(target: Any, model: Model) -> Any:
+    """The density of the same function at other data, with these params and states."""
+    mine = model_of(target)
+    other = Target.of(dataclasses.replace(model, states=mine.states, decentered=mine.decentered))
+    if other.layout.params != target.layout.params:
+        theirs, own = (", ".join(each.layout.params) or "none" for each in (other, target))
+        raise ModelError(
+            f"{model!r} has the params {theirs}, but those of the fitted model are {own}.",
+            mend="Apply the function that was fitted to the other data.",
+        )
+    return target.replace(model=other.model, layout=other.layout, rows={})
+
+
+def param_values(target: Any) -> dict[str, Any]:
+    """The current values of the params, on their supports, shaped like their `init`."""
+    return made_params(target.model, target.params)

@@ -16,7 +16,7 @@ from vbppl.core.types import Array, PyTree
 from vbppl.guides import networks
 from vbppl.guides.base import Guide
 from vbppl.inference.solution import Progress
-from vbppl.target.target import Target, model_of
+from vbppl.target.target import Target, in_mode, model_of
 
 BLOCK = 1000  # rows at once
 
@@ -109,7 +109,7 @@ class EarlyStopping(StopRule):
         phi, target = progress.params["guide"], self.target.replace(params=progress.params["model"])
         guide, state, best = self.guide, progress.state if self.state else (), memory["best"]
         if state:
-            target, guide = target.in_mode(state["model"], None), networks.in_training(guide, state["guide"], None)
+            target, guide = in_mode(target, state["model"], None), networks.in_training(guide, state["guide"], None)
         value = held_out_bound(guide, phi, target, self.raw_key, self.validation.draws)
         waited = memory["waited"] + np.int64(progress.step > self.warm_up)
         if value > best["value"]:

@@ -24,7 +24,7 @@ from vbppl.data import rows as rows_of
 from vbppl.data.prefetch import Prefetcher
 from vbppl.data.shuffle import Minibatches
 from vbppl.data.source import Source
-from vbppl.target.target import Target
+from vbppl.target.target import Target, loaded
 
 FEW = 1024  # rows
 AnyGuide = TypeVar("AnyGuide")
@@ -62,7 +62,7 @@ def resolve_sources(target: Target, guide: AnyGuide, stream: Minibatches) -> tup
     shown = {name for name, _, _ in stream.plates}
     parted = {name for plate in target.layout.plates if plate.name in shown for name in plate.sources}
     whole = set(target.sources) - parted
-    target = target.loaded(whole) if whole else target
+    target = loaded(target, whole) if whole else target
 
     def same(leaf: Any) -> Any:
         if not isinstance(leaf, Source):

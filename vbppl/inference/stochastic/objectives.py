@@ -20,7 +20,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike, PyTree
 from vbppl.guides import networks
 from vbppl.guides.base import Guide, log_densities, row_wise
-from vbppl.target.target import Target
+from vbppl.target.target import Target, in_mode
 
 
 @pytree
@@ -209,7 +209,7 @@ class InTraining(Objective):
     def __call__(self, guide: Guide, inputs: Inputs) -> tuple[Array, PyTree]:
         key, state = named(wrap(jnp.asarray(self.raw_key)), "training"), inputs.state
         raw = jax.random.key_data(jax.random.fold_in(key, inputs.count))
-        guide, target = networks.in_training(guide, state["guide"], raw), inputs.target.in_mode(state["model"], raw)
+        guide, target = networks.in_training(guide, state["guide"], raw), in_mode(inputs.target, state["model"], raw)
         bound, _ = self.inner(guide, dataclasses.replace(inputs, target=target))
         # The same run as the bound's, so the compiler makes it once.
         if not jax.tree.leaves(state):
@@ -218,7 +218,7 @@ class InTraining(Objective):
 
     def at_rest(self, guide: Guide, target: Target, state: PyTree) -> tuple[Guide, Target]:
         # In evaluation mode, with what the steps have left.
-        return networks.in_training(guide, state["guide"], None), target.in_mode(state["model"], None)
+        return networks.in_training(guide, state["guide"], None), in_mode(target, state["model"], None)
 
 
 def _of_one_form(found: PyTree, left: PyTree) -> PyTree:

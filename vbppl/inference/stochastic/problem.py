@@ -22,7 +22,7 @@ from vbppl.inference.stochastic.early_stopping import EarlyStopping, StopRule
 from vbppl.inference.stochastic.objectives import InTraining, Objective
 from vbppl.inference.stochastic.settings import Stochastic
 from vbppl.target.density import initial_states
-from vbppl.target.target import Target
+from vbppl.target.target import Target, with_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def prepare(
         state = {"guide": networks.first_states(guide), "model": initial_states(target)}
     rules, validation = (), settings.validation
     if validation is not None:
-        beside, other = networks.with_data(guide, validation.guide), target.with_data(validation.model)
+        beside, other = networks.with_data(guide, validation.guide), with_data(target, validation.model)
         first = {"guide": phi, "model": target.params}
         rules = (EarlyStopping(beside, other, validation, raw_key, first, state, objective.warm_up_steps),)
     prefetcher = minibatch.prefetcher_of(target, minibatches, raw_key)

@@ -34,6 +34,7 @@ from vbppl.inference.stochastic.problem import Problem
 from vbppl.inference.stochastic.schedule import THIN, UNTRIED, Phase, Schedule, successive_halving
 from vbppl.inference.stochastic.step import Position, Setup, draws_a_step, first_position, points_of, run_chunk
 from vbppl.target.density import nonfinite_sites
+from vbppl.target.target import in_fixed_coordinates
 
 COMPILED: set[int] = set()  # the kinds of chunks of which there is a program
 
@@ -157,7 +158,7 @@ def _begun(problem: Problem) -> tuple[Run, State]:
     else:
         noise = shown.spread(host_generator(raw_key, "strata"), settings.draws)
     # Compiled in, coordinates cost nothing in a step; the anchor and the answer keep theirs as data.
-    target = target.in_fixed_coordinates()
+    target = in_fixed_coordinates(target)
     setup = Setup(target, guide, objective, optimizer, problem.minibatches, noise, raw_key)
     params = _on_host({"guide": problem.phi, "model": target.params})
     position = first_position(setup, params, _on_host(state))
