@@ -311,10 +311,6 @@ class MaskedDistribution(Wrapper):
     base_dist: Distribution
     mask: ArrayLike
 
-    def __post_init__(self):
-        if isinstance(self.mask, (list, tuple)):
-            set_field(self, "mask", as_array(self.mask))
-
     @property
     def batch_shape(self):
         shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.mask)}
