@@ -14,6 +14,7 @@ from scipy import stats
 
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree
 from vbppl.distributions.transforms import AffineTransform, ExpTransform, StickBreakingTransform
 
 DRAWS = 20_000
@@ -411,6 +412,21 @@ def test_gradients_are_finite_at_the_edge(name):
     value, slopes = value_and_slopes(make, parameters, point)
     np.testing.assert_allclose(value, expected, rtol=1e-5, atol=2e-6)
     assert np.all(np.isfinite(jax.tree.leaves(slopes))), slopes
+
+
+def test_a_density_given_on_its_support_alone_is_zero_off_it_without_a_slope():
+    @pytree
+    class Triangle(dist.Distribution):
+        """`p(x) = 2 (1 - x)` between 0 and 1."""
+
+        support = dist.constraints.unit_interval
+
+        def _log_density(self, x):
+            return jnp.log(2 * (1 - x))
+
+    values, slopes = jax.vmap(jax.value_and_grad(Triangle().log_prob))(jnp.array([0.5, 3.0]))
+    np.testing.assert_allclose(values, [0.0, -np.inf], atol=1e-6)
+    np.testing.assert_allclose(slopes, [-2.0, 0.0], atol=1e-6)
 
 
 def test_a_concentration_of_one_still_has_its_slope():

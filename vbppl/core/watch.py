@@ -10,9 +10,10 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 State = TypeVar("State")
+Args = ParamSpec("Args")
 
 
 def _nobody(news: Any) -> None:
@@ -75,3 +76,17 @@ def last(
                 return state, "deadline"
     except KeyboardInterrupt:
         return state, "interrupted"
+
+
+def end_of(solver: Callable[Args, Iterable[State]]) -> Callable[Args, State]:
+    """A solver that is not watched: the same function, which gives the last state alone.
+
+    >>> end_of(range)(3)
+    2
+    """
+
+    def solve(*args: Args.args, **kwargs: Args.kwargs) -> State:
+        *_, end = solver(*args, **kwargs)
+        return end
+
+    return solve

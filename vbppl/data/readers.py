@@ -8,7 +8,6 @@ which the user's object cannot write over while the device computes with it.
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -42,12 +41,11 @@ def reader_of(data: Any) -> Any:
 
 def prefetched(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """`make(item)` for each item, in order; while one is used a thread makes the next."""
-    items = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="vbppl-reader") as pool:
-        pending = [pool.submit(make, item) for item in itertools.islice(items, 1)]
-        while pending:
-            made = pending.pop().result()
-            pending = [pool.submit(make, item) for item in itertools.islice(items, 1)]
+        tasks = (pool.submit(make, item) for item in items)
+        task = next(tasks, None)
+        while task is not None:
+            made, task = task.result(), next(tasks, None)
             yield made
 
 

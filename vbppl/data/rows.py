@@ -57,7 +57,7 @@ def checked(plates: Plates, sources: Sources, rows: Mapping[str, Any] | None) ->
     return given
 
 
-def shown(plate: PlateRows, sources: Sources, indices: np.ndarray) -> Array | RowBlock:
+def shown(plate: PlateRows, sources: Sources, indices: np.ndarray) -> RowBlock:
     """The rows `indices` of a plate, with what its sources hold there; of iterators the rows that follow."""
     return part_of([sources[name] for name in plate.sources], indices, plate.size)
 
@@ -81,8 +81,7 @@ def parts(plates: Plates, sources: Sources) -> Iterator[tuple[float, dict[str, A
         share, rows = 1.0, {}
         for plate, (number, stretch) in zip(streamed, chosen):
             share *= len(stretch) / plate.size
-            part = part_of([sources[name] for name in plate.sources], np.array(stretch), plate.size)
-            rows[plate.name] = dataclasses.replace(part, number=np.int32(number))
+            rows[plate.name] = dataclasses.replace(shown(plate, sources, np.array(stretch)), number=np.int32(number))
         return share, jax.device_put(rows)
 
     yield from prefetched(read, itertools.product(*stretches))

@@ -109,7 +109,9 @@ class Source:
 
     def read(self, indices: np.ndarray) -> PyTree:
         """The rows `indices`, `(n,)`, on the host: arrays `(n, ...)`."""
-        return self._checked(lambda: self._attached().read(indices), len(indices), f"rows {_few(indices)}")
+        return self._checked(
+            lambda: self._attached().read(indices), len(indices), f"rows {np.array2string(indices, threshold=6)}"
+        )
 
     def following(self, begin: int | None, count: int, size: int) -> PyTree:
         """Of an iterator the next `count` rows, `(count, ...)`, where an epoch has `size` rows.
@@ -164,12 +166,12 @@ class Source:
                 details=what,
                 mend="Try to read these rows outside the fit.",
             ) from error
-        found = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(rows)]
+        found = [leaf.shape for leaf in jax.tree.leaves(rows)]
         wanted = [(count, *shape) for shape in self.outline.shapes]
-        if jax.tree.structure(rows) != self.outline.structure or [shape for shape, _ in found] != wanted:
+        if jax.tree.structure(rows) != self.outline.structure or found != wanted:
             raise ModelError(
                 f"source '{self.name}' gave rows of other shapes than before.",
-                details=f"{what}\nexpected: {wanted}\ngot:      {[shape for shape, _ in found]}",
+                details=f"{what}\nexpected: {wanted}\ngot:      {found}",
                 mend="Every row must have the same structure and shapes.",
             )
         return rows
@@ -294,8 +296,3 @@ def _unread(shape: Shape, dtype: np.dtype) -> Array:
     if jnp.issubdtype(dtype, jnp.inexact):
         return jnp.full(shape, jnp.nan, dtype)
     return jnp.full(shape, False if dtype.kind == "b" else jnp.iinfo(dtype).min, dtype)
-
-
-def _few(indices: np.ndarray) -> str:
-    shown = ", ".join(str(int(i)) for i in indices[:6])
-    return shown + (f", ... ({len(indices)} in all)" if len(indices) > 6 else "")

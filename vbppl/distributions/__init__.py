@@ -5,7 +5,7 @@ follows from it, and the wrappers; `families/` one class a distribution, by supp
 `finite`, `counts`, `multivariate`, `degenerate`, and `composite` of others. `location_scale` has the coordinates of
 families that say they have both, `kl` the divergences with a closed form, `interop` other libraries' distributions,
 `transforms` NumPyro's names of the maps. To add a distribution: a frozen pytree beside its siblings with its
-parameters as fields, `support`, `_sample` and `log_prob` (and `_moments`, `cdf`, `icdf` where they have a form),
+parameters as fields, `support`, `_sample` and `_log_density` (and `_moments`, `cdf`, `icdf` where they have a form),
 its name in the list below, and a case in `tests/distributions/test_distributions.py` beside the SciPy distribution
 it must equal.
 """

@@ -5,8 +5,9 @@ with these members can stand in a `sample` statement. Shapes are the field's own
 `sample_shape + batch_shape + event_shape`, and `log_prob` sums over the event, so it has shape
 `sample_shape + batch_shape`.
 
-A new distribution gives the mathematics of one event: parameters as fields, `support`,
-`_sample(key, shape)`, `log_prob(x)` and, where they have a closed form, `_moments()`. Everything else is derived here.
+A new distribution gives the mathematics of one event: parameters as fields, `support`, `_sample(key, shape)`,
+`_log_density(x)`, which is asked on the support alone, and, where they have a closed form, `_moments()`. Everything
+else is derived here.
 
 `_sample` gets the *whole* shape of the draws, to which the parameters broadcast, and fills it with
 independent values. That makes `expand` right by construction: an expanded distribution asks
@@ -20,6 +21,7 @@ they forward to their base.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -43,7 +45,8 @@ class Distribution:
       support: the bijector onto the set of values; of the class, or a property of the object.
       event_dim: how many rightmost dimensions of a draw make one event (0: scalars).
       is_discrete: True where the support is countable.
-      has_rsample: True where `sample` is differentiable in the parameters.
+      has_rsample: True where `sample` is differentiable in the parameters: of all but discrete ones.
+      domain: where `_log_density` holds: the support, or with its edge, where the formula has a limit.
       parameter_dims: for each parameter that is itself an event, how many of its rightmost
         dimensions do not belong to the batch (0 where not listed).
       location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws;
@@ -52,10 +55,11 @@ class Distribution:
 
     support: ClassVar[Bijector]
     event_dim: ClassVar[int] = 0
-    is_discrete: ClassVar[bool] = False
-    has_rsample: ClassVar[bool] = True
     parameter_dims: ClassVar[dict[str, int]] = {}
     location_scale: ClassVar[tuple[ArrayLike, ArrayLike] | None] = None
+    is_discrete: Any = property(operator.attrgetter("support.is_discrete"))
+    has_rsample: Any = property(lambda self: not self.is_discrete)
+    domain: Any = property(operator.attrgetter("support"))
 
     def __post_init__(self) -> None:
         for name, value in parameters(self).items():
@@ -92,7 +96,14 @@ class Distribution:
         raise NotImplementedError(f"{type(self).__name__} cannot be drawn from.")
 
     def log_prob(self, x: ArrayLike) -> Array:
-        """The log density of `x`, in the batch shape; `-inf` off the support."""
+        """The log density of `x`, in the batch shape; `-inf` off the support, with gradient zero."""
+        inside = self.domain.check(x)
+        x = self.domain.replaced(x, ~inside)
+        x = jnp.asarray(x, self.dtype) if self.is_discrete else x  # counts enter formulas of real numbers
+        return jnp.where(inside, self._log_density(x), -jnp.inf)
+
+    def _log_density(self, x: Array) -> Array:
+        """The log density at points of the domain."""
         raise NotImplementedError(f"{type(self).__name__}.log_prob")
 
     def _moments(self) -> tuple[ArrayLike, ArrayLike]:
@@ -102,12 +113,12 @@ class Distribution:
     @property
     def mean(self) -> Array:
         """The mean, in the shape of one draw."""
-        return self._fill(self._moments()[0])
+        return jnp.broadcast_to(self._moments()[0], self.shape())
 
     @property
     def variance(self) -> Array:
         """The variance of each number, in the shape of one draw."""
-        return self._fill(self._moments()[1])
+        return jnp.broadcast_to(self._moments()[1], self.shape())
 
     def cdf(self, x: ArrayLike) -> Array:
         """The probability of at most `x`."""
@@ -119,9 +130,6 @@ class Distribution:
 
     def _no(self, what: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no closed form for `{what}`; estimate it from draws.")
-
-    def _fill(self, value: ArrayLike) -> Array:
-        return jnp.broadcast_to(value, self.shape())
 
     def expand(self, batch_shape: Sequence[int]) -> Distribution:
         """The same distribution over a larger batch; its draws are independent."""
@@ -182,9 +190,9 @@ def exactly_one(distribution: Any, *names: str) -> str:
     return given[0]
 
 
-def forwarded(name: str, to: str = "base_dist") -> Any:
-    """A property that asks the inner distribution, the attribute `to`, for its own of that name."""
-    return property(lambda self: getattr(getattr(self, to), name), doc=f"The `{name}` of `{to}`.")
+def forwarded(*names: str, to: str = "base_dist") -> Any:
+    """Properties that ask the inner distribution, the attribute `to`, for its own of these names."""
+    return [property(operator.attrgetter(f"{to}.{name}"), doc=f"The `{name}` of `{to}`.") for name in names]
 
 
 class Wrapper(Distribution):
@@ -192,9 +200,9 @@ class Wrapper(Distribution):
 
     base_dist: Distribution
 
-    batch_shape, event_shape, event_dim = map(forwarded, ("batch_shape", "event_shape", "event_dim"))
-    is_discrete, has_rsample, dtype = map(forwarded, ("is_discrete", "has_rsample", "dtype"))
-    support, location_scale = map(forwarded, ("support", "location_scale"))
+    batch_shape, event_shape, event_dim, dtype = forwarded("batch_shape", "event_shape", "event_dim", "dtype")
+    is_discrete, has_rsample, support = forwarded("is_discrete", "has_rsample", "support")
+    (location_scale,) = forwarded("location_scale")
 
     def _sample(self, key, shape):
         return self.base_dist._sample(key, shape)
@@ -203,8 +211,21 @@ class Wrapper(Distribution):
         return self.base_dist.mean, self.base_dist.variance
 
 
+class Renamed(Wrapper):
+    """`base_dist` under other parameters: its densities and quantiles too are the base's."""
+
+    def log_prob(self, x):
+        return self.base_dist.log_prob(x)
+
+    def cdf(self, x):
+        return self.base_dist.cdf(x)
+
+    def icdf(self, q):
+        return self.base_dist.icdf(q)
+
+
 @pytree
-class ExpandedDistribution(Wrapper):
+class ExpandedDistribution(Renamed):
     """`base_dist`, independently over `batch_shape`, to which its own batch shape broadcasts.
 
     >>> from vbppl.distributions import Normal
@@ -217,7 +238,13 @@ class ExpandedDistribution(Wrapper):
 
     def __init__(self, base_dist: Distribution, batch_shape: Sequence[int] = ()):
         batch_shape = tuple(int(size) for size in batch_shape)
-        _check_expands(base_dist, batch_shape)
+        pairs = zip(base_dist.batch_shape[::-1], batch_shape[::-1])
+        if len(base_dist.batch_shape) > len(batch_shape) or any(own not in (1, size) for own, size in pairs):
+            raise ModelError(
+                f"the batch shape {base_dist.batch_shape} of {type(base_dist).__name__} does not expand to "
+                f"{batch_shape}.",
+                mend="Expand to a shape that ends in the batch shape, or has other sizes only where that is 1.",
+            )
         inner = base_dist.base_dist if isinstance(base_dist, ExpandedDistribution) else base_dist
         set_field(self, "base_dist", inner)
         set_field(self, "expanded_shape", batch_shape)
@@ -229,24 +256,6 @@ class ExpandedDistribution(Wrapper):
     def log_prob(self, x):
         log_prob = self.base_dist.log_prob(x)
         return jnp.broadcast_to(log_prob, np.broadcast_shapes(np.shape(log_prob), self.expanded_shape))
-
-    def cdf(self, x):
-        return self.base_dist.cdf(x)
-
-    def icdf(self, q):
-        return self.base_dist.icdf(q)
-
-
-def _check_expands(base: Distribution, batch_shape: Shape) -> None:
-    try:
-        fits = np.broadcast_shapes(base.batch_shape, batch_shape) == batch_shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ModelError(
-            f"the batch shape {base.batch_shape} of {type(base).__name__} does not expand to {batch_shape}.",
-            mend="Expand to a shape that ends in the batch shape, or has other sizes only where that is 1.",
-        )
 
 
 @pytree
@@ -302,10 +311,6 @@ class MaskedDistribution(Wrapper):
     base_dist: Distribution
     mask: ArrayLike
 
-    def __post_init__(self):
-        if isinstance(self.mask, (list, tuple)):
-            set_field(self, "mask", as_array(self.mask))
-
     @property
     def batch_shape(self):
         shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.mask)}
@@ -314,10 +319,7 @@ class MaskedDistribution(Wrapper):
     def log_prob(self, x):
         if self.mask is True:
             return self.base_dist.log_prob(x)
-        x = jnp.asarray(x)
         mask = jnp.asarray(self.mask, bool)
-        wide = mask.reshape(mask.shape + (1,) * self.event_dim)
-        shape = np.broadcast_shapes(wide.shape, x.shape)
         # What is masked may be NaN, and `0 * nan` is NaN in the gradient: so it is replaced before it is looked at.
-        x = jnp.where(wide, x, self.support.feasible(shape, x.dtype).astype(x.dtype))
+        x = self.support.replaced(jnp.asarray(x), ~mask)
         return jnp.where(mask, self.base_dist.log_prob(x), 0.0)

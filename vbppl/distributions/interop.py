@@ -28,7 +28,7 @@ from vbppl.core.pytree import is_array, pytree, set_field, static
 from vbppl.core.types import Array, PyTree, Shape
 from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution
-from vbppl.distributions.constraints.base import Bijector, independent
+from vbppl.distributions.constraints.base import Bijector, independent, widened
 
 _MEND = "Wrap it: vb.foreign(dist, support=constraints.positive), with the support that it has."
 
@@ -83,12 +83,12 @@ def as_bijector(constraint: Any) -> Bijector | None:
         return None if base is None else independent(base, constraint.reinterpreted_batch_ndims)
     name = _OTHER_NAMES.get(name, name)
     ours = getattr(constraints, name) if name in constraints.__all__ else None
-    bounds = [getattr(constraint, bound) for bound in ("lower_bound", "upper_bound") if hasattr(constraint, bound)]
     if ours is None or isinstance(ours, Bijector):
         return ours
-    return ours(*bounds)
+    return ours(*(getattr(constraint, bound) for bound in _BOUNDS if hasattr(constraint, bound)))
 
 
+_BOUNDS = ("lower_bound", "upper_bound")
 _OTHER_NAMES = {
     "open_interval": "interval",
     "integer_nonnegative": "nonnegative_integer",
@@ -144,10 +144,7 @@ class Foreign(Distribution):
 
     @property
     def event_shape(self):
-        inner = self.inner
-        shape = getattr(inner, "event_shape", None)
-        if shape is None:
-            shape = getattr(inner, "shape", ())
+        shape = _first_of(self.inner, ("event_shape", "shape")) or ()
         return () if callable(shape) else tuple(shape)
 
     @property
@@ -160,29 +157,29 @@ class Foreign(Distribution):
 
     @property
     def support(self):
-        support = _support_of(self.inner) if self.given_support is None else self.given_support
+        support = self._known_support
         if support is None:
             name = type(self.inner).__name__
             raise ModelError(f"the support of the foreign distribution {name} is not known.", mend=_MEND)
-        dims = self.event_dim - support.event_dim
-        return independent(support, dims) if dims > 0 else support
+        return widened(support, self.event_dim)
+
+    @property
+    def _known_support(self) -> Bijector | None:
+        return _support_of(self.inner) if self.given_support is None else self.given_support
 
     @property
     def is_discrete(self):
-        support = _support_of(self.inner) if self.given_support is None else self.given_support
-        if support is not None:
-            return support.is_discrete
+        if self._known_support is not None:
+            return self._known_support.is_discrete
         draw = jax.eval_shape(lambda key: self.sample(key), jax.random.key(0))
         return not jnp.issubdtype(draw.dtype, jnp.floating)
 
     @property
     def has_rsample(self):
-        inner = self.inner
-        flag = getattr(inner, "has_rsample", None)
+        flag = getattr(self.inner, "has_rsample", None)
         if isinstance(flag, bool):
             return flag
-        words = str(getattr(inner, "reparameterization_type", ""))
-        return not self.is_discrete and "NOT" not in words
+        return not self.is_discrete and "NOT" not in str(getattr(self.inner, "reparameterization_type", ""))
 
     def _sample(self, key, shape):
         batch, event = self.batch_shape, self.event_shape
@@ -204,13 +201,8 @@ class Foreign(Distribution):
                 log_prob = jax.vmap(log_prob)
         return jnp.asarray(log_prob(x))
 
-    @property
-    def mean(self):
-        return self._moment("mean")
-
-    @property
-    def variance(self):
-        return self._moment("variance")
+    mean = property(lambda self: self._moment("mean"))
+    variance = property(lambda self: self._moment("variance"))
 
     def _moment(self, name: str) -> Array:
         moment = getattr(self.inner, name, None)
@@ -243,8 +235,6 @@ def _support_of(inner: Any) -> Bijector | None:
     name = type(inner).__name__
     if name in _BY_CLASS:
         return _BY_CLASS[name]
-    if name == "VonMises":
-        return constraints.interval(-np.pi, np.pi)
     if name == "HalfStudentT":
         return constraints.greater_than_eq(inner.loc)
     base, bijector = (_first_of(inner, names) for names in (_BASES, _BIJECTORS))
@@ -268,10 +258,9 @@ def _image(support: Bijector | None, bijector: Any) -> Bijector | None:
     if support is None or bijector is None:
         return support
     name = type(bijector).__name__
-    if name in ("Chain", "_Chain"):
-        if hasattr(bijector, "bijections"):  # FlowJAX's: the first one first
-            return functools.reduce(_image, bijector.bijections, support)
-        return functools.reduce(_image, reversed(list(bijector.bijectors)), support)
+    if name in ("Chain", "_Chain"):  # FlowJAX's has the first one first
+        parts = bijector.bijections if hasattr(bijector, "bijections") else list(bijector.bijectors)[::-1]
+        return functools.reduce(_image, parts, support)
     inner = _first_of(bijector, _BIJECTORS)
     if name in _AROUND and inner is not None:
         return _image(support, inner)
@@ -290,24 +279,34 @@ _WHOLE_LINE = frozenset(
     "DiagLinear DiagPlusLowRankLinear LowerUpperTriangularAffine ScaleMatvecTriL ScaleMatvecDiag Planar LeakyTanh "
     "RationalQuadraticSpline Sandwich MaskedAutoregressive MaskedCoupling Coupling BlockAutoregressiveNetwork".split()
 )
-_OF_REALS: dict[str, Bijector] = {
-    "Softplus": constraints.positive,
-    "SoftPlus": constraints.positive,
-    "Exp": constraints.positive,
-    "Sigmoid": constraints.unit_interval,
-    "Tanh": constraints.interval(-1.0, 1.0),
-    "SoftmaxCentered": constraints.simplex,
-    "CorrelationCholesky": constraints.corr_cholesky,
-    "FillScaleTriL": constraints.lower_cholesky,
-}
 
-_REAL = "Normal Laplace Cauchy Gumbel Logistic StudentT MultivariateNormal MultivariateNormalDiag StandardNormal "
-_REAL += "MultivariateNormalTri MultivariateNormalTriL MultivariateNormalFullCovariance JohnsonSU"
-_BY_CLASS: dict[str, Bijector] = {
-    **dict.fromkeys(_REAL.split(), constraints.real),
-    **dict.fromkeys(("Gamma", "LogNormal", "Exponential", "InverseGamma", "Chi2"), constraints.positive),
-    **dict.fromkeys(("Poisson", "NegativeBinomial", "Geometric"), constraints.nonnegative_integer),
-    "Beta": constraints.unit_interval,
-    "Dirichlet": constraints.simplex,
-    "Bernoulli": constraints.boolean,
-}
+
+def _by_name(table: dict[str, Bijector]) -> dict[str, Bijector]:
+    """A table whose keys are several names each, by each of them."""
+    return {name: support for names, support in table.items() for name in names.split()}
+
+
+_OF_REALS: dict[str, Bijector] = _by_name(
+    {
+        "Softplus SoftPlus Exp": constraints.positive,
+        "Sigmoid": constraints.unit_interval,
+        "Tanh": constraints.interval(-1.0, 1.0),
+        "SoftmaxCentered": constraints.simplex,
+        "CorrelationCholesky": constraints.corr_cholesky,
+        "FillScaleTriL": constraints.lower_cholesky,
+    }
+)
+
+_BY_CLASS: dict[str, Bijector] = _by_name(
+    {
+        "Normal Laplace Cauchy Gumbel Logistic StudentT JohnsonSU StandardNormal MultivariateNormal": constraints.real,
+        "MultivariateNormalDiag MultivariateNormalTri MultivariateNormalTriL": constraints.real,
+        "MultivariateNormalFullCovariance": constraints.real,
+        "Gamma LogNormal Exponential InverseGamma Chi2": constraints.positive,
+        "Poisson NegativeBinomial Geometric": constraints.nonnegative_integer,
+        "Beta": constraints.unit_interval,
+        "Dirichlet": constraints.simplex,
+        "Bernoulli": constraints.boolean,
+        "VonMises": constraints.interval(-np.pi, np.pi),
+    }
+)

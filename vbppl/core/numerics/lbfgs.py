@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vbppl.core.watch import end_of
+
 MEMORY = 12
 ARMIJO, CURVATURE = 1e-4, 0.9
 TRIES = 30
@@ -70,19 +72,19 @@ class Minima(NamedTuple):
         return self._replace(
             steps=_pushed(self.steps, lanes[curved], step[curved]),
             changes=_pushed(self.changes, lanes[curved], change[curved]),
-            **{name: _put(getattr(self, name), lanes, rows) for name, rows in there.items()},
+            **{name: put(getattr(self, name), lanes, rows) for name, rows in there.items()},
         )
 
     def lost(self, lanes: np.ndarray) -> Minima:
         """The same after directions that led nowhere: without the curvature met, or stuck where there was none."""
         if not len(lanes):
             return self
-        steps, changes = (_put(pairs, lanes, np.zeros(1)) for pairs in (self.steps, self.changes))
-        stuck = _put(self.stuck, lanes, ~self.has_curvature(lanes))
+        steps, changes = (put(pairs, lanes, np.zeros(1)) for pairs in (self.steps, self.changes))
+        stuck = put(self.stuck, lanes, ~self.has_curvature(lanes))
         return self._replace(stuck=stuck, steps=steps, changes=changes)
 
 
-def _put(array: np.ndarray, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def put(array: np.ndarray, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """A copy with other rows in some lanes."""
     array = array.copy()
     array[lanes] = rows
@@ -91,7 +93,7 @@ def _put(array: np.ndarray, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _pushed(pairs: np.ndarray, lanes: np.ndarray, new: np.ndarray) -> np.ndarray:
     """A copy with one more vector in some lanes, for which the oldest makes room."""
-    return _put(pairs, lanes, np.concatenate([pairs[lanes, 1:], new[:, None]], axis=1))
+    return put(pairs, lanes, np.concatenate([pairs[lanes, 1:], new[:, None]], axis=1))
 
 
 def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -101,20 +103,6 @@ def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.nda
         return most / np.maximum(np.abs(direction[:, places]).max(axis=1, initial=0.0), 1e-300)
 
     return longest
-
-
-def minimise(
-    function: Function,
-    x: np.ndarray,
-    metric: Callable[[np.ndarray], np.ndarray],
-    rounding: Callable[[np.ndarray], np.ndarray],
-    tolerance: float,
-    iterations: int,
-    longest: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> Minima:
-    """The end of `descend`."""
-    *_, at = descend(function, x, metric, rounding, tolerance, iterations, longest)
-    return at
 
 
 def descend(
@@ -142,7 +130,7 @@ def descend(
         if not len(lanes):
             break
         direction = at.newton(at.gradient[lanes], metric(at.x[lanes]), lanes)
-        at = at._replace(decrement=_put(at.decrement, lanes, -np.sum(at.gradient[lanes] * direction, axis=1) / 2))
+        at = at._replace(decrement=put(at.decrement, lanes, -np.sum(at.gradient[lanes] * direction, axis=1) / 2))
         yield at
         # A start that is not finite has no decrement to speak of, whatever the formula gives.
         going = ~((at.decrement[lanes] <= tolerance) & np.isfinite(at.value[lanes]))
@@ -153,6 +141,9 @@ def descend(
         at = at.moved(lanes[found], *there).lost(lanes[~found])
         at = at._replace(going=lanes[~at.stuck[lanes]])
     yield at._replace(going=at.going[:0])
+
+
+minimise = end_of(descend)
 
 
 def _inverse_hessian_times(

@@ -27,6 +27,9 @@ from typing import Any
 
 import numpy as np
 
+from vbppl.core.numerics.lbfgs import put
+from vbppl.core.watch import end_of
+
 STEPS = 80
 SHORTEST, LONGEST = 1e-4, 10.0
 STALLS = 3
@@ -90,13 +93,9 @@ class Iterates:
 
     def put(self, lanes: np.ndarray, new: Iterates, chosen: np.ndarray) -> Iterates:
         """The same with `lanes[chosen]` where `new` is."""
-        if chosen.all() and len(lanes) == len(self.loc):
-            return Iterates(*new.seen, reason=self.reason, moved=lanes)
-        fields = []
-        for field, other in zip(self.seen, new.seen):
-            fields.append(field.copy())
-            fields[-1][lanes[chosen]] = other[chosen]
-        return dataclasses.replace(Iterates.at(*fields), reason=self.reason, moved=lanes[chosen])
+        moved = lanes[chosen]
+        fields = (put(field, moved, other[chosen]) for field, other in zip(self.seen, new.seen))
+        return Iterates(*fields, reason=self.reason, moved=moved)
 
 
 def evaluate(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray, lanes: np.ndarray) -> Iterates:
@@ -107,18 +106,6 @@ def evaluate(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.nd
     _, log_det = np.linalg.slogdet(factor)
     curvature = np.eye(loc.shape[1]) + (cross + cross.swapaxes(1, 2)) / 2
     return Iterates.at(loc, factor, log_p.mean(axis=1) + log_det, h.mean(axis=1), curvature)
-
-
-def ascend(
-    density: Density,
-    at: Iterates,
-    noise: np.ndarray,
-    rounding: Callable[[np.ndarray], np.ndarray],
-    tolerance: np.ndarray,
-) -> Iterates:
-    """The end of `ascents`."""
-    *_, at = ascents(density, at, noise, rounding, tolerance)
-    return at
 
 
 def ascents(
@@ -169,6 +156,9 @@ def ascents(
         length[lanes] = np.where(gains, _next_length(before, new, length[lanes]), shorter)
         at = dataclasses.replace(at.put(lanes, new, gains), reason=reason)
         yield at
+
+
+ascend = end_of(ascents)
 
 
 def _next_length(before: Iterates, after: Iterates, r: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def smooth(log_weights: np.ndarray) -> Smoothed:
         quantiles = scale * (-np.log1p(-ranks) if abs(shape) < 1e-8 else np.expm1(-shape * np.log1p(-ranks)) / shape)
         # No smoothed weight exceeds the largest raw one, which is 1 here: else the smoothing itself could be the tail.
         log_weights[order[1:]] = np.minimum(np.log(quantiles + cut), 0.0)
-    log_sum = log_sum_exp(log_weights)
+    log_sum = np.logaddexp.reduce(log_weights)
     log_weights = log_weights - log_sum
     ess = 1 / np.sum(np.exp(2 * log_weights))
     return Smoothed(log_weights, float(shape), float(ess), float(top + log_sum - np.log(draws)))
@@ -80,16 +80,10 @@ def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
     slopes = 1 / excess[-1] + (1 - np.sqrt(grid / at)) / (3 * excess[int(n / 4 + 0.5) - 1])
     shapes = np.log1p(-slopes[:, None] * excess).mean(axis=1)
     profile = n * (np.log(-slopes / shapes) - shapes - 1)
-    weights = np.exp(profile - log_sum_exp(profile))
+    weights = np.exp(profile - np.logaddexp.reduce(profile))
     slope = np.sum(weights * slopes)
     shape = np.log1p(-slope * excess).mean()
     return float((n * shape + 5) / (n + 10)), float(-shape / slope)
-
-
-def log_sum_exp(values: np.ndarray) -> float:
-    """`log sum exp(values)` without overflow."""
-    top = values.max()
-    return float(top + np.log(np.exp(values - top).sum()))
 
 
 def capped(weights: np.ndarray, most: float) -> tuple[np.ndarray, float]:

@@ -83,6 +83,13 @@ class Bijector:
         """Some point of the support: the image of `z = 0`."""
         return self.forward(jnp.zeros(self.unconstrained_shape(x_shape), dtype))
 
+    def replaced(self, x: ArrayLike, where: Array) -> Array:
+        """`x` with a point of the support in the place of the events `where`, in the batch shape, is true."""
+        wide = where.reshape(where.shape + (1,) * self.event_dim)
+        dtype = jnp.result_type(x)
+        point = self.feasible(np.broadcast_shapes(wide.shape, np.shape(x)), dtype)
+        return jnp.where(wide, point.astype(dtype), x)
+
     def describe(self) -> str:
         """A few words for error messages, such as `interval(0.0, 2.0)`."""
         bounds = ", ".join(describe_leaf(leaf) for leaf in jax.tree.leaves(self))
@@ -149,3 +156,9 @@ class Independent(Bijector):
 
 
 independent = Independent
+
+
+def widened(support: Bijector, event_dim: int) -> Bijector:
+    """`support`, whose events are read with so many dimensions, at least those of its own."""
+    dims = event_dim - support.event_dim
+    return independent(support, dims) if dims > 0 else support

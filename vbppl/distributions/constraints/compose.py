@@ -21,10 +21,7 @@ class Chain(Bijector):
 
     @property
     def event_dim(self):
-        dim = self.unconstrained_dim
-        for part in self.parts:
-            dim += part.event_dim - part.unconstrained_dim
-        return dim
+        return self.unconstrained_dim + sum(part.event_dim - part.unconstrained_dim for part in self.parts)
 
     @property
     def unconstrained_dim(self):

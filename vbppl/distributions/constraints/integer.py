@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax.numpy as jnp
 
 from vbppl.core.errors import ModelError
@@ -15,7 +13,7 @@ from vbppl.distributions.constraints.base import Bijector, describe_leaf
 class Discrete(Bijector):
     """A support of whole numbers: it can be checked, but there is no map from the reals onto it."""
 
-    is_discrete: ClassVar[bool] = True
+    is_discrete = True
 
     def forward_and_log_det(self, z):
         raise ModelError(
@@ -27,10 +25,7 @@ class Discrete(Bijector):
         return self.forward_and_log_det(x)
 
     def feasible(self, x_shape, dtype=None):
-        return jnp.broadcast_to(jnp.asarray(self._lowest(), dtype), x_shape)
-
-    def _lowest(self):
-        return 0
+        return jnp.broadcast_to(jnp.asarray(getattr(self, "low", 0), dtype), x_shape)
 
 
 def _is_whole(x: ArrayLike) -> Array:
@@ -41,7 +36,7 @@ def _is_whole(x: ArrayLike) -> Array:
 class Boolean(Discrete):
     """0 and 1."""
 
-    name: ClassVar[str] = "boolean"
+    name = "boolean"
 
     def check(self, x):
         return jnp.equal(x, 0) | jnp.equal(x, 1)
@@ -51,42 +46,36 @@ class Boolean(Discrete):
 class IntegerInterval(Discrete):
     """The whole numbers from `low` to `high`, both included."""
 
-    name: ClassVar[str] = "integer_interval"
+    name = "integer_interval"
     low: ArrayLike
     high: ArrayLike
 
     def check(self, x):
         return jnp.greater_equal(x, self.low) & jnp.less_equal(x, self.high) & _is_whole(x)
 
-    def _lowest(self):
-        return self.low
-
 
 @pytree
 class IntegerAtLeast(Discrete):
     """The whole numbers from `low` on."""
 
-    name: ClassVar[str] = "integer_at_least"
+    name = "integer_at_least"
     low: ArrayLike
 
     def check(self, x):
         return jnp.greater_equal(x, self.low) & _is_whole(x)
 
-    def _lowest(self):
-        return self.low
-
     def describe(self):
         words = {"0": "nonnegative_integer", "1": "positive_integer"}
-        return words.get(describe_leaf(self.low), f"integer_at_least({describe_leaf(self.low)})")
+        return words.get(describe_leaf(self.low), super().describe())
 
 
 @pytree
 class Multinomial(Discrete):
     """Vectors of counts with sum `total_count`."""
 
-    name: ClassVar[str] = "multinomial"
-    event_dim: ClassVar[int] = 1
-    unconstrained_dim: ClassVar[int] = 1
+    name = "multinomial"
+    event_dim = 1
+    unconstrained_dim = 1
     total_count: ArrayLike
 
     def check(self, x):

@@ -41,13 +41,12 @@ def _diagonal(x: Array) -> Array:
 class _Matrix(Bijector):
     """What the matrix supports share: shapes, and the triangle that they fill."""
 
-    event_dim: ClassVar[int] = 2
-    unconstrained_dim: ClassVar[int] = 1
-    has_diagonal: ClassVar[int] = 1
+    event_dim = 2
+    unconstrained_dim = 1
+    has_diagonal = 1
 
     def unconstrained_shape(self, x_shape):
-        size = x_shape[-1]
-        return (*x_shape[:-2], size * (size - 1 + 2 * self.has_diagonal) // 2)
+        return (*x_shape[:-2], x_shape[-1] * (x_shape[-1] - 1 + 2 * self.has_diagonal) // 2)
 
     def constrained_shape(self, z_shape):
         size = _size(z_shape[-1], self.has_diagonal)
@@ -58,7 +57,7 @@ class _Matrix(Bijector):
 class LowerCholesky(_Matrix):
     """Lower triangular matrices with a positive diagonal: `exp` of the last `K` entries of `z`."""
 
-    name: ClassVar[str] = "lower_cholesky"
+    name = "lower_cholesky"
 
     def forward_and_log_det(self, z):
         z = as_float(z)
@@ -84,8 +83,8 @@ class CorrCholesky(_Matrix):
     `x_ij = tanh(z_ij) prod_{k<j} sqrt(1 - tanh(z_ik)^2)` below the diagonal; on it, the rest of the length.
     """
 
-    name: ClassVar[str] = "corr_cholesky"
-    has_diagonal: ClassVar[int] = 0
+    name = "corr_cholesky"
+    has_diagonal = 0
 
     def forward_and_log_det(self, z):
         z = as_float(z)
@@ -110,48 +109,41 @@ class CorrCholesky(_Matrix):
         return LowerCholesky().check(x) & unit
 
 
-def _outer(x: Array) -> Array:
-    return x @ jnp.swapaxes(x, -1, -2)
+class _Product(_Matrix):
+    """What the products `x = L L'` share: `|dx / dL| = prod_i L_ii^(K - 1 - i)`, and `2 L_ii` with a diagonal."""
 
+    factor: ClassVar[_Matrix]
 
-def _is_symmetric(x: Array) -> Array:
-    return jnp.all(jnp.abs(x - jnp.swapaxes(x, -1, -2)) <= 1e-5 * (1 + jnp.abs(x)), axis=(-2, -1))
+    def forward_and_log_det(self, z):
+        factor, log_det = self.factor.forward_and_log_det(z)
+        size = factor.shape[-1]
+        powers = np.arange(size - 1, -1, -1) + self.has_diagonal
+        log_det += self.has_diagonal * size * LOG_TWO + jnp.log(_diagonal(factor)) @ like(powers, factor)
+        return factor @ jnp.swapaxes(factor, -1, -2), log_det
+
+    def inverse(self, x):
+        return self.factor.inverse(jnp.linalg.cholesky(x))
 
 
 @pytree
-class PositiveDefinite(_Matrix):
+class PositiveDefinite(_Product):
     """Symmetric positive definite matrices: `L L'`, where `L` is a `lower_cholesky`."""
 
-    name: ClassVar[str] = "positive_definite"
-
-    def forward_and_log_det(self, z):
-        factor, log_det = LowerCholesky().forward_and_log_det(z)
-        size = factor.shape[-1]
-        powers = np.arange(size, 0, -1)
-        log_det += size * LOG_TWO + jnp.log(_diagonal(factor)) @ like(powers, factor)
-        return _outer(factor), log_det
-
-    def inverse(self, x):
-        return LowerCholesky().inverse(jnp.linalg.cholesky(x))
+    name = "positive_definite"
+    factor = LowerCholesky()
 
     def check(self, x):
-        return _is_symmetric(x) & jnp.all(jnp.linalg.eigvalsh(x) > 0, axis=-1)
+        is_symmetric = jnp.all(jnp.abs(x - jnp.swapaxes(x, -1, -2)) <= 1e-5 * (1 + jnp.abs(x)), axis=(-2, -1))
+        return is_symmetric & jnp.all(jnp.linalg.eigvalsh(x) > 0, axis=-1)
 
 
 @pytree
-class CorrMatrix(_Matrix):
+class CorrMatrix(_Product):
     """Correlation matrices: `L L'`, where `L` is a `corr_cholesky`."""
 
-    name: ClassVar[str] = "corr_matrix"
-    has_diagonal: ClassVar[int] = 0
-
-    def forward_and_log_det(self, z):
-        factor, log_det = CorrCholesky().forward_and_log_det(z)
-        powers = np.arange(factor.shape[-1] - 1, -1, -1)
-        return _outer(factor), log_det + jnp.log(_diagonal(factor)) @ like(powers, factor)
-
-    def inverse(self, x):
-        return CorrCholesky().inverse(jnp.linalg.cholesky(x))
+    name = "corr_matrix"
+    has_diagonal = 0
+    factor = CorrCholesky()
 
     def check(self, x):
         unit = jnp.all(jnp.abs(_diagonal(x) - 1) < 1e-5, axis=-1)

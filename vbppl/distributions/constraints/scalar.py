@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -16,7 +14,7 @@ from vbppl.distributions.constraints.base import Bijector, as_float
 class Real(Bijector):
     """All finite numbers; `x = z`."""
 
-    name: ClassVar[str] = "real"
+    name = "real"
 
     def forward_and_log_det(self, z):
         z = as_float(z)
@@ -33,7 +31,7 @@ class Real(Bijector):
 class Positive(Bijector):
     """`x > 0`; `x = exp z`."""
 
-    name: ClassVar[str] = "positive"
+    name = "positive"
 
     def forward_and_log_det(self, z):
         z = as_float(z)
@@ -50,17 +48,17 @@ class Positive(Bijector):
 class Nonnegative(Positive):
     """`x >= 0`; `x = exp z`."""
 
-    name: ClassVar[str] = "nonnegative"
+    name = "nonnegative"
 
     def check(self, x):
         return jnp.greater_equal(x, 0)
 
 
 @pytree
-class SoftplusPositive(Bijector):
+class SoftplusPositive(Positive):
     """`x > 0`; `x = log(1 + exp z)`."""
 
-    name: ClassVar[str] = "softplus_positive"
+    name = "softplus_positive"
 
     def forward_and_log_det(self, z):
         z = as_float(z)
@@ -69,15 +67,12 @@ class SoftplusPositive(Bijector):
     def inverse(self, x):
         return x + jnp.log(-jnp.expm1(-x))
 
-    def check(self, x):
-        return jnp.greater(x, 0)
-
 
 @pytree
 class GreaterThan(Bijector):
     """`x > low`; `x = low + exp z`."""
 
-    name: ClassVar[str] = "greater_than"
+    name = "greater_than"
     low: ArrayLike
 
     def forward_and_log_det(self, z):
@@ -96,7 +91,7 @@ class GreaterThan(Bijector):
 class GreaterThanEq(GreaterThan):
     """`x >= low`; `x = low + exp z`."""
 
-    name: ClassVar[str] = "greater_than_eq"
+    name = "greater_than_eq"
 
     def check(self, x):
         return jnp.greater_equal(x, self.low)
@@ -106,7 +101,7 @@ class GreaterThanEq(GreaterThan):
 class LessThan(Bijector):
     """`x < high`; `x = high - exp z`."""
 
-    name: ClassVar[str] = "less_than"
+    name = "less_than"
     high: ArrayLike
 
     def forward_and_log_det(self, z):
@@ -125,7 +120,7 @@ class LessThan(Bijector):
 class LessThanEq(LessThan):
     """`x <= high`; `x = high - exp z`."""
 
-    name: ClassVar[str] = "less_than_eq"
+    name = "less_than_eq"
 
     def check(self, x):
         return jnp.less_equal(x, self.high)
@@ -141,7 +136,7 @@ class Interval(Bijector):
     1.0
     """
 
-    name: ClassVar[str] = "interval"
+    name = "interval"
     low: ArrayLike
     high: ArrayLike
 
@@ -162,7 +157,7 @@ class Interval(Bijector):
 class UnitInterval(Bijector):
     """`0 <= x <= 1`; `x = 1 / (1 + exp(-z))`."""
 
-    name: ClassVar[str] = "unit_interval"
+    name = "unit_interval"
 
     def forward_and_log_det(self, z):
         z = as_float(z)
@@ -192,10 +187,10 @@ def _margin(bound: Array) -> Array:
 
 
 @pytree
-class Affine(Bijector):
+class Affine(Real):
     """All numbers; `x = loc + scale z`, where `scale` may be negative but not zero."""
 
-    name: ClassVar[str] = "affine"
+    name = "affine"
     loc: ArrayLike
     scale: ArrayLike
 
@@ -206,15 +201,12 @@ class Affine(Bijector):
     def inverse(self, x):
         return (x - self.loc) / self.scale
 
-    def check(self, x):
-        return jnp.isfinite(x)
-
 
 @pytree
-class Power(Bijector):
+class Power(Positive):
     """`x > 0`; `x = z^exponent`, for `z > 0`."""
 
-    name: ClassVar[str] = "power"
+    name = "power"
     exponent: ArrayLike
 
     def forward_and_log_det(self, z):
@@ -223,9 +215,6 @@ class Power(Bijector):
 
     def inverse(self, x):
         return jnp.power(x, 1.0 / self.exponent)
-
-    def check(self, x):
-        return jnp.greater(x, 0)
 
 
 real = Real()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as special
-import numpy as np
 
 from vbppl.core.pytree import pytree
 from vbppl.core.special import HALF_LOG_TWO_PI, betaln, log1mexp, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
-from vbppl.distributions.constraints.base import Bijector
 from vbppl.distributions.constraints.scalar import greater_than_eq, interval, less_than_eq, real, unit_interval
+from vbppl.distributions.families.real import Normal
 
 FAR = -10.0  # below it a normal's probabilities come near the least numbers of 32 bits
 
@@ -33,9 +30,8 @@ class Uniform(Distribution):
     def _sample(self, key, shape):
         return self.low + (self.high - self.low) * jax.random.uniform(key, shape, self.dtype)
 
-    def log_prob(self, x):
-        inside = jnp.greater_equal(x, self.low) & jnp.less_equal(x, self.high)
-        return jnp.where(inside, -jnp.log(self.high - self.low), -jnp.inf)
+    def _log_density(self, x):
+        return -jnp.log(self.high - self.low)
 
     def _moments(self):
         return 0.5 * (self.low + self.high), jnp.square(self.high - self.low) / 12.0
@@ -53,20 +49,16 @@ class Beta(Distribution):
 
     concentration1: ArrayLike
     concentration0: ArrayLike
-    support: ClassVar[Bijector] = unit_interval
+    support = unit_interval
 
     def _sample(self, key, shape):
-        a = jnp.asarray(self.concentration1, self.dtype)
-        b = jnp.asarray(self.concentration0, self.dtype)
+        a, b = (jnp.asarray(value, self.dtype) for value in (self.concentration1, self.concentration0))
         info = jnp.finfo(self.dtype)
         return jnp.clip(jax.random.beta(key, a, b, shape, self.dtype), info.tiny, 1 - info.epsneg)
 
-    def log_prob(self, x):
-        inside = jnp.greater_equal(x, 0) & jnp.less_equal(x, 1)
-        x = jnp.where(inside, x, 0.5)
+    def _log_density(self, x):
         a, b = self.concentration1, self.concentration0
-        log_prob = xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - betaln(a, b)
-        return jnp.where(inside, log_prob, -jnp.inf)
+        return xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - betaln(a, b)
 
     def _moments(self):
         a, b, total = self.concentration1, self.concentration0, self.concentration1 + self.concentration0
@@ -87,13 +79,9 @@ class TruncatedNormal(Distribution):
 
     @property
     def support(self):
-        if self.low is None and self.high is None:
-            return real
         if self.high is None:
-            return greater_than_eq(self.low)
-        if self.low is None:
-            return less_than_eq(self.high)
-        return interval(self.low, self.high)
+            return real if self.low is None else greater_than_eq(self.low)
+        return less_than_eq(self.high) if self.low is None else interval(self.low, self.high)
 
     def _window(self) -> tuple[Array, Array, Array]:
         """The bounds `a < b` of the standard normal, on the side where its tail is small, and that side.
@@ -108,8 +96,6 @@ class TruncatedNormal(Distribution):
 
     def _log_mass(self) -> Array:
         a, b, _ = self._window()
-        if self.low is None and self.high is None:
-            return jnp.zeros_like(b)
         log_b = _log_ndtr(b)
         finite = jnp.isfinite(a)
         gap = jnp.where(finite, log_b - _log_ndtr(jnp.where(finite, a, b - 1.0)), 1.0)
@@ -125,20 +111,10 @@ class TruncatedNormal(Distribution):
         near = special.ndtri(jnp.where(far, 0.5, below + u * (special.ndtr(b) - below)))
         log_a, log_b = (_log_ndtr(jnp.where(far, t, FAR)) for t in (jnp.maximum(a, jnp.finfo(self.dtype).min), b))
         log_p = jnp.logaddexp(jnp.log(u) + log_b, jnp.log1p(-u) + log_a)
-        x = self.loc + self.scale * side * jnp.where(far, _far_quantile(log_p), near)
-        if self.low is not None:
-            x = jnp.maximum(x, self.low)
-        return x if self.high is None else jnp.minimum(x, self.high)
+        return jnp.clip(self.loc + self.scale * side * jnp.where(far, _far_quantile(log_p), near), self.low, self.high)
 
-    def log_prob(self, x):
-        u = (x - self.loc) / self.scale
-        log_prob = -0.5 * jnp.square(u) - (jnp.log(self.scale) + HALF_LOG_TWO_PI) - self._log_mass()
-        inside = jnp.ones(np.shape(log_prob), bool)
-        if self.low is not None:
-            inside &= jnp.greater_equal(x, self.low)
-        if self.high is not None:
-            inside &= jnp.less_equal(x, self.high)
-        return jnp.where(inside, log_prob, -jnp.inf)
+    def _log_density(self, x):
+        return Normal(self.loc, self.scale).log_prob(x) - self._log_mass()
 
     def _moments(self):
         a, b, side = self._window()
@@ -165,5 +141,4 @@ def _edge(t: Array) -> Array:
 
 def _log_ndtr(t: Array) -> Array:
     """`log Phi(t)`, which is 0 with gradient 0 at infinity."""
-    finite = jnp.isfinite(t)
-    return jnp.where(finite, special.log_ndtr(jnp.where(finite, t, 0.0)), 0.0)
+    return jnp.where(jnp.isfinite(t), special.log_ndtr(_edge(t)), 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +14,7 @@ from vbppl.core.pytree import pytree, set_field
 from vbppl.core.special import all_rightmost, sum_rightmost
 from vbppl.core.types import Array
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Wrapper, broadcast_batch, forwarded
-from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.constraints.base import Bijector, as_float
 from vbppl.distributions.constraints.compose import Chain
 from vbppl.distributions.constraints.scalar import Affine
 from vbppl.distributions.families.finite import Categorical
@@ -66,10 +67,9 @@ class TransformedDistribution(Wrapper):
 
     def log_prob(self, x):
         chain = self._chain
-        x = jnp.asarray(x, jnp.result_type(x, 0.0))
+        x = as_float(x)
         inside = chain.check(x)
-        wide = inside.reshape(inside.shape + (1,) * chain.event_dim)
-        z = chain.inverse(jnp.where(wide, x, chain.feasible(x.shape, x.dtype)))
+        z = chain.inverse(chain.replaced(x, ~inside))
         log_det = chain.forward_and_log_det(z)[1]
         dims = self.event_dim - chain.event_dim
         log_prob = self.base_dist.log_prob(z) - sum_rightmost(log_det, dims)
@@ -79,10 +79,8 @@ class TransformedDistribution(Wrapper):
         affine = [transform for transform in self.transforms if isinstance(transform, Affine)]
         if len(affine) < len(self.transforms):
             raise self._no("mean and variance")
-        variance = self.base_dist.variance
-        for transform in affine:
-            variance = variance * jnp.square(transform.scale)
-        return self._chain.forward(self.base_dist.mean), variance
+        scale = math.prod(transform.scale for transform in affine)
+        return self._chain.forward(self.base_dist.mean), self.base_dist.variance * jnp.square(scale)
 
 
 def _widen(base: Distribution, chain: Chain) -> Distribution:
@@ -116,7 +114,7 @@ class MixtureSameFamily(Distribution):
 
     mixing_distribution: Categorical
     component_distribution: Distribution
-    has_rsample: ClassVar[bool] = False
+    has_rsample = False
 
     def __post_init__(self):
         if not isinstance(_without_expand(self.mixing_distribution), Categorical):
@@ -137,16 +135,13 @@ class MixtureSameFamily(Distribution):
 
     @property
     def batch_shape(self):
-        shapes = {
-            "weights": self.mixing_distribution.batch_shape,
-            "components": self.component_distribution.batch_shape[:-1],
-        }
+        components = self.component_distribution.batch_shape[:-1]
+        shapes = {"weights": self.mixing_distribution.batch_shape, "components": components}
         return broadcast_batch("MixtureSameFamily", shapes)
 
-    event_shape = forwarded("event_shape", to="component_distribution")
-    event_dim = forwarded("event_dim", to="component_distribution")
-    is_discrete = forwarded("is_discrete", to="component_distribution")
-    dtype = forwarded("dtype", to="component_distribution")
+    event_shape, event_dim, is_discrete, dtype = forwarded(
+        "event_shape", "event_dim", "is_discrete", "dtype", to="component_distribution"
+    )
 
     @property
     def support(self):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as special
@@ -11,25 +9,11 @@ import jax.scipy.special as special
 from vbppl.core.pytree import pytree, set_field
 from vbppl.core.special import betaln, xlogy
 from vbppl.core.types import Array, ArrayLike
-from vbppl.distributions.base import Distribution
-from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
 from vbppl.distributions.families.bounded import Beta
-from vbppl.distributions.families.finite import Binomial
+from vbppl.distributions.families.finite import Binomial, log_choose
 from vbppl.distributions.families.positive import Gamma
-
-
-class _Count(Distribution):
-    """What all counts share: they cannot be reparameterised."""
-
-    is_discrete: ClassVar[bool] = True
-    has_rsample: ClassVar[bool] = False
-    support: ClassVar[Bijector] = nonnegative_integer
-
-    def _split(self, x: ArrayLike) -> tuple[Array, Array]:
-        """Where `x` is a count, and `x` there (0 elsewhere)."""
-        inside = self.support.check(x)
-        return inside, jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
 
 
 def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
@@ -37,44 +21,48 @@ def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
 
 
 @pytree
-class Poisson(_Count):
+class Poisson(Distribution):
     """`p(x) = rate^x exp(-rate) / x!`; a `rate` of 0 makes only `x = 0` possible."""
 
     rate: ArrayLike
+    support = nonnegative_integer
 
     def _sample(self, key, shape):
         return _poisson(key, jnp.asarray(self.rate, self.dtype), shape)
 
-    def log_prob(self, x):
-        inside, x = self._split(x)
+    def _log_density(self, x):
         rate = jnp.asarray(self.rate, self.dtype)
-        return jnp.where(inside, xlogy(x, rate) - rate - special.gammaln(x + 1), -jnp.inf)
+        return xlogy(x, rate) - rate - special.gammaln(x + 1)
 
     def _moments(self):
         return self.rate, self.rate
 
 
 @pytree
-class GammaPoisson(_Count):
+class GammaPoisson(Distribution):
     """A Poisson whose rate is `Gamma(concentration, rate)`: a negative binomial."""
 
     concentration: ArrayLike
     rate: ArrayLike = 1.0
+    support = nonnegative_integer
 
     def _sample(self, key, shape):
         key_rate, key_count = jax.random.split(key)
         rate = Gamma(self.concentration, self.rate)._sample(key_rate, shape)
         return _poisson(key_count, rate, shape)
 
-    def log_prob(self, x):
-        return _negative_binomial(self, x, self.concentration, jnp.log(self.rate))
+    def _log_density(self, x):
+        # log C(x + concentration - 1, x) + concentration log q + x log(1 - q), where logit q = log rate
+        log_rate = jnp.log(self.rate)
+        ways = -jnp.log(x + self.concentration) - betaln(self.concentration, x + 1.0)
+        return ways - self.concentration * jax.nn.softplus(-log_rate) - x * jax.nn.softplus(log_rate)
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / self.rate * (1.0 + 1.0 / self.rate)
 
 
 @pytree
-class NegativeBinomial2(_Count):
+class NegativeBinomial2(Renamed):
     """Counts with the given `mean` and variance `mean + mean^2 / concentration`."""
 
     location: ArrayLike
@@ -86,27 +74,16 @@ class NegativeBinomial2(_Count):
         set_field(self, "concentration", concentration)
         self.__post_init__()
 
-    def _sample(self, key, shape):
-        return GammaPoisson(self.concentration, self.concentration / self.location)._sample(key, shape)
+    batch_shape = Distribution.batch_shape  # of these parameters, for the sake of the error that names them
 
-    def log_prob(self, x):
-        log_rate = jnp.log(self.concentration) - jnp.log(self.location)
-        return _negative_binomial(self, x, self.concentration, log_rate)
-
-    def _moments(self):
-        return self.location, self.location + jnp.square(self.location) / self.concentration
-
-
-def _negative_binomial(self: _Count, x: ArrayLike, concentration: ArrayLike, log_rate: Array) -> Array:
-    """`log C(x + concentration - 1, x) + concentration log q + x log(1 - q)`, where `logit q = log_rate`."""
-    inside, x = self._split(x)
-    ways = -jnp.log(x + concentration) - betaln(concentration, x + 1.0)
-    log_prob = ways - concentration * jax.nn.softplus(-log_rate) - x * jax.nn.softplus(log_rate)
-    return jnp.where(inside, log_prob, -jnp.inf)
+    @property
+    def base_dist(self) -> GammaPoisson:
+        """The same distribution as a mixture over Gamma rates."""
+        return GammaPoisson(self.concentration, self.concentration / self.location)
 
 
 @pytree
-class BetaBinomial(_Count):
+class BetaBinomial(Distribution):
     """A binomial of `total_count` whose probability is `Beta(concentration1, concentration0)`."""
 
     concentration1: ArrayLike
@@ -122,13 +99,9 @@ class BetaBinomial(_Count):
         probs = Beta(self.concentration1, self.concentration0)._sample(key_probs, shape)
         return Binomial(self.total_count, probs)._sample(key_count, shape)
 
-    def log_prob(self, x):
-        inside, x = self._split(x)
-        total = jnp.asarray(self.total_count, self.dtype)
-        a, b = self.concentration1, self.concentration0
-        ways = -jnp.log1p(total) - betaln(total - x + 1, x + 1)
-        log_prob = ways + betaln(x + a, total - x + b) - betaln(a, b)
-        return jnp.where(inside, log_prob, -jnp.inf)
+    def _log_density(self, x):
+        n, a, b = jnp.asarray(self.total_count, self.dtype), self.concentration1, self.concentration0
+        return log_choose(n, x) + betaln(x + a, n - x + b) - betaln(a, b)
 
     def _moments(self):
         a, b, n = self.concentration1, self.concentration0, self.total_count

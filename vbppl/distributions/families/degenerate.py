@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,8 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import all_rightmost
 from vbppl.core.types import ArrayLike, Shape
-from vbppl.distributions.base import Distribution, broadcast_batch, forwarded
-from vbppl.distributions.constraints.base import Bijector, independent
+from vbppl.distributions.base import Distribution, broadcast_batch
+from vbppl.distributions.constraints.base import Bijector, widened
 from vbppl.distributions.constraints.scalar import real
 
 
@@ -36,7 +37,7 @@ class Delta(Distribution):
 
     @property
     def support(self):
-        return independent(real, self.event_dim) if self.event_dim else real
+        return widened(real, self.event_dim)
 
     def _sample(self, key, shape):
         return jnp.broadcast_to(self.v, shape)
@@ -65,24 +66,15 @@ class ImproperUniform(Distribution):
                 details=f"event_shape: {event}",
                 mend="Give ImproperUniform the shape of one event.",
             )
-        dims = len(event) - support.event_dim
-        set_field(self, "support", independent(support, dims) if dims else support)
+        set_field(self, "support", widened(support, len(event)))
         set_field(self, "batch", batch)
         set_field(self, "event", event)
 
-    @property
-    def batch_shape(self):
-        return self.batch
-
-    @property
-    def event_shape(self):
-        return self.event
+    batch_shape, event_shape = property(attrgetter("batch")), property(attrgetter("event"))
 
     @property
     def event_dim(self):
         return len(self.event)
-
-    is_discrete = forwarded("is_discrete", to="support")
 
     @property
     def dtype(self):

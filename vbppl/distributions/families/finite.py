@@ -17,7 +17,6 @@ from vbppl.core.pytree import pytree
 from vbppl.core.special import betaln, safe_log, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
-from vbppl.distributions.constraints.base import Bijector
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
 
 
@@ -25,17 +24,24 @@ def _whole(x: Array) -> Array:
     return jnp.asarray(x, jnp.result_type(int))
 
 
-class _Coin(Distribution):
-    """What the distributions made of coins share: `probs` or `logits`, and no reparameterised draws."""
+def log_choose(n: Array, x: Array) -> Array:
+    """`log C(n, x)`."""
+    return -jnp.log1p(n) - betaln(n - x + 1, x + 1)
+
+
+class _Chances(Distribution):
+    """What all share: `probs` or `logits`."""
 
     probs: ArrayLike
     logits: ArrayLike
-    is_discrete: ClassVar[bool] = True
-    has_rsample: ClassVar[bool] = False
 
     def __post_init__(self):
         exactly_one(self, "probs", "logits")
         Distribution.__post_init__(self)
+
+
+class _Coin(_Chances):
+    """What the distributions made of coins share."""
 
     def _probs(self) -> Array:
         return jax.nn.sigmoid(self.logits) if self.probs is None else jnp.asarray(self.probs)
@@ -58,20 +64,17 @@ class Bernoulli(_Coin):
 
     probs: ArrayLike = None
     logits: ArrayLike = None
-    support: ClassVar[Bijector] = boolean
+    support = boolean
 
     def _sample(self, key, shape):
         return _whole(jax.random.bernoulli(key, self._probs(), shape))
 
-    def log_prob(self, x):
-        x = jnp.asarray(x, jnp.result_type(x, self.dtype))
+    def _log_density(self, x):
         if self.probs is None:
             # `log sigmoid(logits)` for heads, `log sigmoid(-logits)` for tails: one softplus, where two would be
             # most of the cost of a large logistic regression.
-            log_prob = -jax.nn.softplus((1 - 2 * x) * self.logits)
-        else:
-            log_prob = self._log_heads_and_tails(x, 1 - x)
-        return jnp.where(self.support.check(x), log_prob, -jnp.inf)
+            return -jax.nn.softplus((1 - 2 * x) * self.logits)
+        return self._log_heads_and_tails(x, 1 - x)
 
     def _moments(self):
         p = self._probs()
@@ -94,12 +97,9 @@ class Binomial(_Coin):
         total, probs = (jnp.asarray(value, self.dtype) for value in (self.total_count, self._probs()))
         return _whole(jax.random.binomial(key, total, probs, shape, self.dtype))
 
-    def log_prob(self, x):
+    def _log_density(self, x):
         total = jnp.asarray(self.total_count, self.dtype)
-        inside = self.support.check(x)
-        x = jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
-        log_choose = -jnp.log1p(total) - betaln(total - x + 1, x + 1)
-        return jnp.where(inside, log_choose + self._log_heads_and_tails(x, total - x), -jnp.inf)
+        return log_choose(total, x) + self._log_heads_and_tails(x, total - x)
 
     def _moments(self):
         p = self._probs()
@@ -112,42 +112,38 @@ class Geometric(_Coin):
 
     probs: ArrayLike = None
     logits: ArrayLike = None
-    support: ClassVar[Bijector] = nonnegative_integer
+    support = nonnegative_integer
 
     def _sample(self, key, shape):
         u = jax.random.exponential(key, shape, self.dtype)
         return _whole(jnp.floor(-u / self._log_heads_and_tails(0.0, 1.0)))
 
-    def log_prob(self, x):
-        inside = jnp.greater_equal(x, 0)
-        tails = jnp.where(inside, jnp.asarray(x, self.dtype), 0.0)
-        return jnp.where(inside, self._log_heads_and_tails(jnp.ones_like(tails), tails), -jnp.inf)
+    def _log_density(self, x):
+        return self._log_heads_and_tails(jnp.ones_like(x), x)
 
     def _moments(self):
         p = self._probs()
         return (1 - p) / p, (1 - p) / jnp.square(p)
 
 
-class _Classes(Distribution):
+class _Classes(_Chances):
     """What the distributions made of classes share: `probs`, which sum to one, or `logits`, `(..., K)`."""
 
-    probs: ArrayLike
-    logits: ArrayLike
-    is_discrete: ClassVar[bool] = True
-    has_rsample: ClassVar[bool] = False
     parameter_dims: ClassVar[dict[str, int]] = {"probs": 1, "logits": 1}
 
     def __post_init__(self):
-        exactly_one(self, "probs", "logits")
-        Distribution.__post_init__(self)
-        given = self.logits if self.probs is None else self.probs
-        if np.ndim(given) == 0:
+        super().__post_init__()
+        if np.ndim(self._given) == 0:
             name = type(self).__name__
-            raise TypeError(f"{name} needs a vector of at least one class, not the number {given!r}.")
+            raise TypeError(f"{name} needs a vector of at least one class, not the number {self._given!r}.")
+
+    @property
+    def _given(self) -> ArrayLike:
+        return self.logits if self.probs is None else self.probs
 
     @property
     def _classes(self) -> int:
-        return np.shape(self.logits if self.probs is None else self.probs)[-1]
+        return np.shape(self._given)[-1]
 
     def _probs(self) -> Array:
         return jax.nn.softmax(self.logits, axis=-1) if self.probs is None else jnp.asarray(self.probs)
@@ -171,17 +167,13 @@ class Categorical(_Classes):
         noise = jax.random.gumbel(key, (*shape, self._classes), self.dtype)
         return _whole(jnp.argmax(self._log_probs() + noise, axis=-1))
 
-    def log_prob(self, x):
-        inside = self.support.check(x)
-        index = jnp.clip(_whole(x), 0, self._classes - 1)
-        log_probs = self._log_probs()
+    def _log_density(self, x):
+        index, log_probs = _whole(x), self._log_probs()
         if log_probs.ndim == 1:
-            picked = log_probs[index]
-        else:
-            shape = np.broadcast_shapes(index.shape, log_probs.shape[:-1])
-            log_probs = jnp.broadcast_to(log_probs, (*shape, self._classes))
-            picked = jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
-        return jnp.where(inside, picked, -jnp.inf)
+            return log_probs[index]
+        shape = np.broadcast_shapes(index.shape, log_probs.shape[:-1])
+        log_probs = jnp.broadcast_to(log_probs, (*shape, self._classes))
+        return jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
 
     def _moments(self):
         p, classes = self._probs(), jnp.arange(self._classes, dtype=self.dtype)
@@ -195,7 +187,7 @@ class Multinomial(_Classes):
     total_count: ArrayLike = 1
     probs: ArrayLike = None
     logits: ArrayLike = None
-    event_dim: ClassVar[int] = 1
+    event_dim = 1
 
     @property
     def event_shape(self):
@@ -211,16 +203,12 @@ class Multinomial(_Classes):
         # Without `shape`, which is the whole shape to JAX 0.10 and that of the batch to JAX 0.12.
         return _whole(jax.random.multinomial(key, total, probs))
 
-    def log_prob(self, x):
+    def _log_density(self, x):
         total = jnp.asarray(self.total_count, self.dtype)
-        inside = self.support.check(x)
-        x = jnp.where(inside[..., None], jnp.asarray(x, self.dtype), 0.0)
         ways = special.gammaln(total + 1) - jnp.sum(special.gammaln(x + 1), axis=-1)
         if self.probs is None:
-            weights = jnp.sum(x * self._log_probs(), axis=-1)
-        else:
-            weights = jnp.sum(xlogy(x, jnp.asarray(self.probs, self.dtype)), axis=-1)
-        return jnp.where(inside, ways + weights, -jnp.inf)
+            return ways + jnp.sum(x * self._log_probs(), axis=-1)
+        return ways + jnp.sum(xlogy(x, jnp.asarray(self.probs, self.dtype)), axis=-1)
 
     def _moments(self):
         mean = jnp.asarray(self.total_count)[..., None] * self._probs()

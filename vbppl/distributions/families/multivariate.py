@@ -18,7 +18,6 @@ from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import HALF_LOG_TWO_PI, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
-from vbppl.distributions.constraints.base import Bijector
 from vbppl.distributions.constraints.matrix import corr_cholesky, corr_matrix
 from vbppl.distributions.constraints.vector import real_vector, simplex
 
@@ -28,9 +27,9 @@ class Dirichlet(Distribution):
     """`p(x) = Gamma(sum a) prod x_k^(a_k - 1) / Gamma(a_k)`, where `a` is `concentration`, `(..., K)`."""
 
     concentration: ArrayLike
-    event_dim: ClassVar[int] = 1
+    event_dim = 1
     parameter_dims: ClassVar[dict[str, int]] = {"concentration": 1}
-    support: ClassVar[Bijector] = simplex
+    support = simplex
 
     def __post_init__(self):
         Distribution.__post_init__(self)
@@ -71,9 +70,9 @@ class MultivariateNormal(Distribution):
     covariance_matrix: ArrayLike | None = None
     precision_matrix: ArrayLike | None = None
     scale_tril: ArrayLike = None  # once made, always given
-    event_dim: ClassVar[int] = 1
+    event_dim = 1
     parameter_dims: ClassVar[dict[str, int]] = {"loc": 1, "scale_tril": 2}
-    support: ClassVar[Bijector] = real_vector
+    support = real_vector
 
     def __post_init__(self):
         given = exactly_one(self, "covariance_matrix", "precision_matrix", "scale_tril")
@@ -142,11 +141,14 @@ def solve_lower(factor: ArrayLike, x: ArrayLike) -> Array:
     return jax.lax.linalg.triangular_solve(factor, x, left_side=True, lower=True)[..., 0]
 
 
+@pytree
 class _Correlations(Distribution):
     """What the distributions of correlations share: events of shape `(dimension, dimension)`."""
 
-    dimension: int
-    event_dim: ClassVar[int] = 2
+    dimension: int = static()
+    concentration: ArrayLike = 1.0
+    sample_method: str = static(default="onion")
+    event_dim = 2
 
     def __post_init__(self):
         Distribution.__post_init__(self)
@@ -172,10 +174,7 @@ class LKJCholesky(_Correlations):
     `Beta(i / 2, concentration + (dimension - 1 - i) / 2)`.
     """
 
-    dimension: int = static()
-    concentration: ArrayLike = 1.0
-    sample_method: str = static(default="onion")
-    support: ClassVar[Bijector] = corr_cholesky
+    support = corr_cholesky
 
     def _shapes(self) -> tuple[Array, Array]:
         """The two Beta parameters of the squared length of the rows from the second on."""
@@ -209,10 +208,7 @@ class LKJCholesky(_Correlations):
 class LKJ(_Correlations):
     """Correlation matrices `R` with density proportional to `det(R)^(concentration - 1)`."""
 
-    dimension: int = static()
-    concentration: ArrayLike = 1.0
-    sample_method: str = static(default="onion")
-    support: ClassVar[Bijector] = corr_matrix
+    support = corr_matrix
 
     @property
     def _factor(self) -> LKJCholesky:

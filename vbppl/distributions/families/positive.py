@@ -7,7 +7,6 @@ says in the limit, as long as that is finite: an exponential, or a Gamma with co
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +16,10 @@ import numpy as np
 from vbppl.core.pytree import pytree
 from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, xlogy
 from vbppl.core.types import Array, ArrayLike
-from vbppl.distributions.base import Distribution
-from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
 
 FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
-
-
-def _split(x: ArrayLike, inside: Array) -> Array:
-    """`x` where it is `inside`, and 1 elsewhere: an argument that is safe to differentiate at."""
-    return jnp.where(inside, x, 1.0)
 
 
 def _where_finite(tail: ArrayLike, order: int, moment: Callable[[Array], Array]) -> Array:
@@ -41,16 +34,14 @@ class LogNormal(Distribution):
 
     loc: ArrayLike = 0.0
     scale: ArrayLike = 1.0
-    support: ClassVar[Bijector] = positive
+    support = positive
 
     def _sample(self, key, shape):
         return jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype))
 
-    def log_prob(self, x):
-        inside = jnp.greater(x, 0)
-        log_x = jnp.log(_split(x, inside))
-        u = (log_x - self.loc) / self.scale
-        return jnp.where(inside, -0.5 * jnp.square(u) - log_x - (jnp.log(self.scale) + HALF_LOG_TWO_PI), -jnp.inf)
+    def _log_density(self, x):
+        log_x = jnp.log(x)
+        return -0.5 * jnp.square((log_x - self.loc) / self.scale) - log_x - (jnp.log(self.scale) + HALF_LOG_TWO_PI)
 
     def _moments(self):
         squared = jnp.square(self.scale)
@@ -68,15 +59,13 @@ class HalfNormal(Distribution):
     """`|u|`, where `u` is normal with mean zero and standard deviation `scale`."""
 
     scale: ArrayLike = 1.0
-    support: ClassVar[Bijector] = nonnegative
+    support = nonnegative
 
     def _sample(self, key, shape):
         return jnp.abs(self.scale * jax.random.normal(key, shape, self.dtype))
 
-    def log_prob(self, x):
-        u = x / self.scale
-        log_prob = -0.5 * jnp.square(u) - (jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO))
-        return jnp.where(jnp.greater_equal(x, 0), log_prob, -jnp.inf)
+    def _log_density(self, x):
+        return -0.5 * jnp.square(x / self.scale) - (jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO))
 
     def _moments(self):
         return self.scale * np.sqrt(2 / np.pi).item(), jnp.square(self.scale) * (1 - 2 / np.pi)
@@ -93,18 +82,16 @@ class HalfCauchy(Distribution):
     """`p(x) = 2 / (pi scale (1 + (x / scale)^2))` for `x >= 0`; it has neither mean nor variance."""
 
     scale: ArrayLike = 1.0
-    support: ClassVar[Bijector] = nonnegative
+    support = nonnegative
 
     def _sample(self, key, shape):
         return jnp.abs(self.scale * jax.random.cauchy(key, shape, self.dtype))
 
-    def log_prob(self, x):
+    def _log_density(self, x):
         # log(1 + u^2), where u^2 would overflow: beyond FAR it is 2 log u to rounding.
-        inside = jnp.greater_equal(x, 0)
-        u = jnp.where(inside, x, 0.0) / self.scale
+        u = x / self.scale
         near, beyond = jnp.minimum(u, FAR), jnp.maximum(u / FAR, 1.0)
-        log_prob = np.log(2 / np.pi).item() - jnp.log(self.scale) - jnp.log1p(near * near) - 2.0 * jnp.log(beyond)
-        return jnp.where(inside, log_prob, -jnp.inf)
+        return np.log(2 / np.pi).item() - jnp.log(self.scale) - jnp.log1p(near * near) - 2.0 * jnp.log(beyond)
 
     def cdf(self, x):
         return jnp.arctan(jnp.maximum(x, 0) / self.scale) * (2 / np.pi)
@@ -118,13 +105,13 @@ class Exponential(Distribution):
     """`p(x) = rate exp(-rate x)` for `x >= 0`."""
 
     rate: ArrayLike = 1.0
-    support: ClassVar[Bijector] = nonnegative
+    support = nonnegative
 
     def _sample(self, key, shape):
         return jax.random.exponential(key, shape, self.dtype) / self.rate
 
-    def log_prob(self, x):
-        return jnp.where(jnp.greater_equal(x, 0), jnp.log(self.rate) - self.rate * x, -jnp.inf)
+    def _log_density(self, x):
+        return jnp.log(self.rate) - self.rate * x
 
     def _moments(self):
         return 1.0 / self.rate, 1.0 / jnp.square(self.rate)
@@ -142,7 +129,8 @@ class Gamma(Distribution):
 
     concentration: ArrayLike
     rate: ArrayLike = 1.0
-    support: ClassVar[Bijector] = positive
+    support = positive
+    domain = nonnegative
 
     def _sample(self, key, shape):
         concentration = jnp.asarray(self.concentration, self.dtype)
@@ -150,12 +138,9 @@ class Gamma(Distribution):
         log_x = jax.random.loggamma(key, concentration, shape, self.dtype)
         return jnp.exp(jnp.maximum(log_x, np.log(jnp.finfo(self.dtype).tiny))) / self.rate
 
-    def log_prob(self, x):
-        inside = jnp.greater_equal(x, 0)
-        x = _split(x, inside)
+    def _log_density(self, x):
         a = self.concentration
-        log_prob = a * jnp.log(self.rate) + xlogy(a - 1.0, x) - self.rate * x - special.gammaln(a)
-        return jnp.where(inside, log_prob, -jnp.inf)
+        return a * jnp.log(self.rate) + xlogy(a - 1.0, x) - self.rate * x - special.gammaln(a)
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / jnp.square(self.rate)
@@ -170,17 +155,14 @@ class InverseGamma(Distribution):
 
     concentration: ArrayLike
     rate: ArrayLike = 1.0
-    support: ClassVar[Bijector] = positive
+    support = positive
 
     def _sample(self, key, shape):
         return 1.0 / Gamma(self.concentration, self.rate)._sample(key, shape)
 
-    def log_prob(self, x):
-        inside = jnp.greater(x, 0)
-        x = _split(x, inside)
+    def _log_density(self, x):
         a = self.concentration
-        log_prob = a * jnp.log(self.rate) - (a + 1.0) * jnp.log(x) - self.rate / x - special.gammaln(a)
-        return jnp.where(inside, log_prob, -jnp.inf)
+        return a * jnp.log(self.rate) - (a + 1.0) * jnp.log(x) - self.rate / x - special.gammaln(a)
 
     def _moments(self):
         a, rate = self.concentration, self.rate
@@ -188,32 +170,21 @@ class InverseGamma(Distribution):
         return mean, _where_finite(a, 2, lambda a: jnp.square(rate / (a - 1.0)) / (a - 2.0))
 
     def cdf(self, x):
-        inside = jnp.greater(x, 0)
-        return jnp.where(inside, special.gammaincc(self.concentration, self.rate / _split(x, inside)), 0.0)
+        inside = positive.check(x)
+        x = positive.replaced(x, ~inside)
+        return jnp.where(inside, special.gammaincc(self.concentration, self.rate / x), 0.0)
 
 
 @pytree
-class Chi2(Distribution):
+class Chi2(Renamed):
     """The sum of `df` squared standard normals."""
 
     df: ArrayLike
-    support: ClassVar[Bijector] = positive
 
     @property
-    def _gamma(self) -> Gamma:
+    def base_dist(self) -> Gamma:
+        """The same distribution as a Gamma."""
         return Gamma(0.5 * self.df, 0.5)
-
-    def _sample(self, key, shape):
-        return self._gamma._sample(key, shape)
-
-    def log_prob(self, x):
-        return self._gamma.log_prob(x)
-
-    def _moments(self):
-        return self.df, 2.0 * self.df
-
-    def cdf(self, x):
-        return self._gamma.cdf(x)
 
 
 @pytree
@@ -222,18 +193,16 @@ class Weibull(Distribution):
 
     scale: ArrayLike
     concentration: ArrayLike
-    support: ClassVar[Bijector] = positive
+    support = positive
+    domain = nonnegative
 
     def _sample(self, key, shape):
         u = jax.random.exponential(key, shape, self.dtype)
         return self.scale * jnp.power(u, 1.0 / self.concentration)
 
-    def log_prob(self, x):
-        inside = jnp.greater_equal(x, 0)
-        u = _split(x, inside) / self.scale
-        k = self.concentration
-        power = jnp.exp(xlogy(k, u))
-        return jnp.where(inside, jnp.log(k) - jnp.log(self.scale) + xlogy(k - 1.0, u) - power, -jnp.inf)
+    def _log_density(self, x):
+        u, k = x / self.scale, self.concentration
+        return jnp.log(k) - jnp.log(self.scale) + xlogy(k - 1.0, u) - jnp.exp(xlogy(k, u))
 
     def _moments(self):
         first, second = (self.scale**i * jnp.exp(special.gammaln(1.0 + i / self.concentration)) for i in (1, 2))
@@ -260,11 +229,8 @@ class Pareto(Distribution):
     def _sample(self, key, shape):
         return self.scale * jnp.exp(jax.random.exponential(key, shape, self.dtype) / self.alpha)
 
-    def log_prob(self, x):
-        inside = jnp.greater_equal(x, self.scale)
-        log_x = jnp.log(_split(x, inside))
-        log_prob = jnp.log(self.alpha) + self.alpha * jnp.log(self.scale) - (self.alpha + 1.0) * log_x
-        return jnp.where(inside, log_prob, -jnp.inf)
+    def _log_density(self, x):
+        return jnp.log(self.alpha) + self.alpha * jnp.log(self.scale) - (self.alpha + 1.0) * jnp.log(x)
 
     def _moments(self):
         alpha, scale = self.alpha, self.scale

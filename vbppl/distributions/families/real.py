@@ -18,7 +18,6 @@ from vbppl.core.pytree import pytree
 from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
-from vbppl.distributions.constraints.base import Bijector
 from vbppl.distributions.constraints.scalar import real
 
 
@@ -27,7 +26,7 @@ class _LocationScale(Distribution):
 
     loc: ArrayLike
     scale: ArrayLike
-    support: ClassVar[Bijector] = real
+    support = real
     standard: ClassVar[Callable[..., Array]]
 
     @property
@@ -42,15 +41,21 @@ class _LocationScale(Distribution):
 
 
 @pytree
-class Normal(_LocationScale):
+class _Standardised(_LocationScale):
+    """Families with no other parameters."""
+
+    loc: ArrayLike = 0.0
+    scale: ArrayLike = 1.0
+
+
+@pytree
+class Normal(_Standardised):
     """`log p(x) = -((x - loc) / scale)^2 / 2 - log scale - log(2 pi) / 2`; `scale` is the standard deviation.
 
     >>> round(float(Normal(0.0, 2.0).log_prob(1.0)), 4)
     -1.7371
     """
 
-    loc: ArrayLike = 0.0
-    scale: ArrayLike = 1.0
     standard = staticmethod(jax.random.normal)
 
     def log_prob(self, x):
@@ -90,11 +95,9 @@ class StudentT(_LocationScale):
 
 
 @pytree
-class Cauchy(_LocationScale):
+class Cauchy(_Standardised):
     """`p(x) = 1 / (pi scale (1 + ((x - loc) / scale)^2))`; it has neither mean nor variance."""
 
-    loc: ArrayLike = 0.0
-    scale: ArrayLike = 1.0
     standard = staticmethod(jax.random.cauchy)
 
     def log_prob(self, x):
@@ -108,11 +111,9 @@ class Cauchy(_LocationScale):
 
 
 @pytree
-class Laplace(_LocationScale):
+class Laplace(_Standardised):
     """`p(x) = exp(-|x - loc| / scale) / (2 scale)`."""
 
-    loc: ArrayLike = 0.0
-    scale: ArrayLike = 1.0
     standard = staticmethod(jax.random.laplace)
 
     def log_prob(self, x):
@@ -130,11 +131,9 @@ class Laplace(_LocationScale):
 
 
 @pytree
-class Logistic(_LocationScale):
+class Logistic(_Standardised):
     """The distribution whose `cdf` is `1 / (1 + exp(-(x - loc) / scale))`."""
 
-    loc: ArrayLike = 0.0
-    scale: ArrayLike = 1.0
     standard = staticmethod(jax.random.logistic)
 
     def log_prob(self, x):
@@ -152,11 +151,9 @@ class Logistic(_LocationScale):
 
 
 @pytree
-class Gumbel(_LocationScale):
+class Gumbel(_Standardised):
     """The limit of maxima, whose `cdf` is `exp(-exp(-(x - loc) / scale))`."""
 
-    loc: ArrayLike = 0.0
-    scale: ArrayLike = 1.0
     standard = staticmethod(jax.random.gumbel)
 
     def log_prob(self, x):
