@@ -263,7 +263,7 @@ def test_what_is_read_may_be_a_function_of_the_arguments_or_a_condition():
     by_function = vb.Amortized("z", both, reads=lambda y: (y, 2 * y), params=np.array(0.7))
     rows = {"row": np.array([3, 1])}
     found = [
-        g.conditional(g.init(target, Start(np.zeros(8))), target.replace(rows=rows))["z"][0]
+        g.conditional(g.init(target, Start(np.zeros(8))), np.zeros(0), target.replace(rows=rows))["z"][0]
         for g in (by_name, by_function)
     ]
     np.testing.assert_allclose(found, [0.7 * Y[[3, 1]]] * 2, rtol=1e-5)
