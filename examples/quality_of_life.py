@@ -57,15 +57,14 @@ def main(quick=False, out="quality_of_life.png"):
     posterior = vb.fit(factor_model(indicators), "full_rank")
     print(posterior.summary())
 
-    # What the card says of the fit decides how it is told: draws weighed by importance where that mends it, and no
-    # probabilities where it is poor.
-    verdict, n = posterior.check().verdict, 1_000 if quick else 4_000
-    draws = posterior.resample(n, seed=1) if verdict == "corrected" else posterior.sample(n, seed=1)
-    poor = verdict == "poor"
+    # What the card says of the fit decides how it is told: no probabilities where it is poor, or nobody knows.
+    draws = posterior.sample(1_000 if quick else 4_000, seed=1)
+    poor = posterior.check().verdict in ("poor", "unknown")
     quality, loadings, noise = (np.asarray(draws[name]) for name in ("quality", "loadings", "noise"))
     share = loadings**2 / (loadings**2 + noise**2)
     if poor:
-        print("\nThis fit is poor, so what follows are hints: the order may hold, the widths need not.")
+        hints = "so what follows are hints: the order may hold, the widths need not."
+        print(f"\nThe verdict is {posterior.check().verdict}, {hints}")
     print("\nOf the variance between states, quality of life explains")
     for i in np.argsort(-share.mean(0)):
         low, high = np.quantile(share[:, i], [0.05, 0.95])

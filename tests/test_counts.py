@@ -25,26 +25,28 @@ ONE, MANY = vb.Stochastic(steps=10, draws=1), vb.Stochastic(steps=10, draws=16)
 GUIDES = pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
 
 
-# The evaluation of the density serves start, fit and report card; stochastic steps have their own program.
+# The evaluation of the density serves start, fit and report card, and the values on the supports have a program that
+# tables use too; stochastic steps have their own. Where a fit is as bad as these, points far out are put to the test of
+# the way to the supports and back, which is three more.
 @GUIDES
-@pytest.mark.parametrize(("method", "programs"), [("auto", 1), (ONE, 2), (MANY, 2)], ids=["auto", "one", "many"])
+@pytest.mark.parametrize(("method", "programs"), [("auto", 5), (ONE, 6), (MANY, 6)], ids=["auto", "one", "many"])
 def test_programs_compiled_at_the_first_fit_and_at_the_second(guide, method, programs, compilations):
     jax.clear_caches()
     before = compilations()
     vb.fit(SCHOOLS, guide, method=method)
     first = compilations()
     vb.fit(OTHER_SCHOOLS, guide, method=method, seed=5)
-    assert first - before == programs
+    assert first - before <= programs
     assert compilations() - first == 0
 
 
-def test_auto_compiles_at_most_three_programs_though_it_tries_two_sets_of_coordinates(compilations):
+def test_auto_compiles_few_programs_though_it_tries_two_sets_of_coordinates(compilations):
     jax.clear_caches()
     before = compilations()
     vb.fit(SCHOOLS)
     first = compilations()
     vb.fit(OTHER_SCHOOLS, seed=5)
-    assert (first - before <= 3, compilations() - first) == (True, 0)
+    assert (first - before <= 6, compilations() - first) == (True, 0)
 
 
 def test_other_step_sizes_and_numbers_of_steps_compile_nothing(compilations):
@@ -55,9 +57,12 @@ def test_other_step_sizes_and_numbers_of_steps_compile_nothing(compilations):
     assert compilations() == before
 
 
-@pytest.mark.parametrize(("method", "most"), [("auto", 2), (ONE, 3), (MANY, 3)], ids=["auto", "one", "many"])
+@pytest.mark.parametrize(("method", "most"), [("auto", 4), (ONE, 5), (MANY, 5)], ids=["auto", "one", "many"])
 def test_the_models_function_runs_a_few_times_at_the_first_fit_and_once_at_the_second(method, most):
-    """To see the shapes, and for the density; once more where the steps' coordinates are compiled in."""
+    """To see the shapes, for the density, and for the values on the supports and the way back.
+
+    Once more where the steps' coordinates are compiled in.
+    """
     runs = []
 
     @vb.model
@@ -173,6 +178,7 @@ print(hashlib.sha256(text.encode()).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_programs_have_one_text_whatever_the_hash_seed():
     hashes = set()
     for seed in ("0", "1"):

@@ -117,6 +117,7 @@ def test_factor_model_finds_the_truth_behind_simulated_indicators():
     assert np.corrcoef(mean["quality"], quality)[0, 1] > 0.92
 
 
+@pytest.mark.slow
 def test_variational_em_ends_where_the_classic_algorithms_do(example):
     _, found = example("variational_em")
     length, params = found["length"][:, None], found["mixture"].params

@@ -1,7 +1,14 @@
 """vbppl: probabilistic programs, variational Bayes, and the evidence of how good the answer is."""
 
 from vbppl import distributions
-from vbppl.core.errors import ModelError, VbpplWarning
+from vbppl.core.errors import (
+    ModelError,
+    NotConvergedWarning,
+    PoorFitWarning,
+    PoorPosteriorError,
+    RepeatedDrawsWarning,
+    VbpplWarning,
+)
 from vbppl.data.source import Source
 from vbppl.distributions.interop import foreign
 from vbppl.fitting.calibration import Calibration, calibrate
@@ -29,7 +36,7 @@ __version__ = "0.1.0"
 # In the order of the wings: how a model is written, the waist, how it is approximated.
 # fmt: off
 __all__ = [
-    "ModelError", "VbpplWarning",
+    "ModelError", "PoorPosteriorError", "VbpplWarning", "PoorFitWarning", "NotConvergedWarning", "RepeatedDrawsWarning",
     "Source", "distributions", "foreign",
     "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",

@@ -95,7 +95,7 @@ def measure(
         warnings.simplefilter("ignore", vb.VbpplWarning)  # the verdict says the same
         posterior = vb.fit(model, guide, seed=seed)
     seconds, card = time.perf_counter() - began, posterior.check()
-    draws = posterior.sample(DRAWS, seed=seed + 1)
+    draws = posterior.uncorrected().sample(DRAWS, seed=seed + 1)
     resampled = None
     if card.verdict == "corrected":
         resampled = _free_errors(entry, reference, target, _resample(posterior, seed))
@@ -138,7 +138,7 @@ def measure_response(entry: Entry, reference: Mapping[str, Any], model: vb.Model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", vb.VbpplWarning)
         posterior = vb.fit(model, "mean_field")
-    own = errors(entry, reference["constrained"], _scalars(posterior.sample(DRAWS, seed=1)))
+    own = errors(entry, reference["constrained"], _scalars(posterior.uncorrected().sample(DRAWS, seed=1)))
     response = posterior.linear_response()
     if not response.available:
         return Response(own, float("nan"), response.reason)

@@ -48,6 +48,7 @@ def test_feeds_hold_the_rows_of_the_stream_and_what_the_source_has_there(monkeyp
     np.testing.assert_array_equal(found["x"], TABLE[rows["row"]])
 
 
+@pytest.mark.slow
 def test_a_part_of_a_feed_is_cut_out_where_the_cursor_stands(monkeypatch):
     feed, _ = next(prefetcher(monkeypatch, 9).feeds(STREAM.start(), 9))
     cursor = STREAM.after(STREAM.start(), 5)

@@ -122,6 +122,7 @@ def test_the_parts_of_all_rows_add_up_to_the_density_and_its_gradient(mapped, mo
     np.testing.assert_allclose(np.dot(shares, [slope for _, slope in found]), expected[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_memory_map_larger_than_memory_need_be_is_not_loaded(tmp_path):
     rows, columns = 10**7, 100
     (tmp_path / "x").touch()
@@ -244,6 +245,7 @@ def local_and_global(x, y):
         vb.sample("y", dist.Normal(z + x.sum(-1), 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_latent_sites_of_the_rows_are_kept_for_all_of_them():
     y = X.sum(1) + np.linspace(-1, 1, 200, dtype=np.float32)
     found, expected = (vb.fit(local_and_global(x, y), **SHORT) for x in (RandomAccess(X), X))
@@ -286,6 +288,7 @@ def test_model_and_guide_read_the_same_rows_of_one_source():
     assert posterior.params["slope"] == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_sources_of_crossed_plates_and_of_one_axis_among_two():
     rng = np.random.default_rng(0)
     table = rng.standard_normal((12, 6)).astype(np.float32)

@@ -229,6 +229,7 @@ def test_a_normal_far_in_its_tail_is_drawn_as_scipy_says(low, high, x64):
     assert abs(draws.mean() - theirs.mean()) < 4 * theirs.std() / np.sqrt(5000)
 
 
+@pytest.mark.slow
 def test_the_slope_of_draws_far_out_is_that_of_their_mean(x64):
     """Moved by `loc`, the mean moves by `1 - (1 - variance / scale^2)` of it."""
     slope = jax.grad(lambda loc: jnp.mean(dist.TruncatedNormal(loc, 1.0, 13.0).sample(jax.random.key(0), (5000,))))(0.0)

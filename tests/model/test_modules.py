@@ -238,6 +238,7 @@ def test_a_mutable_value_must_keep_its_form_and_be_one_that_can_change():
         plain().shapes()
 
 
+@pytest.mark.slow
 @quiet
 def test_an_encoder_with_batch_statistics_in_a_guide_program_and_in_an_amortised_guide():
     class Encoder(nnx.Module):

@@ -99,7 +99,8 @@ def test_a_guide_that_cannot_fit_is_not_called_good_and_the_card_says_why(name, 
     assert card.verdict in ("corrected", "poor")
     assert card.reasons and card.advice
     text = str(card)
-    assert all(reason in text for reason in card.reasons) and all(step in text for step in card.advice)
+    assert card.reasons[0] in text and all(step in text for step in card.advice[:2])
+    assert set(card.reasons) <= set(card.details) and len(card.lines()) <= 8
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -133,8 +134,11 @@ def test_scales_a_million_apart_are_good():
 
 
 def test_a_heavy_tail_makes_the_weights_uneven():
-    """One dimension of Student t is fitted well in its body; only the weights' tail shows that there is more."""
-    assert vb.fit(student(3.0)).check().pareto_k > 0.7
+    """One dimension of Student t is fitted well in its body; weighed far out, its sd of 1.41 is found."""
+    posterior = vb.fit(student(4.0))
+    assert float(posterior.uncorrected().sd()["x"]) < 1.25
+    draws = posterior.check().draws
+    assert np.sqrt(draws.weights @ draws.z[:, 0].astype(float) ** 2) == pytest.approx(np.sqrt(2), rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -151,10 +155,10 @@ def test_a_heavy_tail_makes_the_weights_uneven():
 def test_log_evidence_by_psis_is_that_of_quadrature(name, guide, evidence):
     card = fit(name, guide).check()
     if np.isfinite(card.log_evidence):
-        se = np.sqrt((1 / card.ess - 1) / (judge.DRAWS + (card.verdict != "good") * judge.MORE))
+        se = np.sqrt((1 / card.ess - 1) / len(card.draws))
         assert card.log_evidence == pytest.approx(evidence, abs=4 * se + 1e-4)
         assert card.elbo.value - 4 * card.elbo.se <= evidence + 1e-5
-    assert np.isfinite(card.log_evidence) or card.pareto_k > 0.6
+    assert np.isfinite(card.log_evidence) == (card.pareto_k < 0.7)
 
 
 def test_log_evidence_counts_draws_outside_the_support():
@@ -168,8 +172,8 @@ def test_log_evidence_counts_draws_outside_the_support():
     posterior = vb.fit(cases.far_datum(np.array(0.0)))
     phi = np.array([[0.0], [0.0]], np.float32)  # N(0, 1)
     card = judge.judge(dataclasses.replace(posterior.solution, target=vb.target(half()), phi=phi), raw_key(0))
-    assert card.ess == pytest.approx(0.5, abs=0.04)
-    assert card.log_evidence == pytest.approx(np.log(0.5), abs=0.06)
+    assert card.draws.lost == pytest.approx(0.5, abs=0.04)
+    assert card.draws.log_evidence == pytest.approx(np.log(0.5), abs=0.06)
     assert card.verdict == "poor"
     assert card.reasons[0].endswith("% of the guide's draws have no finite density")
 
@@ -186,7 +190,7 @@ def test_a_guide_that_never_meets_the_support_is_poor_and_not_an_error():
     card = judge.judge(dataclasses.replace(posterior.solution, target=vb.target(nowhere()), phi=phi), raw_key(0))
     assert card.verdict == "poor"
     assert card.reasons[0] == "100.0% of the guide's draws have no finite density"
-    assert np.isnan(card.log_evidence) and "PSIS cannot say" in str(card)
+    assert np.isnan(card.log_evidence) and "log evidence unknown" in str(card)
 
 
 def test_the_numbers_of_the_card_agree_with_quadrature():
@@ -198,14 +202,16 @@ def test_the_numbers_of_the_card_agree_with_quadrature():
     assert card.elbo.value == pytest.approx(-0.830366, abs=4 * card.elbo.se + 1e-4)
 
 
-def test_the_shifts_are_those_of_the_exact_posterior():
-    """A narrow normal for a wide one: weighing must find the right mean and sd."""
+def test_the_errors_are_those_of_the_exact_posterior():
+    """A normal a little off: weighing must find the right mean and sd."""
     posterior = vb.fit(many(jnp.array([1.0, 1.0])), "mean_field")
-    phi = np.array([[0.3, 0.0], np.log([1.0, 1.2])], np.float32)
+    phi = np.array([[0.3, 0.0], np.log([1.0, 1.4])], np.float32)
     card = judge.judge(dataclasses.replace(posterior.solution, phi=phi), raw_key(0))
-    assert (card.mean_shift.name, card.log_sd_shift.name) == ("x[0]", "x[1]")
-    assert card.mean_shift.value == pytest.approx(0.3, abs=0.06)
-    assert card.log_sd_shift.value == pytest.approx(np.log(1.2), abs=0.05)
+    assert (card.mean_error.name, card.log_sd_error.name) == ("x[0]", "x[1]")
+    assert card.mean_error.value == pytest.approx(0.3, abs=0.06)
+    assert card.log_sd_error.value == pytest.approx(-np.log(1.4), abs=0.06)
+    assert card.verdict == "corrected"
+    assert card.log_evidence == pytest.approx(0.0, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +245,8 @@ def test_an_estimate_prints_with_its_error():
 
 
 def test_the_card_is_escaped_in_a_notebook():
-    assert "&gt;=" in fit("linear", "full_rank").check()._repr_html_()
+    card = dataclasses.replace(fit("linear", "full_rank").check(), reasons=("a<b",), advice=("c>d",))
+    assert "a&lt;b" in card._repr_html_() and "c&gt;d" in card._repr_html_()
 
 
 @pytest.mark.parametrize(("freedom", "verdicts"), [(1.0, {"poor"}), (2.0, {"poor", "corrected"}), (30.0, {"good"})])
@@ -247,14 +254,6 @@ def test_a_heavy_tail_is_seen_where_no_draw_goes(freedom, verdicts):
     """A Cauchy variable and one of 2 degrees of freedom have no variance at all."""
     card = vb.fit(student(np.array(freedom))).check()
     assert card.verdict in verdicts, card
-
-
-def test_the_tail_is_the_log_sd_along_the_ridge_by_quadrature():
-    card = vb.fit(student(np.array(1.0))).check()
-    phi = vb.fit(student(np.array(1.0))).phi.astype(float)
-    sd = np.exp(phi[1, 0])
-    inside = [integrate.quad(lambda t, k=k: t**k * stats.t.pdf(sd * t, 1.0), -10, 10)[0] for k in (0, 2)]
-    assert card.tail.value == pytest.approx(0.5 * np.log(inside[1] / inside[0]), abs=0.01)
 
 
 def test_what_correlations_would_do_to_mean_field_is_exact_for_a_gaussian():
@@ -268,10 +267,14 @@ def test_what_correlations_would_do_to_mean_field_is_exact_for_a_gaussian():
     assert card.least_eigenvalue == pytest.approx(np.linalg.eigvalsh(scaled)[0], rel=1e-3)
 
 
-def test_a_mean_field_fit_whose_only_fault_is_correlation_is_corrected_by_linear_response():
-    card = fit("linear", "mean_field").check()
-    assert card.verdict == "corrected"
-    assert card.advice[0].startswith("posterior.linear_response()")
+def test_a_mean_field_fit_whose_only_fault_is_correlation_is_corrected_by_weighing_the_normal_that_has_them():
+    posterior = fit("linear", "mean_field")
+    card, x = posterior.check(), cases.quadratic_data()[0]
+    exact = np.linalg.inv(x.T @ x / 0.25 + np.eye(3))
+    assert card.verdict == "corrected" and card.ess > 0.6
+    np.testing.assert_allclose(posterior.sd()["beta"], np.sqrt(np.diag(exact)), rtol=0.08)
+    np.testing.assert_allclose(posterior.covariance("beta"), exact, atol=0.1 * np.abs(exact).max())
+    assert (posterior.uncorrected().sd()["beta"] < 0.7 * np.sqrt(np.diag(exact))).any()
 
 
 def test_restarts_on_one_ridge_are_not_other_modes():
@@ -291,6 +294,4 @@ def test_restarts_on_one_ridge_are_not_other_modes():
 
 def test_the_card_is_html_in_a_notebook():
     page = fit("schools", "full_rank").check()._repr_html_()
-    assert "<li>try: " in page and "log p - log q" in page
-    named = dataclasses.replace(fit("schools", "full_rank").check(), reasons=("a<b is off",))
-    assert "<li>a&lt;b is off</li>" in named._repr_html_()
+    assert page.startswith("<p><b style='color:#cf222e'>verdict: poor") and "<br>try: " in page

@@ -153,32 +153,76 @@ def test_log_joint_less_log_prob_has_the_elbo_for_mean(name):
     assert terms.mean() == pytest.approx(posterior.elbo.value, abs=4 * error + 1e-4)
 
 
-def test_resampled_draws_are_different_and_have_the_exact_moments(x64):
-    draws = np.asarray(vb.fit(MODELS["flips"]).resample(4000, seed=2)["p"])
-    assert len(np.unique(draws)) == 4000
-    # Four standard errors: sd / sqrt(n), and about 0.75 sd / sqrt(n) for the sd.
-    assert draws.mean() == pytest.approx(0.75, abs=4 * 0.1201 / np.sqrt(4000))
-    assert draws.std() == pytest.approx(0.12010, abs=4 * 0.1201 / np.sqrt(4000))
-    assert stats.kstest(draws, stats.beta(9, 3).cdf).pvalue > 1e-3
+@functools.cache
+def corrected():
+    """Mean field of a correlated posterior, `N(MEAN, EXACT)`: its sds are two thirds of the right ones and less."""
+    return vb.fit(MODELS["linear"], "mean_field")
 
 
-def test_resampled_draws_are_in_no_order():
-    draws = np.asarray(fit("flips").resample(2000)["p"], float)
-    assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 4 / np.sqrt(2000)
+def test_a_corrected_posterior_speaks_of_its_weighted_draws_everywhere():
+    posterior, own = corrected(), corrected().uncorrected()
+    assert posterior.check().verdict == "corrected" and posterior.is_corrected and not own.is_corrected
+    sds, worth = np.sqrt(np.diag(EXACT)), posterior.report.draws.ess
+    near = 4 * sds / np.sqrt(worth)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", vb.RepeatedDrawsWarning)
+        draws = np.asarray(posterior.sample(1000, seed=1)["beta"], float)
+    low, high = posterior.quantiles([0.158655, 0.841345])["beta"]
+    rows = dict(posterior.summary().rows)
+    for sd in (posterior.sd()["beta"], draws.std(axis=0), (high - low) / 2, [rows[f"beta[{i}]"][1] for i in range(3)]):
+        assert (np.abs(sd - sds) < 1.5 * near).all()
+    for mean in (posterior.mean()["beta"], draws.mean(axis=0)):
+        assert (np.abs(mean - MEAN) < 1.5 * near).all()
+    np.testing.assert_allclose(posterior.covariance("beta"), EXACT, atol=0.1 * EXACT.max())
+    assert rows["beta[0]"][-1] == pytest.approx(sds[0] / np.sqrt(worth), rel=0.3)
+    assert (own.sd()["beta"] < 0.7 * sds).any()
+    assert "corrected" in str(posterior.summary()) and "MC error" in str(posterior.summary())
+    assert "MC error" not in str(own.summary())
+    # The guide's density is the guide's, whatever is sampled.
+    np.testing.assert_array_equal(posterior.log_prob({"beta": MEAN}), own.log_prob({"beta": MEAN}))
 
 
-def test_resampling_repairs_the_sds_of_mean_field_where_the_weights_allow():
-    """Case 6: mean field's sds are 0.0924 and 0.1424, the exact ones 0.11591 and 0.17851."""
-    posterior = vb.fit(cases.poisson_regression(np.linspace(-1, 1, 40), cases.COUNTS), "mean_field")
-    sets = [posterior.resample(1000, seed=seed) for seed in range(6)]
-    sds = np.mean([[np.std(draws[name], dtype=float) for name in ("a", "b")] for draws in sets], axis=0)
-    # 20,000 draws at an effective size of 15% or more: 2% an sd and set, and as much for 1,000 taken of them.
-    np.testing.assert_allclose(sds, [0.11591, 0.17851], rtol=4 * 0.03 / np.sqrt(6))
-    assert all(len(np.unique(draws["a"])) == 1000 for draws in sets)
+def test_an_expectation_is_weighed_and_has_an_error():
+    posterior = corrected()
+    square = posterior.expectation(lambda site: site["beta"] ** 2)
+    mean, sd = posterior.mean()["beta"], posterior.sd()["beta"]
+    np.testing.assert_allclose(square.value, mean**2 + sd**2, rtol=1e-4)
+    assert square.value.shape == square.se.shape == (3,)
+    positive = posterior.expectation(lambda site: site["beta"][0] > MEAN[0])
+    assert positive.value == pytest.approx(0.5, abs=4 * positive.se) and 0.005 < positive.se < 0.02
+
+
+def test_more_draws_than_the_weighted_ones_are_worth_are_repeated_and_said():
+    posterior = corrected()
+    worth = int(posterior.report.draws.ess)
+    with pytest.warns(vb.RepeatedDrawsWarning, match=f"worth {worth:,}: some stand more than once"):
+        draws = np.asarray(posterior.sample(3 * worth)["beta"])[:, 0]
+    assert len(draws) == 3 * worth > len(np.unique(draws))
+
+
+def test_predictions_are_corrected_too_and_take_any_draws():
+    posterior, (x, _) = corrected(), cases.quadratic_data()
+    draws = {"beta": np.broadcast_to([1.0, 0.0, 0.0], (500, 3))}
+    y = np.asarray(posterior.predict(seed=1, draws=draws)["y"], float)
+    np.testing.assert_allclose(y.mean(axis=0), x @ [1.0, 0.0, 0.0], atol=4.5 * 0.5 / np.sqrt(500))
+    with pytest.raises(KeyError, match="draws have no site 'beta'; the latent sites are beta"):
+        posterior.predict(draws={"alpha": np.zeros(3)})
+    # The correlations that mean field leaves out make the lines at the ends surer than it thinks, or less sure.
+    y = np.asarray(posterior.predict(n=1000, seed=2)["y"], float)
+    variance = np.einsum("ni,ij,nj->n", x, EXACT, x) + 0.25
+    np.testing.assert_allclose(y.var(axis=0), variance, rtol=5 * np.sqrt(2 / 1000))
+
+
+def test_resampled_draws_have_the_exact_moments_and_are_in_no_order():
+    draws = np.asarray(fit("flips").resample(1500, seed=2)["p"], float)
+    worth = fit("flips").report.draws.ess
+    assert draws.mean() == pytest.approx(0.75, abs=4 * 0.1201 / np.sqrt(worth))
+    assert draws.std() == pytest.approx(0.12010, abs=4 * 0.1201 / np.sqrt(worth))
+    assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 4 / np.sqrt(1500)
 
 
 def test_resampling_is_refused_where_the_weights_are_hopeless():
-    with pytest.raises(ValueError, match=r"^importance weights cannot repair this guide: Pareto k "):
+    with pytest.raises(ValueError, match=r"^importance weights cannot repair this guide: [\d,]+ draws are worth "):
         fit("schools", "mean_field").resample(1000)
 
 

@@ -54,6 +54,7 @@ def test_rows_and_draws_that_do_not_fill_a_chunk_count_once(monkeypatch):
     assert parts.ess.max() <= 30_000 * 1.0001
 
 
+@pytest.mark.slow
 @quiet
 @either
 def test_the_amortisation_gap_is_what_a_spoilt_encoder_loses(kind):
@@ -93,6 +94,7 @@ def test_the_log_evidence_is_unknown_where_the_weights_of_rows_do_not_settle_dow
     assert np.isnan(card.log_evidence) and "PSIS cannot say" in str(card)
 
 
+@pytest.mark.slow
 @quiet
 def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(monkeypatch):
     monkeypatch.setattr(schedule, "MOST", 2000)
@@ -159,6 +161,7 @@ def test_validation_keeps_its_patience_for_the_time_after_the_warm_up():
     assert fitted("amortized", **settings | {"optimizer": optax.sgd(0.0)}).status.steps == 40
 
 
+@pytest.mark.slow
 @quiet
 def test_a_validation_set_watches_a_gaussian_guide_of_minibatches():
     """Between its rounds such a fit carries a point of comparison, which is no state of a module."""

@@ -158,7 +158,7 @@ def test_coordinates_do_not_change_what_is_said_of_the_values(x64):
 @pytest.mark.parametrize("name", ["plain", "bent plain", "bent model"])
 def test_every_kind_is_fitted_judged_and_summarised(name):
     posterior = vb.fit(targets()[name], "full_rank")
-    assert posterior.report.verdict in ("good", "corrected", "poor")
+    assert posterior.report.verdict in ("good", "corrected", "unknown", "poor")
     assert posterior.elbo.value < np.inf and "z" in str(posterior) or "tau" in str(posterior)
     if name == "plain":
         # The reference is the normal distribution itself: mean, covariance, and the log of its normalising constant.

@@ -28,7 +28,23 @@ class ModelError(ValueError):
 
 
 class VbpplWarning(UserWarning):
-    """A fit that ended, but whose answer needs a second look; the text says why."""
+    """A fit that ended, but whose answer needs a second look; the text says why. The base of all vbppl's warnings."""
+
+
+class PoorFitWarning(VbpplWarning):
+    """A fit whose verdict is poor, or whose errors could not be measured."""
+
+
+class NotConvergedWarning(VbpplWarning):
+    """A fit that did not come to its own end."""
+
+
+class RepeatedDrawsWarning(VbpplWarning):
+    """More draws are asked for than the weighted ones are worth, so that some stand more than once."""
+
+
+class PoorPosteriorError(Exception):
+    """An answer that is poorer than what a script needs; see `Report.require`."""
 
 
 def whole_number(name: str, value: Any, least: int | None = 1) -> int:

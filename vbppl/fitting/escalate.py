@@ -33,7 +33,7 @@ def escalate(
 ) -> tuple[Solution, AnyReport]:
     """A better solution with its report, if there is one; else the same."""
     ours = plan.is_automatic and isinstance(plan.settings, Deterministic)
-    if not ours or report.verdict != "poor" or solution.status.was_cut_short or watch.is_over:
+    if not ours or report.verdict not in ("poor", "unknown") or solution.status.was_cut_short or watch.is_over:
         return solution, report
     if _modes(solution) and solution.target.dim <= FULL_RANK_DIM:
         return _mixture(problem, solution, report, watch)

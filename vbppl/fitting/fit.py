@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import VbpplWarning
+from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
 from vbppl.fitting.escalate import escalate
@@ -108,15 +108,15 @@ def _warn(posterior: Posterior, model: Model) -> None:
     """Say aloud what a user must not overlook."""
     status, report, said = posterior.status, posterior.report, []
     if _forgot_data(model, posterior.target):
-        said.append(
-            f"{model!r} observes nothing: every sample statement is a latent variable. Was the data argument forgotten?"
-        )
+        text = f"{model!r} observes nothing: every sample statement is a latent variable."
+        said.append(VbpplWarning(f"{text} Was the data argument forgotten?"))
     if (not status.converged and status.reason != "steps") or status.skipped:
-        said.append(f"the fit of {model!r}: {status}.")
-    elif report.verdict == "poor":
-        said.append(f"the fit of {model!r} is poor: {'; '.join(report.reasons)}. See posterior.check().")
-    for text in said:
-        warnings.warn(VbpplWarning(text), stacklevel=3)
+        said.append(NotConvergedWarning(f"the fit of {model!r}: {status}."))
+    elif report.verdict in ("poor", "unknown"):
+        text = f"the fit of {model!r} is {report.verdict}: {'; '.join(report.reasons)}. See posterior.check()."
+        said.append(PoorFitWarning(text))
+    for warning in said:
+        warnings.warn(warning, stacklevel=3)
 
 
 def _forgot_data(model: Model, target: Target) -> bool:

@@ -44,10 +44,16 @@ class Estimate(NamedTuple):
 
 
 class Weighed(NamedTuple):
-    """Independent draws with their weights: `log p - log q`, `(draws,)`, and `z`, `(draws, dim)`, in float64."""
+    """Independent draws `z`, `(draws, dim)`, and the log densities of target and guide there, `(draws,)`: float64."""
 
-    log_weights: np.ndarray
+    log_p: np.ndarray
+    log_q: np.ndarray
     z: np.ndarray
+
+    @property
+    def log_weights(self) -> np.ndarray:
+        """`log p - log q`."""
+        return self.log_p - self.log_q
 
 
 def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Estimate:
@@ -100,23 +106,23 @@ def fresh_bound(guide: Guide, phi: PyTree, target: Target, rng: np.random.Genera
 
 
 def weighed_draws(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> Weighed:
-    """`log p - log q` at independent draws of all sites and rows, and the draws."""
+    """Independent draws of all sites and rows, with their log densities."""
     noise = guide.noise(target)
     if not noise.is_of_rows:
         drawn = _independent(guide, phi, target, rng, draws)
         log_p = evaluate(target, np.asarray(drawn.z))[0] if drawn.log_p is None else np.asarray(drawn.log_p)
-        return Weighed(log_p - np.asarray(drawn.log_q, np.float64), np.asarray(drawn.z, np.float64))
+        return Weighed(*(np.asarray(part, np.float64) for part in (log_p, drawn.log_q, drawn.z)))
     draws = min(draws, max(MOST // max(target.dim, 1), 1))
     whole = in_dtype_of(phi, noise.independent(rng, draws))
-    total, z = np.zeros(draws), np.zeros((draws, target.dim))
+    log_p, log_q, z = np.zeros(draws), np.zeros(draws), np.zeros((draws, target.dim))
     for rows, share in _stretches(noise, target):
         showing = target.showing(rows) if rows else target
         # The same draw of what rows share in every block: the weights are those of whole draws.
         part = guide.noise(showing).of_rows(whole)
-        log_weights, at = _weigh(guide, phi, part, showing, _side_by_side(noise, target))
-        total += share * np.asarray(log_weights, np.float64)
+        p, q, at = _weigh(guide, phi, part, showing, _side_by_side(noise, target))
+        log_p, log_q = log_p + share * np.asarray(p, np.float64), log_q + share * np.asarray(q, np.float64)
         z[:, target.layout.shown_places(rows)] = at
-    return Weighed(total, z)
+    return Weighed(log_p, log_q, z)
 
 
 def sample(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> dict[str, Array]:
@@ -144,7 +150,7 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
-    return _log_prob(guide, phi, jnp.atleast_2d(z), target).reshape(log_det.shape) - log_det
+    return log_prob(guide, phi, jnp.atleast_2d(z), target).reshape(log_det.shape) - log_det
 
 
 def transfer(guide: Guide, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Transfer:
@@ -225,10 +231,10 @@ def _few_at_once(function: Any, noise: Array, side_by_side: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="side_by_side")
-def _weigh(guide: Guide, phi: PyTree, noise: Array, target: Target, side_by_side: int) -> tuple[Array, Array]:
-    def some(noise: Array) -> tuple[Array, Array]:
+def _weigh(guide: Guide, phi: PyTree, noise: Array, target: Target, side_by_side: int) -> tuple[Any, Array, Array]:
+    def some(noise: Array) -> tuple[Any, Array, Array]:
         drawn = guide.draw(phi, noise, target)
-        return drawn.log_p - drawn.log_q, drawn.z
+        return drawn.log_p, drawn.log_q, drawn.z
 
     return _few_at_once(some, noise, side_by_side)
 
@@ -254,8 +260,9 @@ def _drawn(
 
 
 @jax.jit
-def _log_prob(guide: Guide, phi: PyTree, z: Array, target: Target) -> Array:
-    return guide.log_prob(phi, z, target)
+def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> Array:
+    """The guide's log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
+    return guide.log_prob(phi, jnp.asarray(z), target)
 
 
 def _read_in_parts(name: str) -> ModelError:

@@ -4,12 +4,16 @@ Candidates are drawn in boxes of several sizes around the origin of unconstraine
 for a few sign-based steps (Riedmiller and Braun 1993, "Rprop": scale-free, no step size to choose), and
 the highest finite points win. The climb is short on purpose: the mode of a hierarchical density
 may lie at infinity, and a fit wants its body, not its mode.
+
+A mode far outside of the boxes would be met by none of them. So some candidates more begin far out and climb further;
+one of them is a start too where it ends as high as the others, and elsewhere.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,9 +26,16 @@ from vbppl.target.target import Target
 
 RADII = (10.0, 2.0, 1.0, 0.1)
 CLIMB = 16
+LONGEST = 0.5  # of a step
 ASCENT = 200  # steps of L-BFGS to a mode
 SHAKES = 3
 LOWER = 10.0  # nats
+ELSEWHERE = 5.0  # from the highest, in some coordinate
+# Of the candidates far out: boxes, points of each, steps, the longest step.
+FAR_RADII, FAR_EACH, FAR_CLIMB, FAR_LONGEST = (100.0, 30.0), 8, 32, 10.0
+
+
+Evaluated: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
 class InitializationError(ModelError):
@@ -49,26 +60,48 @@ def find_starts(
 
     Returns:
       points `(lanes, count, dim)`, and which lanes have any, `(lanes,)`; where a lane has fewer than `count`
-      points, its highest stands more than once. Where a lane has none, some candidate.
+      points, its highest stands more than once. Where a lane has none, some candidate. One point more where several
+      are asked for and a far one is worth it.
     """
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
     z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
+    best, heights = _uphill(density, z, density(z), CLIMB, LONGEST)
+    found = np.any(np.isfinite(heights), axis=1)
+    points = np.stack([some[_apart(some, high, count)] for some, high in zip(best, heights)])
+    if count == 1:
+        return points, found
+    radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
+    z = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
+    far, high = _uphill(density, z, density(z), FAR_CLIMB, FAR_LONGEST)
+    # Those that ended where the highest lies, or much lower, are nothing new.
+    elsewhere = np.abs(far - points[:, :1]).max(axis=2, initial=0.0) > ELSEWHERE
+    high = np.where(elsewhere & (high >= heights.max(axis=1, keepdims=True) - LOWER - dim), high, -np.inf)
+    if np.isfinite(high).any():
+        at, worth = high.argmax(axis=1), np.any(np.isfinite(high), axis=1)
+        chosen = np.where(worth[:, None], far[np.arange(len(far)), at], points[:, 0])
+        points = np.concatenate([points, chosen[:, None]], axis=1)
+    return points, found
+
+
+def _uphill(
+    density: Callable[[np.ndarray], Evaluated], z: np.ndarray, evaluated: Evaluated, steps: int, longest: float
+) -> Evaluated:
+    """The highest points that candidates `z`, `(lanes, points, dim)`, come by, and their log densities."""
     step = np.full_like(z, 0.1)
     # Signs alone: gradients of a bad start may be of any size, and their sizes say nothing of the way.
     best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
-    for _ in range(CLIMB):
-        log_p, gradient = density(z)
+    for step_left in reversed(range(steps)):
+        log_p, gradient = evaluated
         finite = np.isfinite(log_p) & np.isfinite(gradient).all(axis=2)
         better = finite & (log_p > best_log_p)
         best[better], best_log_p[better] = z[better], log_p[better]
         # Where the density is not finite, go half the way back to the best point, or to the origin.
         z = np.where(finite[..., None], z, (z + np.where(np.isfinite(best_log_p)[..., None], best, 0.0)) / 2)
         sign = np.sign(np.where(finite[..., None], gradient, 0.0))
-        step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, 1.2]), 1e-6, 0.5)
+        step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, 1.2]), 1e-6, longest)
         z, previous = z + step * sign, sign
-    found = np.any(np.isfinite(best_log_p), axis=1)
-    points = np.stack([points[_apart(points, heights, count)] for points, heights in zip(best, best_log_p)])
-    return points, found
+        evaluated = density(z) if step_left else evaluated
+    return best, best_log_p
 
 
 def starts_of(target: Target, rng: np.random.Generator, count: int, density: Density | None = None) -> np.ndarray:

@@ -5,14 +5,16 @@ one of them, and every method is a question about a distribution: of the guide, 
 
 In order; a file imports only from those above it:
 
-- `weighted_draws`: draws of a guide, what they weigh, and what weighing them shows.
+- `weighted_draws`: draws of a guide and of what surrounds it, and what they weigh.
+- `quantities`: what a user reads off, and by how much the guide has it wrong.
 - `report`: the numbers, the limits that decide, the sentences for each reason, and how all is shown.
 - `linear_response`: the covariances that mean field leaves out.
 - `row_evidence`: each row by itself, where all latent variables stand in one plate.
 - `judge`: from a solution to its report.
-- `correction`: draws of the posterior itself, by importance resampling.
+- `correction`: averages, quantiles and draws of weighted draws.
 - `optimality_gap`: how far below the best of its family a fit may lie.
 - `summary`: the table of means, sds and quantiles.
+- `by_row`: the questions about single rows.
 - `posterior`: `Posterior`, the answer.
 
 To judge by one more number: measure it in a file of its own, give it a field of `Report`, a limit and a sentence in

@@ -1,42 +1,51 @@
-"""Draws of the posterior itself, by importance resampling of a guide's: all different, never copies.
-
-A draw of weight `w` is taken `n w` times, rounded up or down at random, and never twice: what a weight exceeds `1/n` by
-is cut off. The number weighed grows until that is at most three per cent of the whole. (With copies, quantiles and
-plots of `n` draws would look as exact as those of `n` different ones.)
-"""
+"""What a posterior says where weighted draws are its best answer: averages, quantiles and draws."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
-from vbppl.core.numerics import psis
-from vbppl.core.types import Array
-from vbppl.inference.solution import Solution
-from vbppl.posterior.weighted_draws import draw
-
-POOL = 20  # draws that are weighed at first for one that is asked for
-MOST_LOST = 0.03  # of the weight, to draws that would be needed more than once
+from vbppl.core.errors import RepeatedDrawsWarning
+from vbppl.posterior.weighted_draws import WeightedDraws, values_of
+from vbppl.target.target import Target
 
 
-def resample(solution: Solution, rng: np.random.Generator, n: int) -> dict[str, Array]:
-    """`n` draws on the sites' supports, `(n, ...)` each.
+def resampled(target: Target, draws: WeightedDraws, rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    """`n` draws on the sites' supports, `(n, ...)` each; beyond the effective number some are repeated."""
+    if n > draws.ess:
+        text = (
+            f"{n:,} draws are taken of weighted ones that are worth {draws.ess:,.0f}: some stand more than once, "
+            "and no average gets more exact by them."
+        )
+        warnings.warn(RepeatedDrawsWarning(text), stacklevel=4)
+    return values_of(target, draws.z[draws.chosen(rng, n)])
 
-    Raises:
-      ValueError: the weights cannot be trusted; the message says by how much.
+
+class Expectation(NamedTuple):
+    """A mean with its Monte Carlo standard error, of the shape of what was averaged."""
+
+    value: np.ndarray | np.floating
+    se: np.ndarray | np.floating
+
+
+def variance(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The weighted variance of each scalar of `values`, `(draws, ...)`."""
+    return np.tensordot(weights, (values - np.tensordot(weights, values, 1)) ** 2, 1)
+
+
+def weighted_quantile(values: np.ndarray, weights: np.ndarray, q: float | Sequence[float]) -> np.ndarray:
+    """Of each scalar of `values`, `(draws, ...)`: linear in between the middles of the draws' shares.
+
+    The first and the last draw are quantiles 0 and 1, as NumPy has it where all weigh the same.
     """
-    guide, phi, target = solution.guide, solution.phi, solution.target
-    log_ratio, z = np.zeros(0), np.zeros((0, target.dim))
-    for pool in (POOL * n, 3 * POOL * n):
-        new, more = draw(guide, phi, target, rng, pool)
-        log_ratio, z = np.append(log_ratio, more), np.append(z, new, axis=0)
-        smoothed = psis.smooth(np.where(np.isfinite(log_ratio), log_ratio, -np.inf))
-        kept, lost = psis.capped(np.exp(smoothed.log_weights), 1 / n)
-        if smoothed.usable and lost <= MOST_LOST:
-            # Systematic: to take the heaviest draws once only would bring back the guide's sds.
-            shares = np.cumsum(kept)
-            at = rng.permutation(np.arange(n) + rng.uniform()) / n
-            return target.constrain(z[np.searchsorted(shares / shares[-1], at)])
-    raise ValueError(
-        f"importance weights cannot repair this guide: Pareto k {smoothed.shape:.2f}, and {lost:.1%} of the weight "
-        f"of {len(z):,} draws lies in a few that {n} different ones cannot hold. See posterior.check()."
-    )
+    flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+    found = np.empty((np.size(q), flat.shape[1]))
+    for i, column in enumerate(flat.T):
+        order = np.argsort(column)
+        middles = np.cumsum(weights[order]) - weights[order] / 2
+        middles = (middles - middles[0]) / max(middles[-1] - middles[0], 1e-300)
+        found[:, i] = np.interp(np.ravel(q), middles, column[order])
+    return found.reshape((*np.shape(q), *values.shape[1:]))

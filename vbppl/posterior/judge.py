@@ -1,14 +1,13 @@
 """Judging a solution against its density: the report.
 
-Draws from the guide are weighed by `w = p / q`, and three questions are asked of them, because none
-alone is enough. How much do the `log w` vary? (At the exact posterior not at all.) Does weighing
-move a mean or a standard deviation? And can the weights themselves be trusted (effective sample
-size, Pareto k)? Pareto k alone gives false alarms exactly where a fit is nearly perfect and the
-weights almost constant. What the draws cannot see is looked for elsewhere: another mode by the
-restarts of the solver, a heavy tail along the ridges of the density.
+Draws of the guide, and draws far out that it does not reach, are weighed together (`weighted_draws`), and the means and
+sds of what a user reads off are compared with the guide's (`quantities`). What weighing cannot show is looked for
+elsewhere: another mode by the restarts of the solver, a heavy tail along the ridges of the density, correlations by
+the average curvature of a mean-field bound.
 
-What the solver tells against its solution (not converged, other modes) makes it poor whatever the draws say: they come
-from the guide, and cannot know.
+What the solver tells against its solution (not converged, other modes) makes it poor whatever the draws say.
+
+A judge takes no more evaluations of the density than the fit has taken gradients, or than `CHEAP`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ import time
 import numpy as np
 
 from vbppl.core.keys import host_generator
-from vbppl.core.numerics import psis
 from vbppl.core.types import PyTree
 from vbppl.core.watch import Watch
 from vbppl.guides.base import Guide
@@ -28,16 +26,19 @@ from vbppl.guides.noise import Nothing
 from vbppl.inference import bound
 from vbppl.inference.bound import WORK, Estimate, work
 from vbppl.inference.solution import Note, Solution
-from vbppl.posterior import report
+from vbppl.posterior import quantities, report
 from vbppl.posterior.linear_response import Curvature, curvature
-from vbppl.posterior.report import Report, Unjudged, shape_reasons, solver_reasons
+from vbppl.posterior.quantities import Errors, Worst
+from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
-from vbppl.posterior.weighted_draws import Weighing, Worst, draw, weigh
+from vbppl.posterior.weighted_draws import TRUSTED_K, Drawn, WeightedDraws, draw, draw_more, reaches_out
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.target import Target
 
-DRAWS, MORE = 4_000, 12_000  # draws, and more in doubt
-TAIL_DIM, REACH = 64, 10  # dims; sds
+CHEAP = 3_000  # evaluations that any fit is worth
+DRAWS, IN_DOUBT = 2_048, (8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
+FEWEST, WORTH = 256, 2_000  # of an expensive density; effective draws that are answer enough
+TAIL_DIM = 64
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
 
@@ -75,106 +76,132 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch) -> Report | Unjud
 def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch) -> Report:
     """By draws of all coordinates together."""
     guide, phi, target = solution.guide, solution.phi, solution.target
-    rng, names = host_generator(raw, "judge"), target.layout.coordinates
-    tail, curved = _tail(guide, phi, target), curvature(guide, phi, target, raw)
+    rng, normal = host_generator(raw, "judge"), _normal_of(guide, phi, target)
+    found = _Found(solution, elbo, _tail(normal, target), curvature(guide, phi, target, raw), normal)
     # Intermediate values grow with the data, and so does the price of a draw.
-    most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), 256, DRAWS + MORE))
-    weighing = weigh(*draw(guide, phi, target, rng, min(most, DRAWS)), names)
-    card = _report(solution, elbo, weighing, tail, curved)
-    doubtful = card.verdict != "good" or card.log_weight_sd > report.LOG_WEIGHT_SD
-    if doubtful and most > DRAWS and watch.is_over:
-        text = f"by {DRAWS:,} draws only, as the time was over; in doubt there would be {most:,}"
-        card = dataclasses.replace(card, notes=(Note("judging", text), *card.notes))
-    elif doubtful and most > DRAWS:
-        # The shifts and the tail shape of few draws are noisy: where something may be wrong, many more are taken.
-        z, log_ratio = draw(guide, phi, target, rng, most - DRAWS)
-        before = weighing.draws
-        weighing = weigh(np.append(before.z, z, axis=0), np.append(before.log_ratio, log_ratio), names)
-        card = _report(solution, elbo, weighing, tail, curved)
-    if card.verdict == "poor" and curved.factor is not None and solution.status.converged:
-        card = _corrected_by_linear_response(card, solution, curved.factor, rng)
-    return dataclasses.replace(card, draws=weighing.draws.few())
+    most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), FEWEST, IN_DOUBT[-1]))
+    most = min(most, max(CHEAP, solution.status.gradients))
+    drawn = draw(guide, phi, target, rng, min(most, DRAWS))
+    card = _report(found, drawn)
+    if not card.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
+        # A few heavy weights may be all rounding: far out a density in single precision can be any number.
+        drawn = drawn.without_rounded(target)
+        card = _report(found, drawn)
+    # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer.
+    for wanted in IN_DOUBT:
+        more = min(wanted, most) - len(card.draws)
+        hopeless = bool(solver_reasons(solution.status, solution.other_modes)) and card.verdict == "poor"
+        answered = card.verdict == "good" or (card.verdict == "corrected" and card.draws.ess > WORTH)
+        if answered or hopeless or more < FEWEST:
+            break
+        if watch.is_over:
+            text = f"by {len(card.draws):,} draws only, as the time was over; in doubt there would be {most:,}"
+            card = dataclasses.replace(card, notes=(Note("judging", text), *card.notes))
+            break
+        further = draw_more(guide, phi, target, rng, more, card.draws)
+        drawn = drawn.joined(further.without_rounded(target) if reaches_out(guide, target) else further)
+        card = _report(found, drawn)
+    if card.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
+        card = _corrected_by_linear_response(found, found.curved.factor, card, max(most, DRAWS), rng)
+    return _kept(card)
 
 
-def _report(solution: Solution, elbo: Estimate, weighing: Weighing, tail: Worst, curved: Curvature) -> Report:
-    """What was found, and the verdict on it."""
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is known of a solution before its draws are weighed."""
+
+    solution: Solution
+    elbo: Estimate
+    tail: Worst
+    curved: Curvature
+    normal: tuple[np.ndarray, np.ndarray] | None
+
+
+def _kept(card: Report) -> Report:
+    """The same, holding on to no more draws than there is room for."""
+    return dataclasses.replace(card, draws=card.draws.few())
+
+
+def _report(found: _Found, drawn: Drawn) -> Report:
+    """What the draws show, and the verdict."""
+    solution, draws = found.solution, drawn.weighed()
+    factor = found.curved.factor if found.curved.factor is not None else (found.normal[1] if found.normal else None)
+    errors = quantities.errors(solution.target, draws, factor)
     card = Report(
-        elbo,
-        weighing.log_weight_sd,
-        weighing.ess,
-        weighing.smoothed.shape,
-        weighing.log_evidence,
-        weighing.mean_shift,
-        weighing.log_sd_shift,
-        tail,
-        curved.widened,
-        curved.least,
-        weighing.draws,
+        found.elbo,
+        draws,
         solution.other_modes,
+        log_evidence=draws.log_evidence if draws.trusted else np.nan,
+        mean_error=_worst(np.abs(errors.mean), errors.mean_se, errors),
+        log_sd_error=_worst(errors.log_sd, errors.log_sd_se, errors),
+        tail=found.tail,
+        told_apart=quantities.total_variation(draws),
+        worst_told_apart=errors.told_apart,
+        widened=found.curved.widened,
+        least_eigenvalue=found.curved.least,
+        log_weight_sd=draws.log_weight_sd,
+        ess=draws.ess / len(draws),
+        pareto_k=draws.pareto_k,
         status=solution.status,
         notes=solution.notes,
     )
-    return _with_verdict(card, solution.target, weighing)
+    centred = np.any(solution.target.centred)
+    advice = (*([report.DECENTER] if centred else []), report.SAMPLER)
+    return decided(card, errors, mends(draws, errors), advice)
 
 
-def _with_verdict(card: Report, target: Target, weighing: Weighing) -> Report:
-    """Good without reasons; corrected where weighing mends what they say; else poor."""
-    reasons = shape_reasons(card, target.dim, len(weighing.draws.z), weighing.lost)
-    fatal = solver_reasons(card.status, card.other_modes)
-    # Of weights that are nearly constant the shape of the tail means nothing.
-    trusted = card.pareto_k < report.TRUSTED_K or card.ess > psis.EVEN
-    mendable = trusted and card.ess >= report.CORRECTING_ESS and not weighing.lost
-    mendable = mendable and not card.tail.value > report.HEAVY_TAIL
-    if not reasons and not fatal:
-        return dataclasses.replace(card, verdict="good", reasons=(), advice=())
-    # Weighing cannot bring back what the guide's draws never reach, nor a mode that they do not know of.
-    if fatal or not mendable:
-        advice = (*([report.DECENTER] if np.any(target.centred) else []), report.SAMPLER)
-        return dataclasses.replace(card, verdict="poor", reasons=(*reasons, *fatal), advice=advice)
-    return dataclasses.replace(card, verdict="corrected", reasons=tuple(reasons), advice=(report.RESAMPLE,))
+def mends(draws: WeightedDraws, errors: Errors) -> bool:
+    """Whether averages over the weighted draws are right, as far as they reach."""
+    known = np.all(np.nan_to_num(np.maximum(errors.mean_se, errors.log_sd_se)) < report.KNOWN)
+    return bool(draws.trusted and known)
+
+
+def _worst(value: np.ndarray, se: np.ndarray, errors: Errors) -> Worst:
+    """The greatest, as far as it is known: noise alone makes the greatest of many look great."""
+    if not np.isfinite(value).any():
+        return report.NOTHING
+    at = int(np.nanargmax(np.abs(value) - 2 * se))
+    return Worst(float(value[at]), errors.name(at), float(se[at]))
 
 
 def _corrected_by_linear_response(
-    card: Report, solution: Solution, factor: np.ndarray, rng: np.random.Generator
+    found: _Found, factor: np.ndarray, card: Report, affordable: int, rng: np.random.Generator
 ) -> Report:
-    """The card of a mean-field fit that is poor for its correlations alone.
+    """The card of a mean-field fit that its correlations make poor, if the normal that has them can be weighed.
 
-    The Gaussian with the linear-response covariance is held to the same standard: where it meets it, its sds are
-    the ones to use.
+    Draws of the Gaussian with the linear-response covariance then stand in the place of the guide's.
     """
-    if solution.other_modes.found:
-        return card
+    solution = found.solution
     phi, target = solution.phi, solution.target
     gaussian = FullRank().of(np.asarray(MeanField().loc(phi), np.float64), factor).astype(phi.dtype)
-    weighing = weigh(*draw(FullRank(), gaussian, target, rng, DRAWS), target.layout.coordinates)
-    # Its own curvature is left out: correlations are what it has.
-    if _report(solution, card.elbo, weighing, card.tail, Curvature()).reasons:
-        return card
-    return dataclasses.replace(card, verdict="corrected", advice=(report.LINEAR_RESPONSE, "guide='full_rank'"))
+    normal = normal_of(FullRank(), gaussian)
+    nearer = dataclasses.replace(found, tail=_tail(normal, target), curved=Curvature(), normal=normal)
+    again = _report(nearer, draw(FullRank(), gaussian, target, rng, min(IN_DOUBT[0], affordable)))
+    errors = quantities.errors(target, again.draws, None)
+    if again.verdict == "corrected" or (again.verdict == "good" and mends(again.draws, errors)):
+        text = (
+            "weighed are draws of the normal with the linear-response covariance, since mean field has no correlations"
+        )
+        return dataclasses.replace(
+            card,
+            draws=again.draws,
+            log_evidence=again.log_evidence,
+            ess=again.ess,
+            pareto_k=again.pareto_k,
+            verdict="corrected",
+            advice=(report.CORRECTED, "guide='full_rank'"),
+            notes=(Note("judging", text), *card.notes),
+        )
+    return card
 
 
-def _tail(guide: Guide, phi: PyTree, target: Target) -> Worst:
-    """How much wider than the guide the density is along its ridges, the log of it, and of which coordinate.
+def _normal_of(guide: Guide, phi: PyTree, target: Target) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and factor of the normal that the guide is; None where it is none, or where factors are dear."""
+    return normal_of(guide, phi) if 0 < target.dim <= quantities.DIRECTION_DIM else None
 
-    The ridge of a coordinate runs through the guide's conditional means of the others. Along it a Gaussian
-    falls off by `t^2 / 2` at `t` sds, further out than any draw goes; a density with heavier tails does not.
-    """
-    normal = normal_of(guide, phi) if 0 < target.dim <= TAIL_DIM and target.data_size <= HEAVY else None
-    if normal is None:
-        return Worst(np.nan, "not looked at")
-    loc, factor = normal
-    covariance = factor @ factor.T
-    # E[z | z_i at t sds] = loc + t Cov[:, i] / sd_i: a column for each coordinate.
-    ridges = covariance / np.sqrt(np.diagonal(covariance))
-    # Steps of an eighth of an sd: the trapezoid's error for a normal is below rounding.
-    t = np.linspace(-REACH, REACH, 8 * REACH + 1)
-    log_p = evaluate(target, (loc + t[:, None, None] * ridges.T).reshape(-1, target.dim))[0].reshape(len(t), -1)
-    if not np.isfinite(log_p).any(axis=0).all():
-        return Worst(np.nan, "not looked at")
-    log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
-    weights = np.exp(log_p - log_p.max(axis=0))
-    weights /= weights.sum(axis=0)
-    mean = weights.T @ t
-    log_sds = 0.5 * np.log(np.sum(weights * (t[:, None] - mean) ** 2, axis=0))
-    worst = int(np.argmax(log_sds))
-    return Worst(float(log_sds[worst]), target.layout.coordinates[worst])
+
+def _tail(normal: tuple[np.ndarray, np.ndarray] | None, target: Target) -> Worst:
+    """What lies along the ridges, where they can be looked at."""
+    if normal is None or target.dim > TAIL_DIM or target.data_size > HEAVY:
+        return report.NOTHING
+    return quantities.tail(target, normal, lambda z: evaluate(target, z)[0])

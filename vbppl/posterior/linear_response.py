@@ -41,7 +41,7 @@ from vbppl.core.tables import Table, labels, number
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
-from vbppl.posterior.weighted_draws import Worst
+from vbppl.posterior.quantities import Worst
 from vbppl.target.batched import HEAVY, evaluate, hessian_times
 from vbppl.target.target import Target
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.keys import host_generator, raw_key
-from vbppl.core.pytree import pytree
+from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, PyTree, Seed
 from vbppl.guides import networks
 from vbppl.guides.base import Guide
@@ -19,31 +20,46 @@ from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Solution, Status
 from vbppl.model import predictive
 from vbppl.model.model import Model
-from vbppl.posterior import row_evidence
-from vbppl.posterior.correction import resample
+from vbppl.posterior.by_row import ByRow, check_count
+from vbppl.posterior.correction import Expectation, resampled, variance, weighted_quantile
 from vbppl.posterior.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.optimality_gap import optimality_gap
 from vbppl.posterior.report import Report, Unjudged
 from vbppl.posterior.summary import Summary, summarise
+from vbppl.posterior.weighted_draws import values_of
 from vbppl.target.density import packed_params
-from vbppl.target.target import Target, model_of, param_values, with_data
+from vbppl.target.target import Target, model_of, param_values
 
 VALUES = 2**24  # numbers that the draws behind a table may hold
 
 
 @pytree
-class Posterior:
+class Posterior(ByRow):
     """What was solved and how good it is: a frozen pytree without hidden state.
 
     Values are on the sites' supports, by the sites' names; deterministic sites are included.
 
+    It speaks of the best answer that there is: where the verdict is "corrected", of the draws that the judge has
+    weighed, else through the guide.
+
     Attributes:
       solution: what the solver gave back.
       report: how good it is; `check()` returns it.
+      corrects: whether a correction is used where there is one.
     """
 
     solution: Solution
     report: Report | Unjudged
+    corrects: bool = static(default=True)
+
+    @property
+    def is_corrected(self) -> bool:
+        """Does it speak of weighted draws in the place of the guide's?"""
+        return self.corrects and self.report.verdict == "corrected"
+
+    def uncorrected(self) -> Posterior:
+        """The guide alone, whatever the verdict."""
+        return dataclasses.replace(self, corrects=False)
 
     @property
     def target(self) -> Target:
@@ -78,33 +94,62 @@ class Posterior:
         """Why the fit ended, and what happened on the way."""
         return self.solution.status
 
-    def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
-        """`n` independent draws: for each site `(n, ...)`."""
-        _check_count(n)
+    def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
+        """`n` draws: for each site `(n, ...)`.
+
+        Independent ones of the guide; where the verdict is "corrected" weighted ones, each as often as it weighs. Of
+        those there is a limited number: beyond what they are worth some are repeated, which a warning says.
+        """
+        check_count(n)
+        if self.is_corrected and isinstance(self.report, Report):
+            return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
         return bound.sample(self.guide, self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
 
     def mean(self) -> dict[str, np.ndarray | np.floating]:
-        """The mean of each site; exact where the guide is Gaussian and the site is real."""
-        return {name: np.mean(draws, axis=0, dtype=np.float64) for name, draws in self._table_draws().items()}
+        """The mean of each site; exact where the guide is Gaussian, not corrected, and the site is real."""
+        values, weights = self._table_draws()
+        return {name: np.tensordot(weights, np.asarray(x, np.float64), 1)[()] for name, x in values.items()}
 
     def sd(self) -> dict[str, np.ndarray | np.floating]:
         """The standard deviation of each site; exact where `mean` is."""
-        return {name: np.std(draws, axis=0, dtype=np.float64) for name, draws in self._table_draws().items()}
+        values, weights = self._table_draws()
+        return {name: np.sqrt(variance(np.asarray(x, np.float64), weights))[()] for name, x in values.items()}
 
     def quantiles(self, q: float | Sequence[float]) -> dict[str, np.ndarray]:
         """Quantiles of each site, `(..., )` for a number `q` and `(len(q), ...)` for several."""
-        return {name: np.quantile(np.asarray(d, np.float64), q, axis=0) for name, d in self._table_draws().items()}
+        values, weights = self._table_draws()
+        return {name: weighted_quantile(np.asarray(x, np.float64), weights, q) for name, x in values.items()}
+
+    def expectation(self, f: Callable[[dict[str, Array]], Array]) -> Expectation:
+        """The mean of a function of the sites, with its Monte Carlo error.
+
+        >>> import vbppl as vb, vbppl.distributions as dist
+        >>> @vb.model
+        ... def one_number():
+        ...     vb.sample("x", dist.Normal(1.0, 1.0))
+        >>> positive = vb.fit(one_number()).expectation(lambda site: site["x"] > 0.0)
+        >>> print(f"{positive.value:.2f}")  # Phi(1) = 0.841
+        0.84
+
+        Args:
+          f: from one value of each site, `{"mu": (), "theta": (8,), ...}`, to an array; JAX maps it over the draws.
+        """
+        values, weights = self._table_draws()
+        found = np.asarray(jax.vmap(f)(jax.tree.map(jnp.asarray, values)), np.float64)
+        mean = np.tensordot(weights, found, 1)
+        return Expectation(mean[()], np.sqrt(np.tensordot(weights**2, (found - mean) ** 2, 1))[()])
 
     def covariance(self, *names: str) -> np.ndarray:
         """The covariance matrix of all scalars of the sites `names` (all sites if none), in order."""
-        columns = [np.asarray(draws, np.float64) for draws in self._chosen(names).values()]
+        values, weights = self._table_draws()
+        columns = [np.asarray(values[name], np.float64) for name in self._checked(names)]
         flat = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
-        return np.atleast_2d(np.cov(flat, rowvar=False, ddof=0))
+        return np.atleast_2d(np.cov(flat, rowvar=False, ddof=0, aweights=weights))
 
     def log_prob(self, values: Mapping[str, Any]) -> Array:
-        """The posterior's log density at `values`: a scalar, or `(n,)` for draws.
+        """The guide's log density at `values`, never corrected: a scalar, or `(n,)` for draws.
 
-        Stands on the same footing as `model.log_joint`: the mean over draws of
+        Stands on the same footing as `model.log_joint`: the mean over draws of `posterior.uncorrected()` of
         `log_joint - log_prob` is the ELBO.
         """
         return bound.log_prob_of_values(self.guide, self.phi, self.target, values)
@@ -118,7 +163,9 @@ class Posterior:
         """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
-        return summarise(self._chosen(names), notes)
+        values, weights = self._table_draws()
+        chosen = {name: values[name] for name in self._checked(names)}
+        return summarise(chosen, notes, weights if self.is_corrected else None)
 
     def check(self, gap: bool = False) -> Report:
         """The report card: the verdict, why, and the numbers behind it.
@@ -149,88 +196,41 @@ class Posterior:
         rng = host_generator(np.zeros(2, np.uint32), "linear response")
         return linear_response(self.target, loc, log_sd, self._checked(names), rng)
 
-    def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
-        """`n` draws of the posterior itself, by importance resampling: all different, never copies.
-
-        Draws of the guide are weighed, and the weights Pareto-smoothed. A draw of weight `w` is taken
-        `n w` times, rounded up or down at random, and never twice: what a weight exceeds 1/n by is cut
-        off. The number weighed grows until that is at most three per cent of the whole.
+    def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
+        """`n` draws weighed by importance, whatever the verdict: what `sample` gives where it is "corrected".
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
         """
-        _check_count(n)
-        return resample(self.solution, host_generator(raw_key(seed), "resample"), n)
+        check_count(n)
+        if isinstance(self.report, Unjudged) or not self.report.draws.trusted:
+            worth = "" if isinstance(self.report, Unjudged) else self.report.draws.worth
+            raise ValueError(f"importance weights cannot repair this guide{worth}. See posterior.check().")
+        return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
 
-    def predict(self, model: Model | None = None, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
+    def predict(
+        self, model: Model | None = None, n: int = 1000, seed: Seed = 0, draws: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
         """Posterior predictive draws: what the model says of data not yet seen.
 
         Args:
           model: the same function applied to other arguments (other data, another number of rows,
             `y=None`); the fitted one if None.
+          n: how many.
+          seed: of what is drawn.
+          draws: values of the latent sites to predict from, `(draws, ...)` each, in the place of the posterior's own.
 
         Returns:
           for each site that the posterior does not fix, observed and deterministic, `(n, ...)`. A site whose rows
           an encoder, or a guide program that has the model's own arguments, reads off `model` is one of them.
         """
-        _check_count(n)
+        check_count(n)
         model = model_of(self.target) if model is None else model
         predictive.check_in_memory(model)
         model = model.in_training(model_of(self.target).states, None)
-        rng = host_generator(raw_key(seed), "posterior")
-        values, z, anew = bound.transfer(self.guide, self.phi, self.target, model, rng, n)
+        values, z, anew = self._transfer(model, n, seed, draws)
         params, weights = packed_params(self.target), dict(zip(self.target.layout.movable, self.target.centred))
         return predictive.predict(model, values, params, raw_key(seed), n, z, weights, anew)
-
-    def log_evidence(
-        self, model: Model | None = None, guide: Model | None = None, n: int = 5000, seed: Seed = 0
-    ) -> row_evidence.RowEvidence:
-        """The log evidence of each row by itself, by importance sampling: the test log likelihood of a VAE.
-
-        For models all of whose sites stand in one plate. The estimate is a bound that rises with `n`.
-
-        Args:
-          model: the same function applied to other rows; the fitted ones if None.
-          guide: where the guide is a program, it applied to them.
-          n: draws a row; they are made in chunks, so that memory does not grow with them.
-        """
-        _check_count(n)
-        target, moved = self._moved(model, guide)
-        return row_evidence.row_evidence(moved, self.phi, target, raw_key(seed), n)
-
-    def amortisation_gap(
-        self, model: Model | None = None, guide: Model | None = None, rows: int = 200, seed: Seed = 0
-    ) -> row_evidence.AmortisationGap:
-        """What the encoder loses against the best normal of each row, in nats a row.
-
-        Args:
-          model: the same function applied to other rows; the fitted ones if None.
-          guide: where the guide is a program, it applied to them.
-          rows: how many to look at, chosen at random.
-        """
-        target, moved = self._moved(model, guide)
-        return row_evidence.amortisation_gap(moved, self.phi, target, raw_key(seed), rows)
-
-    def _moved(self, model: Model | None, guide: Model | None) -> tuple[Target, Guide]:
-        """Target and guide at other rows."""
-        if model is None:
-            return self.target, self.guide
-        return with_data(self.target, model), networks.with_data(self.guide, guide)
-
-    def encode(self, rows: Any) -> Any:
-        """What an amortised guide says of rows that it may never have seen.
-
-        Args:
-          rows: what the encoder reads, with the rows along the first axis.
-
-        Returns:
-          a `Normal` with the `loc` and `scale` of each row's latent variable in unconstrained space,
-          `(rows, ...)`; its `sample(key, (n,))` draws from it.
-
-        Raises:
-          TypeError: the guide has no encoder.
-        """
-        return networks.encode(self.guide, self.phi, rows)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
@@ -247,6 +247,20 @@ class Posterior:
     def _repr_html_(self) -> str:
         return self.summary()._repr_html_()
 
+    def _transfer(self, model: Model, n: int, seed: Seed, draws: Mapping[str, Any] | None) -> networks.Transfer:
+        """Draws of the latent sites at the data of `model`: those given, the guide's at these data, or the answer's."""
+        names = [slot.name for slot in self.target.layout.slots]
+        if draws is None:
+            rng = host_generator(raw_key(seed), "posterior")
+            read_anew = networks.at_other_data(self.guide, self.phi, self.target, model, rng, n)
+            if read_anew is not None:
+                return read_anew
+            draws = self.sample(n, seed)
+        missing = [name for name in names if name not in draws]
+        if missing:
+            raise KeyError(f"draws have no site {missing[0]!r}; the latent sites are {', '.join(names)}.")
+        return networks.Transfer({name: jnp.asarray(draws[name]) for name in names})
+
     def _latent(self, n: int, seed: Seed) -> dict[str, Array]:
         draws = self.sample(n, seed)
         return {slot.name: draws[slot.name] for slot in self.target.layout.slots}
@@ -259,18 +273,13 @@ class Posterior:
             raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(known)}.")
         return tuple(names) or known
 
-    def _chosen(self, names: Sequence[str]) -> dict[str, np.ndarray]:
-        draws = self._table_draws()
-        return {name: draws[name] for name in self._checked(names)}
-
-    def _table_draws(self) -> dict[str, np.ndarray]:
-        """Moment-exact draws, the same at each call; fewer for very large models."""
+    def _table_draws(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Draws with weights that sum to one; moment-exact ones of the guide. The same at each call."""
+        if self.is_corrected and isinstance(self.report, Report):
+            draws = self.report.draws
+            weights = draws.weights[draws.counting]
+            return values_of(self.target, draws.z[draws.counting]), weights / weights.sum()
         draws = int(np.clip(VALUES // max(self.target.dim, 1), 256, 4096)) // 2 * 2
         rng = host_generator(np.zeros(2, np.uint32), "table")
-        return jax.tree.map(np.asarray, bound.quadrature(self.guide, self.phi, self.target, rng, draws))
-
-
-def _check_count(n: int) -> None:
-    """Refuse to draw nothing."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
+        values = bound.quadrature(self.guide, self.phi, self.target, rng, draws)
+        return jax.tree.map(np.asarray, values), np.full(draws, 1 / draws)

@@ -1,4 +1,10 @@
-"""The report of a fit: the limits that decide, the numbers, the verdict, and how they are shown."""
+"""The report of a fit: the limits that decide, the numbers, the verdict, and how they are shown.
+
+The rule. A fit is *good* where every quantity that a user reads off is right within the limits, two standard errors
+included, no tail was missed and the solver came to its end. It is *corrected* where it is not, but weighted draws are
+right: their weights can be trusted, the errors are known to a tenth of an sd, and no tail was missed. It is
+*unknown* where nothing speaks against it, but not everything could be measured; else it is *poor*.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +15,28 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vbppl.core.errors import PoorPosteriorError
 from vbppl.core.pytree import pytree, static
 from vbppl.core.tables import html_lines
 from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Note, NotSearched, Searched, Solution, Status
-from vbppl.posterior.weighted_draws import WeightedDraws, Worst
+from vbppl.posterior.quantities import Errors, Worst
+from vbppl.posterior.weighted_draws import WeightedDraws
 
-LOG_WEIGHT_SD = 0.7  # nats
-MEAN_SHIFT, LOG_SD_SHIFT = 0.2, 0.25  # sds; logs of sds
-LEAST_ESS, CORRECTING_ESS = 0.05, 0.1  # of the draws
-TRUSTED_K = 0.7
-SOME_DIMS, MANY_DIMS, MEASURED = 10, 30, 400  # dims; dims; effective draws
+MEAN_ERROR, LOG_SD_ERROR = 0.25, 0.30  # sds; logs of sds: with two standard errors
+KNOWN = 0.1  # a standard error below which an error counts as measured
+NARROW_TAIL, TAIL, HEAVY_TAIL = -1.2, 0.35, 0.7  # logs of sds along a ridge; the last cannot be weighed away
 DRAW_NOISE = 0.2  # sds
-TAIL, HEAVY_TAIL = 0.35, 0.7  # logs of sds
+MANY = math.log(11)  # the log of by what factor an sd is too large to be told in per cent
 CORRELATED, WIDENED = 1.4, 1.25  # by what factor an sd is too small: for a reason; to be named
+VERDICTS = ("poor", "unknown", "corrected", "good")  # from the worst to the best
 
 # Advice. That about coordinates is taken back where they were tried (`Report.without`).
 DECENTER = "vb.decenter(model): the scale of a site is latent"
-RESAMPLE = "posterior.resample(n): draws weighed by importance, which are nearer"
 SAMPLER = "a sampler, such as BlackJAX's NUTS on vb.target(model).log_density"
-LINEAR_RESPONSE = "posterior.linear_response(): sds with the correlations, which pass the checks that these fail"
+CORRECTED = "posterior.uncorrected() for the guide alone; all else speaks of the weighted draws"
 
-COLOURS = {"good": "#1a7f37", "corrected": "#9a6700", "poor": "#cf222e"}
+COLOURS = {"good": "#1a7f37", "corrected": "#9a6700", "unknown": "#57606a", "poor": "#cf222e"}
 
 
 class Gap(NamedTuple):
@@ -51,30 +57,34 @@ class Gap(NamedTuple):
         return f"optimality gap: {self.estimate:.2g} nats, below {self.bound:.2g} (95%, in this basin)"
 
 
+NOTHING = Worst(math.nan, "not looked at")
+
+
 @pytree
 class Report:
     """How good a fit is, and why.
 
     Attributes:
       elbo: of the guide, in nats.
-      log_weight_sd: the standard deviation of `log p - log q` over draws from `q`, in nats.
-      ess: effective sample size of the weights, as a fraction of the draws.
-      pareto_k: the shape of the weights' tail; below 0.7 their averages settle down.
-      log_evidence: by smoothed importance sampling, in nats; not a number where `pareto_k` forbids it.
-      mean_shift: by how many sds weighing moves the mean of the worst coordinate, and which.
-      log_sd_shift: how much it changes the log sd of the worst coordinate, and which.
+      log_evidence: by importance sampling, in nats; not a number where the weights cannot be trusted.
+      mean_error: by how many sds of the guide the mean of the worst quantity is off.
+      log_sd_error: the log of the right sd over the guide's, of the worst quantity.
       tail: the log of how much wider than the guide the density is along the ridge of the worst coordinate,
-        out to ten sds, and which; not a number where it was not looked at.
+        out to ten sds; not a number where it was not looked at.
+      told_apart: how often an ideal judge tells a draw of the guide from one of the posterior, one half at best.
+      worst_told_apart: the same where it sees one quantity only, that by which it is easiest.
       widened: for a mean-field guide the coordinates whose sds correlations would widen most, and by what
         factor, the widest first (linear response from the average curvature).
       least_eigenvalue: of that curvature, in units of the guide's sds; at or below zero the bound has no
         strict maximum. Not a number where it was not looked at.
       draws: what was weighed; none where each row was judged by itself.
+      log_weight_sd: the standard deviation of `log p - log q` over draws of the guide, in nats.
+      ess: the effective sample size of the weights, as a fraction of the draws.
+      pareto_k: the shape of the weights' tail; below 0.7 their averages settle down.
       other_modes: what the solver has found beside the fitted mode, or why it looked for nothing.
       seconds: what judging took by the clock.
       gap: a bound on what the guide's family could still gain, where it was asked for.
-      verdict: "good", "corrected" (the weighted draws of `posterior.resample` are right, the guide's own
-        are not quite) or "poor".
+      verdict: "good", "corrected" (the posterior speaks of the weighted draws, which are right), "unknown" or "poor".
       reasons: why not good, in words.
       advice: what to try next.
       status: why the fit ended.
@@ -83,17 +93,19 @@ class Report:
     """
 
     elbo: Estimate
-    log_weight_sd: float
-    ess: float
-    pareto_k: float
-    log_evidence: float
-    mean_shift: Worst
-    log_sd_shift: Worst
-    tail: Worst
-    widened: tuple[Worst, ...]
-    least_eigenvalue: float
     draws: WeightedDraws
     other_modes: Searched | NotSearched
+    log_evidence: float = math.nan
+    mean_error: Worst = NOTHING
+    log_sd_error: Worst = NOTHING
+    tail: Worst = NOTHING
+    told_apart: float = math.nan
+    worst_told_apart: Worst = NOTHING
+    widened: tuple[Worst, ...] = ()
+    least_eigenvalue: float = math.nan
+    log_weight_sd: float = math.nan
+    ess: float = math.nan
+    pareto_k: float = math.nan
     seconds: float = 0.0
     gap: Gap | None = None
     verdict: str = static(default="good")
@@ -105,21 +117,11 @@ class Report:
 
     @classmethod
     def unfinished(cls, solution: Solution, seconds: float) -> Report:
-        """Of a fit whose judging was interrupted: nothing is known, so it is poor."""
-        nothing = Worst(math.nan, "not looked at")
+        """Of a fit whose judging was interrupted: nothing is known."""
         return cls(
-            elbo=Estimate(math.nan, math.nan),
-            log_weight_sd=math.nan,
-            ess=math.nan,
-            pareto_k=math.nan,
-            log_evidence=math.nan,
-            mean_shift=nothing,
-            log_sd_shift=nothing,
-            tail=nothing,
-            widened=(),
-            least_eigenvalue=math.nan,
-            draws=WeightedDraws.none(solution.target.dim),
-            other_modes=solution.other_modes,
+            Estimate(math.nan, math.nan),
+            WeightedDraws.none(solution.target.dim),
+            solution.other_modes,
             seconds=seconds,
             verdict="poor",
             reasons=("the fit was interrupted before it was judged",),
@@ -140,49 +142,88 @@ class Report:
         """The same without one piece of advice, which has been followed."""
         return dataclasses.replace(self, advice=tuple(step for step in self.advice if step != advice))
 
-    def lines(self) -> list[str]:
-        """The card as lines of text."""
-        return [
-            f"verdict: {self.verdict}" + "".join(f"\n  - {reason}" for reason in self.reasons),
-            *(f"  but {caveat}" for caveat in self._caveats()),
-            *(f"  try: {step}" for step in self.advice),
-            *self._lines_of_numbers(),
-            *self._lines_of_the_solver(),
-            *map(str, self.notes),
-        ]
+    @property
+    def tail_is_met(self) -> bool:
+        """Is the density along its ridges as wide as the guide, as far as was looked?"""
+        return not (self.tail.value > TAIL or self.tail.value < NARROW_TAIL)
 
-    def _caveats(self) -> list[str]:
-        """What the verdict does not cover."""
-        return [str(self.other_modes)] if isinstance(self.other_modes, NotSearched) else []
+    def require(self, verdict: str = "corrected") -> None:
+        """For scripts: go on only where the answer is at least so good.
 
-    def _lines_of_numbers(self) -> list[str]:
-        evidence = f"{self.log_evidence:.3f} by PSIS" if np.isfinite(self.log_evidence) else "PSIS cannot say"
-        lines = [
-            f"ELBO {self.elbo} nats, so log evidence >= {self.elbo.value - 2 * self.elbo.se:.3f} ({evidence})",
-            f"log p - log q: sd {self.log_weight_sd:.2f} nats, ESS {self.ess:.0%} of the draws, "
-            f"Pareto k {self.pareto_k:.2f}",
-        ]
-        mean, log_sd = self.mean_shift, self.log_sd_shift
-        if np.isfinite(mean.value):
-            moved = f"weighing would move a mean by {mean.value:.2f} sd ({mean.name})"
-            lines.append(f"{moved}, a log sd by {log_sd.value:.2f} ({log_sd.name})")
+        Raises:
+          PoorPosteriorError: it is not; with the reasons.
+        """
+        if verdict not in VERDICTS:
+            raise ValueError(f"{verdict!r} is no verdict: {', '.join(VERDICTS)}.")
+        if VERDICTS.index(self.verdict) < VERDICTS.index(verdict):
+            why = "; ".join(self.reasons) or "see the report"
+            raise PoorPosteriorError(f"the posterior is {self.verdict}, not {verdict!r} or better: {why}.")
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """All that the card leaves out, a line each."""
+        lines = [f"log p - log q: sd {self.log_weight_sd:.2f} nats over draws of the guide"]
         if np.isfinite(self.tail.value):
-            wide = f"{np.exp(self.tail.value):.2f} times as wide at most ({self.tail.name})"
+            wide = f"{np.exp(self.tail.value):.2f} times as wide as the guide at most ({self.tail.name})"
             lines.append(f"out to ten sds the density is {wide}")
         if np.isfinite(self.least_eigenvalue):
             wide = ", ".join(f"{each.name} {each.value:.2f}" for each in self.widened if each.value > WIDENED)
             what = f"the sds of {wide} times" if wide else f"no sd by more than {WIDENED - 1:.0%}"
             lines.append(f"linear response would widen {what}; least curvature {self.least_eigenvalue:.2g}")
-        return lines
+        return (*self.reasons, *lines, *map(str, self.notes))
 
-    def _lines_of_the_solver(self) -> list[str]:
+    def lines(self) -> list[str]:
+        """The card, at most eight lines: verdict, worst quantity, what to do, evidence, how it ended, what it cost."""
+        lines = [self._verdict_line(), *self._worst_line()]
+        lines += [f"  try: {'; or '.join(self.advice[:2])}"] if self.advice else []
+        lines += self._evidence_lines()
+        searched = str(self.other_modes) if isinstance(self.other_modes, Searched) else ""
+        took = f"took {self.status.seconds:.2g} s, {self.status.compiling:.2g} s of them compiling"
         return [
-            f"stopped: {self.status}",
-            *([] if self._caveats() else filter(None, [str(self.other_modes)])),
-            *([str(self.gap)] if self.gap is not None else []),
-            f"took {self.status.seconds:.2g} s, {self.status.compiling:.2g} s of them compiling; "
-            f"judging it {self.seconds:.2g} s",
+            *lines,
+            f"stopped: {self.status}" + (f"; {searched}" if searched else ""),
+            f"{took}; judging it {self.seconds:.2g} s"
+            + (f". {len(self.notes)} note{'s' * (len(self.notes) > 1)}: check().details" if self.notes else ""),
         ]
+
+    def _verdict_line(self) -> str:
+        line = f"verdict: {self.verdict}"
+        if isinstance(self.other_modes, NotSearched):
+            line += f" as far as was looked ({self.other_modes})"
+        for first in self.reasons[:1]:
+            more = len(self.reasons) - 1
+            others = f", and {more} more reason{'s' * (more > 1)}: check().details" if more else ""
+            line += f": {first}{others}"
+        return line
+
+    def _worst_line(self) -> list[str]:
+        mean, log_sd = self.mean_error, self.log_sd_error
+        if not np.isfinite(mean.value + log_sd.value):
+            return []
+        mean_text = f"{mean.name} is {mean.value:.2f} ± {mean.se:.2f} sd off" if mean.se < KNOWN else "unknown"
+        sd_text = f"{log_sd.name} {_too_wide(log_sd)}" if log_sd.se < KNOWN else "unknown"
+        which = "of the guide alone, " if self.verdict == "corrected" else ""
+        return [f"  {which}worst mean: {mean_text}; worst sd: {sd_text} (limits {MEAN_ERROR:g} sd, 26% and 35%)"]
+
+    def _evidence_lines(self) -> list[str]:
+        lines = []
+        if np.isfinite(self.told_apart):
+            worst = f"; by {self.worst_told_apart.name} alone: {self.worst_told_apart.value:.0%}"
+            lines.append(
+                f"an ideal judge tells guide from posterior in {self.told_apart:.0%} of draws (50% is perfect)"
+                + (worst if self.worst_told_apart.name != "none" else "")
+            )
+        evidence = "log evidence unknown"
+        if np.isfinite(self.log_evidence) and np.isfinite(self.elbo.value):
+            loss = max(self.log_evidence - self.elbo.value, 0.0)
+            evidence = f"log evidence {self.log_evidence:.3f}: the guide is {loss:.2f} nats from the posterior (KL)"
+        gap = f"; {self.gap}" if self.gap is not None else ""
+        lines.append(f"ELBO {self.elbo} nats, {evidence}{gap}")
+        if len(self.draws):
+            far = int(np.sum(~self.draws.own))
+            worth = f"worth {self.ess * len(self.draws):,.0f}; Pareto k {self.pareto_k:.2f}"
+            lines.append(f"{len(self.draws):,} draws, {far:,} of them beside the guide's own, {worth}")
+        return lines
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -190,12 +231,9 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        reasons = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
-        advice = "".join(f"<li>but {html.escape(caveat)}</li>" for caveat in self._caveats())
-        advice += "".join(f"<li>try: {html.escape(step)}</li>" for step in self.advice)
-        rest = html_lines([*self._lines_of_numbers(), *self._lines_of_the_solver(), *map(str, self.notes)])
-        head = f"<p><b style='color:{COLOURS[self.verdict]}'>{self.verdict}</b></p>"
-        return f"{head}<ul>{reasons}{advice}</ul><p>{rest}</p>"
+        verdict, *rest = self.lines()
+        head = f"<p><b style='color:{COLOURS[self.verdict]}'>{html.escape(verdict)}</b></p>"
+        return f"{head}<p>{html_lines(line.strip() for line in rest)}</p>"
 
 
 @pytree
@@ -242,33 +280,78 @@ class Unjudged:
         return f"<p>{html_lines(str(self).splitlines())}</p>"
 
 
-def shape_reasons(card: Report, dim: int, draws: int, lost: float) -> list[str]:
-    """What speaks against the guide's shape, in words; empty where nothing does."""
+def decided(card: Report, found: Errors, mendable: bool, usual_advice: tuple[str, ...]) -> Report:
+    """The card with its verdict: see the head of this file.
+
+    Args:
+      card: the numbers.
+      found: the errors of all quantities.
+      mendable: whether weighing is known to mend what is wrong.
+      usual_advice: what to try where it does not.
+    """
+    off, unknown = _error_reasons(found)
+    missed, fatal = _shape_reasons(card), solver_reasons(card.status, card.other_modes)
+    if card.other_modes.held:
+        missed.append("there are several modes; the guide holds those that the restarts found, and there may be more")
+    reasons = (*fatal, *missed, *off, *unknown)
+    if not reasons:
+        return dataclasses.replace(card, verdict="good", reasons=(), advice=())
+    if mendable and not fatal and not (card.tail.value > HEAVY_TAIL) and not card.draws.lost:
+        return dataclasses.replace(card, verdict="corrected", reasons=reasons, advice=(CORRECTED,))
+    verdict = "poor" if fatal or missed or off else "unknown"
+    return dataclasses.replace(card, verdict=verdict, reasons=reasons, advice=usual_advice)
+
+
+def _error_reasons(found: Errors) -> tuple[list[str], list[str]]:
+    """What is off, and what could not be measured: the worst of each."""
+    off, unknown = [], []
+    both = (
+        ("mean", np.abs(found.mean), found.mean_se, MEAN_ERROR),
+        ("sd", np.abs(found.log_sd), found.log_sd_se, LOG_SD_ERROR),
+    )
+    for what, value, se, limit in both:
+        open_ = ~(value + 2 * se <= limit) & ~np.isnan(found.mean)
+        wrong = np.flatnonzero(open_ & (value - 2 * se > limit))
+        if len(wrong):
+            worst = int(wrong[np.argmax((value - 2 * se)[wrong])])
+            off.append(f"the {what} of {found.name(worst)} is off by {_amount(found, worst, what)}")
+        unsure = np.setdiff1d(np.flatnonzero(open_), wrong)
+        if len(unsure):
+            worst = int(unsure[np.argmax(np.nan_to_num(value + 2 * se, nan=np.inf)[unsure])])
+            known = se[worst] < KNOWN
+            by = f"may be too much: {_amount(found, worst, what)}" if known else "could not be measured"
+            unknown.append(f"the error of the {what} of {found.name(worst)} {by}")
+    return off, unknown
+
+
+def _amount(found: Errors, at: int, what: str) -> str:
+    """How far a mean or an sd is off, with its standard error."""
+    if what == "mean":
+        return f"{abs(found.mean[at]):.2f} ± {found.mean_se[at]:.2f} sd"
+    return _too_wide(Worst(float(found.log_sd[at]), "", float(found.log_sd_se[at])))
+
+
+def _too_wide(log_sd: Worst) -> str:
+    """By what share of the right sd the guide's is too small or too large."""
+    if log_sd.value < -MANY:
+        return f"more than {math.expm1(MANY):.0f} times too large"
+    off, error = abs(math.expm1(-log_sd.value)), math.exp(-log_sd.value) * log_sd.se
+    return f"{off:.0%} ± {error:.0%} too {'small' if log_sd.value > 0 else 'large'}"
+
+
+def _shape_reasons(card: Report) -> list[str]:
+    """What speaks against the guide's shape besides, in words; empty where nothing does."""
     reasons = []
-    mean, log_sd, tail = card.mean_shift, card.log_sd_shift, card.tail
-    if lost:
-        reasons.append(f"{lost:.1%} of the guide's draws have no finite density")
-    if mean.value > MEAN_SHIFT:
-        reasons.append(f"in unconstrained space the mean of {mean.name} is off by about {mean.value:.2f} sd")
-    if log_sd.value > LOG_SD_SHIFT:
-        off = f"{np.expm1(log_sd.value):.0%}"
-        reasons.append(f"in unconstrained space the sd of {log_sd.name} is off by about {off}")
-    if card.ess < LEAST_ESS:
-        reasons.append(f"the effective sample size is {card.ess:.1%} of the draws")
-    if tail.value > TAIL:
-        wide = f"the density of {tail.name} is {np.exp(tail.value):.1f} times as wide as the guide"
-        reasons.append(f"{wide}, in a tail that draws of the guide do not reach")
-    widest = card.widened[0] if card.widened else Worst(1.0, "")
+    if card.draws.lost:
+        reasons.append(f"{card.draws.lost:.1%} of the guide's draws have no finite density")
+    if not card.tail_is_met:
+        wide = f"the density of {card.tail.name} is {np.exp(card.tail.value):.2f} times as wide as the guide"
+        where = "in a tail that draws of the guide do not reach" if card.tail.value > 0 else "out to ten sds"
+        reasons.append(f"{wide}, {where}")
+    widest = next(iter(card.widened), Worst(1.0, ""))
     if widest.value > CORRELATED:
         what = f"the sd of {widest.name} {widest.value:.1f} times"
         reasons.append(f"correlations that mean field leaves out would widen {what}")
-    # The sd of log w grows with sqrt(dim) by itself. Beyond a few dims it decides only where the shifts, which
-    # are known to one over the root of the effective number of draws, cannot.
-    measured = dim >= SOME_DIMS and card.ess * draws >= MEASURED
-    if card.log_weight_sd > LOG_WEIGHT_SD * max(1.0, np.sqrt(dim / MANY_DIMS)) and not measured:
-        reasons.append(f"log p - log q varies by {card.log_weight_sd:.2f} nats over the guide's draws")
-    if card.other_modes.held:
-        reasons.append("there are several modes; the guide holds those that the restarts found, and there may be more")
     return reasons
 
 

@@ -26,13 +26,14 @@ from vbppl.guides import networks
 from vbppl.guides.base import Guide, row_wise
 from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Note, Solution
-from vbppl.posterior.report import LOG_WEIGHT_SD, Report, solver_reasons
-from vbppl.posterior.weighted_draws import WeightedDraws, Worst
+from vbppl.posterior.report import Report, solver_reasons
+from vbppl.posterior.weighted_draws import WeightedDraws
 from vbppl.target.target import Target
 
 NUMBERS = 2**23  # that intermediate values may hold at once
 BLOCK = 500  # rows at once
 REFINING, DRAWS, JUDGING = 600, 8, 512  # steps, draws a step, draws that judge
+LOG_WEIGHT_SD = 0.7  # nats
 JUDGED, MOST_FAILING = 128, 0.1  # rows; the fraction of them that may fail
 
 # Advice.
@@ -132,21 +133,15 @@ def judge_rows(solution: Solution, elbo: Estimate, raw_key: np.ndarray) -> Repor
     # The evidence adds up over rows, so a few whose weights do not settle down may not spoil it, but no more.
     usable = np.mean([s.usable for s in smoothed]) >= 1 - MOST_FAILING
     reasons, advice = _reasons_by_row(float(np.mean(~(sds <= LOG_WEIGHT_SD))), gap, solution)
-    nothing = Worst(math.nan, "not looked at row by row")
     text = f"each row by itself: the medians of {len(chosen)} rows, {JUDGING} draws each"
     return Report(
         elbo,
+        WeightedDraws.none(target.dim),
+        solution.other_modes,
+        log_evidence=elbo.value + plate.size * gap if usable else math.nan,
         log_weight_sd=float(np.median(sds)),
         ess=float(np.median([s.ess for s in smoothed])) / JUDGING,
         pareto_k=float(np.median([s.shape for s in smoothed])),
-        log_evidence=elbo.value + plate.size * gap if usable else math.nan,
-        mean_shift=nothing,
-        log_sd_shift=nothing,
-        tail=nothing,
-        widened=(),
-        least_eigenvalue=math.nan,
-        draws=WeightedDraws.none(target.dim),
-        other_modes=solution.other_modes,
         verdict="poor" if reasons else "good",
         reasons=tuple(reasons),
         advice=tuple(advice),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vbppl.core.tables import Table, labels, number
+from vbppl.posterior.correction import variance, weighted_quantile
 
 COLUMNS = ("mean", "sd", "5%", "50%", "95%")
 QUANTILES = (0.05, 0.5, 0.95)
@@ -19,12 +20,15 @@ class Summary:
     """Printed in a terminal it is a table of text; in a notebook, of HTML.
 
     Attributes:
-      sites: for each site its rows: for each scalar its label and mean, sd and 5, 50, 95% quantiles.
+      sites: for each site its rows: for each scalar its label and mean, sd and 5, 50, 95% quantiles; then, of
+        weighted draws, the Monte Carlo error of the mean.
       notes: lines to print under the table.
+      is_corrected: whether it is of weighted draws.
     """
 
     sites: tuple[tuple[tuple[str, tuple[float, ...]], ...], ...]
     notes: tuple[str, ...] = ()
+    is_corrected: bool = False
 
     @property
     def rows(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -42,7 +46,8 @@ class Summary:
                 hidden = len(lines) - SHOWN + 1
                 lines = [*lines[: SHOWN - 3], (f"... {hidden} more",), *lines[-2:]]
             rows += lines
-        return Table(("", *COLUMNS), tuple(rows), self.notes)
+        columns = (*COLUMNS, "MC error") if self.is_corrected else COLUMNS
+        return Table(("corrected" if self.is_corrected else "", *columns), tuple(rows), self.notes)
 
     def __str__(self) -> str:
         return str(self.table)
@@ -53,12 +58,17 @@ class Summary:
         return self.table._repr_html_()
 
 
-def summarise(draws: Mapping[str, np.ndarray], notes: Sequence[str]) -> Summary:
-    """The table for `draws`, `(n, ...)` for each site."""
+def summarise(draws: Mapping[str, np.ndarray], notes: Sequence[str], weights: np.ndarray | None = None) -> Summary:
+    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors where they are weighted."""
     sites = []
+    count = len(next(iter(draws.values()), ()))
+    shares = np.full(count, 1 / max(count, 1)) if weights is None else weights
     for name, values in draws.items():
         values = np.asarray(values, np.float64)
-        flat = values.reshape(len(values), -1)
-        columns = np.stack([flat.mean(0), flat.std(0), *np.quantile(flat, QUANTILES, axis=0)], axis=-1)
-        sites.append(tuple(zip(labels(name, values.shape[1:]), map(tuple, columns.tolist()))))
-    return Summary(tuple(sites), tuple(notes))
+        flat = values.reshape(len(values), int(np.prod(values.shape[1:])))
+        mean = shares @ flat
+        columns = [mean, np.sqrt(variance(flat, shares)), *weighted_quantile(flat, shares, QUANTILES)]
+        if weights is not None:
+            columns.append(np.sqrt(shares**2 @ (flat - mean) ** 2))
+        sites.append(tuple(zip(labels(name, values.shape[1:]), map(tuple, np.stack(columns, axis=-1).tolist()))))
+    return Summary(tuple(sites), tuple(notes), weights is not None)

@@ -1,127 +1,326 @@
-"""Draws of a guide, each with the densities of target and guide and the weight that they give it.
+"""Draws with the densities that weigh them: of a guide's own, and of points far out that its draws never reach.
 
-The weights `w = p / q` make averages over draws of the guide those of the posterior, as far as the guide reaches. How
-much they vary, whether they move a mean or a standard deviation, and whether their tail lets averages settle
-down is what a guide is judged by.
+Weights of a guide's own draws cannot show what it does not reach. So one draw in four lies anywhere along the radii of
+the guide's ellipsoid, and all are weighed together, as draws of one mixture with a known density (Hesterberg 1995,
+"Weighted Average Importance Sampling and Defensive Mixture Distributions"; Owen and Zhou 2000, "Safe and Effective
+Importance Sampling"). With `z = loc + L e` and `r = |e|`, the far draws have a uniform direction and
+
+    r log-uniform on sqrt(dim) (0.05, 200),
+    log g(e) = -dim log r - log log(200 / 0.05) - log(2 pi^(dim/2) / Gamma(dim/2)),
+
+so that narrow cores are met as well as wide surroundings.
+
+In doubt more draws are taken, and half of those come from Student's t with 5 degrees of freedom around the weighted
+moments of the first (Cappe, Douc, Guillin, Marin and Robert 2008, "Adaptive importance sampling in general mixture
+classes"): weights of heavy tails stay bounded, and a guide that is too narrow is not asked again for what it lacks.
+
+All are draws of one mixture, `m = a q + b g + c t` with the shares that were drawn, and `w = p / m`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.numerics import psis
-from vbppl.core.pytree import pytree, static
+from vbppl.core.numerics.draws import fresh_draws
+from vbppl.core.pytree import pytree
 from vbppl.core.types import PyTree
-from vbppl.guides.base import Guide
-from vbppl.inference.bound import weighed_draws
+from vbppl.guides.base import Guide, in_dtype_of
+from vbppl.guides.gaussian import normal_of
+from vbppl.guides.noise import Normals
+from vbppl.inference.bound import log_prob, weighed_draws
+from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
 
+OWN = 0.75  # of the draws: the guide's own
+NEAREST, FARTHEST = 0.05, 200.0  # radii of the far draws, in units of sqrt(dim) sds
+FREEDOM = 5.0  # of Student's t
+FAR_DIM = 128  # dims beyond which a radius meets nothing
+AT_ONCE = 1024  # points whose values are computed together: one program, which tables use too
+ROUNDED = 0.01  # of a coordinate: what the way to its support and back may change
 KEPT = 2**22  # numbers of the draws that a report holds on to
+TRUSTED_K = 0.7  # the tail's shape
+NOTHING, FEW = 1e-12, 10  # of the whole weight; effective draws that have no moments yet
+ENOUGH = 300  # effective draws
 
 
-@pytree
-class Worst:
-    """The worst of some numbers, and the coordinate whose it is."""
+def values_of(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
+    """The values of all sites at `z`, `(draws, dim)`, on the host; always so many at once, by one program."""
+    parts = []
+    for start in range(0, len(z), AT_ONCE):
+        block = z[start : start + AT_ONCE]
+        padded = np.concatenate([block, np.broadcast_to(block[:1], (AT_ONCE - len(block), z.shape[1]))])
+        found = target.constrain(padded.astype(jnp.result_type(float)))
+        parts.append({name: np.asarray(value)[: len(block)] for name, value in found.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    value: float
-    name: str = static()
+
+def told_apart(target: Target, z: np.ndarray) -> np.ndarray:
+    """At which of the points `z` the values on the supports still tell where they are, `(draws,)`.
+
+    Where they do not, the density is one of rounded numbers: a decentred `mu + tau z` with `tau = 1e-11` is `mu`
+    whatever `z`, and its log density does not fall with `z`.
+    """
+    if not target.layout.reported:
+        return np.ones(len(z), bool)
+    names, same = [slot.name for slot in target.layout.slots], []
+    for start in range(0, len(z), AT_ONCE):
+        block = z[start : start + AT_ONCE]
+        padded = np.concatenate([block, np.broadcast_to(block[:1], (AT_ONCE - len(block), z.shape[1]))])
+        values = values_of(target, padded)
+        again = np.asarray(target.unconstrain({name: values[name] for name in names}), np.float64)
+        near = np.abs(again - padded) <= ROUNDED * (1 + np.abs(padded))
+        same.append(np.all(near, axis=1)[: len(block)])
+    return np.concatenate(same)
 
 
 @pytree
 class WeightedDraws:
-    """Independent draws of a guide in unconstrained space, and what they weigh.
+    """Draws in unconstrained space, and what they weigh.
 
     Attributes:
       z: the draws, `(draws, dim)`.
-      log_ratio: `log p - log q` at each, `(draws,)`, in nats; not finite where the density is not.
-      log_weight: of each, Pareto-smoothed: the exponentials sum to one, `(draws,)`.
+      log_p: the target's log density at each, `(draws,)`, in nats; not finite where there is none.
+      log_q: the guide's.
+      log_proposal: that of the mixture they come from.
+      log_weight: of each, Pareto-smoothed: the exponentials sum to one.
+      pareto_k: the shape of the tail of the weights.
+      log_evidence: the log of the mean weight, in nats.
+      own: which of them are the guide's own, `(draws,)`.
     """
 
     z: np.ndarray
-    log_ratio: np.ndarray
+    log_p: np.ndarray
+    log_q: np.ndarray
+    log_proposal: np.ndarray
     log_weight: np.ndarray
+    pareto_k: float
+    log_evidence: float
+    own: np.ndarray
 
     @classmethod
     def none(cls, dim: int) -> WeightedDraws:
         """No draws."""
-        return cls(np.zeros((0, dim)), np.zeros(0), np.zeros(0))
+        nothing = np.zeros(0)
+        return cls(np.zeros((0, dim)), nothing, nothing, nothing, nothing, np.nan, np.nan, np.zeros(0, bool))
 
     @classmethod
-    def of(cls, z: np.ndarray, log_ratio: np.ndarray) -> WeightedDraws:
-        """Draws with their weights smoothed; where the density is not finite a draw weighs nothing."""
-        return weigh(z, log_ratio, ()).draws
+    def of(
+        cls, z: np.ndarray, log_p: np.ndarray, log_q: np.ndarray, log_proposal: np.ndarray, own: np.ndarray
+    ) -> WeightedDraws:
+        """Draws of a proposal with their weights."""
+        # A draw without a density weighs nothing, but counts: the average weight is over all draws.
+        smoothed = psis.smooth(np.where(np.isfinite(log_p), log_p - log_proposal, -np.inf))
+        known = smoothed.log_weights, smoothed.shape, smoothed.log_mean
+        return cls(z, log_p, log_q, log_proposal, *known, own)
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Of each draw, `(draws,)`; they sum to one."""
+        return np.exp(self.log_weight)
+
+    @property
+    def ess(self) -> float:
+        """The effective number of draws."""
+        return float(1 / np.sum(self.weights**2)) if len(self) and np.isfinite(self.log_weight).any() else 0.0
+
+    @property
+    def trusted(self) -> bool:
+        """Whether averages with these weights can be told: their tail settles down, and they are enough."""
+        return self.pareto_k < TRUSTED_K and self.ess >= ENOUGH
+
+    @property
+    def worth(self) -> str:
+        """Why not, in words."""
+        return f": {len(self):,} draws are worth {self.ess:,.0f}, with a Pareto k of {self.pareto_k:.2f}"
+
+    @property
+    def lost(self) -> float:
+        """The share of the guide's own draws at which the density is not finite."""
+        return float(np.mean(~np.isfinite(self.log_p[self.own]))) if self.own.any() else np.nan
+
+    @property
+    def log_weight_sd(self) -> float:
+        """The standard deviation of `log p - log q` over the guide's own draws, in nats."""
+        ratio = (self.log_p - self.log_q)[self.own]
+        return float(ratio[np.isfinite(ratio)].std()) if np.isfinite(ratio).any() else np.nan
+
+    @property
+    def counting(self) -> np.ndarray:
+        """Those that weigh anything: elsewhere a value may be infinite, and infinity times nothing is no number."""
+        return self.weights > NOTHING
+
+    def chosen(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Which draws stand for `n` of the posterior: each as often as it weighs, rounded at random, in any order."""
+        shares = np.cumsum(self.weights)
+        at = rng.permutation(np.arange(n) + rng.uniform()) / n
+        return np.searchsorted(shares / shares[-1], at).clip(max=len(self) - 1)
 
     def few(self) -> WeightedDraws:
-        """The first of them, as many as a report holds on to, in the session's dtype."""
-        count = max(KEPT // max(self.z.shape[1], 1), 1)
-        some = self if len(self.z) <= count else WeightedDraws.of(self.z[:count], self.log_ratio[:count])
+        """As many as a report holds on to, evenly out of all, in the session's dtype."""
+        most = max(KEPT // max(self.z.shape[1], 1), 1)
+        every = slice(None, None, -(-len(self) // most) if len(self) else 1)
+        some = self
+        if len(self) > most:
+            parts = (self.z, self.log_p, self.log_q, self.log_proposal, self.own)
+            some = WeightedDraws.of(*(part[every] for part in parts))
         # The guide made them in this dtype, so nothing is lost.
         return dataclasses.replace(some, z=some.z.astype(jnp.result_type(float)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Weighing:
-    """What weighing some draws has shown.
+class Ellipsoid:
+    """A place and a shape, `loc + L e`: `loc` `(dim,)` and `L` `(dim, dim)`."""
 
-    Attributes:
-      draws: what was weighed.
-      lost: the share of draws at which the density is not finite.
-      log_weight_sd: of those at which it is, in nats.
-      smoothed: their weights.
-      mean_shift: by how many sds weighing moves the worst mean.
-      log_sd_shift: by how much the worst log sd.
-    """
+    loc: np.ndarray
+    factor: np.ndarray
 
-    draws: WeightedDraws
-    lost: float
-    log_weight_sd: float
-    smoothed: psis.Smoothed
-    mean_shift: Worst
-    log_sd_shift: Worst
+    @classmethod
+    def around(cls, z: np.ndarray, weights: np.ndarray) -> Ellipsoid:
+        """By the moments of weighted draws; by those of each coordinate where the draws are few."""
+        loc = weights @ z
+        covariance = (z - loc).T @ ((z - loc) * weights[:, None])
+        diagonal = np.diag(np.diagonal(covariance))
+        if 1 / np.sum(weights**2) < 4 * len(loc):
+            covariance = diagonal
+        return cls(loc, np.linalg.cholesky(covariance + 1e-9 * diagonal + 1e-300 * np.eye(len(loc))))
 
     @property
-    def ess(self) -> float:
-        """The effective sample size as a fraction of all draws."""
-        return self.smoothed.ess / len(self.draws.z)
+    def dim(self) -> int:
+        """Of the space."""
+        return len(self.loc)
+
+    def at(self, e: np.ndarray) -> np.ndarray:
+        """The points `(draws, dim)` that belong to `e`."""
+        return self.loc + e @ self.factor.T
+
+    def residual(self, z: np.ndarray) -> np.ndarray:
+        """The `e` that belong to points."""
+        return np.linalg.solve(self.factor, (z - self.loc).T).T
 
     @property
-    def log_evidence(self) -> float:
-        """The log of the average weight, in nats; not a number where the weights do not settle down."""
-        return self.smoothed.log_mean + float(np.log1p(-self.lost)) if self.smoothed.usable else np.nan
+    def log_volume(self) -> float:
+        """Log |det L|."""
+        return float(np.log(np.abs(np.diagonal(self.factor))).sum())
+
+    def log_normal(self, z: np.ndarray) -> np.ndarray:
+        """The log density of the normal with these moments."""
+        squares = (self.residual(z) ** 2).sum(axis=1)
+        return -0.5 * squares - self.dim / 2 * math.log(2 * math.pi) - self.log_volume
+
+    def far(self, rng: np.random.Generator, draws: int) -> np.ndarray:
+        """Points with uniform directions and log-uniform, stratified radii."""
+        direction = rng.standard_normal((draws, self.dim))
+        direction /= np.sqrt((direction**2).sum(axis=1, keepdims=True))
+        strata = (rng.permutation(draws) + rng.random(draws)) / draws
+        radius = math.sqrt(self.dim) * NEAREST * (FARTHEST / NEAREST) ** strata
+        return self.at(radius[:, None] * direction)
+
+    def log_far(self, z: np.ndarray) -> np.ndarray:
+        """Their log density: `g` at the head of this file."""
+        radius = np.sqrt((self.residual(z) ** 2).sum(axis=1))
+        sphere = math.log(2) + self.dim / 2 * math.log(math.pi) - math.lgamma(self.dim / 2)
+        with np.errstate(divide="ignore"):
+            inside = -self.dim * np.log(radius) - math.log(math.log(FARTHEST / NEAREST)) - sphere - self.log_volume
+        unit = math.sqrt(self.dim)
+        return np.where((radius >= unit * NEAREST) & (radius <= unit * FARTHEST), inside, -np.inf)
+
+    def student(self, rng: np.random.Generator, draws: int) -> np.ndarray:
+        """Points of Student's t around it."""
+        scale = np.sqrt(FREEDOM / rng.chisquare(FREEDOM, (draws, 1)))
+        return self.at(scale * fresh_draws(rng, draws, self.dim))
+
+    def log_student(self, z: np.ndarray) -> np.ndarray:
+        """Their log density."""
+        squares, dim = (self.residual(z) ** 2).sum(axis=1), self.dim
+        constant = math.lgamma((FREEDOM + dim) / 2) - math.lgamma(FREEDOM / 2) - dim / 2 * math.log(FREEDOM * math.pi)
+        return constant - (FREEDOM + dim) / 2 * np.log1p(squares / FREEDOM) - self.log_volume
 
 
-def draw(
-    guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Independent draws of the guide, `(draws, dim)`, and `log p - log q` at them, `(draws,)`."""
-    log_ratio, z = weighed_draws(guide, phi, target, rng, draws)
-    return z, log_ratio
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Points of the guide and of what surrounds it, with their log densities; `weighed` makes draws of them."""
+
+    z: np.ndarray
+    log_p: np.ndarray
+    log_q: np.ndarray
+    own: np.ndarray
+    proposals: tuple[tuple[int, Callable[[np.ndarray], np.ndarray]], ...] = ()
+
+    def weighed(self) -> WeightedDraws:
+        """As draws of the mixture that has as many of each."""
+        log_m = math.log(self.own.mean()) + self.log_q
+        for count, log_density in self.proposals:
+            log_m = np.logaddexp(log_m, math.log(count / len(self.z)) + log_density(self.z))
+        return WeightedDraws.of(self.z, self.log_p, self.log_q, log_m, self.own)
+
+    def without_rounded(self, target: Target) -> Drawn:
+        """The same, but that points which rounding cannot tell apart have no density."""
+        return dataclasses.replace(self, log_p=np.where(told_apart(target, self.z), self.log_p, -np.inf))
+
+    def joined(self, other: Drawn) -> Drawn:
+        """These and others."""
+        parts = (
+            np.concatenate([getattr(each, name) for each in (self, other)]) for name in ("z", "log_p", "log_q", "own")
+        )
+        return Drawn(*parts, proposals=(*self.proposals, *other.proposals))
 
 
-def weigh(z: np.ndarray, log_ratio: np.ndarray, names: Sequence[str]) -> Weighing:
-    """Weigh draws `z`, `(draws, dim)`, by `log p - log q`; `names` are those of the coordinates."""
-    # A draw without a density weighs nothing, but counts: the average weight is over all draws.
-    finite = np.isfinite(log_ratio)
-    smoothed = psis.smooth(log_ratio[finite])
-    log_weight = np.full(len(z), -np.inf)
-    log_weight[finite] = smoothed.log_weights
-    shifts = _shifts(np.exp(smoothed.log_weights), z[finite], names)
-    sd = float(log_ratio[finite].std()) if finite.any() else np.nan
-    return Weighing(WeightedDraws(z, log_ratio, log_weight), 1 - float(finite.mean()), sd, smoothed, *shifts)
+def draw(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> Drawn:
+    """So many draws: three in four of them the guide's own, the others far out where there is an ellipsoid."""
+    if not reaches_out(guide, target):
+        return _own(guide, phi, target, rng, draws)
+    own = _own(guide, phi, target, rng, round(OWN * draws) // 2 * 2)
+    normal = normal_of(guide, phi)
+    around = Ellipsoid(*normal) if normal else Ellipsoid.around(own.z, np.full(len(own.z), 1 / len(own.z)))
+    count = draws - len(own.z)
+    return own.joined(_others(guide, phi, target, around.far(rng, count), around.log_far))
 
 
-def _shifts(weights: np.ndarray, z: np.ndarray, names: Sequence[str]) -> tuple[Worst, Worst]:
-    """How far weighing moves the means (in sds) and log sds of the coordinates: the worst of each."""
-    if not names or not len(z):
-        return Worst(0.0, "none"), Worst(0.0, "none")
-    mean, sd = z.mean(axis=0), z.std(axis=0)
-    weighed = weights @ z
-    weighed_sd = np.sqrt(weights @ (z - weighed) ** 2)
-    with np.errstate(divide="ignore"):
-        means, log_sds = np.abs(weighed - mean) / sd, np.abs(np.log(weighed_sd / sd))
-    worst, widest = int(np.argmax(means)), int(np.argmax(log_sds))
-    return Worst(float(means[worst]), names[worst]), Worst(float(log_sds[widest]), names[widest])
+def draw_more(
+    guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int, known: WeightedDraws
+) -> Drawn:
+    """So many further draws, half of them where the weights of the first say that the posterior is."""
+    if not reaches_out(guide, target) or known.ess < FEW:
+        return draw(guide, phi, target, rng, draws)
+    nearer, count = Ellipsoid.around(known.z, known.weights), draws // 4 * 2
+    more = draw(guide, phi, target, rng, draws - count)
+    return more.joined(_others(guide, phi, target, nearer.student(rng, count), nearer.log_student))
+
+
+def reaches_out(guide: Guide, target: Target) -> bool:
+    """Is the guide one of whole points, in so few dims that other points can be put beside its own?"""
+    noise = guide.noise(target)
+    return isinstance(noise, Normals) and not noise.is_of_rows and 0 < target.dim <= FAR_DIM
+
+
+def _own(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> Drawn:
+    normal = normal_of(guide, phi) if reaches_out(guide, target) else None
+    if normal is None:
+        log_p, log_q, z = weighed_draws(guide, phi, target, rng, draws)
+    else:
+        z = _rounded(phi, Ellipsoid(*normal).at(fresh_draws(rng, draws, target.dim)))
+        log_p, log_q = evaluate(target, z)[0], Ellipsoid(*normal).log_normal(z)
+    return Drawn(z, log_p, log_q, np.ones(len(z), bool))
+
+
+def _others(
+    guide: Guide, phi: PyTree, target: Target, z: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]
+) -> Drawn:
+    """Points that are not the guide's."""
+    z, normal = _rounded(phi, z), normal_of(guide, phi)
+    log_q = Ellipsoid(*normal).log_normal(z) if normal else np.asarray(log_prob(guide, phi, z, target), np.float64)
+    return Drawn(z, evaluate(target, z)[0], log_q, np.zeros(len(z), bool), ((len(z), log_density),))
+
+
+def _rounded(phi: PyTree, z: np.ndarray) -> np.ndarray:
+    """The points as the density sees them: their own density is then asked for at the same place."""
+    return np.asarray(in_dtype_of(phi, z), np.float64)

@@ -233,6 +233,7 @@ def test_double_precision_follows_the_flag():
         assert vb.fit(LOGISTIC).phi.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_mean_field_takes_memory_for_its_dims_only():
     """A square matrix of 20,000 dims would be 3.2 GB."""
     import tracemalloc

@@ -250,6 +250,7 @@ def test_stop_rules_remember_what_they_have_seen(tmp_path):
     np.testing.assert_array_equal(resumed.bounds, whole.bounds)
 
 
+@pytest.mark.slow
 def test_a_validation_set_goes_on_looking_where_it_stood(tmp_path):
     """Its best parameters were seen before the fit was stopped, and its patience ends after."""
     start, path = linear_rows.weights(loc=linear_rows.GAIN.T * 0.5), tmp_path / "run"

@@ -104,6 +104,7 @@ def test_what_gains_nothing_is_not_anchored():
         assert can_anchor(target, MeanField(), minibatches_of(target, batch_size)) is expected
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 def test_a_fit_of_so_many_steps_renews_its_anchor_within_them():
     """Of 50,000 rows in batches of 256: without an anchor the means are .25 sd off; the reference is of all rows."""

@@ -166,6 +166,7 @@ def cross(y):
         vb.sample("y", dist.Normal(mu + a + b, 1.0), obs=vb.subsample(y))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 def test_two_plates_subsampled_at_once_reach_the_best_mean_field():
     """The best mean field of a Gaussian has its means and the diagonal of its precision matrix."""
@@ -181,6 +182,7 @@ def test_two_plates_subsampled_at_once_reach_the_best_mean_field():
     np.testing.assert_allclose(sd, best, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_prediction_of_another_number_of_rows_draws_their_own_values_and_says_so():
     @vb.model
     def rows_apart(y, n):

@@ -100,6 +100,7 @@ def test_minibatch_gradients_average_to_the_full_gradient_over_all_index_sets(x6
     assert np.abs(batches - full).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_plate_of_latents_weighs_its_rows_and_their_entropy(x64):
     """A step draws noise for the rows that are shown alone; they, and their entropies, count N/B times."""
 
@@ -205,6 +206,7 @@ def row_divergences():
 encoder = pytest.mark.parametrize("kind", ["program", "amortized"])
 
 
+@pytest.mark.slow
 @encoder
 def test_the_importance_weighted_bound_rises_from_the_elbo_to_the_evidence(kind, x64):
     divergences, likelihood = row_divergences()
@@ -230,6 +232,7 @@ def test_doubly_reparametrised_gradients_have_the_mean_of_the_plain_ones_and_les
     assert doubly["guide"].var(0).sum() < 0.7 * plain["guide"].var(0).sum()
 
 
+@pytest.mark.slow
 def test_minibatches_of_the_weighted_bound_average_to_the_whole(x64):
     whole = by_rows(ImportanceWeighted(), "program", 5, 6000)[0]
     pairs = ({"row": np.array(pair)} for pair in ([0, 1], [0, 2], [1, 2]))
@@ -239,6 +242,7 @@ def test_minibatches_of_the_weighted_bound_average_to_the_whole(x64):
     assert np.std([part.mean() for part in parts]) > 0.1
 
 
+@pytest.mark.slow
 @encoder
 def test_warm_up_and_free_bits_change_the_divergence_alone(kind, x64):
     divergences, likelihood = row_divergences()

@@ -191,6 +191,7 @@ def test_sticking_the_landing_ends_at_the_exact_posterior(guide, x64):
     assert posterior.history[-100:].std() < 1e-4  # no variance is left, so that there is nothing to average
 
 
+@pytest.mark.slow
 def test_an_additive_constant_changes_neither_the_steps_nor_the_stop(x64):
     plain, shifted = (vb.fit(model, "mean_field", method=vb.Stochastic(draws=16)) for model in (LOGISTIC, SHIFTED))
     np.testing.assert_allclose(shifted.phi, plain.phi, atol=1e-6)
@@ -323,6 +324,7 @@ def test_minibatches_reach_the_optimum_of_all_rows(guide):
     np.testing.assert_allclose(sd, SD7_MF, rtol=0.05)
 
 
+@pytest.mark.slow
 @quiet
 def test_the_models_own_subsample_size_is_obeyed():
     @vb.model

@@ -1,0 +1,77 @@
+"""What a posterior can be asked where each row of a plate is judged by itself: a part of `Posterior`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vbppl.core.keys import raw_key
+from vbppl.core.types import PyTree, Seed
+from vbppl.guides import networks
+from vbppl.guides.base import Guide
+from vbppl.model.model import Model
+from vbppl.posterior import row_evidence
+from vbppl.target.target import Target, with_data
+
+
+class ByRow:
+    """Questions about rows, those that were fitted or others."""
+
+    target: Target
+    guide: Guide
+    phi: PyTree
+
+    def log_evidence(
+        self, model: Model | None = None, guide: Model | None = None, n: int = 5000, seed: Seed = 0
+    ) -> row_evidence.RowEvidence:
+        """The log evidence of each row by itself, by importance sampling: the test log likelihood of a VAE.
+
+        For models all of whose sites stand in one plate. The estimate is a bound that rises with `n`.
+
+        Args:
+          model: the same function applied to other rows; the fitted ones if None.
+          guide: where the guide is a program, it applied to them.
+          n: draws a row; they are made in chunks, so that memory does not grow with them.
+        """
+        check_count(n)
+        target, moved = self._moved(model, guide)
+        return row_evidence.row_evidence(moved, self.phi, target, raw_key(seed), n)
+
+    def amortisation_gap(
+        self, model: Model | None = None, guide: Model | None = None, rows: int = 200, seed: Seed = 0
+    ) -> row_evidence.AmortisationGap:
+        """What the encoder loses against the best normal of each row, in nats a row.
+
+        Args:
+          model: the same function applied to other rows; the fitted ones if None.
+          guide: where the guide is a program, it applied to them.
+          rows: how many to look at, chosen at random.
+        """
+        target, moved = self._moved(model, guide)
+        return row_evidence.amortisation_gap(moved, self.phi, target, raw_key(seed), rows)
+
+    def _moved(self, model: Model | None, guide: Model | None) -> tuple[Target, Guide]:
+        """Target and guide at other rows."""
+        if model is None:
+            return self.target, self.guide
+        return with_data(self.target, model), networks.with_data(self.guide, guide)
+
+    def encode(self, rows: Any) -> Any:
+        """What an amortised guide says of rows that it may never have seen.
+
+        Args:
+          rows: what the encoder reads, with the rows along the first axis.
+
+        Returns:
+          a `Normal` with the `loc` and `scale` of each row's latent variable in unconstrained space,
+          `(rows, ...)`; its `sample(key, (n,))` draws from it.
+
+        Raises:
+          TypeError: the guide has no encoder.
+        """
+        return networks.encode(self.guide, self.phi, rows)
+
+
+def check_count(n: int) -> None:
+    """Refuse to draw nothing."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n}.")

@@ -1,0 +1,244 @@
+"""What a user reads off a posterior, and by how much the guide has it wrong.
+
+A guide lives in unconstrained space, but means and sds are read on the supports, and of contrasts between
+coordinates: a direction in which the data narrow the posterior far below the sds of its coordinates. So these are
+what is measured: each scalar of the latent and deterministic sites, and the principal directions of the correlations.
+
+Of a scalar `x` with mean `mu` and sd `sigma` under the guide, and `M` and `V` weighted by `w = p / m` (mean one),
+
+    mean error = (M - mu) / sigma,        log sd error = log(V / sigma^2) / 2,
+
+and the influence of one draw on each gives the standard errors (Owen 2013, "Monte Carlo theory, methods and
+examples", section 9.2):
+
+    w (x - M) / sigma - own (x - mu) / (a sigma),
+    [w ((x - M)^2 / V - 1) - own ((x - mu)^2 / sigma^2 - 1) / a] / 2,
+
+where `own` tells the guide's own draws, a share `a`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.pytree import pytree, static
+from vbppl.core.tables import label
+from vbppl.posterior.weighted_draws import WeightedDraws, values_of
+from vbppl.target.target import Target
+
+MOST_NUMBERS = 2**26  # of all values; beyond it the coordinates alone are looked at
+CHUNK = 2**22  # numbers that are weighed together
+DIRECTIONS, DIRECTION_DIM = 8, 128  # directions that are looked at; dims up to which they are
+NARROW = 0.5  # the eigenvalue of the correlations below which a direction tells of more than its coordinates
+BINS, LOOKED_AT = 20, 16  # of a quantity's distribution; quantities that an ideal judge looks at
+SMALLEST = 64  # units in the last place: a spread below it is none
+
+
+@pytree
+class Worst:
+    """The worst of some numbers, with its standard error, and the quantity whose it is."""
+
+    value: float
+    name: str = static()
+    se: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Errors:
+    """The errors of a guide in each of its quantities, `(quantities,)` each.
+
+    Attributes:
+      mean: in sds of the guide; signed.
+      mean_se: its standard error.
+      log_sd: the log of the right sd over the guide's.
+      log_sd_se: its standard error.
+      name: of each by its number.
+      told_apart: how often an ideal judge tells a draw of the guide from one of the posterior by the one quantity by
+        which that is easiest; one half is a perfect guide.
+    """
+
+    mean: np.ndarray
+    mean_se: np.ndarray
+    log_sd: np.ndarray
+    log_sd_se: np.ndarray
+    name: Callable[[int], str]
+    told_apart: Worst
+
+
+def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> Errors:
+    """By how much the guide is wrong in each quantity that has a spread.
+
+    Args:
+      target: what was fitted.
+      draws: weighed.
+      factor: of the guide's covariance, `(dim, dim)`, where it is known: for the directions.
+    """
+    few = target.layout.reported and len(draws) * max(_scalars(target), 1) <= MOST_NUMBERS
+    values = values_of(target, draws.z) if few else {}
+    columns, name = _columns(target, draws, factor, values)
+    weights, own = draws.weights * len(draws), draws.own
+    width = max(CHUNK // len(draws), 1)
+    blocks = [
+        _measured(columns[:, i : i + width].astype(np.float64), weights, own) for i in range(0, columns.shape[1], width)
+    ]
+    none = (np.zeros(0),) * 4
+    mean, mean_se, log_sd, log_sd_se = (np.concatenate(parts) for parts in zip(none, *blocks))
+    excess = np.maximum(np.abs(mean) - 2 * mean_se, np.abs(log_sd) - 2 * log_sd_se)
+    return Errors(mean, mean_se, log_sd, log_sd_se, name, _told_apart(columns, draws, excess, name))
+
+
+def _columns(
+    target: Target, draws: WeightedDraws, factor: np.ndarray | None, values: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, Callable[[int], str]]:
+    """All quantities, `(draws, quantities)`, and what each is called: coordinates where there are no values."""
+    outline, columns = [], []
+    if values:
+        for site, value in values.items():
+            outline.append((value[0].size, lambda i, site=site, s=value.shape[1:]: label(site, np.unravel_index(i, s))))
+            columns.append(value.reshape(len(value), -1))
+    else:
+        outline.append((target.dim, lambda i: target.layout.coordinates[i]))
+        columns.append(draws.z)
+    directions = narrow_directions(factor)
+    if len(directions):
+        outline.append((len(directions), lambda i: _contrast(directions[i], target)))
+        columns.append(draws.z @ (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T)
+    ends = np.cumsum([size for size, _ in outline])
+
+    def name(i: int) -> str:
+        at = int(np.searchsorted(ends, i, side="right"))
+        return outline[at][1](i - (ends[at - 1] if at else 0))
+
+    return np.concatenate(columns, axis=1), name
+
+
+def _scalars(target: Target) -> int:
+    shapes = jax.eval_shape(target.constrain, jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float)))
+    return sum(int(np.prod(each.shape)) for each in shapes.values())
+
+
+def narrow_directions(factor: np.ndarray | None) -> np.ndarray:
+    """Directions in z, `(directions, dim)`, in which a normal is much narrower than its coordinates suggest.
+
+    Eigenvectors of the least eigenvalues of its correlations: contrasts that the data know better than each part.
+    """
+    if factor is None or not 1 < len(factor) <= DIRECTION_DIM:
+        return np.zeros((0, 0))
+    sd = np.sqrt((factor**2).sum(axis=1))
+    values, vectors = np.linalg.eigh((factor / sd[:, None]) @ (factor / sd[:, None]).T)
+    narrow = np.flatnonzero(values < NARROW)[:DIRECTIONS]
+    return (vectors[:, narrow] / sd[:, None]).T
+
+
+def _contrast(direction: np.ndarray, target: Target) -> str:
+    """A direction by the coordinates that make most of it."""
+    heaviest = np.argsort(-np.abs(direction))[:3]
+    named = [target.layout.coordinates[i] for i in heaviest if abs(direction[i]) > 0.3 * np.abs(direction).max()]
+    return f"the contrast of {', '.join(named)}"
+
+
+def _measured(x: np.ndarray, weights: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Errors and their standard errors of columns `x`, `(draws, columns)`; NaN where there is no spread."""
+    share = own.mean()
+    mu, sigma = x[own].mean(axis=0), x[own].std(axis=0)
+    # Rounding is no spread: of a constant nothing can be wrong.
+    none = sigma <= SMALLEST * np.finfo(jnp.result_type(float)).eps * np.abs(mu)
+    # Far out a value may overflow; where it weighs nothing that does not matter.
+    x = np.where(np.isfinite(x) | (weights > 1e-9)[:, None], (x - mu) / np.where(none, np.nan, sigma), 0.0)
+    w = weights[:, None]
+    mean = (w * x).mean(axis=0)
+    variance = (w * (x - mean) ** 2).mean(axis=0)
+    to_mean = w * (x - mean) - np.where(own[:, None], x / share, 0.0)
+    to_sd = (w * ((x - mean) ** 2 / variance - 1) - np.where(own[:, None], (x**2 - 1) / share, 0.0)) / 2
+    root = np.sqrt(len(x))
+    return mean, to_mean.std(axis=0) / root, np.log(variance) / 2, to_sd.std(axis=0) / root
+
+
+def total_variation(draws: WeightedDraws) -> float:
+    """How often the best possible judge tells a draw of the guide from one of the posterior: half is a perfect guide.
+
+    `(1 + TV) / 2` with `TV = E_m[(q/m - p/m)_+]`: the side that is bounded.
+    """
+    guide = np.exp(draws.log_q - draws.log_proposal)
+    return float(0.5 + np.maximum(guide - draws.weights * len(draws), 0).mean() / 2)
+
+
+def _told_apart(columns: np.ndarray, draws: WeightedDraws, excess: np.ndarray, name: Callable[[int], str]) -> Worst:
+    """The same of the one quantity by which it is easiest, among those that differ most.
+
+    In bins of equal share under the guide. The sign of a bin's difference is from nine tenths of the draws and its
+    size from the other, in turn: one and the same draws would find a difference where there is none.
+    """
+    looked = [i for i in np.argsort(-np.nan_to_num(excess, nan=-np.inf))[:LOOKED_AT] if np.isfinite(excess[i])]
+    difference = draws.weights * len(draws) - np.exp(draws.log_q - draws.log_proposal)
+    tenth, worst = np.arange(len(draws)) % 10, Worst(0.5, "none")
+    for i in looked:
+        x = np.nan_to_num(columns[:, i].astype(np.float64))
+        edges = np.quantile(x[draws.own], np.arange(1, BINS) / BINS)
+        counted = np.zeros((10, BINS))
+        np.add.at(counted, (tenth, np.searchsorted(edges, x)), difference)
+        signs = np.sign(counted.sum(axis=0) - counted)
+        value = float(0.5 + (signs * counted).sum() / len(draws) / 4)
+        if value > worst.value:
+            worst = Worst(min(value, 1.0), name(int(i)))
+    return worst
+
+
+def tail(
+    target: Target, normal: tuple[np.ndarray, np.ndarray], log_density: Callable[[np.ndarray], np.ndarray]
+) -> Worst:
+    """How much wider than a normal guide the density is along its ridges, out to ten sds: the log of it.
+
+    The ridge of a coordinate runs through the guide's conditional means of the others. Along it a Gaussian
+    falls off by `t^2 / 2` at `t` sds, further out than any draw goes; a density with heavier tails does not. Both
+    are compared by the sds of the quantities that vary along it, as a user sees them.
+    """
+    loc, factor = normal
+    covariance = factor @ factor.T
+    # E[z | z_i at t sds] = loc + t Cov[:, i] / sd_i: a column for each coordinate.
+    ridges = (covariance / np.sqrt(np.diagonal(covariance))).T
+    points = loc + T[:, None, None] * ridges
+    log_p = log_density(points.reshape(-1, len(loc))).reshape(len(T), -1)
+    log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
+    values = values_of(target, points.reshape(-1, len(loc))) if target.layout.reported else {}
+    worst = Worst(0.0, "not looked at")
+    for i, name in enumerate(target.layout.coordinates):
+        if not np.isfinite(log_p[:, i]).any():
+            return Worst(np.nan, "not looked at")
+        site = name.partition("[")[0]
+        x = values[site].reshape(len(T), len(ridges), -1)[:, i] if site in values else points[:, i, i, None]
+        # A tail counts where it is one on both scales: that of tau may be heavy where that of log tau is not, and
+        # the other way round; what is far out on one of them only, draws do reach.
+        scales = [_ratio(np.asarray(each, np.float64), log_p[:, i]) for each in (x, T[:, None])]
+        value = min(scales, key=lambda each: _badness(each) if np.isfinite(each) else np.inf)
+        if np.isfinite(value) and _badness(value) > _badness(worst.value):
+            worst = Worst(value, name)
+    return worst
+
+
+REACH = 10  # sds
+T = np.linspace(-REACH, REACH, 4 * REACH + 1)  # half sds: the trapezoid's error for a normal is below 1e-7
+
+
+def _badness(value: float) -> float:
+    """Of a log ratio of widths: too narrow a guide is worse than one too wide."""
+    return value if value > 0 else -value / 3.4
+
+
+def _ratio(x: np.ndarray, log_p: np.ndarray) -> float:
+    """The log of the sd of `x`, `(points, scalars)`, under the density along a ridge over that under the normal.
+
+    Of the scalar that varies most along it, in units of itself.
+    """
+    x = np.where(np.isfinite(x), x, 0.0)
+    p, q = (np.exp(log - np.logaddexp.reduce(log))[:, None] for log in (log_p, -(T**2) / 2))
+    sds = [np.sqrt((w * (x - (w * x).sum(axis=0)) ** 2).sum(axis=0)) for w in (p, q)]
+    moves = sds[1] > 0
+    if not moves.any():
+        return np.nan
+    return float(np.log(sds[0][moves] / sds[1][moves])[np.argmax(sds[1][moves])])
