@@ -18,6 +18,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.model.handlers import at_point, at_site, parts_of
 from vbppl.model.modules import parts, shapes_of
+from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
 
@@ -100,12 +101,23 @@ class Outline:
             movable = not site.observed and dist.location_scale is not None
             return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, movable)
 
+    def row(self) -> tuple[str, ...]:
+        """Its line in a table of shapes."""
+        plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in self.frames)
+        if self.kind == "plate":
+            return (self.name, "plate", f"{self.size} rows", "", "", plates)
+        if self.kind != "sample":
+            return (self.name, self.kind, "", "", str(self.shape), plates)
+        kind = "observed" if self.observed else "latent"
+        return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
+
 
 def abstract_sites(model: Any) -> dict[str, Outline]:
     """The sites of a run of a `Model` with shapes in the place of numbers: nothing is computed or compiled.
 
     What has been found is kept for models of the same function and shapes, as their compiled programs are.
     """
+    check(model.reads, model.functions)
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     return dict(_abstract_sites(structure, shapes, jnp.result_type(float)))
