@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core import archive
@@ -120,7 +122,7 @@ def _read_by(code: types.CodeType) -> Code:
     every = (
         frozenset[str]().union(*(getattr(p, field) for p in parts)) for field in ("globals", "attributes", "assigned")
     )
-    return Code(*every, any(part.changes for part in parts))
+    return Code(*every, changes=any(part.changes for part in parts))
 
 
 def _look(name: str, value: Any, by: Code, found: dict[str, Any], seen: set[int], depth: int) -> None:
@@ -205,7 +207,7 @@ def _state(generator: Any) -> str:
 def _digest(value: Any) -> str:
     if not is_array(value):
         return f"{type(value).__name__} {value!r:.80}" + ("" if len(repr(value)) <= 80 else archive.digest(repr(value)))
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     kind = f"{value.dtype}{list(value.shape)}"
     return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value))}"
