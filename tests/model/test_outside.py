@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import random
+import weakref
 from functools import partial
 
 import jax.numpy as jnp
@@ -163,3 +165,24 @@ def test_a_plain_density_is_looked_at_too():
     centre = np.array(3.0)
     with pytest.raises(vb.ModelError, match="^centre, which the model reads"):
         vb.fit(first)
+
+
+@pytest.mark.parametrize("method", ["auto", vb.Stochastic(steps=10)], ids=["fixed draws", "stochastic"])
+def test_a_model_that_is_gone_is_let_go_with_its_data(method):
+    def fitted():
+        values = np.arange(3.0)
+
+        def program(link):
+            x = vb.sample("x", dist.Normal(0.0, 1.0))
+            vb.factor("y", -jnp.sum((link(x) - jnp.asarray(values)) ** 2))
+
+        def link(x):
+            return 2.0 * x
+
+        posterior = vb.fit(vb.model(program)(link), method=method)
+        posterior.mean()
+        return [weakref.ref(each) for each in (values, program, link)]
+
+    gone = fitted()
+    gc.collect()
+    assert [each() for each in gone] == [None, None, None]

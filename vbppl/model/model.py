@@ -14,6 +14,7 @@ import html
 import importlib
 import inspect
 from collections.abc import Callable, Container, Mapping
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from vbppl.core.pytree import is_array, pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source
-from vbppl.model.arguments import Setting, as_data, name_of, split
+from vbppl.model.arguments import Setting, as_data, name_of, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
@@ -117,7 +118,7 @@ class Model(Program):
     interventions: dict[str, Any]
     function: Callable[..., Any] = static()
     structure: Any = static()
-    settings: tuple[Setting | None, ...] = static()
+    settings: tuple[Setting | FunctionType | None, ...] = static()
     decentered: tuple[str, ...] = static(default=())
     states: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: Any = None
@@ -133,13 +134,13 @@ class Model(Program):
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
         """Its own, and those among its arguments."""
-        return (self.function, *(s.value for s in self.settings if s is not None and callable(s.value)))
+        return (self.function, *filter(callable, map(value_of, self.settings)))
 
     @property
     def arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The positional and keyword arguments, as they were given."""
         arrays = iter(self.arrays)
-        leaves = [next(arrays) if setting is None else setting.value for setting in self.settings]
+        leaves = [next(arrays) if setting is None else value_of(setting) for setting in self.settings]
         return jax.tree.unflatten(self.structure, leaves)
 
     @property
