@@ -216,7 +216,8 @@ class Model(Program):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
-        return _prior_draws(self.loaded(), _own_params(self, params or {}), raw_key(seed), n)
+        given = jax.device_put((self.loaded(), _own_params(self, params or {}), raw_key(seed)))
+        return _prior_draws(*given, n)
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
@@ -231,7 +232,7 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
-        return _log_joint(self.loaded(), {name: crossing(value) for name, value in values.items()})
+        return _log_joint(*jax.device_put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
 
     def __reduce__(self) -> Any:
         # The name of a decorated function leads to the `ModelFunction`, so the function itself cannot be pickled.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike, Shape
@@ -149,6 +151,52 @@ def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
         if any(map(is_reached, equation.invars)):
             reached.update(equation.outvars)
     return [is_reached(atom) for atom in jaxpr.outvars]
+
+
+class _ReachedError(Exception):
+    """Ends a run at a statement."""
+
+
+def advice_of_indices(model: Any) -> str:
+    """What to say where the model reads an array outside its bounds, which JAX clamps; "" where it does not.
+
+    One evaluation with every read checked, and one for each site where that finds something: for fits that went wrong.
+    """
+
+    def run(model: Any, last: str) -> Array:
+        somewhere, found = at_point(0.0), []
+
+        def interpret(site: Site) -> Site:
+            answer = somewhere(site)
+            if site.kind in ("sample", "factor"):
+                found.append(jnp.sum(log_probs(answer)))
+            if site.name == last:
+                raise _ReachedError
+            return answer
+
+        with contextlib.suppress(_ReachedError):
+            model.trace(interpret)
+        return sum(found, jnp.zeros(()))
+
+    def wrong(last: str) -> str:
+        checked = checkify.checkify(functools.partial(run, last=last), errors=checkify.index_checks)
+        try:
+            with jax.transfer_guard("allow"):
+                return checked(model)[0].get() or ""
+        except NotImplementedError:  # a primitive that cannot be checked: there is nothing to say
+            return ""
+
+    names = list(abstract_sites(model))
+    if not names or not (what := wrong(names[-1])):
+        return ""
+    site = next(name for name in names if wrong(name))
+    found = re.sub(
+        r"^out-of-bounds indexing for array of shape (.*?): (.*?)\. ?$", r"\2 (shape \1)", what, flags=re.DOTALL
+    )
+    return (
+        f"site '{site}': {found}; JAX reads the nearest entry instead, in silence. "
+        "To mend it: Count from 0, for instance by np.unique(groups, return_inverse=True)"
+    )
 
 
 def log_probs(site: Site) -> Array:

@@ -106,7 +106,8 @@ class Density:
             where = (points, weights, whose, turns)
             # Compiling is told from running by being the first call of its kind in this process.
             began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
-            found = self._structure.evaluate(self._leaves, *where, side, self._group)
+            with jax.transfer_guard("allow"):  # the points come from the host, and that is meant
+                found = self._structure.evaluate(self._leaves, *where, side, self._group)
             log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
             if kind not in self._structure.seen:
                 self._structure.seen.add(kind)
