@@ -50,3 +50,10 @@ def test_a_link_goes_on_pointing_and_a_file_may_be_read_as_any_other(tmp_path):
     assert (tmp_path / "link").is_symlink() and archive.read(tmp_path / "x")[0] == {"number": 1}
     modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("x", "usual")}
     assert len(modes) == 1
+
+
+def test_a_path_that_cannot_be_written_is_told_at_once(tmp_path):
+    with pytest.raises(archive.ModelError, match="x cannot be written: .*No such file") as error:
+        with archive.locked(tmp_path / "none" / "x"):
+            pass
+    assert "To mend it: Give another path." in str(error.value)

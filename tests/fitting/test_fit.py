@@ -331,3 +331,31 @@ def test_when_the_time_is_over_there_is_what_has_been_reached_with_its_report(me
     assert posterior.status.reason == "deadline" and not posterior.status.converged
     assert posterior.report.verdict == "poor"
     assert np.isfinite(posterior.elbo.value) and np.isfinite(posterior.mean()["beta"]).all()
+
+
+STRICT = {
+    "rank promotion": lambda: jax.numpy_rank_promotion("raise"),
+    "dtype promotion": lambda: jax.numpy_dtype_promotion("strict"),
+    "transfers": lambda: jax.transfer_guard("disallow"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+@pytest.mark.parametrize("name", STRICT)
+def test_a_strict_session_may_fit(name):
+    """Its settings are for the user's own code."""
+
+    @vb.model
+    def counted(y):
+        logit = vb.sample("logit", dist.Normal(0.0, np.ones(2, np.float32)).to_event(1))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Bernoulli(logits=logit.sum()), obs=vb.subsample(y))
+
+    model = counted(np.array([1, 0, 1, 1], np.int32))
+    with STRICT[name]():
+        posterior = vb.fit(model)
+        steps = vb.fit(model, batch_size=2, method=vb.Stochastic(steps=20))
+        assert model.sample(5)["y"].shape == (5, 4)
+        if name != "transfers":  # what a posterior is asked for later is the user's own transfer
+            assert posterior.predict(n=5)["y"].shape == (5, 4)
+    assert np.isfinite(steps.history).all()

@@ -12,7 +12,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.model.handlers import drawn_anew, from_prior, given, required
-from vbppl.model.trace import log_joint, traced, values_of
+from vbppl.model.trace import advice_of_indices, log_joint, traced, values_of
 
 
 def trace(function, handler):
@@ -80,3 +80,21 @@ def test_errors_of_the_users_own_code_pass_through():
 
     with pytest.raises(TypeError, match="dot_general"):
         trace(wrong, required)
+
+
+@vb.model
+def groups(g, y, size=3):
+    with vb.plate("group", size):
+        a = vb.sample("a", dist.Normal(0.0, 1.0))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(a[g], 1.0), obs=y)
+
+
+def test_an_index_out_of_range_is_named_with_its_site():
+    index, y = np.array([1, 2, 3] * 4), np.zeros(12)
+    assert advice_of_indices(groups(index, y)) == (
+        "site 'y': index 3 is out of bounds for axis 0 with size 3 (shape (3,)); JAX reads the nearest entry instead, "
+        "in silence. To mend it: Count from 0, for instance by np.unique(groups, return_inverse=True)"
+    )
+    assert advice_of_indices(groups(index - 1, y)) == ""
+    assert advice_of_indices(groups(index, y, size=4)) == ""

@@ -176,3 +176,21 @@ def test_nuts_of_blackjax_finds_the_conjugate_posterior():
     for found, expected in ((draws, [0.049793, 0.475155]), (squares, np.array([0.203700, 0.249222]) ** 2)):
         batches = found.reshape(20, 100, 2).mean(1)
         assert np.all(np.abs(found.mean(0) - expected) < 4 * batches.std(0, ddof=1) / np.sqrt(20))
+
+
+@pytest.mark.parametrize("size", [1, 4096])
+def test_a_target_keeps_its_own_numbers_whatever_becomes_of_the_users_array(size):
+    """On a CPU JAX can share the memory of an aligned array."""
+
+    @vb.model
+    def mean(y):
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    given = np.zeros(size, np.float32)
+    targets = vb.target(mean(given)), vb.target(mean(np.zeros(size)).condition(y=given))
+    given[:] = 100.0
+    right = st.norm.logpdf(0.0) * (size + 1)
+    for target in targets:
+        np.testing.assert_allclose(target.log_density(np.zeros(1)), right, rtol=1e-5)

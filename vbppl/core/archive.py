@@ -7,15 +7,17 @@ either the old checkpoint or the new one, whole. A fingerprint says which fit it
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -23,7 +25,9 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.types import PathLike, PyTree
 
-FORMAT = 1
+T = TypeVar("T")
+
+FORMAT = 2
 META = "meta"
 
 
@@ -31,7 +35,7 @@ def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarr
     """Put `meta`, which JSON can hold, and `arrays` into `path`, all or nothing."""
     path = Path(os.path.realpath(path))  # a link goes on pointing to the file
     dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-    text = json.dumps({"format": FORMAT, "meta": meta, "dtypes": dtypes})
+    text = json.dumps({"format": FORMAT, "meta": meta, "dtypes": dtypes, "digest": digest(*arrays.values())})
     stored: dict[str, Any] = {f"array {i}": _plain(array) for i, array in enumerate(arrays.values())}
     stored[META] = np.frombuffer(text.encode(), np.uint8)
     # A name of its own: two fits that write to one path must not write to one file.
@@ -59,7 +63,9 @@ def read(path: PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     Raises:
       ModelError: it is no checkpoint, or a damaged one.
     """
-    try:
+    with refused(path):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no archive, or was cut short")
         with np.load(path, allow_pickle=False) as file:
             text = json.loads(bytes(file[META]))
             if text["format"] != FORMAT:
@@ -67,12 +73,67 @@ def read(path: PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             arrays = {
                 name: file[f"array {i}"].view(np.dtype(dtype)) for i, (name, dtype) in enumerate(text["dtypes"].items())
             }
-            return text["meta"], arrays
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        if digest(*arrays.values()) != text["digest"]:
+            raise ValueError("its arrays are not those that were written")
+        return text["meta"], arrays
+
+
+@contextlib.contextmanager
+def refused(path: PathLike) -> Iterator[None]:
+    """Whatever goes wrong with what a file holds is one `ModelError` that names the file."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        if "pickle" in what:  # NumPy says how to run what is in it: never
+            what = "it holds things that are no numbers"
         raise ModelError(
-            f"{os.fspath(path)} cannot be read as a checkpoint of a fit: {error}.",
+            f"{os.fspath(path)} cannot be read as a checkpoint of a fit: {what}.",
             mend="It was left as it is. Move it away, or give another path, to begin anew.",
         ) from error
+
+
+def typed(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """The dataclass `kind` of these fields, each of which must be of the type that it says."""
+    hints = get_type_hints(kind)
+    for name, value in fields.items():
+        hint = hints[name]
+        whole = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
+        if not isinstance(value, whole) and not (isinstance(value, int) and hint is float):
+            raise TypeError(f"it holds {value!r:.80} as {name}")
+    return kind(**fields)
+
+
+@contextlib.contextmanager
+def locked(path: PathLike) -> Iterator[None]:
+    """Nobody else writes to `path` meanwhile; the system itself lets go of it when a process dies.
+
+    Raises:
+      ModelError: somebody else does, or nobody can.
+    """
+    if os.name != "posix":  # where there is no such lock, the last writer wins, whole
+        yield
+        return
+    import fcntl
+
+    beside = os.path.realpath(path) + ".lock"
+    try:
+        file = open(beside, "a")
+    except OSError as error:
+        raise ModelError(f"{os.fspath(path)} cannot be written: {error}.", mend="Give another path.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ModelError(
+                f"{os.fspath(path)} is the checkpoint of a fit that is running.",
+                mend="Wait for it to end, or give another path.",
+            ) from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(beside)
 
 
 def check(path: PathLike, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -12,6 +12,8 @@ registration is written here instead of `jax.tree_util.register_dataclass`.
 from __future__ import annotations
 
 import dataclasses
+import weakref
+from types import FunctionType
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -43,7 +45,7 @@ def pytree(cls: type[T]) -> type[T]:
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
 
     def flatten(self):
-        return tuple(getattr(self, name) for name in data), tuple(getattr(self, name) for name in meta)
+        return tuple(getattr(self, name) for name in data), tuple(_weak(getattr(self, name)) for name in meta)
 
     def flatten_with_keys(self):
         children, aux = flatten(self)
@@ -51,12 +53,29 @@ def pytree(cls: type[T]) -> type[T]:
 
     def unflatten(aux, children):
         new = object.__new__(cls)
-        for name, value in zip(data + meta, tuple(children) + tuple(aux)):
+        for name, value in zip(data + meta, (*children, *map(_strong, aux))):
             object.__setattr__(new, name, value)
         return new
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+# JAX's caches keep what is static for ever. A function there would keep all that it closes over, so structures hold
+# functions weakly, and the objects themselves keep them alive. References to one function are one object, whose hash
+# and identity outlive it.
+
+
+def _weak(value: Any) -> Any:
+    if isinstance(value, FunctionType):
+        return weakref.ref(value)
+    return tuple(map(_weak, value)) if type(value) is tuple else value
+
+
+def _strong(value: Any) -> Any:
+    if isinstance(value, weakref.ref):
+        return value()
+    return tuple(map(_strong, value)) if type(value) is tuple else value
 
 
 def set_field(self: Any, name: str, value: Any) -> None:

@@ -21,6 +21,7 @@ from vbppl.fitting.progress import watching
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Progress
 from vbppl.model.model import Model
+from vbppl.model.trace import advice_of_indices
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target
 
@@ -88,9 +89,13 @@ def fit(
 
 @contextlib.contextmanager
 def precision_of(method: Method) -> Iterator[None]:
-    """Compute in the method's own precision, for this fit alone; what is not finite is told by the status."""
+    """Compute in the method's own precision, for this fit alone; what is not finite is told by the status.
+
+    Half of a fit is on the host, so what it sends to the device is meant, whatever a guard says of the user's own code.
+    """
     double = isinstance(method, Deterministic) and method.precision == "float64"
-    with np.errstate(all="ignore"), jax.enable_x64(True) if double else contextlib.nullcontext():
+    precision = jax.enable_x64(True) if double else contextlib.nullcontext()
+    with np.errstate(all="ignore"), jax.transfer_guard("allow"), precision:
         yield
 
 
@@ -115,8 +120,16 @@ def _warn(posterior: Posterior, model: Model) -> None:
     elif report.verdict in ("poor", "unknown"):
         text = f"the fit of {model!r} is {report.verdict}: {'; '.join(report.reasons)}. See posterior.check()."
         said.append(PoorFitWarning(text))
+    if report.verdict == "poor" and (advice := _advice(model)):
+        said.append(PoorFitWarning(f"the fit of {model!r}: {advice}."))
     for warning in said:
         warnings.warn(warning, stacklevel=3)
+
+
+def _advice(model: Model) -> str:
+    """What an index out of range may have done, where there are integers that may be indices."""
+    arrays = () if not isinstance(model, Model) or model.sources else model.arrays
+    return advice_of_indices(model) if any(np.asarray(a).dtype.kind in "iu" for a in arrays) else ""
 
 
 def _forgot_data(model: Model, target: Target) -> bool:

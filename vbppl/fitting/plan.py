@@ -30,7 +30,7 @@ from vbppl.inference.stochastic.minibatch import minibatches_of
 from vbppl.inference.stochastic.settings import Stochastic
 from vbppl.model.model import Model
 from vbppl.posterior.posterior import Posterior
-from vbppl.target.target import Target
+from vbppl.target.target import Target, owned
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
@@ -129,7 +129,7 @@ def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
     if isinstance(guide, Guide):
         return guide
     if isinstance(guide, Model):
-        return ProgramGuide(guide)
+        return ProgramGuide(guide.with_arrays(owned))
     if guide == "auto":
         if target.layout.params or minibatches.plates or not target.dim:
             return _stochastic_guide(target, minibatches)

@@ -134,7 +134,8 @@ class FullRank(Gaussian):
 
     def transform(self, phi: AnyArray, noise: AnyArray) -> AnyArray:
         xp = phi.__array_namespace__()
-        return phi[0] + xp.exp(phi[1]) * (noise + noise @ xp.tril(phi[2:], -1).T)
+        loc, sd = (xp.broadcast_to(part, noise.shape) for part in (phi[0], xp.exp(phi[1])))
+        return loc + sd * (noise + noise @ xp.tril(phi[2:], -1).T)
 
     def residual(self, phi: AnyArray, z: AnyArray) -> AnyArray:
         # Forward substitution in a unit triangle: never an inverse.

@@ -180,7 +180,7 @@ class Stratified:
             return jax.random.normal(key, (1, dim))
         # The shift runs round the whole circle: within one stratum only, the strata of two
         # coordinates would meet in the same pairs at every step, and the bound would be biased.
-        uniform = (self.orders / draws + jax.random.uniform(key, (dim,))) % 1.0
+        uniform = (self.orders / draws + jax.random.uniform(key, (1, dim))) % 1.0
         # In 32 bits the sum can round up to 1, where the quantile is infinite.
         edge = jnp.finfo(uniform.dtype).eps / 4
         return jax.scipy.special.ndtri(jnp.clip(uniform, edge, 1 - 2 * edge))

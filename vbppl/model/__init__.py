@@ -1,6 +1,7 @@
 """How a model is written, and how it is run.
 
-In order: `shapes` are the rules of plates and batches; `arguments` tells data from settings; `primitives` are the
+In order: `shapes` are the rules of plates and batches; `arguments` tells data from settings; `outside` tells what a
+function reads besides; `primitives` are the
 words (`sample`, `param`, `plate`, ...), which build a `Site` and ask the interpreter of the run; `modules` takes
 neural networks apart and together; `handlers` are interpreters, each a function `Site -> Site`; `trace` is one run,
 its outline without numbers, its densities; `model` is a function applied to its arguments, as a value; `reparam`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -21,7 +22,9 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def split(arguments: PyTree, function: Callable[..., Any]) -> tuple[tuple[Any, ...], tuple[Setting | None, ...], Any]:
+def split(
+    arguments: PyTree, function: Callable[..., Any]
+) -> tuple[tuple[Any, ...], tuple[Setting | FunctionType | None, ...], Any]:
     """The data among a model's arguments; for each argument its setting, or None where it is data; the structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)
     leaves = [
@@ -44,8 +47,10 @@ class Setting:
     kind: type
 
     @classmethod
-    def of(cls, value: Any, function: str) -> Setting:
-        """Wrap `value`, which must be hashable: it becomes a part of compiled programs."""
+    def of(cls, value: Any, function: str) -> Setting | FunctionType:
+        """Wrap `value`, which must be hashable: it becomes a part of compiled programs. A function stays bare."""
+        if isinstance(value, FunctionType):
+            return value
         try:
             hash(value)
         except TypeError:
@@ -55,6 +60,11 @@ class Setting:
                 mend="Pass arrays, numbers, strings, or lists, tuples and dicts of these.",
             ) from None
         return cls(value, type(value))
+
+
+def value_of(setting: Setting | FunctionType | None) -> Any:
+    """The argument itself."""
+    return setting.value if isinstance(setting, Setting) else setting
 
 
 def as_source(leaf: Any, path: tuple, function: Callable[..., Any]) -> Source:

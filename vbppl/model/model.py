@@ -14,6 +14,7 @@ import html
 import importlib
 import inspect
 from collections.abc import Callable, Container, Mapping
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -26,9 +27,10 @@ from vbppl.core.pytree import is_array, pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source
-from vbppl.model.arguments import Setting, as_data, name_of, split
+from vbppl.model.arguments import Setting, as_data, name_of, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
+from vbppl.model.outside import Reading, reading, unchanged
 from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
 from vbppl.model.shapes import all_rows, check_value
 from vbppl.model.trace import Outline, abstract_sites, initial_params, initial_states, log_joint, traced, values_of
@@ -72,8 +74,8 @@ def _rebuilt(function: Any, fields: dict[str, Any]) -> Model:
 def model(function: Callable[..., Any]) -> ModelFunction:
     """Make a function that speaks the words of the language a model.
 
-    What the function reads from outside its arguments (globals, closures) is read once and becomes part of the
-    compiled programs, as under `jax.jit`: pass what may change as an argument.
+    What the function reads from outside its arguments (globals, closures) becomes part of the compiled programs:
+    arrays and numbers that have changed there mean other programs, so pass what changes often as an argument.
 
     >>> import vbppl as vb, vbppl.distributions as dist
     >>> @vb.model
@@ -108,6 +110,7 @@ class Model(Program):
       decentered: sites that are fitted in other coordinates: see `reparam.py`.
       states: what the steps of a fit have left in modules and mutable values.
       training: raw key data while a fit makes steps; None elsewhere.
+      reads: what the function read from outside its arguments when it was applied: see `outside.py`.
     """
 
     arrays: tuple[Any, ...]
@@ -115,22 +118,29 @@ class Model(Program):
     interventions: dict[str, Any]
     function: Callable[..., Any] = static()
     structure: Any = static()
-    settings: tuple[Setting | None, ...] = static()
+    settings: tuple[Setting | FunctionType | None, ...] = static()
     decentered: tuple[str, ...] = static(default=())
     states: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: Any = None
+    reads: Reading = static(default=())
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
         """Split the arguments into arrays (data) and everything else (static)."""
         arrays, settings, structure = split((args, kwargs), function)
-        return cls(arrays, {}, {}, function, structure, settings)
+        new = cls(arrays, {}, {}, function, structure, settings)
+        return dataclasses.replace(new, reads=reading(new.functions))
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """Its own, and those among its arguments."""
+        return (self.function, *filter(callable, map(value_of, self.settings)))
 
     @property
     def arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The positional and keyword arguments, as they were given."""
         arrays = iter(self.arrays)
-        leaves = [next(arrays) if setting is None else setting.value for setting in self.settings]
+        leaves = [next(arrays) if setting is None else value_of(setting) for setting in self.settings]
         return jax.tree.unflatten(self.structure, leaves)
 
     @property
@@ -163,7 +173,7 @@ class Model(Program):
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
-        with traced(in_mode(interpreter, self.states, self.training)) as sites:
+        with unchanged(self.reads, self.functions), traced(in_mode(interpreter, self.states, self.training)) as sites:
             self.inline()
         return sites
 
@@ -206,7 +216,8 @@ class Model(Program):
         """
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}.")
-        return _prior_draws(self.loaded(), _own_params(self, params or {}), raw_key(seed), n)
+        given = jax.device_put((self.loaded(), _own_params(self, params or {}), raw_key(seed)))
+        return _prior_draws(*given, n)
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
@@ -221,7 +232,7 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
-        return _log_joint(self.loaded(), {name: crossing(value) for name, value in values.items()})
+        return _log_joint(*jax.device_put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
 
     def __reduce__(self) -> Any:
         # The name of a decorated function leads to the `ModelFunction`, so the function itself cannot be pickled.
@@ -231,7 +242,7 @@ class Model(Program):
     def shapes(self) -> Table:
         """The table of shapes: for each site its distribution, batch, event and plates."""
         head = ("site", "kind", "distribution", "batch", "event", "plates")
-        return Table(head, tuple(map(_shape_row, abstract_sites(self).values())), align="<")
+        return Table(head, tuple(site.row() for site in abstract_sites(self).values()), align="<")
 
     def __repr__(self) -> str:
         args, kwargs = self.arguments
@@ -385,13 +396,3 @@ def _shown(value: Any) -> str:
     if any(is_array(leaf) for leaf in leaves):
         return f"<{type(value).__name__}>"
     return name_of(value) if callable(value) else repr(value)
-
-
-def _shape_row(site: Outline) -> tuple[str, ...]:
-    plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in site.frames)
-    if site.kind == "plate":
-        return (site.name, "plate", f"{site.size} rows", "", "", plates)
-    if site.kind != "sample":
-        return (site.name, site.kind, "", "", str(site.shape), plates)
-    kind = "observed" if site.observed else "latent"
-    return (site.name, kind, site.distribution, str(site.batch), str(site.event), plates)

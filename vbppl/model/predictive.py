@@ -61,7 +61,7 @@ def predict(
         _say_drawn_from_prior(name, given_shapes[name], latent[name])
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
-    new = _forward(model, kept, z, dict(weights or {}), dict(params), raw_key, n)
+    new = _forward(*jax.device_put((model, kept, z, dict(weights or {}), dict(params), raw_key)), n)
     fixed = {*kept, *z} - set(anew)
     return {name: new[name] for name in sites if name in new and name not in fixed}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,11 +14,13 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.model.handlers import at_point, at_site, parts_of
 from vbppl.model.modules import parts, shapes_of
+from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
 
@@ -100,12 +103,23 @@ class Outline:
             movable = not site.observed and dist.location_scale is not None
             return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, movable)
 
+    def row(self) -> tuple[str, ...]:
+        """Its line in a table of shapes."""
+        plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in self.frames)
+        if self.kind == "plate":
+            return (self.name, "plate", f"{self.size} rows", "", "", plates)
+        if self.kind != "sample":
+            return (self.name, self.kind, "", "", str(self.shape), plates)
+        kind = "observed" if self.observed else "latent"
+        return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
+
 
 def abstract_sites(model: Any) -> dict[str, Outline]:
     """The sites of a run of a `Model` with shapes in the place of numbers: nothing is computed or compiled.
 
     What has been found is kept for models of the same function and shapes, as their compiled programs are.
     """
+    check(model.reads, model.functions)
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     return dict(_abstract_sites(structure, shapes, jnp.result_type(float)))
@@ -137,6 +151,52 @@ def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
         if any(map(is_reached, equation.invars)):
             reached.update(equation.outvars)
     return [is_reached(atom) for atom in jaxpr.outvars]
+
+
+class _ReachedError(Exception):
+    """Ends a run at a statement."""
+
+
+def advice_of_indices(model: Any) -> str:
+    """What to say where the model reads an array outside its bounds, which JAX clamps; "" where it does not.
+
+    One evaluation with every read checked, and one for each site where that finds something: for fits that went wrong.
+    """
+
+    def run(model: Any, last: str) -> Array:
+        somewhere, found = at_point(0.0), []
+
+        def interpret(site: Site) -> Site:
+            answer = somewhere(site)
+            if site.kind in ("sample", "factor"):
+                found.append(jnp.sum(log_probs(answer)))
+            if site.name == last:
+                raise _ReachedError
+            return answer
+
+        with contextlib.suppress(_ReachedError):
+            model.trace(interpret)
+        return sum(found, jnp.zeros(()))
+
+    def wrong(last: str) -> str:
+        checked = checkify.checkify(functools.partial(run, last=last), errors=checkify.index_checks)
+        try:
+            with jax.transfer_guard("allow"):
+                return checked(model)[0].get() or ""
+        except NotImplementedError:  # a primitive that cannot be checked: there is nothing to say
+            return ""
+
+    names = list(abstract_sites(model))
+    if not names or not (what := wrong(names[-1])):
+        return ""
+    site = next(name for name in names if wrong(name))
+    found = re.sub(
+        r"^out-of-bounds indexing for array of shape (.*?): (.*?)\. ?$", r"\2 (shape \1)", what, flags=re.DOTALL
+    )
+    return (
+        f"site '{site}': {found}; JAX reads the nearest entry instead, in silence. "
+        "To mend it: Count from 0, for instance by np.unique(groups, return_inverse=True)"
+    )
 
 
 def log_probs(site: Site) -> Array:

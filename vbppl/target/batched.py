@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ class Density:
     def __init__(self, targets: Sequence[Target]):
         target = targets[0]
         leaves, structure = jax.tree.flatten(target)
-        self._structure, self._many = _shared(structure), len(targets) > 1
+        self._structure, self._many, self._targets = _shared(target, structure), len(targets) > 1, targets
         # The leaves of all targets are stacked once and stay on the device: a call sends points and numbers only.
         if self._many:
             leaves = [jax.device_put(np.stack(parts)) for parts in zip(*map(jax.tree.leaves, targets))]
@@ -105,7 +106,8 @@ class Density:
             where = (points, weights, whose, turns)
             # Compiling is told from running by being the first call of its kind in this process.
             began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
-            found = _value_and_gradient(self._structure, self._leaves, *where, side, self._group)
+            with jax.transfer_guard("allow"):  # the points come from the host, and that is meant
+                found = self._structure.evaluate(self._leaves, *where, side, self._group)
             log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
             if kind not in self._structure.seen:
                 self._structure.seen.add(kind)
@@ -117,19 +119,22 @@ class _Structure:
     """The static half of a target. Compared by identity, because it is compared at every call."""
 
     def __init__(self, tree: Any):
-        self.tree = tree
         self.seen: set[tuple] = set()  # the kinds of calls that have been compiled
+        # Its own program, which goes when it goes: JAX keeps what a shared one has compiled.
+        self.evaluate = jax.jit(functools.partial(_value_and_gradient, tree), static_argnums=(5, 6))
 
 
-@functools.lru_cache(maxsize=256)
-def _shared(tree: Any) -> _Structure:
+# By the model's function and all the rest that is static. An entry does not keep the function, and goes with it.
+_STRUCTURES: weakref.WeakKeyDictionary[Any, dict[Any, _Structure]] = weakref.WeakKeyDictionary()
+
+
+def _shared(target: Target, tree: Any) -> _Structure:
     """The same object for equal structures, so that they share compiled programs."""
-    return _Structure(tree)
+    return _STRUCTURES.setdefault(target.model.function, {}).setdefault(tree, _Structure(tree))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _value_and_gradient(
-    structure: _Structure,
+    structure: Any,
     leaves: tuple[Array, ...],
     z: Array,
     centred: Array,
@@ -141,7 +146,7 @@ def _value_and_gradient(
     """The first `turns` blocks of points, or groups of blocks: how many is data, so one program serves all numbers."""
 
     def log_density(leaves: Sequence[Array], z: Array, centred: Array) -> Array:
-        target: Target = jax.tree.unflatten(structure.tree, leaves)
+        target: Target = jax.tree.unflatten(structure, leaves)
         return target.replace(centred=centred).run(z).log_density()
 
     evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))

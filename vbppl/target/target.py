@@ -75,7 +75,7 @@ class Target:
             return model
         check_applied(model)
         layout = Layout.of(abstract_sites(model), model.decentered)
-        model = model.with_arrays(lambda leaf: leaf if isinstance(leaf, Source) else jax.device_put(leaf))
+        model = model.with_arrays(owned)
         centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
         return cls(model, model.initial_params() if layout.params else {}, centred, {}, layout)
 
@@ -154,6 +154,13 @@ class Target:
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
         return unconstrained(self, self.layout.latent_values(values))[1]
+
+
+def owned(leaf: Any) -> Any:
+    """The data on the device, and nobody else's: on a CPU `device_put` would share the user's memory."""
+    return (
+        leaf if isinstance(leaf, Source) else jax.device_put(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf)
+    )
 
 
 def target(model: Model) -> Target:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
+import pickle
 import random
 import re
 import subprocess
@@ -98,24 +100,88 @@ def test_writing_that_breaks_off_leaves_the_good_file(tmp_path, monkeypatch):
     assert archive.read(path)[0] == {"number": 1}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "text", "empty", "pickle", "one array"])
 def test_a_damaged_file_is_refused_and_left_alone(tmp_path, damage):
     path = tmp_path / "run"
     killed(3, path)
     whole = path.read_bytes()
-    middle = len(whole) // 2
+    middle, npy = len(whole) // 2, io.BytesIO()
+    np.save(npy, np.array([None]))
     damaged = {
         "truncated": whole[:middle],
         "flipped": whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 200]) + whole[middle + 200 :],
         "text": b"not a checkpoint",
         "empty": b"",
+        "pickle": pickle.dumps({"a": 1}),
+        "one array": npy.getvalue(),
     }[damage]
     path.write_bytes(damaged)
     with pytest.raises(vb.ModelError, match="cannot be read as a checkpoint") as error:
         vb.fit(PAIRS, "mean_field", method=METHOD, checkpoint=path)
-    assert "left as it is" in str(error.value)
+    assert "left as it is" in str(error.value) and "pickle" not in str(error.value)
     assert path.read_bytes() == damaged
     assert [file.name for file in tmp_path.iterdir()] == ["run"]
+
+
+WRONG = {
+    "a missing field": (lambda meta, arrays: meta.pop("told"), "it lacks 'told'"),
+    "a missing array": (lambda meta, arrays: arrays.pop("bounds"), "it lacks 'bounds'"),
+    "no schedule": (lambda meta, arrays: meta.update(schedule=3), "'int' object is not iterable"),
+    "an unknown field": (lambda meta, arrays: meta["schedule"].update(more=1), "it lacks 'more'"),
+    "a string for a number": (lambda meta, arrays: meta.update(told="x"), "it holds 'x' as told"),
+    "a string in the schedule": (lambda meta, arrays: meta["schedule"].update(number="x"), "it holds 'x' as number"),
+    "another shape": (lambda meta, arrays: arrays.update(bounds=np.zeros(3)), "it holds (3,) bounds of 150 steps"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_well_formed_file_of_wrong_content_is_refused_and_left_alone(tmp_path, name):
+    path, (spoil, said) = tmp_path / "run", WRONG[name]
+    killed(3, path)
+    meta, arrays = archive.read(path)
+    spoil(meta, arrays)
+    archive.write(path, meta, arrays)
+    before = path.read_bytes()
+    with pytest.raises(vb.ModelError) as error:
+        vb.fit(PAIRS, "mean_field", method=METHOD, checkpoint=path)
+    assert str(error.value) == (
+        f"{path} cannot be read as a checkpoint of a fit: {said}.\n"
+        "  To mend it: It was left as it is. Move it away, or give another path, to begin anew."
+    )
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["run"]
+
+
+def test_two_fits_on_one_path_are_one_too_many(tmp_path):
+    path, told = tmp_path / "run", []
+
+    def other(progress):
+        with pytest.raises(vb.ModelError) as error:
+            vb.fit(PAIRS, "mean_field", method=METHOD, checkpoint=path)
+        told.append(str(error.value))
+
+    vb.fit(PAIRS, "mean_field", method=METHOD, checkpoint=path, callback=other)
+    assert set(told) == {
+        f"{path} is the checkpoint of a fit that is running.\n  To mend it: Wait for it to end, or give another path."
+    }
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_full_disk_is_warned_of_and_the_fit_goes_on_and_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "run"
+    killed(3, path)
+    before, whole = path.read_bytes(), vb.fit(PAIRS, "mean_field", method=METHOD)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive.np, "savez", full)
+    with pytest.warns(vb.VbpplWarning) as said:
+        same(vb.fit(PAIRS, "mean_field", method=METHOD, checkpoint=path), whole)
+    assert str(said[0].message) == (
+        f"the checkpoint {path} could not be written: [Errno 28] No space left on device. The fit goes on without it; "
+        "the file holds what it held before."
+    )
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["run"]
 
 
 OTHERS = {

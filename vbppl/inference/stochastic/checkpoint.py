@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 
 from vbppl.core import archive
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, VbpplWarning
 from vbppl.core.numerics.convergence import Convergence
 from vbppl.core.types import PathLike, PyTree
 from vbppl.inference.stochastic.early_stopping import Ending
@@ -78,6 +80,10 @@ class NoCheckpoint:
     def save(self, state: State) -> None:
         """Nothing."""
 
+    def locked(self) -> AbstractContextManager[None]:
+        """Nothing is locked."""
+        return nullcontext()
+
 
 class Checkpoint:
     """A file that holds the state of one fit."""
@@ -96,14 +102,25 @@ class Checkpoint:
         if not os.path.exists(self.path):
             return first
         meta, arrays = archive.read(self.path)
-        archive.check(self.path, meta["fingerprint"], self.fingerprint)
-        schedule, plain = meta["schedule"], {name: meta[name] for name in PLAIN}
-        schedule["centre"] = arrays["centre"] if meta["centred"] else None
-        schedule["look"] = Convergence(**schedule["look"]) if schedule["look"] else None
-        plain["nonfinite_sites"] = tuple(plain["nonfinite_sites"])
-        plain["ending"] = Ending(**meta["ending"]) if meta["ending"] else None
-        position, memories = (archive.unpack(getattr(first, name), name, arrays) for name in ("position", "memories"))
-        return State(position, Schedule(**schedule), arrays["bounds"], arrays["trace"], memories, **plain)
+        with archive.refused(self.path):
+            found, schedule = dict(meta["fingerprint"]), dict(meta["schedule"])
+        archive.check(self.path, found, self.fingerprint)
+        with archive.refused(self.path):
+            fields = {name: meta[name] for name in PLAIN}
+            schedule["centre"] = arrays["centre"] if meta["centred"] else None
+            schedule["look"] = archive.typed(Convergence, schedule["look"]) if schedule["look"] else None
+            fields["schedule"] = archive.typed(Schedule, schedule)
+            fields["nonfinite_sites"] = tuple(fields["nonfinite_sites"])
+            fields["ending"] = archive.typed(Ending, meta["ending"]) if meta["ending"] else None
+            fields |= {name: archive.unpack(getattr(first, name), name, arrays) for name in ("position", "memories")}
+            state = archive.typed(State, fields | {name: arrays[name] for name in ("bounds", "trace")})
+            if state.bounds.shape != (int(state.position.step),) or state.trace.ndim != 3:
+                raise ValueError(f"it holds {state.bounds.shape} bounds of {int(state.position.step)} steps")
+            return state
+
+    def locked(self) -> AbstractContextManager[None]:
+        """While no other fit may write to the file."""
+        return archive.locked(self.path)
 
     def save(self, state: State) -> None:
         """Write, unless the time since the last writing is short in comparison with what that took."""
@@ -116,7 +133,11 @@ class Checkpoint:
         meta["ending"] = dataclasses.asdict(state.ending) if state.ending else None
         arrays = {"bounds": state.bounds, "trace": state.trace, "centre": np.zeros(0) if centre is None else centre}
         arrays |= archive.pack(state.position, "position") | archive.pack(state.memories, "memories")
-        archive.write(self.path, meta, arrays)
+        try:
+            archive.write(self.path, meta, arrays)
+        except OSError as error:  # a full disk, say, is no reason to lose the fit
+            text = f"the checkpoint {os.fspath(self.path)} could not be written: {error}. The fit goes on without it"
+            warnings.warn(VbpplWarning(f"{text}; the file holds what it held before."), stacklevel=2)
         ended = time.perf_counter()
         self.due = ended + SPARING * (ended - began)
 

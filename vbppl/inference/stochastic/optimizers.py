@@ -49,7 +49,8 @@ class AnnealedAdam:
           power: see `update`; it rises to 1 while the step size falls.
         """
         size = size * self.first * (last + (1 - last) * (1 + jnp.cos(jnp.pi * fallen)) / 2)
-        left = [-jnp.expm1((steps + 1) * math.log(decay)) for decay in DECAYS]  # 1 - decay^t, without a power: dear
+        done = (steps + 1).astype(fallen.dtype)
+        left = [-jnp.expm1(done * math.log(decay)) for decay in DECAYS]  # 1 - decay^t, without a power: dear
         return size / left[0], 1 / left[1], jnp.broadcast_to(power, fallen.shape)
 
     def update(

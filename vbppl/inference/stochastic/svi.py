@@ -46,15 +46,16 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     if problem.checkpoint is not None:
         fed, _ = next(run.fed(run.setup, first.position, 1))
         checkpoint = Checkpoint(problem.checkpoint, fingerprint(problem, fed, first))
-    try:
-        first = checkpoint.restored(first)
-        state, cut = last(sized(run, first, checkpoint), first, watch)
-        if not cut:
-            state, cut = last(advance(run, state, checkpoint), state, watch, progress_of)
-    except KeyboardInterrupt:
-        state, cut = first, "interrupted"
-    if cut == "deadline":
-        checkpoint.save(state)
+    with checkpoint.locked():
+        try:
+            first = checkpoint.restored(first)
+            state, cut = last(sized(run, first, checkpoint), first, watch)
+            if not cut:
+                state, cut = last(advance(run, state, checkpoint), state, watch, progress_of)
+        except KeyboardInterrupt:
+            state, cut = first, "interrupted"
+        if cut == "deadline":
+            checkpoint.save(state)
     return [_solution(run, state, cut)]
 
 

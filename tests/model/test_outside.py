@@ -1,0 +1,188 @@
+"""What a model reads from outside its arguments: changes are seen, or refused; so is hidden randomness."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import random
+import weakref
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+import vbppl.distributions as dist
+
+
+@dataclasses.dataclass
+class Settings:
+    """What a model reads at an attribute."""
+
+    y: float = 0.0
+
+
+G = {"y": np.array(1.0)}
+LIST = [1.0]
+NUMBER = 1.0
+SETTINGS = Settings(1.0)
+
+
+def conjugate(read):
+    """One number with a standard normal prior and unit noise: its posterior mean is y / 2."""
+
+    @vb.model
+    def half():
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        vb.sample("y", dist.Normal(x, 1.0), obs=jnp.asarray(read()))
+
+    return half
+
+
+def by_helper():
+    return NUMBER
+
+
+def put(what, value):
+    if what == "helper":
+        globals()["NUMBER"] = value
+    elif what == "array":
+        G["y"] = np.array(value)
+    elif what == "list":
+        LIST[0] = value
+    else:
+        SETTINGS.y = value
+
+
+READS = {
+    "helper": by_helper,
+    "array": lambda: G["y"],
+    "list": lambda: LIST[0],
+    "attribute": lambda: SETTINGS.y,
+}
+
+
+@pytest.mark.parametrize("what", READS)
+def test_what_has_changed_outside_is_seen_by_the_next_fit_and_what_has_not_compiles_nothing(what, compilations):
+    half = conjugate(READS[what])
+    for value in (1.0, 3.0):
+        put(what, value)
+        posterior = vb.fit(half())
+        np.testing.assert_allclose(posterior.mean()["x"], value / 2, rtol=1e-5)
+        before = compilations()
+        vb.fit(half())
+        assert compilations() == before
+
+
+def test_a_closure_and_a_default_are_seen():
+    y = 1.0
+    closed = conjugate(lambda: y)
+    by_default = [conjugate(partial(lambda y=value: y)) for value in (1.0, 3.0)]
+    first = closed().reads
+    y = 3.0
+    assert closed().reads != first
+    assert by_default[0]().reads != by_default[1]().reads
+    assert "default 0" in by_default[0]().reads[0][0]
+
+
+def test_a_model_in_use_is_refused_by_the_name_of_what_has_changed():
+    put("array", 1.0)
+    model = conjugate(READS["array"])()
+    put("array", 3.0)
+    with pytest.raises(vb.ModelError) as error:
+        vb.fit(model)
+    assert str(error.value) == (
+        "G['y'], which the model reads from outside its arguments, has changed since the model was applied to them.\n"
+        "  G['y']: float64[] ffe642da04dad63c then, float64[] 049eb9b55559397e now\n"
+        "  To mend it: Pass it as an argument of the model, or apply the model again."
+    )
+
+
+def test_an_array_that_is_changed_in_place_is_seen_or_refused():
+    """JAX converts a float64 array once, by its identity, while a program holds it."""
+    values = np.array([1.0, 1.0])
+    model = conjugate(lambda: values.mean())
+    np.testing.assert_allclose(vb.fit(model()).mean()["x"], 0.5, rtol=1e-5)
+    values[:] = 3.0  # NumPy alone reads it
+    np.testing.assert_allclose(vb.fit(model()).mean()["x"], 1.5, rtol=1e-5)
+    held = np.array(1.0)
+    model = conjugate(lambda: held)
+    first = vb.fit(model())
+    held[...] = 3.0
+    with pytest.raises(vb.ModelError) as error:
+        vb.fit(model())
+    np.testing.assert_allclose(first.mean()["x"], 0.5, rtol=1e-5)
+    assert str(error.value) == (
+        "held, which the model reads from outside its arguments, was changed in place, but JAX still holds the numbers "
+        "that it had before.\n"
+        "  To mend it: Pass it as an argument of the model, or put a new array there: held = np.array(...)."
+    )
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("random", lambda: random.random()),
+        ("np.random", lambda: np.random.normal()),
+        ("RNG", lambda: RNG.normal()),
+    ],
+)
+def test_hidden_randomness_is_refused(name, draw):
+    with pytest.raises(vb.ModelError) as error:
+        vb.fit(conjugate(draw)())
+    assert str(error.value) == (
+        f"the model draws from {name}, which would give the same numbers for ever: a model is run once and then "
+        "compiled.\n"
+        "  To mend it: Write vb.sample(...) for what is random in the model; draw fixed numbers outside, and pass them."
+    )
+
+
+def test_what_a_model_changes_itself_is_not_looked_at():
+    seen, counts, n = [], {"runs": 0}, 0
+
+    @vb.model
+    def noting():
+        nonlocal n
+        n += 1
+        counts["runs"] += 1
+        seen.append(n)
+        vb.sample("x", dist.Normal(0.0, 1.0))
+
+    vb.fit(noting())
+    before = n
+    vb.fit(noting())
+    assert n == before
+
+
+def test_a_plain_density_is_looked_at_too():
+    centre = np.array(1.0)
+    bare = partial(lambda: vb.density(lambda z: -0.5 * jnp.sum((z - jnp.asarray(centre)) ** 2), 1))
+    first = bare()
+    centre = np.array(3.0)
+    with pytest.raises(vb.ModelError, match="^centre, which the model reads"):
+        vb.fit(first)
+
+
+@pytest.mark.parametrize("method", ["auto", vb.Stochastic(steps=10)], ids=["fixed draws", "stochastic"])
+def test_a_model_that_is_gone_is_let_go_with_its_data(method):
+    def fitted():
+        values = np.arange(3.0)
+
+        def program(link):
+            x = vb.sample("x", dist.Normal(0.0, 1.0))
+            vb.factor("y", -jnp.sum((link(x) - jnp.asarray(values)) ** 2))
+
+        def link(x):
+            return 2.0 * x
+
+        posterior = vb.fit(vb.model(program)(link), method=method)
+        posterior.mean()
+        return [weakref.ref(each) for each in (values, program, link)]
+
+    gone = fitted()
+    gc.collect()
+    assert [each() for each in gone] == [None, None, None]
