@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special as special
 
 from vbppl.core.pytree import pytree, set_field
-from vbppl.core.special import betaln, xlogy
+from vbppl.core.special import betaln, deviance, log_factorial_error, safe_log
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
 from vbppl.distributions.families.bounded import Beta
-from vbppl.distributions.families.finite import Binomial, log_choose
+from vbppl.distributions.families.finite import Binomial, log_choose, log_split, sigmoids
 from vbppl.distributions.families.positive import Gamma
 
 
@@ -32,7 +31,8 @@ class Poisson(Distribution):
 
     def _log_density(self, x):
         rate = jnp.asarray(self.rate, self.dtype)
-        return xlogy(x, rate) - rate - special.gammaln(x + 1)
+        rate = jnp.where(rate < 0, jnp.nan, rate)
+        return -deviance(x, rate, safe_log(rate)) - log_factorial_error(x)
 
     def _moments(self):
         return self.rate, self.rate
@@ -52,10 +52,10 @@ class GammaPoisson(Distribution):
         return _poisson(key_count, rate, shape)
 
     def _log_density(self, x):
-        # log C(x + concentration - 1, x) + concentration log q + x log(1 - q), where logit q = log rate
-        log_rate = jnp.log(self.rate)
-        ways = -jnp.log(x + self.concentration) - betaln(self.concentration, x + 1.0)
-        return ways - self.concentration * jax.nn.softplus(-log_rate) - x * jax.nn.softplus(log_rate)
+        # A binomial's density, of `concentration` heads (which need not be whole) and x tails; the last coin is a head.
+        log_rate, heads = jnp.log(self.rate), jnp.asarray(self.concentration, self.dtype)
+        probs, logs = sigmoids(log_rate)
+        return jnp.log(heads / (heads + x)) + log_split((heads, x), probs, logs)
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / self.rate * (1.0 + 1.0 / self.rate)

@@ -6,15 +6,15 @@ probabilities are differentiable in either, at the edges (`probs` 0 or 1, `logit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import betaln, safe_log, xlog1py, xlogy
+from vbppl.core.special import betaln, deviance, log_factorial_error, safe_log, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
@@ -27,6 +27,23 @@ def _whole(x: Array) -> Array:
 def log_choose(n: Array, x: Array) -> Array:
     """`log C(n, x)`."""
     return -jnp.log1p(n) - betaln(n - x + 1, x + 1)
+
+
+def log_split(counts: Sequence[Array], probs: Sequence[Array], logs: Sequence[Array]) -> Array:
+    """`log n! - sum_k log x_k! + sum_k x_k log p_k`, of counts `x_k` with sum `n` and probabilities with sum one.
+
+    The mean counts have the sum `n` too, so that all large terms are deviances, which do not cancel.
+    """
+    total = sum(counts[1:], counts[0])
+    log_total = jnp.log(jnp.maximum(total, 1.0))
+    deviances = [deviance(x, total * p, log_total + log_p) for x, p, log_p in zip(counts, probs, logs)]
+    return log_factorial_error(total) - sum(map(log_factorial_error, counts)) - sum(deviances)
+
+
+def sigmoids(logits: ArrayLike) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The probabilities of heads and tails, and their logarithms."""
+    probs = (jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits))
+    return probs, (-jax.nn.softplus(-logits), -jax.nn.softplus(logits))
 
 
 class _Chances(Distribution):
@@ -98,8 +115,11 @@ class Binomial(_Coin):
         return _whole(jax.random.binomial(key, total, probs, shape, self.dtype))
 
     def _log_density(self, x):
-        total = jnp.asarray(self.total_count, self.dtype)
-        return log_choose(total, x) + self._log_heads_and_tails(x, total - x)
+        tails = jnp.asarray(self.total_count, self.dtype) - x
+        if self.probs is None:
+            return log_split((x, tails), *sigmoids(self.logits))
+        p = jnp.asarray(self.probs, self.dtype)
+        return log_split((x, tails), (p, 1 - p), (safe_log(p), safe_log(1 - p)))
 
     def _moments(self):
         p = self._probs()
@@ -205,10 +225,10 @@ class Multinomial(_Classes):
 
     def _log_density(self, x):
         total = jnp.asarray(self.total_count, self.dtype)
-        ways = special.gammaln(total + 1) - jnp.sum(special.gammaln(x + 1), axis=-1)
-        if self.probs is None:
-            return ways + jnp.sum(x * self._log_probs(), axis=-1)
-        return ways + jnp.sum(xlogy(x, jnp.asarray(self.probs, self.dtype)), axis=-1)
+        log_total, log_probs = jnp.log(jnp.maximum(total, 1.0)), jnp.asarray(self._log_probs(), self.dtype)
+        means = total[..., None] * jnp.asarray(self._probs(), self.dtype)
+        rest = deviance(x, means, log_total[..., None] + log_probs) + log_factorial_error(x)
+        return log_factorial_error(total) - jnp.sum(rest, axis=-1)
 
     def _moments(self):
         mean = jnp.asarray(self.total_count)[..., None] * self._probs()
