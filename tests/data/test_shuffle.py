@@ -21,7 +21,7 @@ def ahead(stream, seed, cursor, steps):
     return stream.ahead(jax.random.key(seed), cursor, steps)["row"]
 
 
-@settings(max_examples=12, deadline=None)  # each size is a program of its own
+@settings(max_examples=6, deadline=None)  # each size is a program of its own
 @given(st.data(), st.integers(1, 70), st.integers(0, 2**31 - 1))
 def test_every_row_is_shown_once_an_epoch_whatever_the_sizes(data, size, seed):
     length = data.draw(st.integers(1, size))
@@ -67,6 +67,7 @@ def test_two_plates_and_two_epochs_are_shuffled_apart():
     assert len(set(orders)) == 4
 
 
+@pytest.mark.slow
 def test_model_and_guide_see_the_same_rows():
     """Each row has its own latent and its own param: the guide can only be right about the rows that it is shown."""
     y = np.linspace(-2.0, 2.0, 8)

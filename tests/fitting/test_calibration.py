@@ -21,6 +21,7 @@ def normal(y, loc=0.0, sd=1.0, noise=1.0):
     vb.sample("y", dist.Normal(x, noise), obs=y)
 
 
+@pytest.mark.slow
 def test_a_right_model_passes_at_the_level_it_claims():
     """Correlated coefficients, full rank, which is exact here; 3 scalars at 1% together, from 3 seeds."""
     passed = [vb.calibrate(LINEAR, n=300, seed=seed).passed for seed in range(3)]

@@ -180,7 +180,8 @@ def suite():
 def test_every_guide_weighs_its_draws_by_the_normal_that_it_is(name, x64):
     guide, phi, loc, factor = suite()[name]
     target, normal = Target.of(groups(GROUPS_Y)), stats.multivariate_normal(loc, factor @ factor.T)
-    log_weights, z = bound.weighed_draws(guide, phi, target, np.random.default_rng(3), 4000)
+    drawn = bound.weighed_draws(guide, phi, target, np.random.default_rng(3), 4000)
+    log_weights, z = drawn.log_weights, drawn.z
     expected = jax.vmap(target.log_density)(z) - normal.logpdf(z)
     np.testing.assert_allclose(log_weights, expected, rtol=1e-9, atol=1e-9)
     standard = np.linalg.solve(factor, (z - loc).T)
@@ -195,7 +196,7 @@ def test_every_guide_weighs_its_draws_by_the_normal_that_it_is(name, x64):
 def test_the_bound_of_every_guide_is_the_mean_of_its_log_weights(name, x64):
     guide, phi, _, _ = suite()[name]
     target, rng = Target.of(groups(GROUPS_Y)), np.random.default_rng(4)
-    log_weights, _ = bound.weighed_draws(guide, phi, target, rng, 20_000)
+    log_weights = bound.weighed_draws(guide, phi, target, rng, 20_000).log_weights
     fresh = np.array([bound.fresh_bound(guide, phi, target, rng, 256).mean() for _ in range(8)])
     noise = guide.noise(target).spread(rng, 16)(jax.random.key(0))
     stepwise = np.asarray(guide.bound(phi, noise, target))

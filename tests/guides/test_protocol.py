@@ -180,6 +180,7 @@ def test_the_bound_in_a_program_on_the_host_and_by_weights_is_one(fitted, x64):
     assert abs(inside.mean() - weighed.mean()) < error + 4.5 * inside.std() / np.sqrt(len(inside))
 
 
+@pytest.mark.slow
 def test_gradients_flow_and_steps_have_the_shape_of_the_parameters(fitted):
     guide, phi, target = fitted
     noise = guide.noise(target).spread(np.random.default_rng(5), 4)(jax.random.key(0))

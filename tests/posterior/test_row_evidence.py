@@ -31,6 +31,7 @@ def other(kind, x, init=None):
     return {"model": linear(x), "guide": program(x, weights() if init is None else init) if kind == "program" else None}
 
 
+@pytest.mark.slow
 @quiet
 @either
 def test_each_rows_log_evidence_is_the_closed_form(kind):
@@ -83,7 +84,8 @@ def test_rows_are_judged_one_by_one(kind):
     assert abs(good.check().log_evidence - EVIDENCE.logpdf(ROWS).sum()) < 4 * good.elbo.se + 60 * 0.03
     poor = fitted(kind, weights(loc=GAIN.T * 0.3, sd=3 * BEST_SD)).check()
     assert poor.verdict == "poor" and "of the rows" in poor.reasons[0]
-    assert "judging: each row by itself" in str(poor) and poor.mean_shift.name == "not looked at row by row"
+    assert any(line.startswith("judging: each row by itself") for line in poor.details)
+    assert poor.mean_error.name == "not looked at"
 
 
 @quiet
@@ -91,7 +93,7 @@ def test_the_log_evidence_is_unknown_where_the_weights_of_rows_do_not_settle_dow
     """A guide that is far too narrow: its weights have no mean."""
     card = fitted("amortized", weights(sd=0.1 * BEST_SD)).check()
     assert card.pareto_k > 0.7
-    assert np.isnan(card.log_evidence) and "PSIS cannot say" in str(card)
+    assert np.isnan(card.log_evidence) and "log evidence unknown" in str(card)
 
 
 @pytest.mark.slow
@@ -152,6 +154,7 @@ def test_validation_gives_back_the_parameters_of_its_best_look():
     np.testing.assert_array_equal(kept["loc"], seen[best].params["guide"]["encoder"][0])
 
 
+@pytest.mark.slow
 @quiet
 def test_validation_keeps_its_patience_for_the_time_after_the_warm_up():
     """From the optimum every step of a warm-up leads away at first: the first look is the best for long."""

@@ -219,6 +219,7 @@ def test_the_importance_weighted_bound_rises_from_the_elbo_to_the_evidence(kind,
     assert ROW_EVIDENCE.sum() - 0.1 < means[64] < ROW_EVIDENCE.sum() + errors[64]
 
 
+@pytest.mark.slow
 @encoder
 def test_doubly_reparametrised_gradients_have_the_mean_of_the_plain_ones_and_less_noise(kind, x64):
     values, plain = by_rows(ImportanceWeighted(doubly=False), kind, 8, 20_000)
