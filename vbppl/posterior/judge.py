@@ -36,7 +36,7 @@ from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.target import Target
 
 CHEAP = 3_000  # evaluations that any fit is worth
-DRAWS, IN_DOUBT = 2_048, (8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
+DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
 FEWEST, WORTH = 256, 2_000  # of an expensive density; effective draws that are answer enough
 TAIL_DIM = 64
 POINT = "a MAP estimate is a point: there is no distribution to judge"
@@ -87,12 +87,13 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
         # A few heavy weights may be all rounding: far out a density in single precision can be any number.
         drawn = drawn.without_rounded(target)
         card = _report(found, drawn)
-    # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer.
+    # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
+    # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.
     for wanted in IN_DOUBT:
-        more = min(wanted, most) - len(card.draws)
+        more = wanted - len(card.draws)
         hopeless = bool(solver_reasons(solution.status, solution.other_modes)) and card.verdict == "poor"
         answered = card.verdict == "good" or (card.verdict == "corrected" and card.draws.ess > WORTH)
-        if answered or hopeless or more < FEWEST:
+        if answered or hopeless or wanted > most or more <= 0:
             break
         if watch.is_over:
             text = f"by {len(card.draws):,} draws only, as the time was over; in doubt there would be {most:,}"
@@ -176,7 +177,9 @@ def _corrected_by_linear_response(
     gaussian = FullRank().of(np.asarray(MeanField().loc(phi), np.float64), factor).astype(phi.dtype)
     normal = normal_of(FullRank(), gaussian)
     nearer = dataclasses.replace(found, tail=_tail(normal, target), curved=Curvature(), normal=normal)
-    again = _report(nearer, draw(FullRank(), gaussian, target, rng, min(IN_DOUBT[0], affordable)))
+    again = _report(
+        nearer, draw(FullRank(), gaussian, target, rng, max(n for n in (DRAWS, *IN_DOUBT[:2]) if n <= affordable))
+    )
     errors = quantities.errors(target, again.draws, None)
     if again.verdict == "corrected" or (again.verdict == "good" and mends(again.draws, errors)):
         text = (
