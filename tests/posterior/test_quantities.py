@@ -91,3 +91,17 @@ def test_the_tail_is_that_of_the_scale_on_which_it_is_shorter():
     t = np.linspace(-10, 10, 200_001)
     p = stats.t.pdf(t, 2.0)
     assert heavy.value == pytest.approx(0.5 * np.log((p * t**2).sum() / p.sum()), abs=0.01)
+
+
+def test_a_value_that_overflows_is_unknown_and_not_passed_over():
+    @vb.model
+    def overflowing():
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        vb.deterministic("huge", jnp.exp(80 * x))
+
+    found = quantities.errors(
+        vb.target(overflowing()), drawn(vb.target(overflowing()), np.zeros((2, 1), np.float32)), None
+    )
+    assert abs(found.mean[0]) < 0.1 and np.isposinf(found.mean[1]) and np.isposinf(found.log_sd_se[1])
+    card = vb.fit(overflowing()).check()
+    assert card.verdict == "unknown" and "the error of the mean of huge could not be measured" in card.details

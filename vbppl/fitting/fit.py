@@ -54,8 +54,8 @@ def fit(
       model: a function under `@vb.model`, applied to its arguments; or a bare density, `vb.density(log_density, dim)`.
       guide: "auto", "mean_field", "full_rank", "low_rank", a guide object (`vb.FullRank()`), or a function
         under `@vb.guide` applied to its arguments.
-      method: "auto": on fixed draws to the end (`vb.Deterministic()`) where the guide is Gaussian, all
-        rows are shown and no params are learnt, else `vb.Stochastic()`. Either can be given.
+      method: "auto": `vb.Deterministic()`, on fixed draws to the end, where the guide is Gaussian, all rows are shown
+        and no params are learnt, else `vb.Stochastic()`. Either can be given.
       seed: an int or a JAX key; the same seed gives the same bits on the same machine.
       batch_size: rows of a plate shown at each step: for the only plate, or by plates' names.
       start: where to begin: a posterior, whose guide's parameters, learnt params and networks are taken over where
@@ -64,8 +64,7 @@ def fit(
       progress: True or False for a progress bar; None for one only where a person watches a long fit.
       callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
-        it to the same bits, one that had ended returns its posterior again. A fit on fixed draws writes none:
-        it depends on its seed alone and is done anew.
+        it to the same bits. A fit on fixed draws writes none: it depends on its seed alone and is done anew.
 
     Returns:
       the posterior; its `status` says why the fit ended. Ctrl-C ends a fit as `seconds` do.

@@ -18,7 +18,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.guides.base import Draws, Guide, in_dtype_of
-from vbppl.guides.networks import Transfer, at_other_data, network_size
+from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
 from vbppl.guides.structured import AT_ONCE
 from vbppl.target.batched import HEAVY, evaluate
@@ -151,15 +151,6 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
     return log_prob(guide, phi, jnp.atleast_2d(z), target).reshape(log_det.shape) - log_det
-
-
-def transfer(guide: Guide, phi: PyTree, target: Target, model: Any, rng: np.random.Generator, draws: int) -> Transfer:
-    """What the guide says of the latent sites of `model`, the fitted one or the same with other data."""
-    found = at_other_data(guide, phi, target, model, rng, draws)
-    if found is not None:
-        return found
-    values = sample(guide, phi, target, rng, draws)
-    return Transfer({slot.name: values[slot.name] for slot in target.layout.slots})
 
 
 def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict[str, Any], float]]]:

@@ -159,7 +159,7 @@ def mends(draws: WeightedDraws, errors: Errors) -> bool:
 
 def _worst(value: np.ndarray, se: np.ndarray, errors: Errors) -> Worst:
     """The greatest, as far as it is known: noise alone makes the greatest of many look great."""
-    if not np.isfinite(value).any():
+    if not np.isfinite(np.abs(value) - 2 * se).any():
         return report.NOTHING
     at = int(np.nanargmax(np.abs(value) - 2 * se))
     return Worst(float(value[at]), errors.name(at), float(se[at]))

@@ -143,7 +143,11 @@ def _contrast(direction: np.ndarray, target: Target) -> str:
 
 
 def _measured(x: np.ndarray, weights: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Errors and their standard errors of columns `x`, `(draws, columns)`; NaN where there is no spread."""
+    """Errors and their standard errors of columns `x`, `(draws, columns)`.
+
+    NaN where there is no spread, of which nothing can be wrong; infinite where a value is not finite, so that
+    nothing is known.
+    """
     share = own.mean()
     mu, sigma = x[own].mean(axis=0), x[own].std(axis=0)
     # Rounding is no spread: of a constant nothing can be wrong.
@@ -156,7 +160,8 @@ def _measured(x: np.ndarray, weights: np.ndarray, own: np.ndarray) -> tuple[np.n
     to_mean = w * (x - mean) - np.where(own[:, None], x / share, 0.0)
     to_sd = (w * ((x - mean) ** 2 / variance - 1) - np.where(own[:, None], (x**2 - 1) / share, 0.0)) / 2
     root = np.sqrt(len(x))
-    return mean, to_mean.std(axis=0) / root, np.log(variance) / 2, to_sd.std(axis=0) / root
+    found = mean, to_mean.std(axis=0) / root, np.log(variance) / 2, to_sd.std(axis=0) / root
+    return tuple(np.where(none | np.isfinite(sum(found)), each, np.inf) for each in found)
 
 
 def total_variation(draws: WeightedDraws) -> float:
