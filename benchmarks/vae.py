@@ -228,7 +228,7 @@ def peak_memory(name: str, path: str) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def compare(path: str, turns: int) -> None:
+def compare(path: str, turns: int, memory: bool = True) -> None:
     """Print the table."""
     x, contenders = images(path), {}
     for name, make in CONTENDERS.items():
@@ -244,7 +244,8 @@ def compare(path: str, turns: int) -> None:
     print("\n| loop | images a second | time over by hand | peak memory, MB |\n|---|--:|--:|--:|")
     for i, name in enumerate(contenders):
         speed, ratio = CHUNK * BATCH / np.median(times[:, i]), np.median(times[:, i] / times[:, 0])
-        print(f"| {name} | {speed:,.0f} | {ratio:.3f} | {peak_memory(name, path):,.0f} |", flush=True)
+        held = f"{peak_memory(name, path):,.0f}" if memory else ""
+        print(f"| {name} | {speed:,.0f} | {ratio:.3f} | {held} |", flush=True)
 
 
 def train(path: str, minutes: float, numbers: list[int], test_rows: int, seed: int, drawn: bool) -> None:
@@ -312,6 +313,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--test-rows", type=int, default=1000, help="test images whose log likelihood is estimated")
     parser.add_argument("--threshold", action="store_true", help="white above half of full intensity")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory, a process for each loop")
     parser.add_argument("--only", choices=CONTENDERS, help="make some chunks of one loop; print its peak memory")
     options = parser.parse_args(arguments)
     if options.only:
@@ -326,4 +328,4 @@ def main(arguments: list[str]) -> None:
         drawn = not options.threshold
         train(options.data, options.train_minutes, options.draws, options.test_rows, options.seed, drawn)
     else:
-        compare(options.data, options.turns)
+        compare(options.data, options.turns, not options.no_memory)
