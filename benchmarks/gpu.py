@@ -1,9 +1,9 @@
 """Fits on the accelerator beside the same fits on the processor: `python -m benchmarks gpu`, at most eight minutes.
 
 First whole fits, in a process for each platform: what a user waits for, how far the two answers are apart, and what
-the host asks of the device: programs launched and copies, the kernels that these became, and the share of the time in
-which the device computes. Then the loops of `overhead`, `minibatch` and `vae` as they stand. Without an accelerator
-the script runs on the processor alone and says so.
+the host asks of the device: programs launched, arrays sent and fetched, the kernels that these became, and the share
+of the time in which the device computes. Then the loops of `overhead`, `minibatch` and `vae` as they stand. Without an
+accelerator the script runs on the processor alone and says so.
 """
 
 from __future__ import annotations
@@ -75,15 +75,14 @@ def traced(call: Callable[[], Any]) -> dict[str, float]:
             call()
         (path,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
         planes = list(jax.profiler.ProfileData.from_file(path).planes)
-    found = {"launches": 0, "copies": 0, "kernels": 0, "busy": 0.0}
+    found = {"launches": 0, "sent": 0, "fetched": 0, "kernels": 0, "busy": 0.0}
     for plane in planes:
         for line in plane.lines:
             for event in line.events:
                 if plane.name.startswith("/host"):
                     found["launches"] += "ExecuteHelper" in event.name
                 elif line.name.startswith("Stream"):
-                    kind = "copies" if event.name.startswith("Memcpy") else "kernels"
-                    found[kind] += 1
+                    found[{"MemcpyH2D": "sent", "MemcpyD2H": "fetched"}.get(event.name, "kernels")] += 1
                     found["busy"] += event.duration_ns / 1e9
     return found
 
@@ -106,16 +105,17 @@ def measured(name: str) -> dict[str, Any]:
 
 def table(platforms: dict[str, list[dict[str, Any]]]) -> None:
     """Print the fits, one row for each platform."""
-    head = (
-        "fit | platform | first, s | second, s | gradients | launches | copies | kernels | busy | verdict | apart, sd"
-    )
-    print(f"| {head} |\n|---|---|" + "--:|" * 7 + "---|--:|")
+    counted = "gradients | launches | sent | fetched | kernels"
+    print(f"| fit | where | first, s | second, s | {counted} | busy | verdict | apart, sd |")
+    print("|---|---|" + "--:|" * 8 + "---|--:|")
     first = {row["name"]: row for row in next(iter(platforms.values()))}
     for name in FITS:
         for platform, rows in platforms.items():
             for row in (row for row in rows if row["name"] == name):
                 apart = "" if row is first[name] or "mean" not in row else f"{distance(first[name], row):.3f}"
-                counts = " | ".join(f"{row[key]:,.0f}" for key in ("gradients", "launches", "copies", "kernels"))
+                counts = " | ".join(
+                    f"{row[key]:,.0f}" for key in ("gradients", "launches", "sent", "fetched", "kernels")
+                )
                 share = f"{100 * row['busy'] / row['second']:.0f}%" if row["busy"] else ""
                 print(
                     f"| {name} | {platform} | {row['first']:.2f} | {row['second']:.3f} | {counts} | {share}"
@@ -130,9 +130,11 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(max(means.max(), np.abs(np.log(np.array(other["sd"]) / sd)).max()))
 
 
-def fits_on(platform: str, seconds: float) -> list[dict[str, Any]]:
-    """The rows of a fresh process on `platform`, as far as it came."""
+def fits_on(platform: str, seconds: float, precision: str = "") -> list[dict[str, Any]]:
+    """The rows of a fresh process on `platform`, as far as it came; products in this precision or JAX's own choice."""
     environment = {**os.environ, "JAX_PLATFORMS": platform}
+    if precision:
+        environment["JAX_DEFAULT_MATMUL_PRECISION"] = precision
     command = [sys.executable, "-m", "benchmarks", "gpu", "--only-fits"]
     rows = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -161,8 +163,12 @@ def main(arguments: list[str]) -> None:
     if device == "cpu":
         print("No accelerator here: the processor alone.")
     print(f"{machine.described()}; {jax.devices()[0].device_kind}\n", flush=True)
-    platforms = dict.fromkeys(["cpu", {"gpu": "cuda"}.get(device, device)])
-    table({platform: fits_on(platform, options.seconds / 4) for platform in platforms})
+    found, seconds = {"cpu": fits_on("cpu", options.seconds / 4)}, options.seconds / 4
+    if device != "cpu":
+        name = {"gpu": "cuda"}.get(device, device)
+        found[name] = fits_on(name, seconds)
+        found[f"{name}, products in 32 bits"] = fits_on(name, seconds, "highest")
+    table(found)
     for suite, short in SHORT.items():
         left = options.seconds - (time.monotonic() - began)
         print(f"\n## {suite}\n", flush=True)
