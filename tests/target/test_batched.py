@@ -75,6 +75,28 @@ def test_many_targets_are_evaluated_each_with_its_own_data(accelerated, monkeypa
     np.testing.assert_allclose(gradient, [found[1] for found in alone], rtol=1e-4, atol=1e-4)
 
 
+@vb.model
+def product(x, y):
+    beta = vb.sample("beta", dist.Normal(np.zeros(2, np.float32), 1.0).to_event(1))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(x @ beta, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "asked", "said"), [(True, None, "HIGHEST"), (False, None, "DEFAULT"), (True, "bfloat16", "DEFAULT")]
+)
+def test_products_on_an_accelerator_are_exact_unless_the_session_asks_for_others(accelerated, asked, said, monkeypatch):
+    monkeypatch.setattr(batched, "on_accelerator", lambda: accelerated)
+    target = vb.target(product(np.ones((3, 2)), np.ones(3)))
+    leaves, structure = jax.tree.flatten(target)
+    at = (np.zeros((512, 2), np.float32), np.zeros((512, len(target.centred)), np.float32), np.zeros(1, np.int32))
+    with jax.default_matmul_precision(asked):
+        lowered = batched._Structure(structure).evaluate.lower(leaves, *at, np.int32(1), 512, 0).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert len(products) == 2  # the value's and the gradient's
+    assert all(said in line for line in products)
+
+
 def test_one_point_that_is_not_finite_leaves_the_others_alone(one_by_one):
     points = POINTS[:40].copy()
     points[7] = np.nan

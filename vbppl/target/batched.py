@@ -10,11 +10,13 @@ fit's data and its coordinates; a request is a block of draws for each lane.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -36,6 +38,16 @@ ROOM = 2**29  # numbers that the intermediate values of a block may hold on an a
 def on_accelerator() -> bool:
     """Whether programs run on a device that waits for the host, as a GPU does wherever a loop's length is data."""
     return jax.default_backend() != "cpu"
+
+
+def in_full_precision() -> AbstractContextManager[Any]:
+    """Products as exact as their numbers, which fits on fixed draws rely on, unless the session asks for others.
+
+    By default a GPU rounds the factors of a product to 10 bits: on an H100 a logistic regression of 100,000 rows then
+    took 2.3 times the gradients and ended .012 sd off; exact products gave the processor's answer in as many gradients.
+    """
+    asked = jax.config.jax_default_matmul_precision is not None  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.default_matmul_precision("highest") if on_accelerator() and not asked else contextlib.nullcontext()
 
 
 def points_side_by_side(data_size: int, accelerated: bool) -> int:
@@ -162,7 +174,8 @@ def _value_and_gradient(
 
     def log_density(leaves: Sequence[Array], z: Array, centred: Array) -> Array:
         target: Target = jax.tree.unflatten(structure, leaves)
-        return target.replace(centred=centred).run(z).log_density()
+        with in_full_precision():
+            return target.replace(centred=centred).run(z).log_density()
 
     evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))
 
