@@ -40,7 +40,6 @@ from vbppl.guides.base import Start
 from vbppl.inference.stochastic import step
 from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import Optax
-from vbppl.target.batched import on_accelerator
 from vbppl.target.target import Target
 
 PIXELS, HIDDEN, LATENT, BATCH = 784, (400,), 20, 128
@@ -104,7 +103,7 @@ class Ours:
 
     def chunk(self) -> float:
         """Make `CHUNK` more steps; the mean bound of a row."""
-        found = step.run_chunk(self.setup, self.position, np.int32(CHUNK), self.phase, False, on_accelerator())
+        found = step.run_chunk(self.setup, self.position, np.int32(CHUNK), self.phase, careful=False)
         self.position, bounds, _ = found
         return float(np.asarray(bounds)[:CHUNK].mean()) / self.setup.minibatches.plates[0][1]
 
@@ -298,7 +297,7 @@ def seconds_a_step(model: vb.Model, guide: Any, draws: int, objective: Any) -> f
     phase, spent = step.Phase(0, 10**6, 10**6, 10**6).as_data(), []
     for _ in range(4):
         began = time.perf_counter()
-        position, bounds, _ = step.run_chunk(setup, position, np.int32(100), phase, False, on_accelerator())
+        position, bounds, _ = step.run_chunk(setup, position, np.int32(100), phase, careful=False)
         np.asarray(bounds)
         spent.append(time.perf_counter() - began)
     return float(np.median(spent[1:])) / 100

@@ -15,7 +15,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.inference.stochastic import svi
+from vbppl.inference.stochastic import step, svi
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -86,7 +86,7 @@ def lowered(model, guide, method, monkeypatch):
     calls, run_chunk = [], svi.run_chunk
 
     def recorded(*args):
-        calls.append(run_chunk.lower(*args))
+        calls.append(step.program(False).lower(*args))
         return run_chunk(*args)
 
     with monkeypatch.context() as patch:

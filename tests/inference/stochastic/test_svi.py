@@ -153,7 +153,7 @@ def test_random_numbers_made_a_few_steps_at_a_time_are_the_same(monkeypatch):
 def test_groups_of_a_fixed_length_for_accelerators_make_the_same_steps(steps, every, monkeypatch):
     method = vb.Stochastic(steps=steps, every=every, draws=2)
     host = vb.fit(PAIRS, "mean_field", method=method)
-    monkeypatch.setattr(svi, "on_accelerator", lambda: True)
+    monkeypatch.setattr(step, "on_accelerator", lambda: True)
     groups = vb.fit(PAIRS, "mean_field", method=method)
     np.testing.assert_allclose(groups.history, host.history, rtol=1e-4)
     np.testing.assert_allclose(groups.phi, host.phi, rtol=1e-4, atol=1e-5)

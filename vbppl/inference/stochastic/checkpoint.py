@@ -23,7 +23,8 @@ from vbppl.core.numerics.convergence import Convergence
 from vbppl.core.types import PathLike, PyTree
 from vbppl.inference.stochastic.early_stopping import Ending
 from vbppl.inference.stochastic.schedule import Phase, Schedule
-from vbppl.inference.stochastic.step import Position, Setup, run_chunk
+from vbppl.inference.stochastic.step import Position, Setup, program
+from vbppl.target.batched import on_accelerator
 
 SPARING = 10  # writing a checkpoint may take this fraction of the time: one in ten
 
@@ -145,7 +146,8 @@ class Checkpoint:
 def fingerprint(problem: Any, setup: Setup, first: State) -> dict[str, str]:
     """What makes a fit this one; each entry by the name that a message will call it."""
     layout = setup.target.layout
-    program = run_chunk.lower(setup, first.position, np.int32(1), Phase(0, 1, 1, 1).as_data(), False).as_text()
+    phase = Phase(0, 1, 1, 1).as_data()
+    text = program(on_accelerator()).lower(setup, first.position, np.int32(1), phase, False).as_text()
     return {
         **archive.machine(),
         "sites": ", ".join(f"{slot.name}{list(slot.shape)}" for slot in layout.slots),
@@ -162,5 +164,5 @@ def fingerprint(problem: Any, setup: Setup, first: State) -> dict[str, str]:
         "data": archive.digest(*jax.tree.leaves((setup.target, setup.guide, setup.minibatches))),
         "start": archive.digest(*jax.tree.leaves(first.position)),
         "validation": ", ".join(rule.fingerprint() for rule in problem.stop_rules),
-        "program of a step": archive.digest(program),
+        "program of a step": archive.digest(text),
     }

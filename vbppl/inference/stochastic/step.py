@@ -27,6 +27,7 @@ from vbppl.core.types import Array, ArrayLike, PyTree
 from vbppl.guides.base import Guide
 from vbppl.inference.stochastic.objectives import Inputs, Objective
 from vbppl.inference.stochastic.schedule import THIN, Phase
+from vbppl.target.batched import compiler_options, on_accelerator
 from vbppl.target.target import Target
 
 CHUNK = 1000
@@ -95,16 +96,29 @@ class Ahead:
     weight: Array
 
 
-@functools.partial(jax.jit, donate_argnames="position", static_argnames=("careful", "in_whole_groups"))
 def run_chunk(
-    setup: Setup, position: Position, steps: Array, phase: Phase, careful: bool, in_whole_groups: bool = False
+    setup: Setup, position: Position, steps: ArrayLike, phase: Phase, careful: bool
 ) -> tuple[Position, Array, Array]:
-    """`steps` steps, at most `CHUNK`; for an accelerator `in_whole_groups`.
+    """`steps` steps, at most `CHUNK`, in one program.
 
     Returns:
       the position, the bound at each step, `(CHUNK,)`, and what `monitored` sees after each step whose number is a
       multiple of `THIN`, `(CHUNK // THIN + 1, 2, numbers)`.
     """
+    return program(on_accelerator())(setup, position, steps, phase, careful)
+
+
+@functools.cache
+def program(in_whole_groups: bool) -> Any:
+    """`run_chunk` as compiled for a processor, or `in_whole_groups` for an accelerator."""
+    chunk = functools.partial(_chunk, in_whole_groups)
+    options = {"donate_argnames": "position", "static_argnames": "careful", "compiler_options": compiler_options()}
+    return jax.jit(chunk, **options)
+
+
+def _chunk(
+    in_whole_groups: bool, setup: Setup, position: Position, steps: Array, phase: Phase, careful: bool
+) -> tuple[Position, Array, Array]:
     block, first = _block(setup, position, phase), position.step // THIN
 
     def turn(number: Array, carry: tuple[Position, Array, Array]) -> tuple[Position, Array, Array]:
