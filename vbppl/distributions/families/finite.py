@@ -6,7 +6,6 @@ probabilities are differentiable in either, at the edges (`probs` 0 or 1, `logit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import betaln, deviance, log_factorial_error, safe_log, xlog1py, xlogy
+from vbppl.core.special import deviance, log_factorial_error, log_split, safe_log, sum_of_others, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
@@ -22,22 +21,6 @@ from vbppl.distributions.constraints.integer import boolean, integer_interval, m
 
 def _whole(x: Array) -> Array:
     return jnp.asarray(x, jnp.result_type(int))
-
-
-def log_choose(n: Array, x: Array) -> Array:
-    """`log C(n, x)`."""
-    return -jnp.log1p(n) - betaln(n - x + 1, x + 1)
-
-
-def log_split(counts: Sequence[Array], probs: Sequence[Array], logs: Sequence[Array]) -> Array:
-    """`log n! - sum_k log x_k! + sum_k x_k log p_k`, of counts `x_k` with sum `n` and probabilities with sum one.
-
-    The mean counts have the sum `n` too, so that all large terms are deviances, which do not cancel.
-    """
-    total = sum(counts[1:], counts[0])
-    log_total = jnp.log(jnp.maximum(total, 1.0))
-    deviances = [deviance(x, total * p, log_total + log_p) for x, p, log_p in zip(counts, probs, logs)]
-    return log_factorial_error(total) - sum(map(log_factorial_error, counts)) - sum(deviances)
 
 
 def sigmoids(logits: ArrayLike) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
@@ -62,6 +45,10 @@ class _Coin(_Chances):
 
     def _probs(self) -> Array:
         return jax.nn.sigmoid(self.logits) if self.probs is None else jnp.asarray(self.probs)
+
+    def _tails(self) -> Array:
+        """`1 - probs`, which of large `logits` is not zero."""
+        return jax.nn.sigmoid(-jnp.asarray(self.logits)) if self.probs is None else 1 - jnp.asarray(self.probs)
 
     def _log_heads_and_tails(self, heads: ArrayLike, tails: ArrayLike) -> Array:
         """`heads log p + tails log(1 - p)`."""
@@ -95,7 +82,7 @@ class Bernoulli(_Coin):
 
     def _moments(self):
         p = self._probs()
-        return p, p * (1 - p)
+        return p, p * self._tails()
 
 
 @pytree
@@ -123,7 +110,7 @@ class Binomial(_Coin):
 
     def _moments(self):
         p = self._probs()
-        return self.total_count * p, self.total_count * p * (1 - p)
+        return self.total_count * p, self.total_count * p * self._tails()
 
 
 @pytree
@@ -142,8 +129,8 @@ class Geometric(_Coin):
         return self._log_heads_and_tails(jnp.ones_like(x), x)
 
     def _moments(self):
-        p = self._probs()
-        return (1 - p) / p, (1 - p) / jnp.square(p)
+        p, tails = self._probs(), self._tails()
+        return tails / p, tails / jnp.square(p)
 
 
 class _Classes(_Chances):
@@ -197,7 +184,8 @@ class Categorical(_Classes):
 
     def _moments(self):
         p, classes = self._probs(), jnp.arange(self._classes, dtype=self.dtype)
-        return p @ classes, p @ jnp.square(classes) - jnp.square(p @ classes)
+        mean = p @ classes
+        return mean, jnp.sum(p * jnp.square(classes - mean[..., None]), axis=-1)
 
 
 @pytree
@@ -232,4 +220,4 @@ class Multinomial(_Classes):
 
     def _moments(self):
         mean = jnp.asarray(self.total_count)[..., None] * self._probs()
-        return mean, mean * (1 - self._probs())
+        return mean, mean * sum_of_others(self._probs())
