@@ -145,13 +145,8 @@ def case(request):
 
 
 @functools.partial(jit, static_argnums=2)
-def checked_sample(d, key, shape=()):
-    draws = d.sample(key, shape)
-    return draws, d.support.check(draws)
-
-
 def sample(d, key, shape=()):
-    return checked_sample(d, key, shape)[0]
+    return d.sample(key, shape)
 
 
 def test_the_density_has_mass_one_through_its_support(case):
@@ -167,58 +162,6 @@ def test_moments_and_quantiles_are_scipys(case):
     for name, reference in {"cdf": case.theirs.cdf(case.points), "icdf": case.theirs.ppf(PROBABILITIES)}.items():
         if hasattr(case, name):
             np.testing.assert_allclose(getattr(case, name), reference, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", with_slow(CASES))
-def test_draws_follow_the_distribution(name):
-    ours, theirs, _ = CASES[name]
-    draws, on_support = checked_sample(ours, jax.random.key(3), (DRAWS,))
-    assert draws.shape == (DRAWS, *ours.shape())
-    assert np.all(on_support)
-    draws = np.asarray(draws, float).reshape(-1)
-    if name in CONTINUOUS:
-        assert draws.dtype == float and stats.kstest(draws, theirs.cdf).pvalue > 1e-4
-    if name not in HEAVY:
-        errors = np.std(draws), np.std(np.square(draws - draws.mean()))
-        gaps = draws.mean() - theirs.mean(), draws.var() - theirs.var()
-        assert np.all(np.abs(gaps) < 4 * np.array(errors) / np.sqrt(DRAWS)), gaps
-
-
-# What the cases above leave out: vectors, matrices, mixtures and places far out.
-DRAWN = {
-    "Dirichlet": dist.Dirichlet([0.01, 0.5, 2.0]),
-    "Multinomial": dist.Multinomial(7, probs=np.array([[0.2, 0.5, 0.3], [0.0, 0.1, 0.9]])),
-    "MultivariateNormal": dist.MultivariateNormal([1.0, 0.0], [[2.0, 0.6], [0.6, 1.0]]),
-    "LKJCholesky": dist.LKJCholesky(3, 1.7),
-    "LKJ": dist.LKJ(3, 1.0),
-    "MixtureSameFamily": dist.MixtureSameFamily(dist.Categorical([0.2, 0.8]), dist.Normal([-1.0, 2.0], [0.5, 1.0])),
-    "Delta": dist.Delta(2.0),
-    "MaskedDistribution": dist.Normal(np.zeros(2), 1.0).mask([True, False]),
-    "TruncatedNormal very far out": dist.TruncatedNormal(0.0, 1.0, low=13.0),
-    "TruncatedNormal between": dist.TruncatedNormal(0.0, 1.0, low=-30.0, high=-20.0),
-    "TruncatedNormal nowhere": dist.TruncatedNormal(0.0, 1.0),
-}
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_every_draw_is_a_finite_number_on_the_support(name):
-    draws, on_support = checked_sample(DRAWN[name], jax.random.key(1), (500,))
-    assert draws.shape == DRAWN[name].shape((500,))
-    assert np.all(np.isfinite(draws)) and np.all(on_support)
-
-
-def test_no_distribution_is_without_draws():
-    drawn = {type(d).__name__ for d in [*DRAWN.values(), *(ours for ours, _, _ in CASES.values())]}
-    classes = {name for name in dist.__all__ if isinstance(getattr(dist, name), type)}
-    assert classes - drawn <= {"Distribution", "ExpandedDistribution", "Independent", "ImproperUniform"}
-
-
-@pytest.mark.parametrize("low, high", [(13.0, None), (-30.0, -20.0), (9.0, 9.5)])
-def test_a_normal_far_in_its_tail_is_drawn_as_scipy_says(low, high, x64):
-    draws = np.asarray(sample(dist.TruncatedNormal(0.0, 1.0, low, high), jax.random.key(0), (5000,)))
-    theirs = stats.truncnorm(low, np.inf if high is None else high)
-    assert stats.kstest(draws, theirs.cdf).pvalue > 1e-4
-    assert abs(draws.mean() - theirs.mean()) < 4 * theirs.std() / np.sqrt(5000)
 
 
 @pytest.mark.slow
@@ -319,24 +262,6 @@ def test_dirichlet_and_multinomial_are_scipys(x64):
     for given in ({"probs": weights}, {"logits": np.log(weights) + 3.0}):
         d = dist.Multinomial(7, **given)
         np.testing.assert_allclose(log_prob(d, counts), reference, rtol=1e-9)
-
-
-@pytest.mark.slow
-def test_draws_of_counts_have_the_multinomial_mean(x64):
-    weights = np.array([0.2, 0.5, 0.3])
-    draws, on_support = checked_sample(dist.Multinomial(7, logits=np.log(weights)), jax.random.key(1), (DRAWS,))
-    assert np.all(on_support) and draws.dtype == int
-    np.testing.assert_allclose(draws.mean(0), 7 * weights, atol=4 * np.sqrt(7 * 0.25 / DRAWS))
-
-
-@pytest.mark.slow
-def test_draws_of_correlations_have_the_lkj_marginal():
-    """A correlation of LKJ(concentration) is a Beta on (-1, 1) whose shapes are concentration - 1 + K / 2."""
-    factor = np.asarray(sample(dist.LKJCholesky(4, 1.7), jax.random.key(0), (DRAWS,)))
-    correlation = factor @ np.swapaxes(factor, -1, -2)
-    for i, j in ((1, 0), (3, 1), (3, 2)):
-        marginal = stats.beta(1.7 + 1.0, 1.7 + 1.0, loc=-1, scale=2)
-        assert stats.kstest(correlation[:, i, j], marginal.cdf).pvalue > 1e-4
 
 
 def coin(logits):

@@ -100,7 +100,8 @@ class TruncatedNormal(Distribution):
         right = jnp.greater(low, self.loc)
         side = jnp.where(right, -1.0, 1.0)
         a, b = jnp.where(right, -b, a), jnp.where(right, -a, b)
-        return _Window(a, b, jnp.where(b > 0, self.loc, jnp.where(right, low, high)), side, width)
+        edge = jnp.where(right, low, high)
+        return _Window(a, b, jnp.where(b > 0, self.loc, edge), edge, side, width)
 
     def _sample(self, key, shape):
         window = self._window()
@@ -111,6 +112,11 @@ class TruncatedNormal(Distribution):
         # Each branch gets an argument that it can bear where the other is taken, lest gradients be NaN.
         near = self.loc + self.scale * window.side * special.ndtri(jnp.where(far, 0.5, below + u * (above - below)))
         ratio = jnp.exp(-window.gap())
+        # A window so narrow that the quantiles round to a few values is flat but for its slope.
+        narrow = window.width * (1.0 + jnp.abs(window.b)) < jnp.finfo(self.dtype).eps ** (1 / 3)
+        width = jnp.where(narrow, window.width, 0.0)
+        down = width * u * (1.0 + 0.5 * jnp.where(narrow, window.b, 0.0) * width * (1.0 - u))
+        near = jnp.where(narrow, window.edge - self.scale * window.side * down, near)
         beyond = _quantile_beyond(jnp.where(far, window.b, TAIL), jnp.where(far, u + (1.0 - u) * ratio, 0.5))
         return jnp.clip(jnp.where(far, window.place - self.scale * window.side * beyond, near), self.low, self.high)
 
@@ -138,12 +144,14 @@ class _Window(NamedTuple):
     """The bounds `a < b` of a standard normal on the side where its tail is small, so that `a <= 0`.
 
     All is measured from `place`, in the user's units: from `loc`, or where that lies outside from the bound next to it.
-    Far out two logarithms of `1e6` would differ by one otherwise. `side` is -1 where the window is mirrored.
+    Far out two logarithms of `1e6` would differ by one otherwise.
+    `edge` is the bound that is seen as `b`, and `side` is -1 where the window is mirrored.
     """
 
     a: Array
     b: Array
     place: Array
+    edge: Array
     side: Array
     width: ArrayLike
 

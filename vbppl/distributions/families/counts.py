@@ -11,12 +11,16 @@ from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
 from vbppl.distributions.families.bounded import Beta
-from vbppl.distributions.families.finite import Binomial
+from vbppl.distributions.families.finite import Binomial, count_quantile, many, whole
 from vbppl.distributions.families.positive import Gamma
 
 
 def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
-    return jax.random.poisson(key, jnp.broadcast_to(rate, shape), shape, dtype=jnp.result_type(int))
+    rate = jnp.broadcast_to(rate, shape)
+    large = many(rate)
+    few = jax.random.poisson(key, jnp.where(large, 1.0, rate), shape, dtype=jnp.result_type(int))
+    z = jax.random.normal(jax.random.fold_in(key, 1), shape, rate.dtype)
+    return jnp.where(large, whole(count_quantile(z, rate, jnp.where(large, rate, 1.0), 1.0, 1.0)), few)
 
 
 @pytree

@@ -26,6 +26,12 @@ def _where_finite(tail: ArrayLike, order: int, moment: Callable[[Array], Array])
     return jnp.where(finite, moment(jnp.where(finite, tail, 3.0)), jnp.inf)
 
 
+def _representable(x: Array) -> Array:
+    """`x`, where rounded to zero or to infinity the least or the largest number: a draw lies on the support."""
+    info = jnp.finfo(x.dtype)
+    return jnp.clip(x, info.tiny, info.max)
+
+
 @pytree
 class LogNormal(Distribution):
     """`log x` is normal with mean `loc` and standard deviation `scale`."""
@@ -35,7 +41,7 @@ class LogNormal(Distribution):
     support = positive
 
     def _sample(self, key, shape):
-        return jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype))
+        return _representable(jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype)))
 
     def _log_density(self, x):
         log_x = jnp.log(x)
@@ -130,10 +136,12 @@ class Gamma(Distribution):
     domain = nonnegative
 
     def _sample(self, key, shape):
-        concentration = jnp.asarray(self.concentration, self.dtype)
-        # Through the logarithm: small concentrations underflow to zero otherwise.
-        log_x = jax.random.loggamma(key, concentration, shape, self.dtype)
-        return jnp.exp(jnp.maximum(log_x, np.log(jnp.finfo(self.dtype).tiny))) / self.rate
+        root = jnp.exp(0.5 * self._log_standard(key, shape))
+        return _representable(root / self.rate * root)
+
+    def _log_standard(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """`log x` for a rate of one. It may be far out of the range of a number, its root with the rate is less so."""
+        return jax.random.loggamma(key, jnp.asarray(self.concentration, self.dtype), shape, self.dtype)
 
     def _log_density(self, x):
         a, rate = self.concentration, self.rate
@@ -160,7 +168,8 @@ class InverseGamma(Distribution):
     support = positive
 
     def _sample(self, key, shape):
-        return 1.0 / Gamma(self.concentration, self.rate)._sample(key, shape)
+        root = jnp.exp(-0.5 * Gamma(self.concentration, self.rate)._log_standard(key, shape))
+        return _representable(root * self.rate * root)
 
     def _log_density(self, x):
         log_x = jnp.log(x)
@@ -200,7 +209,8 @@ class Weibull(Distribution):
 
     def _sample(self, key, shape):
         u = jax.random.exponential(key, shape, self.dtype)
-        return self.scale * jnp.power(u, 1.0 / self.concentration)
+        root = jnp.power(u, 0.5 / self.concentration)
+        return _representable(root * self.scale * root)
 
     def _log_density(self, x):
         u, k = x / self.scale, self.concentration
@@ -235,7 +245,8 @@ class Pareto(Distribution):
         return greater_than_eq(self.scale)
 
     def _sample(self, key, shape):
-        return self.scale * jnp.exp(jax.random.exponential(key, shape, self.dtype) / self.alpha)
+        root = jnp.exp(0.5 * jax.random.exponential(key, shape, self.dtype) / self.alpha)
+        return jnp.clip(root * self.scale * root, self.scale, jnp.finfo(self.dtype).max)
 
     def _log_density(self, x):
         return jnp.log(self.alpha) - self.alpha * self._log_ratio(x) - jnp.log(x)

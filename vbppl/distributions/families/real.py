@@ -81,7 +81,13 @@ class StudentT(_LocationScale):
     scale: ArrayLike = 1.0
 
     def standard(self, key, shape, dtype):
-        return jax.random.t(key, jnp.asarray(self.df, dtype), shape, dtype)
+        # JAX's draws are infinite where the Gamma underflows: 1.3% of them for a `df` of 0.1 in 32 bits.
+        key_normal, key_gamma = jax.random.split(key)
+        half = 0.5 * jnp.asarray(self.df, dtype)
+        spread = jnp.exp(0.5 * (jnp.log(half) - jax.random.loggamma(key_gamma, half, shape, dtype)))
+        largest = jnp.finfo(dtype).max
+        draws = jax.random.normal(key_normal, shape, dtype) * jnp.minimum(spread, largest)
+        return jnp.clip(draws, -largest, largest)
 
     def log_prob(self, x):
         # JAX's formula loses 0.5 nats at a `df` of 1e6 in 32 bits, and is -inf where `x^2` overflows.
