@@ -133,8 +133,8 @@ class Binomial(_Coin):
         return integer_interval(0, self.total_count)
 
     def _sample(self, key, shape):
-        arguments = self.total_count, self._probs(), self._tails()
-        return binomial(key, *(jnp.asarray(value, self.dtype) for value in arguments), shape)
+        total, p, q = (jnp.asarray(t, self.dtype) for t in (self.total_count, self._probs(), self._tails()))
+        return binomial(key, total, p, q, shape)
 
     def _log_density(self, x):
         tails = jnp.asarray(self.total_count, self.dtype) - x
