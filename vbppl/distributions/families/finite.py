@@ -16,6 +16,7 @@ from vbppl.core.pytree import pytree
 from vbppl.core.special import deviance, log_factorial_error, log_split, safe_log, sum_of_others, xlog1py, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
+from vbppl.distributions.constraints.base import as_float
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
 
 
@@ -31,6 +32,7 @@ def whole(x: Array) -> Array:
 
 def sigmoids(logits: ArrayLike) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """The probabilities of heads and tails, and their logarithms."""
+    logits = as_float(logits)
     probs = (jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits))
     return probs, (-jax.nn.softplus(-logits), -jax.nn.softplus(logits))
 
@@ -69,11 +71,11 @@ class _Coin(_Chances):
     """What the distributions made of coins share."""
 
     def _probs(self) -> Array:
-        return jax.nn.sigmoid(self.logits) if self.probs is None else jnp.asarray(self.probs)
+        return jax.nn.sigmoid(as_float(self.logits)) if self.probs is None else jnp.asarray(self.probs, self.dtype)
 
     def _tails(self) -> Array:
         """`1 - probs`, which of large `logits` is not zero."""
-        return jax.nn.sigmoid(-jnp.asarray(self.logits)) if self.probs is None else 1 - jnp.asarray(self.probs)
+        return jax.nn.sigmoid(-as_float(self.logits)) if self.probs is None else 1 - jnp.asarray(self.probs, self.dtype)
 
     def _log_heads_and_tails(self, heads: ArrayLike, tails: ArrayLike) -> Array:
         """`heads log p + tails log(1 - p)`."""
@@ -188,10 +190,14 @@ class _Classes(_Chances):
         return np.shape(self._given)[-1]
 
     def _probs(self) -> Array:
-        return jax.nn.softmax(self.logits, axis=-1) if self.probs is None else jnp.asarray(self.probs)
+        return (
+            jax.nn.softmax(as_float(self.logits), axis=-1)
+            if self.probs is None
+            else jnp.asarray(self.probs, self.dtype)
+        )
 
     def _log_probs(self) -> Array:
-        return jax.nn.log_softmax(self.logits, axis=-1) if self.probs is None else safe_log(self.probs)
+        return jax.nn.log_softmax(as_float(self.logits), axis=-1) if self.probs is None else safe_log(self.probs)
 
 
 @pytree
