@@ -145,21 +145,8 @@ def case(request):
 
 
 @functools.partial(jit, static_argnums=2)
-def checked_sample(d, key, shape=()):
-    draws = d.sample(key, shape)
-    return draws, d.support.check(draws)
-
-
 def sample(d, key, shape=()):
-    return checked_sample(d, key, shape)[0]
-
-
-def test_the_log_density_is_scipys(case):
-    reference = case.theirs.logpmf(case.points) if case.ours.is_discrete else case.theirs.logpdf(case.points)
-    np.testing.assert_allclose(case.log_prob, reference, rtol=1e-9, atol=1e-9)
-    in_32_bits = log_prob(case.ours, case.points.astype(np.float32))
-    assert in_32_bits.dtype == jnp.float32
-    np.testing.assert_allclose(in_32_bits, reference, rtol=2e-5, atol=2e-5)
+    return d.sample(key, shape)
 
 
 def test_the_density_has_mass_one_through_its_support(case):
@@ -175,58 +162,6 @@ def test_moments_and_quantiles_are_scipys(case):
     for name, reference in {"cdf": case.theirs.cdf(case.points), "icdf": case.theirs.ppf(PROBABILITIES)}.items():
         if hasattr(case, name):
             np.testing.assert_allclose(getattr(case, name), reference, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", with_slow(CASES))
-def test_draws_follow_the_distribution(name):
-    ours, theirs, _ = CASES[name]
-    draws, on_support = checked_sample(ours, jax.random.key(3), (DRAWS,))
-    assert draws.shape == (DRAWS, *ours.shape())
-    assert np.all(on_support)
-    draws = np.asarray(draws, float).reshape(-1)
-    if name in CONTINUOUS:
-        assert draws.dtype == float and stats.kstest(draws, theirs.cdf).pvalue > 1e-4
-    if name not in HEAVY:
-        errors = np.std(draws), np.std(np.square(draws - draws.mean()))
-        gaps = draws.mean() - theirs.mean(), draws.var() - theirs.var()
-        assert np.all(np.abs(gaps) < 4 * np.array(errors) / np.sqrt(DRAWS)), gaps
-
-
-# What the cases above leave out: vectors, matrices, mixtures and places far out.
-DRAWN = {
-    "Dirichlet": dist.Dirichlet([0.01, 0.5, 2.0]),
-    "Multinomial": dist.Multinomial(7, probs=np.array([[0.2, 0.5, 0.3], [0.0, 0.1, 0.9]])),
-    "MultivariateNormal": dist.MultivariateNormal([1.0, 0.0], [[2.0, 0.6], [0.6, 1.0]]),
-    "LKJCholesky": dist.LKJCholesky(3, 1.7),
-    "LKJ": dist.LKJ(3, 1.0),
-    "MixtureSameFamily": dist.MixtureSameFamily(dist.Categorical([0.2, 0.8]), dist.Normal([-1.0, 2.0], [0.5, 1.0])),
-    "Delta": dist.Delta(2.0),
-    "MaskedDistribution": dist.Normal(np.zeros(2), 1.0).mask([True, False]),
-    "TruncatedNormal very far out": dist.TruncatedNormal(0.0, 1.0, low=13.0),
-    "TruncatedNormal between": dist.TruncatedNormal(0.0, 1.0, low=-30.0, high=-20.0),
-    "TruncatedNormal nowhere": dist.TruncatedNormal(0.0, 1.0),
-}
-
-
-@pytest.mark.parametrize("name", DRAWN)
-def test_every_draw_is_a_finite_number_on_the_support(name):
-    draws, on_support = checked_sample(DRAWN[name], jax.random.key(1), (500,))
-    assert draws.shape == DRAWN[name].shape((500,))
-    assert np.all(np.isfinite(draws)) and np.all(on_support)
-
-
-def test_no_distribution_is_without_draws():
-    drawn = {type(d).__name__ for d in [*DRAWN.values(), *(ours for ours, _, _ in CASES.values())]}
-    classes = {name for name in dist.__all__ if isinstance(getattr(dist, name), type)}
-    assert classes - drawn <= {"Distribution", "ExpandedDistribution", "Independent", "ImproperUniform"}
-
-
-@pytest.mark.parametrize("low, high", [(13.0, None), (-30.0, -20.0), (9.0, 9.5)])
-def test_a_normal_far_in_its_tail_is_drawn_as_scipy_says(low, high, x64):
-    draws = np.asarray(sample(dist.TruncatedNormal(0.0, 1.0, low, high), jax.random.key(0), (5000,)))
-    theirs = stats.truncnorm(low, np.inf if high is None else high)
-    assert stats.kstest(draws, theirs.cdf).pvalue > 1e-4
-    assert abs(draws.mean() - theirs.mean()) < 4 * theirs.std() / np.sqrt(5000)
 
 
 @pytest.mark.slow
@@ -327,24 +262,6 @@ def test_dirichlet_and_multinomial_are_scipys(x64):
     for given in ({"probs": weights}, {"logits": np.log(weights) + 3.0}):
         d = dist.Multinomial(7, **given)
         np.testing.assert_allclose(log_prob(d, counts), reference, rtol=1e-9)
-
-
-@pytest.mark.slow
-def test_draws_of_counts_have_the_multinomial_mean(x64):
-    weights = np.array([0.2, 0.5, 0.3])
-    draws, on_support = checked_sample(dist.Multinomial(7, logits=np.log(weights)), jax.random.key(1), (DRAWS,))
-    assert np.all(on_support) and draws.dtype == int
-    np.testing.assert_allclose(draws.mean(0), 7 * weights, atol=4 * np.sqrt(7 * 0.25 / DRAWS))
-
-
-@pytest.mark.slow
-def test_draws_of_correlations_have_the_lkj_marginal():
-    """A correlation of LKJ(concentration) is a Beta on (-1, 1) whose shapes are concentration - 1 + K / 2."""
-    factor = np.asarray(sample(dist.LKJCholesky(4, 1.7), jax.random.key(0), (DRAWS,)))
-    correlation = factor @ np.swapaxes(factor, -1, -2)
-    for i, j in ((1, 0), (3, 1), (3, 2)):
-        marginal = stats.beta(1.7 + 1.0, 1.7 + 1.0, loc=-1, scale=2)
-        assert stats.kstest(correlation[:, i, j], marginal.cdf).pvalue > 1e-4
 
 
 def coin(logits):
@@ -565,33 +482,3 @@ def test_a_distribution_passes_through_vmap_and_grad():
 def test_errors_name_what_disagrees(make, words):
     with pytest.raises(ModelError, match=words):
         make()
-
-
-# Values from mpmath, with 40 digits; all arguments are exact in 32 bits.
-LARGE_COUNTS = [
-    (dist.Poisson(1e7), 10_006_324, -10.97752987434051),
-    (dist.Poisson(1e7), 12_000_000, -187867.75067459954),
-    (dist.Poisson(2.0**-60), 5, -212.73164591076564),
-    (dist.Binomial(10**7, 0.25), 2_998_550, -63658.862217887293),
-    (dist.Binomial(10**7, 0.25), 2_505_000, -14.805370891336029),
-    (dist.Binomial(10**7, logits=-np.log(3.0)), 2_505_000, -14.805370891336029),
-    (dist.Binomial(10**7, 2.0**-21), 3, -1.8741164800178481),
-    (dist.Binomial(10**7, 1 - 2.0**-21), 10**7 - 3, -1.8741164800178481),
-    (dist.Binomial(9, 0.875), 0, -18.714973875118523),
-    (dist.Binomial(9, 0.875), 9, -1.2017825336207036),
-    (dist.GammaPoisson(1e7, 1.0), 10**7, -9.3245599614638053),
-    (dist.GammaPoisson(8192.0, 2.0**-10), 11_000_000, -342.31803081277814),
-    (dist.Multinomial(10**7, [0.25, 0.25, 0.5]), [2_501_000, 2_499_000, 5_000_000], -16.623104771634474),
-]
-
-
-@pytest.mark.parametrize(("d", "x", "expected"), LARGE_COUNTS, ids=str)
-@pytest.mark.parametrize("double", [False, True])
-def test_densities_of_large_counts_do_not_cancel(d, x, expected, double):
-    with jax.enable_x64(double):
-        # Input rounding alone moves a density 2 sds out by `sqrt(n) eps`, 2e-4 of a nat.
-        tolerance = 1e-12 if double else 3e-5
-        np.testing.assert_allclose(jit(lambda d, x: d.log_prob(x))(d, np.asarray(x)), expected, rtol=tolerance)
-        if isinstance(d, dist.Poisson):
-            slope = jax.grad(lambda rate: dist.Poisson(rate).log_prob(x))(d.rate)
-            np.testing.assert_allclose(slope, x / d.rate - 1, rtol=1e-13 if double else 1e-5, atol=1e-7)

@@ -7,14 +7,18 @@ one that puts the right value back. The gradient at the edge is then zero, which
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import jax.scipy.special
+import numpy as np
 
 from vbppl.core.types import Array, ArrayLike
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 LOG_TWO = 0.6931471805599453
+FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
 
 
 def safe_log(y: ArrayLike) -> Array:
@@ -60,6 +64,23 @@ def log1mexp(x: ArrayLike) -> Array:
     return jnp.where(small, near, far)
 
 
+def log1p_square(u: ArrayLike) -> Array:
+    """`log(1 + u^2)`, where `u^2` would overflow: beyond FAR it is `2 log |u|` to rounding."""
+    return jnp.log1p(jnp.square(jnp.clip(u, -FAR, FAR))) + 2.0 * jnp.log(jnp.maximum(jnp.abs(u) / FAR, 1.0))
+
+
+def inverse_mills(t: Array) -> Array:
+    """`phi(t) / Phi(t)` of a standard normal for `t <= -5`, by its continued fraction (Abramowitz and Stegun 26.2.14).
+
+    >>> print(f"{inverse_mills(jnp.asarray(-10.0)):.4f}")
+    10.0981
+    """
+    ratio = -t
+    for k in range(14, 0, -1):
+        ratio = k / ratio - t
+    return ratio
+
+
 def betaln(a: ArrayLike, b: ArrayLike) -> Array:
     """`log B(a, b) = log Gamma(a) + log Gamma(b) - log Gamma(a + b)` to rounding: JAX's is off by 1e-7 for `b > 8`.
 
@@ -71,6 +92,13 @@ def betaln(a: ArrayLike, b: ArrayLike) -> Array:
     """
     powers = (0.5 - a) * jnp.log1p(b / a) - b * jnp.log1p(a / b) - 0.5 * jnp.log(b)
     return powers + HALF_LOG_TWO_PI + _stirling_error(a) + _stirling_error(b) - _stirling_error(a + b)
+
+
+def log_gamma_divergence(c: ArrayLike, a: ArrayLike) -> Array:
+    """`log Gamma(c) - log Gamma(a) - (c - a) digamma(a)` less the deviance of `c` from `a`, its large part."""
+    a = jnp.asarray(a, jnp.result_type(a, c, 0.0))
+    at_a, slope = jax.jvp(_stirling_error, (a,), (jnp.ones_like(a),))
+    return 0.5 * deviance(1.0, c / a, jnp.log(c / a)) + _stirling_error(c) - at_a - (c - a) * slope
 
 
 def _stirling_error(t: ArrayLike) -> Array:
@@ -96,13 +124,13 @@ def deviance(x: ArrayLike, mean: ArrayLike, log_mean: ArrayLike) -> Array:
 
     With `v = (x - mean) / (x + mean)` the logarithm is `2 atanh v`, whose leading term cancels on paper (Loader 2000,
     "Fast and accurate computation of binomial probabilities"): at counts of 1e7 the terms themselves round to whole
-    nats in 32 bits. Where `mean` underflows, its logarithm stands in.
+    nats in 32 bits. Where the square of `mean` underflows, which is in its slope, its logarithm stands in.
 
     >>> print(f"{deviance(10_002_000.0, 1e7, jnp.log(1e7)):.4f}")
     0.2000
     """
     x, mean = jnp.broadcast_arrays(jnp.asarray(x, jnp.result_type(x, 0.0)), mean)
-    some, ordinary = jnp.greater(x, 0), jnp.greater(mean, 1e-20)
+    some, ordinary = jnp.greater(x, 0), jnp.greater(mean, 1e-15)
     x, safe = jnp.where(some, x, 1.0), jnp.where(ordinary, mean, 1.0)
     v = jnp.where(ordinary, (x - safe) / (x + safe), 1.0)
     near = jnp.abs(v) < 0.1
@@ -116,6 +144,22 @@ def deviance(x: ArrayLike, mean: ArrayLike, log_mean: ArrayLike) -> Array:
     return jnp.where(some, jnp.where(near, close, jnp.where(nothing, jnp.inf, far)), mean)
 
 
+def log_split(counts: Sequence[Array], probs: Sequence[Array], logs: Sequence[Array]) -> Array:
+    """`log n! - sum_k log x_k! + sum_k x_k log p_k`, of counts `x_k` with sum `n` and probabilities with sum one.
+
+    The mean counts have the sum `n` too, so that all large terms are deviances, which do not cancel.
+    """
+    total = sum(counts[1:], counts[0])
+    log_total = jnp.log(jnp.where(total > 0, total, 1.0))
+    deviances = [deviance(x, total * p, log_total + log_p) for x, p, log_p in zip(counts, probs, logs)]
+    return log_factorial_error(total) - sum(map(log_factorial_error, counts)) - sum(deviances)
+
+
+def log_gamma_term(a: ArrayLike, mean: ArrayLike, log_mean: ArrayLike) -> Array:
+    """`a log mean - mean - log Gamma(a)` for `a > 0`: at `a` of 1e6 each term rounds to nats, their sum is small."""
+    return jnp.log(a) - deviance(a, mean, log_mean) - log_factorial_error(jnp.asarray(a))
+
+
 def log_cosh(x: ArrayLike) -> Array:
     """`log cosh x`, for any `x`."""
     return jax.nn.softplus(-2.0 * x) + x - LOG_TWO
@@ -124,6 +168,11 @@ def log_cosh(x: ArrayLike) -> Array:
 def sum_rightmost(x: ArrayLike, dims: int) -> Array:
     """The sum over the `dims` rightmost dimensions."""
     return x if dims == 0 else jnp.sum(x, axis=tuple(range(-dims, 0)))
+
+
+def sum_of_others(x: Array) -> Array:
+    """For each entry of the last dimension the sum of all others: `1 - p` of one near 1, whose difference is lost."""
+    return jnp.sum(jnp.where(np.eye(x.shape[-1], dtype=bool), 0, x[..., None, :]), axis=-1)
 
 
 def all_rightmost(x: ArrayLike, dims: int) -> Array:

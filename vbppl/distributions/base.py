@@ -62,9 +62,13 @@ class Distribution:
     domain: Any = property(operator.attrgetter("support"))
 
     def __post_init__(self) -> None:
-        for name, value in parameters(self).items():
-            if isinstance(value, (list, tuple)):
-                set_field(self, name, as_array(value))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value, kind = getattr(self, field.name), str(field.type)
+            if isinstance(value, (list, tuple)) and kind.startswith("ArrayLike"):
+                value = as_array(value)
+                set_field(self, field.name, value)
+            if value is not None or field.default is not None:
+                _refuse_other_kinds(self, field.name, kind.partition(" ")[0], value)
 
     @property
     def batch_shape(self) -> Shape:
@@ -152,6 +156,41 @@ class Distribution:
         return MaskedDistribution(self, mask)
 
 
+def _refuse_other_kinds(distribution: Distribution, name: str, kind: str, value: Any) -> None:
+    """Raise where a parameter cannot be what its field is declared as, before JAX meets it in a formula."""
+    if kind == "ArrayLike":
+        # What has neither a dtype nor numbers of its own may still say how to become an array.
+        dtype = getattr(value, "dtype", None if isinstance(value, (int, float)) else type(value))
+        if dtype is None or hasattr(value, "__jax_array__") or (hasattr(value, "__array__") and dtype is type(value)):
+            return
+        good = dtype is not type(value) and (
+            jnp.issubdtype(dtype, np.bool_) or jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
+        )
+        words = "a number or an array of numbers"
+    else:
+        good = {"int": isinstance(value, (int, np.integer)), "Distribution": isinstance(value, Distribution)}.get(
+            kind, True
+        )
+        words = {"int": "a whole number", "Distribution": "a distribution"}.get(kind, "")
+    if not good:
+        found = repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
+        raise ModelError(
+            f"the {name} of {type(distribution).__name__} is {found}, which is not {words}.",
+            mend=f"Give {type(distribution).__name__}({name}=...) {words}.",
+        )
+
+
+def as_shape(of: str, name: str, sizes: Any) -> Shape:
+    """A shape as whole numbers, or an error that names the argument."""
+    try:
+        return tuple(operator.index(size) for size in sizes)
+    except TypeError:
+        raise ModelError(
+            f"the {name} of {of} is {sizes!r}, which is not a tuple of whole numbers.",
+            mend=f"Write {name}=(3,) for three, or () for one.",
+        ) from None
+
+
 def as_array(values: Sequence[Any]) -> ArrayLike:
     """A list as an array: NumPy's, which compiles nothing, unless some of its values may be latent variables."""
     latent = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values))
@@ -237,7 +276,8 @@ class ExpandedDistribution(Renamed):
     expanded_shape: Shape = static()
 
     def __init__(self, base_dist: Distribution, batch_shape: Sequence[int] = ()):
-        batch_shape = tuple(int(size) for size in batch_shape)
+        _refuse_other_kinds(self, "base_dist", "Distribution", base_dist)
+        batch_shape = as_shape("ExpandedDistribution", "batch_shape", batch_shape)
         pairs = zip(base_dist.batch_shape[::-1], batch_shape[::-1])
         if len(base_dist.batch_shape) > len(batch_shape) or any(own not in (1, size) for own, size in pairs):
             raise ModelError(
@@ -272,6 +312,7 @@ class Independent(Wrapper):
     reinterpreted_batch_ndims: int = static()
 
     def __post_init__(self):
+        super().__post_init__()
         batch_shape = self.base_dist.batch_shape
         if not 0 <= self.reinterpreted_batch_ndims <= len(batch_shape):
             raise ModelError(

@@ -70,6 +70,8 @@ def foreign(dist: Any, support: Bijector | None = None) -> Distribution:
         return dist
     if not _is_distribution_like(dist):
         raise ModelError(f"foreign needs an object with sample and log_prob, not a {type(dist).__name__}.")
+    if not isinstance(support, Bijector | None):
+        raise ModelError(f"the support given to foreign is a {type(support).__name__}, not a constraint.", mend=_MEND)
     return Foreign(dist, support)
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma, gammaln
 
-from vbppl.core.special import betaln, sum_rightmost
+from vbppl.core.special import deviance, log_gamma_divergence, sum_rightmost
 from vbppl.core.types import Array
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent
 from vbppl.distributions.families.bounded import Beta
@@ -122,22 +121,22 @@ def _multivariate_normal(q: MultivariateNormal, p: MultivariateNormal) -> Array:
 
 
 def _gamma(q: Gamma, p: Gamma) -> Array:
-    a, b, c, d = q.concentration, q.rate, p.concentration, p.rate
-    entropies = (a - c) * digamma(a) - gammaln(a) + gammaln(c)
-    return entropies + c * (jnp.log(b) - jnp.log(d)) + a * (d - b) / b
+    # Deviances, so that two large concentrations do not cancel to whole nats in 32 bits.
+    a, c, ratio = q.concentration, p.concentration, p.rate / q.rate
+    return deviance(c, a * ratio, jnp.log(a) + jnp.log(ratio)) + log_gamma_divergence(c, a)
 
 
 def _beta(q: Beta, p: Beta) -> Array:
-    a, b, c, d = q.concentration1, q.concentration0, p.concentration1, p.concentration0
-    norms = betaln(c, d) - betaln(a, b)
-    return norms + (a - c) * digamma(a) + (b - d) * digamma(b) + (c - a + d - b) * digamma(a + b)
+    pairs = [jnp.broadcast_arrays(d.concentration1, d.concentration0) for d in (q, p)]
+    return _dirichlet(*(Dirichlet(jnp.stack(pair, axis=-1)) for pair in pairs))
 
 
 def _dirichlet(q: Dirichlet, p: Dirichlet) -> Array:
     a, b = (jnp.asarray(d.concentration, d.dtype) for d in (q, p))
-    norm_a, norm_b = (gammaln(jnp.sum(c, axis=-1)) - jnp.sum(gammaln(c), axis=-1) for c in (a, b))
-    log_x = digamma(a) - digamma(jnp.sum(a, axis=-1, keepdims=True))
-    return norm_a - norm_b + jnp.sum((a - b) * log_x, axis=-1)
+    total_a, total_b = (jnp.sum(c, axis=-1, keepdims=True) for c in (a, b))
+    mean = total_b * (a / total_a)
+    each = deviance(b, mean, jnp.log(mean)) + log_gamma_divergence(b, a)
+    return jnp.sum(each, axis=-1) - log_gamma_divergence(total_b, total_a)[..., 0]
 
 
 _FORMULAS: dict[tuple[type, type], Callable[..., Array]] = {

@@ -59,6 +59,13 @@ class Chain(Bijector):
             x_shape = part.unconstrained_shape(x_shape)
         return x_shape
 
+    def feasible(self, x_shape, dtype=None):
+        first, *later = self.parts  # the first may know where zero does not lead
+        x = first.feasible(first.constrained_shape(self.unconstrained_shape(x_shape)), dtype)
+        for part in later:
+            x = part.forward(x)
+        return x
+
     def constrained_shape(self, z_shape):
         for part in self.parts:
             z_shape = part.constrained_shape(z_shape)

@@ -86,7 +86,7 @@ class Multinomial(Discrete):
         return tuple(z_shape)
 
     def feasible(self, x_shape, dtype=None):
-        return jnp.zeros(x_shape, dtype).at[..., 0].set(self.total_count)
+        return jnp.zeros(x_shape, dtype).at[..., 0].set(jnp.asarray(self.total_count, dtype))
 
 
 boolean = Boolean()

@@ -213,6 +213,9 @@ class Power(Positive):
         x = jnp.power(z, self.exponent)
         return x, jnp.log(jnp.abs(self.exponent)) + (self.exponent - 1.0) * jnp.log(z)
 
+    def feasible(self, x_shape, dtype=None):
+        return jnp.ones(x_shape, dtype)  # the image of 0, which is no positive number, may be infinite
+
     def inverse(self, x):
         return jnp.power(x, 1.0 / self.exponent)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import jax.scipy.special as special
+import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, betaln, log1mexp, xlog1py, xlogy
+from vbppl.core.special import HALF_LOG_TWO_PI, inverse_mills, log1mexp, log_split, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import greater_than_eq, interval, less_than_eq, real, unit_interval
-from vbppl.distributions.families.real import Normal
 
-FAR = -10.0  # below it a normal's probabilities come near the least numbers of 32 bits
+TAIL = -5.0  # below it a normal's tail is best seen beside its density
 
 
 @pytree
@@ -57,8 +59,15 @@ class Beta(Distribution):
         return jnp.clip(jax.random.beta(key, a, b, shape, self.dtype), info.tiny, 1 - info.epsneg)
 
     def _log_density(self, x):
-        a, b = self.concentration1, self.concentration0
-        return xlogy(a - 1.0, x) + xlog1py(b - 1.0, -x) - betaln(a, b)
+        a, b = (jnp.asarray(value, self.dtype) for value in (self.concentration1, self.concentration0))
+        first, last = jnp.equal(x, 0), jnp.equal(x, 1)
+        inside = jnp.where(first | last, 0.5, x)
+        logs = jnp.log(inside), jnp.log1p(-inside)
+        # Gamma(t) = t! / t, so this is a split of `a + b`, whose large terms cancel on paper.
+        split = log_split((a, b), (inside, 1.0 - inside), logs) + jnp.log(a / (a + b)) + jnp.log(b)
+        # At an edge the density is finite for a concentration of one alone, and is then the other one.
+        powers = xlogy(a - 1.0, jnp.where(first, 0.0, 1.0)) + xlogy(b - 1.0, jnp.where(last, 0.0, 1.0))
+        return jnp.where(first | last, powers + jnp.log(jnp.where(first, b, a)), split - sum(logs))
 
     def _moments(self):
         a, b, total = self.concentration1, self.concentration0, self.concentration1 + self.concentration0
@@ -83,62 +92,111 @@ class TruncatedNormal(Distribution):
             return real if self.low is None else greater_than_eq(self.low)
         return less_than_eq(self.high) if self.low is None else interval(self.low, self.high)
 
-    def _window(self) -> tuple[Array, Array, Array]:
-        """The bounds `a < b` of the standard normal, on the side where its tail is small, and that side.
-
-        The two tails mirror each other, and only the left one has a `cdf` that does not round to one.
-        """
-        low = -jnp.inf if self.low is None else (self.low - self.loc) / self.scale
-        high = jnp.inf if self.high is None else (self.high - self.loc) / self.scale
-        right = jnp.greater(low, 0)
+    def _window(self) -> _Window:
         # A bound at infinity keeps its place in `where`, but the gradient must not meet it.
-        return jnp.where(right, -high, low), jnp.where(right, -low, high), jnp.where(right, -1.0, 1.0)
-
-    def _log_mass(self) -> Array:
-        a, b, _ = self._window()
-        log_b = _log_ndtr(b)
-        finite = jnp.isfinite(a)
-        gap = jnp.where(finite, log_b - _log_ndtr(jnp.where(finite, a, b - 1.0)), 1.0)
-        return log_b + jnp.where(finite, log1mexp(gap), 0.0)
+        low, a = (-jnp.inf, -jnp.inf) if self.low is None else (self.low, (self.low - self.loc) / self.scale)
+        high, b = (jnp.inf, jnp.inf) if self.high is None else (self.high, (self.high - self.loc) / self.scale)
+        width = jnp.inf if self.low is None or self.high is None else (self.high - self.low) / self.scale
+        right = jnp.greater(low, self.loc)
+        side = jnp.where(right, -1.0, 1.0)
+        a, b = jnp.where(right, -b, a), jnp.where(right, -a, b)
+        edge = jnp.where(right, low, high)
+        return _Window(a, b, jnp.where(b > 0, self.loc, edge), edge, side, width)
 
     def _sample(self, key, shape):
-        a, b, side = self._window()
+        window = self._window()
         # Never 0, whose quantile is minus infinity where the window has no lower end.
         u = jnp.maximum(jax.random.uniform(key, shape, self.dtype), jnp.finfo(self.dtype).tiny)
-        far = b < FAR
-        below = special.ndtr(a)
+        far = window.b < TAIL
+        below, above = special.ndtr(window.a), special.ndtr(window.b)
         # Each branch gets an argument that it can bear where the other is taken, lest gradients be NaN.
-        near = special.ndtri(jnp.where(far, 0.5, below + u * (special.ndtr(b) - below)))
-        log_a, log_b = (_log_ndtr(jnp.where(far, t, FAR)) for t in (jnp.maximum(a, jnp.finfo(self.dtype).min), b))
-        log_p = jnp.logaddexp(jnp.log(u) + log_b, jnp.log1p(-u) + log_a)
-        return jnp.clip(self.loc + self.scale * side * jnp.where(far, _far_quantile(log_p), near), self.low, self.high)
+        near = self.loc + self.scale * window.side * special.ndtri(jnp.where(far, 0.5, below + u * (above - below)))
+        ratio = jnp.exp(-window.gap())
+        # A window so narrow that the quantiles round to a few values is flat but for its slope.
+        narrow = window.width * (1.0 + jnp.abs(window.b)) < jnp.finfo(self.dtype).eps ** (1 / 3)
+        width = jnp.where(narrow, window.width, 0.0)
+        down = width * u * (1.0 + 0.5 * jnp.where(narrow, window.b, 0.0) * width * (1.0 - u))
+        near = jnp.where(narrow, window.edge - self.scale * window.side * down, near)
+        beyond = _quantile_beyond(jnp.where(far, window.b, TAIL), jnp.where(far, u + (1.0 - u) * ratio, 0.5))
+        return jnp.clip(jnp.where(far, window.place - self.scale * window.side * beyond, near), self.low, self.high)
 
     def _log_density(self, x):
-        return Normal(self.loc, self.scale).log_prob(x) - self._log_mass()
+        window = self._window()
+        gap = window.side * (x - window.place) / self.scale
+        return -0.5 * gap * (gap + 2.0 * jnp.minimum(window.b, 0.0)) - jnp.log(self.scale) - window.log_mass()
 
     def _moments(self):
-        a, b, side = self._window()
-        mass = self._log_mass()
-        at_a, at_b = (jnp.exp(-0.5 * jnp.square(t) - HALF_LOG_TWO_PI - mass) for t in (a, b))
-        first = at_a - at_b
-        second = 1.0 + _edge(a) * at_a - _edge(b) * at_b
-        return self.loc + self.scale * (side * first), jnp.square(self.scale) * (second - jnp.square(first))
+        # By quadrature of positive terms; the closed form is a difference of terms that may be of any size.
+        window = self._window()
+        nodes, weights = (jnp.asarray(t, self.dtype) for t in np.polynomial.legendre.leggauss(64))
+        b = jnp.minimum(window.b, 0.0)
+        start = -jnp.clip(window.b, 0.0, 9.0)
+        stop = jnp.minimum(window.length, 80.0 / (jnp.sqrt(jnp.square(b) + 80.0) - b))  # beyond: exp(-40)
+        y = start + 0.5 * (stop - start) * (nodes.reshape(-1, *(1,) * b.ndim) + 1.0)
+        density = jnp.exp(b * y - 0.5 * jnp.square(y)) * weights.reshape(-1, *(1,) * b.ndim)
+        density = density / jnp.sum(density, axis=0)
+        mean = jnp.sum(density * y, axis=0)
+        variance = jnp.sum(density * jnp.square(y - mean), axis=0)
+        return window.place - self.scale * window.side * mean, jnp.square(self.scale) * variance
 
 
-def _far_quantile(log_p: Array) -> Array:
-    """`Phi^-1(exp(log_p))` far below zero, by Newton's steps on `log Phi`: it is concave, so they all stay below."""
-    x = -jnp.sqrt(-2.0 * log_p)
-    for _ in range(4):
-        x = jax.lax.stop_gradient(x)  # the last step alone has the right derivative, one over the slope
-        log_cdf = special.log_ndtr(x)
-        x = x - (log_cdf - log_p) / jnp.exp(-0.5 * jnp.square(x) - HALF_LOG_TWO_PI - log_cdf)
-    return x
+class _Window(NamedTuple):
+    """The bounds `a < b` of a standard normal on the side where its tail is small, so that `a <= 0`.
+
+    All is measured from `place`, in the user's units: from `loc`, or where that lies outside from the bound next to it.
+    Far out two logarithms of `1e6` would differ by one otherwise.
+    `edge` is the bound that is seen as `b`, and `side` is -1 where the window is mirrored.
+    """
+
+    a: Array
+    b: Array
+    place: Array
+    edge: Array
+    side: Array
+    width: ArrayLike
+
+    @property
+    def length(self) -> Array:
+        """From the place down to `a`."""
+        return jnp.where(self.b > 0, -self.a, self.width)
+
+    def gap(self) -> Array:
+        """`log Phi(b) - log Phi(a)`, infinite without a lower end."""
+        finite = jnp.isfinite(self.a)
+        a, length = jnp.where(finite, self.a, -1.0), jnp.where(finite, self.length, 1.0)
+        gap = _log_mills(self.b) - _log_mills(a) - 0.5 * length * (a + jnp.minimum(self.b, 0.0))
+        return jnp.where(finite, gap, jnp.inf)
+
+    def log_mass(self) -> Array:
+        """The logarithm of the mass over the density at the place, both of the standard normal."""
+        middle = self.b - 0.5 * self.width
+        narrow = self.width * (1.0 + jnp.abs(middle)) < 0.2
+        width, middle = jnp.where(narrow, self.width, 0.1), jnp.where(narrow, middle, 0.0)
+        gap = self.gap()
+        whole = _log_mills(self.b) + log1mexp(jnp.where(narrow | ~jnp.isfinite(gap), 800.0, gap))
+        # Of a narrow window the even moments about its middle: width sum_k He_2k(middle) (width / 2)^2k / (2k + 1)!
+        m, h = jnp.square(middle), 0.25 * jnp.square(width)
+        hermite = [m - 1, m * (m - 6) + 3, m * (m * (m - 15) + 45) - 15, m * (m * (m * (m - 28) + 210) - 420) + 105]
+        series = h * (hermite[0] / 6 + h * (hermite[1] / 120 + h * (hermite[2] / 5040 + h * hermite[3] / 362880)))
+        from_place = jnp.where(self.b > 0, middle, -0.5 * width)
+        bend = 0.5 * from_place * (from_place + 2.0 * jnp.where(narrow, jnp.minimum(self.b, 0.0), 0.0))
+        return jnp.where(narrow, jnp.log(width) + jnp.log1p(series) - bend, whole)
 
 
-def _edge(t: Array) -> Array:
-    return jnp.where(jnp.isfinite(t), t, 0.0)
+def _quantile_beyond(b: Array, ratio: Array) -> Array:
+    """The `y` with `Phi(b - y) = ratio Phi(b)` for `b <= TAIL`, by Newton's steps on `log Phi`, which is concave."""
+    log_ratio = jnp.log(ratio)
+    y = -2.0 * log_ratio / (jnp.sqrt(jnp.square(b) - 2.0 * log_ratio) - b)
+    for _ in range(3):
+        y = jax.lax.stop_gradient(y)  # the last step alone has the right derivative, one over the slope
+        slope = inverse_mills(b - y)
+        y = y + (jnp.log(inverse_mills(b)) - jnp.log(slope) + y * (b - 0.5 * y) - log_ratio) / slope
+    return y
 
 
-def _log_ndtr(t: Array) -> Array:
-    """`log Phi(t)`, which is 0 with gradient 0 at infinity."""
-    return jnp.where(jnp.isfinite(t), special.log_ndtr(_edge(t)), 0.0)
+def _log_mills(t: Array) -> Array:
+    """`log(Phi(t) / phi(min(t, 0)))`: of a positive `t` the density is that in the middle."""
+    far = t < TAIL
+    near = jnp.clip(t, TAIL, 40.0)
+    near = special.log_ndtr(near) + 0.5 * jnp.square(jnp.minimum(near, 0.0)) + HALF_LOG_TWO_PI
+    return jnp.where(far, -jnp.log(inverse_mills(jnp.where(far, t, TAIL))), near)

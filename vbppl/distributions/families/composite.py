@@ -36,7 +36,14 @@ class TransformedDistribution(Wrapper):
     location_scale: ClassVar[None] = None  # that of `z` says nothing about what becomes of it
 
     def __post_init__(self):
-        transforms = (self.transforms,) if isinstance(self.transforms, Bijector) else tuple(self.transforms)
+        super().__post_init__()
+        given = self.transforms
+        transforms = tuple(given) if isinstance(given, (list, tuple)) else (given,)
+        if not all(isinstance(transform, Bijector) for transform in transforms):
+            raise ModelError(
+                f"the transforms of TransformedDistribution are {given!r}, which are not maps.",
+                mend="Give it one of dist.transforms, as ExpTransform(), or a list of them.",
+            )
         set_field(self, "transforms", transforms)
         set_field(self, "base_distribution", _widen(self.base_distribution, self._chain))
 
@@ -122,6 +129,7 @@ class MixtureSameFamily(Distribution):
                 f"the weights of a mixture are a Categorical, not {type(self.mixing_distribution).__name__}.",
                 mend="Write MixtureSameFamily(dist.Categorical(probs=weights), components).",
             )
+        super().__post_init__()
         if self.component_distribution.batch_shape[-1:] != (self._components,):
             raise ModelError(
                 "the weights and the components of a mixture differ in number.",

@@ -6,17 +6,21 @@ import jax
 import jax.numpy as jnp
 
 from vbppl.core.pytree import pytree, set_field
-from vbppl.core.special import betaln, deviance, log_factorial_error, safe_log
+from vbppl.core.special import deviance, log_factorial_error, log_split, safe_log
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
 from vbppl.distributions.families.bounded import Beta
-from vbppl.distributions.families.finite import Binomial, log_choose, log_split, sigmoids
+from vbppl.distributions.families.finite import Binomial, count_quantile, many, whole
 from vbppl.distributions.families.positive import Gamma
 
 
 def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
-    return jax.random.poisson(key, jnp.broadcast_to(rate, shape), shape, dtype=jnp.result_type(int))
+    rate = jnp.broadcast_to(rate, shape)
+    large = many(rate)
+    few = jax.random.poisson(key, jnp.where(large, 1.0, rate), shape, dtype=jnp.result_type(int))
+    z = jax.random.normal(jax.random.fold_in(key, 1), shape, rate.dtype)
+    return jnp.where(large, whole(count_quantile(z, rate, jnp.where(large, rate, 1.0), 1.0, 1.0)), few)
 
 
 @pytree
@@ -53,8 +57,8 @@ class GammaPoisson(Distribution):
 
     def _log_density(self, x):
         # A binomial's density, of `concentration` heads (which need not be whole) and x tails; the last coin is a head.
-        log_rate, heads = jnp.log(self.rate), jnp.asarray(self.concentration, self.dtype)
-        probs, logs = sigmoids(log_rate)
+        rate, heads = self.rate, jnp.asarray(self.concentration, self.dtype)
+        probs, logs = (rate / (1.0 + rate), 1.0 / (1.0 + rate)), (jnp.log(rate) - jnp.log1p(rate), -jnp.log1p(rate))
         return jnp.log(heads / (heads + x)) + log_split((heads, x), probs, logs)
 
     def _moments(self):
@@ -100,8 +104,15 @@ class BetaBinomial(Distribution):
         return Binomial(self.total_count, probs)._sample(key_count, shape)
 
     def _log_density(self, x):
-        n, a, b = jnp.asarray(self.total_count, self.dtype), self.concentration1, self.concentration0
-        return log_choose(n, x) + betaln(x + a, n - x + b) - betaln(a, b)
+        # C(n, x) C(a + b, a) / C(n + a + b, x + a), each a split at the probability where the last has no deviance,
+        # and what Gamma(t) = t! / t leaves: every term alone would be of the size of `n`.
+        n, a, b = (jnp.asarray(t, self.dtype) for t in (self.total_count, self.concentration1, self.concentration0))
+        heads, tails, total = x + a, n - x + b, n + a + b
+        probs = heads / total, tails / total
+        logs = jnp.log(heads) - jnp.log(total), jnp.log(tails) - jnp.log(total)
+        both = log_factorial_error(total) - log_factorial_error(heads) - log_factorial_error(tails)
+        rest = jnp.log(a) + jnp.log(b) - jnp.log(a + b) - (logs[0] + jnp.log(tails))
+        return log_split((x, n - x), probs, logs) + log_split((a, b), probs, logs) - both + rest
 
     def _moments(self):
         a, b, n = self.concentration1, self.concentration0, self.total_count

@@ -12,7 +12,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import all_rightmost
 from vbppl.core.types import ArrayLike, Shape
-from vbppl.distributions.base import Distribution, broadcast_batch
+from vbppl.distributions.base import Distribution, as_shape, broadcast_batch
 from vbppl.distributions.constraints.base import Bijector, widened
 from vbppl.distributions.constraints.scalar import real
 
@@ -59,7 +59,13 @@ class ImproperUniform(Distribution):
     event: Shape = static()
 
     def __init__(self, support: Bijector, batch_shape: Sequence[int], event_shape: Sequence[int]):
-        batch, event = (tuple(int(size) for size in shape) for shape in (batch_shape, event_shape))
+        if not isinstance(support, Bijector):
+            raise ModelError(
+                f"the support of ImproperUniform is {support!r}, which is not a constraint.",
+                mend="Give it one of dist.constraints, as dist.constraints.positive.",
+            )
+        shapes = {"batch_shape": batch_shape, "event_shape": event_shape}
+        batch, event = (as_shape("ImproperUniform", name, shape) for name, shape in shapes.items())
         if len(event) < support.event_dim:
             raise ModelError(
                 f"an event on the support {support} has at least {support.event_dim} dimensions.",

@@ -15,7 +15,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.special import HALF_LOG_TWO_PI, xlogy
+from vbppl.core.special import HALF_LOG_TWO_PI, sum_of_others, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.matrix import corr_cholesky, corr_matrix
@@ -53,9 +53,9 @@ class Dirichlet(Distribution):
         return jnp.where(inside, jnp.sum(xlogy(a - 1.0, x), axis=-1) - log_norm, -jnp.inf)
 
     def _moments(self):
-        total = jnp.sum(jnp.asarray(self.concentration, self.dtype), axis=-1, keepdims=True)
-        mean = self.concentration / total
-        return mean, mean * (1.0 - mean) / (total + 1.0)
+        a = jnp.asarray(self.concentration, self.dtype)
+        total = jnp.sum(a, axis=-1, keepdims=True)
+        return a / total, a / total * (sum_of_others(a) / total) / (total + 1.0)
 
 
 @pytree

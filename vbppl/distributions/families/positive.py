@@ -14,18 +14,22 @@ import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, xlogy
+from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, log1p_square, log_gamma_term, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
-
-FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
 
 
 def _where_finite(tail: ArrayLike, order: int, moment: Callable[[Array], Array]) -> Array:
     """`moment(tail)` where the tail falls fast enough for a moment of this order, and infinity elsewhere."""
     finite = jnp.greater(tail, order)
     return jnp.where(finite, moment(jnp.where(finite, tail, 3.0)), jnp.inf)
+
+
+def _representable(x: Array) -> Array:
+    """`x`, where rounded to zero or to infinity the least or the largest number: a draw lies on the support."""
+    info = jnp.finfo(x.dtype)
+    return jnp.clip(x, info.tiny, info.max)
 
 
 @pytree
@@ -37,7 +41,7 @@ class LogNormal(Distribution):
     support = positive
 
     def _sample(self, key, shape):
-        return jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype))
+        return _representable(jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype)))
 
     def _log_density(self, x):
         log_x = jnp.log(x)
@@ -45,7 +49,9 @@ class LogNormal(Distribution):
 
     def _moments(self):
         squared = jnp.square(self.scale)
-        return jnp.exp(self.loc + 0.5 * squared), jnp.expm1(squared) * jnp.exp(2.0 * self.loc + squared)
+        # One exponential: `expm1(squared)` may overflow where the variance does not.
+        log_variance = 2.0 * (self.loc + squared) + jnp.log(-jnp.expm1(-squared))
+        return jnp.exp(self.loc + 0.5 * squared), jnp.exp(log_variance)
 
     def cdf(self, x):
         return special.ndtr((jnp.log(jnp.maximum(x, 0)) - self.loc) / self.scale)
@@ -74,7 +80,7 @@ class HalfNormal(Distribution):
         return special.erf(jnp.maximum(x, 0) / (self.scale * 2**0.5))
 
     def icdf(self, q):
-        return self.scale * special.ndtri(0.5 + 0.5 * q)
+        return self.scale * 2**0.5 * special.erfinv(q)
 
 
 @pytree
@@ -88,10 +94,7 @@ class HalfCauchy(Distribution):
         return jnp.abs(self.scale * jax.random.cauchy(key, shape, self.dtype))
 
     def _log_density(self, x):
-        # log(1 + u^2), where u^2 would overflow: beyond FAR it is 2 log u to rounding.
-        u = x / self.scale
-        near, beyond = jnp.minimum(u, FAR), jnp.maximum(u / FAR, 1.0)
-        return np.log(2 / np.pi).item() - jnp.log(self.scale) - jnp.log1p(near * near) - 2.0 * jnp.log(beyond)
+        return np.log(2 / np.pi).item() - jnp.log(self.scale) - log1p_square(x / self.scale)
 
     def cdf(self, x):
         return jnp.arctan(jnp.maximum(x, 0) / self.scale) * (2 / np.pi)
@@ -133,14 +136,21 @@ class Gamma(Distribution):
     domain = nonnegative
 
     def _sample(self, key, shape):
-        concentration = jnp.asarray(self.concentration, self.dtype)
-        # Through the logarithm: small concentrations underflow to zero otherwise.
-        log_x = jax.random.loggamma(key, concentration, shape, self.dtype)
-        return jnp.exp(jnp.maximum(log_x, np.log(jnp.finfo(self.dtype).tiny))) / self.rate
+        root = jnp.exp(0.5 * self._log_standard(key, shape))
+        return _representable(root / self.rate * root)
+
+    def _log_standard(self, key: Array, shape: tuple[int, ...]) -> Array:
+        """`log x` for a rate of one. It may be far out of the range of a number, its root with the rate is less so."""
+        return jax.random.loggamma(key, jnp.asarray(self.concentration, self.dtype), shape, self.dtype)
 
     def _log_density(self, x):
-        a = self.concentration
-        return a * jnp.log(self.rate) + xlogy(a - 1.0, x) - self.rate * x - special.gammaln(a)
+        a, rate = self.concentration, self.rate
+        edge = jnp.equal(x, 0)
+        inside = jnp.where(edge, 1.0, x)
+        log_x = jnp.log(inside)
+        density = log_gamma_term(a, rate * inside, jnp.log(rate) + log_x) - log_x
+        # At zero the density is finite for a concentration of one alone.
+        return jnp.where(edge, xlogy(a - 1.0, jnp.where(edge, 0.0, 1.0)) + jnp.log(rate) - rate * x, density)
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / jnp.square(self.rate)
@@ -158,11 +168,12 @@ class InverseGamma(Distribution):
     support = positive
 
     def _sample(self, key, shape):
-        return 1.0 / Gamma(self.concentration, self.rate)._sample(key, shape)
+        root = jnp.exp(-0.5 * Gamma(self.concentration, self.rate)._log_standard(key, shape))
+        return _representable(root * self.rate * root)
 
     def _log_density(self, x):
-        a = self.concentration
-        return a * jnp.log(self.rate) - (a + 1.0) * jnp.log(x) - self.rate / x - special.gammaln(a)
+        log_x = jnp.log(x)
+        return log_gamma_term(self.concentration, self.rate / x, jnp.log(self.rate) - log_x) - log_x
 
     def _moments(self):
         a, rate = self.concentration, self.rate
@@ -198,15 +209,22 @@ class Weibull(Distribution):
 
     def _sample(self, key, shape):
         u = jax.random.exponential(key, shape, self.dtype)
-        return self.scale * jnp.power(u, 1.0 / self.concentration)
+        root = jnp.power(u, 0.5 / self.concentration)
+        return _representable(root * self.scale * root)
 
     def _log_density(self, x):
         u, k = x / self.scale, self.concentration
         return jnp.log(k) - jnp.log(self.scale) + xlogy(k - 1.0, u) - jnp.exp(xlogy(k, u))
 
     def _moments(self):
-        first, second = (self.scale**i * jnp.exp(special.gammaln(1.0 + i / self.concentration)) for i in (1, 2))
-        return first, second - jnp.square(first)
+        t = 1.0 / jnp.asarray(self.concentration, self.dtype)
+        mean = self.scale * jnp.exp(special.gammaln(1.0 + t))
+        # log(second moment / mean^2), of order t^2: by the series of log Gamma(1 + t) where that would cancel.
+        n, small = jnp.arange(2.0, 24.0, dtype=self.dtype), t < 0.1
+        powers = jnp.power(-jnp.where(small, t, 0.0)[..., None], n)
+        series = jnp.sum(special.zeta(n, 1.0) * powers * (2.0**n - 2.0) / n, axis=-1)
+        excess = jnp.where(small, series, special.gammaln(1.0 + 2.0 * t) - 2.0 * special.gammaln(1.0 + t))
+        return mean, jnp.square(mean) * jnp.expm1(excess)
 
     def cdf(self, x):
         return -jnp.expm1(-jnp.power(jnp.maximum(x, 0) / self.scale, self.concentration))
@@ -227,10 +245,18 @@ class Pareto(Distribution):
         return greater_than_eq(self.scale)
 
     def _sample(self, key, shape):
-        return self.scale * jnp.exp(jax.random.exponential(key, shape, self.dtype) / self.alpha)
+        root = jnp.exp(0.5 * jax.random.exponential(key, shape, self.dtype) / self.alpha)
+        return jnp.clip(root * self.scale * root, self.scale, jnp.finfo(self.dtype).max)
 
     def _log_density(self, x):
-        return jnp.log(self.alpha) + self.alpha * jnp.log(self.scale) - (self.alpha + 1.0) * jnp.log(x)
+        return jnp.log(self.alpha) - self.alpha * self._log_ratio(x) - jnp.log(x)
+
+    def _log_ratio(self, x: Array) -> Array:
+        """`log(x / scale)`: next to the scale the logarithms would cancel, far from it the ratio may overflow."""
+        near = jnp.less(x, 2.0 * self.scale)
+        return jnp.where(
+            near, jnp.log1p(jnp.where(near, x - self.scale, 0.0) / self.scale), jnp.log(x) - jnp.log(self.scale)
+        )
 
     def _moments(self):
         alpha, scale = self.alpha, self.scale
@@ -238,7 +264,7 @@ class Pareto(Distribution):
         return mean, _where_finite(alpha, 2, lambda a: jnp.square(scale / (a - 1.0)) * a / (a - 2.0))
 
     def cdf(self, x):
-        return -jnp.expm1(-self.alpha * jnp.log(jnp.maximum(x, self.scale) / self.scale))
+        return -jnp.expm1(-self.alpha * self._log_ratio(jnp.maximum(x, self.scale)))
 
     def icdf(self, q):
         return self.scale * jnp.exp(-jnp.log1p(-q) / self.alpha)

@@ -1,0 +1,115 @@
+"""What a distribution may be given, whole numbers too; and what it refuses by name, where it is written."""
+
+from __future__ import annotations
+
+import traceback
+
+import jax
+import numpy as np
+import pytest
+
+import vbppl.distributions as dist
+from vbppl.core.errors import ModelError
+
+# Every family with whole numbers for its parameters, and a value.
+WHOLE = {
+    "Bernoulli": (dist.Bernoulli, {"probs": 1}, 1),
+    "Bernoulli logits": (dist.Bernoulli, {"logits": 1}, 1),
+    "Beta": (dist.Beta, {"concentration1": 1, "concentration0": 2}, 0.5),
+    "BetaBinomial": (dist.BetaBinomial, {"concentration1": 2, "concentration0": 1, "total_count": 3}, 1),
+    "Binomial": (dist.Binomial, {"total_count": 5, "probs": 1}, 5),
+    "Binomial logits": (dist.Binomial, {"total_count": 5, "logits": 1}, 1),
+    "Categorical": (dist.Categorical, {"probs": np.array([1, 0])}, 0),
+    "Categorical logits": (dist.Categorical, {"logits": np.array([1, 0])}, 0),
+    "Cauchy": (dist.Cauchy, {"loc": 0, "scale": 1}, 1),
+    "Chi2": (dist.Chi2, {"df": 2}, 1),
+    "Delta": (dist.Delta, {"v": 1, "log_density": 0}, 1),
+    "Dirichlet": (dist.Dirichlet, {"concentration": np.array([1, 2])}, np.array([0.5, 0.5])),
+    "Exponential": (dist.Exponential, {"rate": 1}, 1),
+    "Gamma": (dist.Gamma, {"concentration": 2, "rate": 1}, 1),
+    "GammaPoisson": (dist.GammaPoisson, {"concentration": 2, "rate": 1}, 1),
+    "Geometric": (dist.Geometric, {"probs": 1}, 0),
+    "Geometric logits": (dist.Geometric, {"logits": 1}, 0),
+    "Gumbel": (dist.Gumbel, {"loc": 0, "scale": 1}, 1),
+    "HalfCauchy": (dist.HalfCauchy, {"scale": 1}, 1),
+    "HalfNormal": (dist.HalfNormal, {"scale": 1}, 1),
+    "InverseGamma": (dist.InverseGamma, {"concentration": 2, "rate": 1}, 1),
+    "LKJ": (dist.LKJ, {"dimension": 2, "concentration": 1}, np.eye(2)),
+    "LKJCholesky": (dist.LKJCholesky, {"dimension": 2, "concentration": 1}, np.eye(2)),
+    "Laplace": (dist.Laplace, {"loc": 0, "scale": 1}, 1),
+    "LogNormal": (dist.LogNormal, {"loc": 0, "scale": 1}, 1),
+    "Logistic": (dist.Logistic, {"loc": 0, "scale": 1}, 1),
+    "MaskedDistribution": (dist.MaskedDistribution, {"base_dist": dist.Normal(0, 1), "mask": True}, 1),
+    "Multinomial": (dist.Multinomial, {"total_count": 3, "probs": np.array([1, 0])}, np.array([3, 0])),
+    "MultivariateNormal": (dist.MultivariateNormal, {"loc": 0, "covariance_matrix": np.eye(2, dtype=int)}, np.ones(2)),
+    "NegativeBinomial2": (dist.NegativeBinomial2, {"mean": 2, "concentration": 1}, 1),
+    "Normal": (dist.Normal, {"loc": 0, "scale": 1}, 1),
+    "Pareto": (dist.Pareto, {"scale": 1, "alpha": 2}, 2),
+    "Poisson": (dist.Poisson, {"rate": 2}, 1),
+    "StudentT": (dist.StudentT, {"df": 3, "loc": 0, "scale": 1}, 1),
+    "TruncatedNormal": (dist.TruncatedNormal, {"loc": 0, "scale": 1, "low": 0, "high": 1}, 1),
+    "Uniform": (dist.Uniform, {"low": 0, "high": 1}, 1),
+    "Weibull": (dist.Weibull, {"scale": 1, "concentration": 2}, 1),
+}
+# Parameters that are no numbers.
+PARTS = {
+    "ExpandedDistribution": (dist.ExpandedDistribution, {"base_dist": dist.Normal(), "batch_shape": (2,)}),
+    "ImproperUniform": (
+        dist.ImproperUniform,
+        {"support": dist.constraints.real, "batch_shape": (), "event_shape": ()},
+    ),
+    "Independent": (dist.Independent, {"base_dist": dist.Normal(), "reinterpreted_batch_ndims": 0}),
+    "MixtureSameFamily": (
+        dist.MixtureSameFamily,
+        {"mixing_distribution": dist.Categorical([0.5, 0.5]), "component_distribution": dist.Normal([0.0, 1.0], 1.0)},
+    ),
+    "TransformedDistribution": (
+        dist.TransformedDistribution,
+        {"base_distribution": dist.Normal(), "transforms": dist.transforms.ExpTransform()},
+    ),
+}
+OPTIONAL = {"low", "high"}  # None is no bound
+WRONG = {"a string": "a", "an object": object(), "a list": ["a", object()], "a function": abs, "None": None}
+CASES = {name: case[:2] for name, case in WHOLE.items()} | PARTS
+
+
+def test_every_family_is_here():
+    classes = {name for name in dist.__all__ if isinstance(getattr(dist, name), type)} - {"Distribution"}
+    assert {name.partition(" ")[0] for name in CASES} == classes
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_parameters_may_be_whole_numbers(name):
+    make, given, value = WHOLE[name]
+    d = make(**given)
+    log_prob = jax.eval_shape(lambda d: d.log_prob(value), d)
+    assert log_prob.shape == () and log_prob.dtype == np.float32
+    draws = jax.eval_shape(lambda d: d.sample(jax.random.key(0), (2,)), d)
+    assert draws.dtype == (np.int32 if d.is_discrete or name == "Delta" else np.float32)
+    try:
+        moments = jax.eval_shape(lambda d: (d.mean, d.variance), d)
+    except NotImplementedError as error:
+        assert "no closed form" in str(error)
+    else:
+        assert all(moment.shape == d.shape() for moment in moments)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_other_kinds_are_refused_by_name_where_they_are_written(name):
+    make, given = CASES[name]
+    for argument in given:
+        for kind, value in WRONG.items():
+            if value is None and argument in OPTIONAL | {"probs", "logits", "covariance_matrix"}:
+                continue
+            with pytest.raises((ModelError, TypeError)) as caught:
+                make(**{**given, argument: value})
+            words = argument.removesuffix("_matrix").removesuffix("_distribution")
+            renamed = {"mean": "location", "mixing": "weights"}.get(words, words)
+            assert (
+                renamed in str(caught.value) and make.__name__ in str(caught.value) or "mixture" in str(caught.value)
+            ), (
+                argument,
+                kind,
+                str(caught.value),
+            )
+            assert len(traceback.extract_tb(caught.tb)) <= 6, (argument, kind)

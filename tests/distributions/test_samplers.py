@@ -1,0 +1,271 @@
+"""Every public distribution's draws against SciPy's distribution functions, from ordinary to extreme parameters.
+
+One program a family draws for all its parameters in 32 bits. The empirical distribution function may differ from the
+exact one by Kolmogorov's bound at one in a million; a draw that stands for all numbers that round to it, or that lie
+beyond the range of the dtype, counts anywhere among them.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from quick import jit
+from scipy import stats
+
+import vbppl.distributions as dist
+from vbppl.core.errors import ModelError
+
+DRAWS = 100_000
+BOUND = np.sqrt(-0.5 * np.log(1e-6 / 2) / DRAWS)
+COVARIANCE = np.array([[2.0, 0.6], [0.6, 1.0]])
+FLAT = (0.0, 1.0), (1000.0, 1e-3), (-5.0, 1e30)
+
+
+def truncated(loc, scale, low, high):
+    return stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale)
+
+
+# A family, its parameters, and SciPy's member of it.
+NUMBERS = {
+    "Normal": (dist.Normal, FLAT, stats.norm),
+    "Cauchy": (dist.Cauchy, FLAT, stats.cauchy),
+    "Laplace": (dist.Laplace, FLAT, stats.laplace),
+    "Logistic": (dist.Logistic, FLAT, stats.logistic),
+    "Gumbel": (dist.Gumbel, FLAT, stats.gumbel_r),
+    "StudentT": (dist.StudentT, [(0.1, 0.0, 1.0), (1.0, 5.0, 1e-3), (7.0, 0.0, 1.0), (1e6, 0.0, 1e10)], stats.t),
+    "LogNormal": (
+        dist.LogNormal,
+        [(0.0, 1.0), (-80.0, 1e-3), (0.0, 50.0)],
+        lambda m, s: stats.lognorm(s, scale=np.exp(m)),
+    ),
+    "HalfNormal": (dist.HalfNormal, [(1.0,), (1e-30,), (1e30,)], lambda s: stats.halfnorm(scale=s)),
+    "HalfCauchy": (dist.HalfCauchy, [(1.0,), (1e-30,), (1e30,)], lambda s: stats.halfcauchy(scale=s)),
+    "Exponential": (dist.Exponential, [(1.0,), (1e-30,), (1e30,)], lambda r: stats.expon(scale=1 / r)),
+    "Gamma": (
+        dist.Gamma,
+        [(2.5, 3.0), (1e-3, 1e10), (1e-3, 1e-10), (0.3, 1.0), (1.0, 1e30), (1e6, 1e-3)],
+        lambda a, r: stats.gamma(a, scale=1 / r),
+    ),
+    "InverseGamma": (
+        dist.InverseGamma,
+        [(2.5, 3.0), (1e-3, 1e10), (1e-3, 1e-10), (0.3, 1.0), (1e6, 1e-3)],
+        lambda a, r: stats.invgamma(a, scale=r),
+    ),
+    "Chi2": (dist.Chi2, [(0.01,), (1.0,), (30.0,), (1e6,)], stats.chi2),
+    "Weibull": (
+        dist.Weibull,
+        [(1.0, 2.0), (1e10, 0.01), (1e-10, 0.01), (3.0, 1e4)],
+        lambda s, k: stats.weibull_min(k, scale=s),
+    ),
+    "Pareto": (dist.Pareto, [(1.0, 2.0), (1e-10, 0.01), (1e10, 1e4)], lambda s, a: stats.pareto(a, scale=s)),
+    "Uniform": (dist.Uniform, [(0.0, 1.0), (-1e30, 1e30), (1000.0, 1001.0)], lambda a, b: stats.uniform(a, b - a)),
+    "Beta": (
+        dist.Beta,
+        [(2.5, 0.7), (1e-3, 1e-3), (1e-3, 1e3), (0.5, 1e6), (1e6, 1e6), (1.0, 1.0)],
+        stats.beta,
+    ),
+    "TruncatedNormal": (
+        dist.TruncatedNormal,
+        [(0.0, 1.0, -1.0, 2.0), (0.0, 1.0, 13.0, 1e3), (0.0, 1.0, -30.0, -29.0), (0.0, 1.0, 0.0, 1e-3)]
+        + [(-5.0, 0.1, 0.0, 10.0), (0.0, 1.0, -6.0, -4.5), (0.0, 1.0, 4.9, 5.1), (2.0, 1e6, -1.0, 1.0)],
+        truncated,
+    ),
+    "TruncatedNormal low": (
+        lambda loc, low: dist.TruncatedNormal(loc, 1.0, low=low),
+        [(0.0, 13.0), (0.0, -1.0), (-1000.0, 0.0)],
+        lambda loc, low: truncated(loc, 1.0, low, np.inf),
+    ),
+    "TruncatedNormal high": (
+        lambda loc, high: dist.TruncatedNormal(loc, 1.0, high=high),
+        [(0.0, -13.0), (0.0, 1.0)],
+        lambda loc, high: truncated(loc, 1.0, -np.inf, high),
+    ),
+    "TruncatedNormal free": (dist.TruncatedNormal, [(3.0, 2.0)], stats.norm),
+    "Bernoulli": (dist.Bernoulli, [(1e-30,), (0.01,), (0.3,), (1 - 2.0**-20,)], stats.bernoulli),
+    "Bernoulli logits": (
+        lambda t: dist.Bernoulli(logits=t),
+        [(-80.0,), (1.0,), (80.0,)],
+        lambda t: stats.bernoulli(1 / (1 + np.exp(-t))),
+    ),
+    "Binomial": (
+        dist.Binomial,
+        [
+            (9, 0.3),
+            (1, 0.5),
+            (10**7, 1e-7),
+            (10**7, 0.5),
+            (2**30, 0.01),
+            (10**7, 0.3),
+            (10**7, 1 - 2.0**-20),
+            (1000, 1e-30),
+            (40, 0.9),
+        ],
+        stats.binom,
+    ),
+    "Geometric": (dist.Geometric, [(0.3,), (1e-6,), (1e-12,), (1 - 2.0**-20,)], lambda p: stats.geom(p, loc=-1)),
+    "Geometric logits": (
+        lambda t: dist.Geometric(logits=t),
+        [(-13.0,), (0.0,), (80.0,)],
+        lambda t: stats.geom(1 / (1 + np.exp(-t)), loc=-1),
+    ),
+    "Poisson": (
+        dist.Poisson,
+        [(0.0,), (1e-30,), (0.01,), (3.5,), (9.9,), (10.1,), (300.0,), (1e5,), (1e7,), (1e9,), (1e12,)],
+        stats.poisson,
+    ),
+    "GammaPoisson": (
+        dist.GammaPoisson,
+        [(2.0, 0.5), (1e-3, 1e-6), (1e6, 1.0), (1e6, 1e6)],
+        lambda a, r: stats.nbinom(a, r / (1 + r)),
+    ),
+    "NegativeBinomial2": (
+        dist.NegativeBinomial2,
+        [(3.0, 2.0), (1e6, 0.1), (5.0, 1e6)],
+        lambda m, a: stats.nbinom(a, a / (a + m)),
+    ),
+    "BetaBinomial": (
+        dist.BetaBinomial,
+        [(2.0, 3.0, 7), (1e-3, 1e-3, 20), (1e6, 1e6, 1000)],
+        lambda a, b, n: stats.betabinom(n, a, b),
+    ),
+    "ExpandedDistribution": (lambda loc: dist.Normal(0.0, 1.0).expand(np.shape(loc)), [(0.0,)], lambda _: stats.norm()),
+    "Independent": (lambda loc: dist.Normal(loc, 1.0).to_event(1), [(0.0,), (3.0,)], stats.norm),
+    "MaskedDistribution": (lambda loc: dist.Normal(loc, 1.0).mask(loc > 0), [(0.0,), (3.0,)], stats.norm),
+    "Delta": (dist.Delta, [(0.0,), (-1e30,)], lambda v: SimpleNamespace(cdf=lambda x: x >= v)),
+    "TransformedDistribution": (
+        lambda loc: dist.TransformedDistribution(dist.Normal(loc, 1.0), dist.transforms.ExpTransform()),
+        [(0.0,), (-80.0,)],
+        lambda loc: stats.lognorm(1.0, scale=np.exp(loc)),
+    ),
+}
+
+
+@functools.partial(jit, static_argnums=0)
+def draw(make, parameters, key):
+    d = make(*parameters)
+    draws = d.sample(key, (DRAWS,))
+    return draws, d.support.check(draws)
+
+
+def assert_distributed(draws, cdf, where):
+    """Kolmogorov's test of draws in 32 bits, each of which stands for the numbers between its neighbours."""
+    values, counts = np.unique(draws, return_counts=True)
+    found = np.cumsum(counts) / draws.size
+    if np.issubdtype(draws.dtype, np.integer):
+        below = above = np.asarray(cdf(values), float)
+        largest = np.iinfo(draws.dtype).max
+    else:
+        wide = values.astype(float)
+        with np.errstate(over="ignore"):  # next to the largest number
+            gap = np.spacing(np.abs(values)).astype(float)
+        below, above = (np.asarray(cdf(end), float) for end in (wide - gap, wide + gap))
+        largest = np.finfo(draws.dtype).max
+    above = np.where(values >= largest, 1.0, above)
+    off = np.maximum(found - above, below - found)
+    worst = int(np.argmax(off))
+    assert off[worst] < BOUND, f"{where}: {found[worst]:.4f} up to {values[worst]}, not {below[worst]:.4f}"
+
+
+# The samplers of these compile for several seconds, and are made of one that the fast suite draws from.
+SLOW = {"InverseGamma", "Chi2", "GammaPoisson", "NegativeBinomial2", "BetaBinomial", "Geometric logits", "Beta"}
+
+
+def with_slow(names):
+    """The names, those of slow cases marked."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
+@pytest.mark.parametrize("name", with_slow(NUMBERS))
+def test_draws_follow_the_distribution(name):
+    make, rows, theirs = NUMBERS[name]
+    columns = [np.asarray(column, np.float32) for column in zip(*rows)]
+    draws, on_support = map(np.asarray, draw(make, columns, jax.random.key(0)))
+    assert draws.shape == (DRAWS, len(rows)) and draws.dtype in (np.float32, np.int32)
+    assert np.all(np.isfinite(draws)) and np.all(on_support)
+    for n in range(len(rows)):
+        exact = theirs(*(float(column[n]) for column in columns))
+        assert_distributed(draws[:, n], exact.cdf, rows[n])
+
+
+def whitened(draws):
+    return np.linalg.solve(np.linalg.cholesky(COVARIANCE), draws.T).T
+
+
+def correlations(size, eta):
+    """Every correlation of an LKJ is a Beta on (-1, 1)."""
+    shape = eta - 1 + size / 2
+    return [stats.beta(shape, shape, loc=-1, scale=2)] * 3
+
+
+def lower(draws):
+    return np.stack([draws[:, 1, 0], draws[:, 2, 0], draws[:, 2, 1]], -1)
+
+
+def mixture(x):
+    return 0.25 * stats.norm(-1.0, 0.5).cdf(x) + 0.75 * stats.norm(2.0, 1.0).cdf(x)
+
+
+# A distribution, numbers made of each draw, and SciPy's distribution of each of them.
+VECTORS = {
+    "Dirichlet": (dist.Dirichlet([0.001, 0.5, 2.0]), None, [stats.beta(a, 2.501 - a) for a in (0.001, 0.5, 2.0)]),
+    "Dirichlet large": (dist.Dirichlet([1e6, 3e6]), None, [stats.beta(1e6, 3e6), stats.beta(3e6, 1e6)]),
+    "Multinomial": (dist.Multinomial(7, [0.2, 0.5, 0.3]), None, [stats.binom(7, p) for p in (0.2, 0.5, 0.3)]),
+    "Multinomial large": (
+        dist.Multinomial(10**7, logits=[0.0, 0.0, -14.0]),
+        lambda x: x[:, 1:],
+        [stats.binom(10**7, p / (2 + np.exp(-14))) for p in (1, np.exp(-14))],
+    ),
+    "Multinomial batch": (
+        dist.Multinomial(7, probs=np.array([[0.2, 0.5, 0.3], [0.0, 0.1, 0.9]])),
+        lambda x: x[:, 1],
+        [stats.binom(7, p) for p in (0.0, 0.1, 0.9)],
+    ),
+    "Categorical": (
+        dist.Categorical(logits=[0.0, 1.0, -1e30, 80.0, 79.0]),
+        lambda x: x[:, None],
+        [stats.rv_discrete(values=([3, 4], [1 / (1 + np.exp(-1)), 1 / (1 + np.e)]))],
+    ),
+    "MultivariateNormal": (dist.MultivariateNormal([0.0, 0.0], COVARIANCE), whitened, [stats.norm()] * 2),
+    "LKJ": (dist.LKJ(3, 1.0), lower, correlations(3, 1.0)),
+    "LKJCholesky": (
+        dist.LKJCholesky(3, 1e3),
+        lambda x: lower(x @ np.swapaxes(x, -1, -2)),
+        correlations(3, 1e3),
+    ),
+    "LKJCholesky small": (
+        dist.LKJCholesky(3, 0.01),
+        lambda x: lower(x @ np.swapaxes(x, -1, -2))[:, :1],
+        correlations(3, 0.01)[:1],
+    ),
+    "MixtureSameFamily": (
+        dist.MixtureSameFamily(dist.Categorical([0.25, 0.75]), dist.Normal([-1.0, 2.0], [0.5, 1.0])),
+        lambda x: x[:, None],
+        [SimpleNamespace(cdf=mixture)],
+    ),
+}
+CANNOT = {"Distribution", "ImproperUniform"}  # the protocol, and what has no total mass
+
+
+@pytest.mark.parametrize("name", VECTORS)
+def test_what_is_made_of_a_draw_follows_its_distribution(name):
+    d, made, theirs = VECTORS[name]
+    draws, on_support = map(np.asarray, draw(lambda: d, (), jax.random.key(0)))
+    assert draws.shape == d.shape((DRAWS,)) and draws.dtype in (np.float32, np.int32)
+    assert np.all(np.isfinite(draws)) and np.all(on_support)
+    numbers = made(draws) if made else draws
+    for n, exact in enumerate(theirs):
+        assert_distributed(numbers[:, n], exact.cdf, (name, n))
+
+
+def test_no_distribution_is_without_draws():
+    drawn = {name.partition(" ")[0] for name in [*NUMBERS, *VECTORS]}
+    assert drawn == {name for name in dist.__all__ if isinstance(getattr(dist, name), type)} - CANNOT
+
+
+def test_where_there_is_no_mass_nothing_is_drawn():
+    with pytest.raises(ModelError, match="cannot be drawn from"):
+        dist.ImproperUniform(dist.constraints.real, (), ()).sample(jax.random.key(0))
