@@ -7,7 +7,7 @@ the other coordinates of hierarchical sites. What is no better is not kept; what
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Note, Searched, Solution, Status
-from vbppl.posterior.report import DECENTER, Report, Unjudged
-
-AnyReport: TypeAlias = Report | Unjudged
+from vbppl.posterior.report import DECENTER, AnyReport
 
 APART = 1.0  # sds between two modes of a mixture
 

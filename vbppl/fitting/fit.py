@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
@@ -16,9 +12,9 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
+from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
 from vbppl.fitting.prepare import judged, prepare
 from vbppl.fitting.progress import watching
-from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Progress
 from vbppl.model.model import Model
 from vbppl.model.trace import advice_of_indices
@@ -35,6 +31,7 @@ def fit(
     batch_size: int | Mapping[str, int] | None = None,
     start: Start = None,
     seconds: float | None = None,
+    precision: str = "auto",
     progress: bool | None = None,
     callback: Callable[[Progress], None] | None = None,
     checkpoint: PathLike | None = None,
@@ -61,6 +58,8 @@ def fit(
       start: where to begin: a posterior, whose guide's parameters, learnt params and networks are taken over where
         they fit; or values of all latent sites.
       seconds: by the clock, after which the best so far is returned, with its report; compiling is not cut short.
+      precision: "auto": the session's, and float64 from where rounding limits a fit on fixed draws, which the card
+        says; "session": the session's only; or "float64", for this fit alone.
       progress: True or False for a progress bar; None for one only where a person watches a long fit.
       callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
@@ -72,40 +71,21 @@ def fit(
     Raises:
       ModelError: the model does not mean what it says; the message names the site.
     """
-    check_call(seconds, progress, callback)
+    check_call(seconds, progress, callback, precision)
     raw = raw_key(seed)
-    with watching(progress, callback, seconds) as watch, precision_of(method):
+    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
         target = Target.of(model)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
         problem = prepare(planned, [target], [raw])
         (solution,) = planned.solve(problem, watch)
         solution, report = judged(solution, raw, watch)
-        solution, report = escalate(planned, problem, solution, report, watch)
+        if precision == "auto":
+            problem, solution, report = refined(planned, problem, solution, report, model, watch)
+        with computing_in(getattr(problem, "precision", None)):
+            solution, report = escalate(planned, problem, solution, report, watch)
     posterior = in_session_precision(Posterior(solution, report), model)
     _warn(posterior, model)
     return posterior
-
-
-@contextlib.contextmanager
-def precision_of(method: Method) -> Iterator[None]:
-    """Compute in the method's own precision, for this fit alone; what is not finite is told by the status.
-
-    Half of a fit is on the host, so what it sends to the device is meant, whatever a guard says of the user's own code.
-    """
-    double = isinstance(method, Deterministic) and method.precision == "float64"
-    precision = jax.enable_x64(True) if double else contextlib.nullcontext()
-    with np.errstate(all="ignore"), jax.transfer_guard("allow"), precision:
-        yield
-
-
-def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
-    """The same posterior, to be used in the session's dtype; its report is that of the fit."""
-    dtype = jnp.result_type(float)
-    if np.asarray(posterior.target.centred).dtype == dtype:
-        return posterior
-    target = Target.of(model).replace(centred=np.asarray(posterior.target.centred, dtype))
-    phi = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), posterior.phi)
-    return dataclasses.replace(posterior, solution=dataclasses.replace(posterior.solution, target=target, phi=phi))
 
 
 def _warn(posterior: Posterior, model: Model) -> None:

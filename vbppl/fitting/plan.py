@@ -197,11 +197,13 @@ def _check_start(start: Any) -> None:
         raise TypeError(f"start must be a posterior, or a dict of values by the sites' names, not {start!r}.")
 
 
-def check_call(seconds: Any, progress: Any, callback: Any) -> None:
+def check_call(seconds: Any, progress: Any, callback: Any, precision: Any) -> None:
     """Refuse arguments of `fit` that are not what they should be, before anything is done."""
     is_number = isinstance(seconds, (int, float, np.number)) and not isinstance(seconds, bool)
     if seconds is not None and not (is_number and seconds > 0):
         raise ValueError(f"seconds must be a positive number, or None for no limit, not {seconds!r}.")
+    if precision not in ("auto", "session", "float64"):
+        raise ValueError(f"precision must be 'auto', 'session' or 'float64', not {precision!r}.")
     if progress not in (None, True, False):
         raise TypeError(f"progress must be True, False or None, not {progress!r}.")
     if callback is not None and not callable(callback):

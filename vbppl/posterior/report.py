@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -280,6 +280,9 @@ class Unjudged:
         return f"<p>{html_lines(str(self).splitlines())}</p>"
 
 
+AnyReport: TypeAlias = Report | Unjudged
+
+
 def decided(card: Report, found: Errors, mendable: bool, usual_advice: tuple[str, ...]) -> Report:
     """The card with its verdict: see the head of this file.
 
@@ -359,7 +362,7 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
     """What the solver itself has told against its solution, which no weighing can mend."""
     reasons = []
     if status.draw_noise > DRAW_NOISE:
-        reasons.append(f"another set of fixed draws would move the answer by {status.draw_noise:.2f} sd")
+        reasons.append(f"another set of fixed draws would move the answer by {status.draw_noise:.2g} sd")
     if not status.converged and status.reason != "steps":
         reasons.append(f"the fit did not converge: {status.text}")
     for lower, away, _ in other_modes.found:
