@@ -1,6 +1,7 @@
 """What is tried where the report is poor and the guide was ours to choose.
 
-Other modes that the restarts met come first, since they would be there in any coordinates: they become a mixture. Then
+Where the starts disagreed, or nothing converged, draws of the prior are starts too: it may lie where no box reaches.
+Other modes that the restarts met come next, since they would be there in any coordinates: they become a mixture. Then
 the other coordinates of hierarchical sites. What is no better is not kept; what was tried is said.
 """
 
@@ -13,16 +14,18 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import FULL_RANK_DIM, Plan
-from vbppl.fitting.prepare import judged
+from vbppl.fitting.prepare import from_prior, judged, prepare
 from vbppl.guides.gaussian import FullRank
 from vbppl.guides.mixture import Mixture
 from vbppl.inference import bound
 from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.problem import Deterministic, Problem
-from vbppl.inference.initialization import InitializationError
+from vbppl.inference.initialization import LOWER, InitializationError
 from vbppl.inference.solution import Note, Searched, Solution, Status
 from vbppl.posterior.report import DECENTER, AnyReport
+from vbppl.target.batched import BLOCK, evaluate
 
+DISAGREE = 1.0  # nats between the bounds that starts led to
 APART = 1.0  # sds between two modes of a mixture
 
 
@@ -30,8 +33,19 @@ def escalate(
     plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """A better solution with its report, if there is one; else the same."""
+    better, report = _escalated(plan, problem, solution, report, watch)
+    lost = [note for note in solution.notes if note.topic == "precision" and note not in better.notes]
+    return (better.noted(*lost[0]) if lost else better), report
+
+
+def _escalated(
+    plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
     ours = plan.is_automatic and isinstance(plan.settings, Deterministic)
     if not ours or report.verdict not in ("poor", "unknown") or solution.status.was_cut_short or watch.is_over:
+        return solution, report
+    solution, report = _from_prior(plan, problem, solution, report, watch)
+    if report.verdict not in ("poor", "unknown") or watch.is_over:
         return solution, report
     if _modes(solution) and solution.target.dim <= FULL_RANK_DIM:
         return _mixture(problem, solution, report, watch)
@@ -41,6 +55,31 @@ def escalate(
 def _modes(solution: Solution) -> tuple:
     """The other modes that restarts met."""
     return solution.other_modes.found if isinstance(solution.other_modes, Searched) else ()
+
+
+def _from_prior(
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
+    """Begin once more where a draw of the prior climbs to, if that is far higher than where the fit is."""
+    searched = before.other_modes
+    agreed = before.status.converged and isinstance(searched, Searched) and searched.spread < DISAGREE
+    if agreed or plan.start is not None or (found := from_prior(before.target, problem.raw_keys[0])) is None:
+        return before, report
+    values, height = found
+    loc = np.asarray(before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0])
+    here, said = float(evaluate(before.target, loc[None])[0][0]), f"{BLOCK} draws of the prior were starts too"
+    if not height > np.nan_to_num(here, nan=-np.inf) + LOWER + before.target.dim:
+        return before.noted("starts", f"{said}, and led nowhere higher"), report
+    again = prepare(dataclasses.replace(plan, start=values), problem.targets, problem.raw_keys)
+    (after,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+    after, card = judged(after, problem.raw_keys[0], watch)
+    if after.status.was_cut_short or not card.elbo.value > np.nan_to_num(report.elbo.value, nan=-np.inf):
+        return before.noted("starts", f"{said}, and led to no higher bound"), report
+    text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"
+    if isinstance(searched, Searched):
+        modes = Searched((), searched.starts + BLOCK, searched.spread)
+        after = dataclasses.replace(after, other_modes=modes, status=_sum(after, [before]))
+    return after.noted("starts", text), card.beside(after)
 
 
 def _other_coordinates(

@@ -65,7 +65,7 @@ def refined(
     with computing_in("float64"):
         # The user's own data, which were rounded too.
         double = prepare(plan, [Target.of(model)], problem.raw_keys)
-        is_place = np.isfinite(report.elbo.value)  # else there is nothing to begin from
+        is_place = solution.status.converged and bool(np.isfinite(report.elbo.value))  # else there may be better ones
         if is_place:
             loc, scale = solution.guide.frame(np.asarray(solution.phi, np.float64), solution.target)
             place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
@@ -91,8 +91,8 @@ def limit_of(solution: Solution, report: Report) -> str:
         return ""
     coarse = eps * np.abs(z).mean(axis=0) / np.maximum(z.std(axis=0), 1e-300)
     if (worst := int(coarse.argmax())) >= 0 and coarse[worst] > COARSE:
-        name = target.layout.coordinates[worst]
-        return f"at {z[:, worst].mean():.4g} the places of {name} lie {coarse[worst]:.2g} sd apart in {dtype}"
+        name, wide = target.layout.coordinates[worst], f"{coarse[worst]:.2g}" if coarse[worst] < 100 else "over 100"
+        return f"at {z[:, worst].mean():.4g} the places of {name} lie {wide} sd apart in {dtype}"
     # A draw and a point on the way to the next one, as the density sees them.
     beside = (z + STEP * (np.roll(z, 1, axis=0) - z)).astype(dtype).astype(np.float64)
     log_p, gradient = (np.split(each, 2) for each in evaluate(target, np.concatenate([z, beside])))

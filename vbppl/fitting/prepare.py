@@ -12,23 +12,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.watch import Watch
+from vbppl.distributions.families.degenerate import ImproperUniform
 from vbppl.fitting.plan import Plan
 from vbppl.guides.base import Start
 from vbppl.guides.gaussian import START_SD
 from vbppl.guides.program import ProgramGuide
 from vbppl.inference.deterministic import problem as deterministic
-from vbppl.inference.initialization import starts_of
-from vbppl.inference.solution import Solution
+from vbppl.inference.initialization import InitializationError, climbed, starts_of
+from vbppl.inference.solution import NotSearched, Solution
 from vbppl.inference.stochastic import minibatch
 from vbppl.inference.stochastic import problem as stochastic
+from vbppl.model.trace import abstract_sites
 from vbppl.posterior.judge import judge
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import Report, Unjudged
+from vbppl.target.batched import BLOCK
+from vbppl.target.plain import is_plain
 from vbppl.target.target import Target, in_mode, model_of
 
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
@@ -72,6 +77,45 @@ def _place(start: Any, target: Target) -> np.ndarray | None:
             mend="Start from values strictly inside, such as a posterior's means.",
         )
     return np.stack([loc, np.log(np.maximum(sd, 1e-300))])
+
+
+def from_prior(target: Target, raw: np.ndarray) -> tuple[dict[str, Any], float] | None:
+    """Values of the latent sites where one of `BLOCK` draws of the prior climbs highest, and the log density there.
+
+    None where there is no model, or the prior of a site cannot be drawn from.
+    """
+    sites = [] if is_plain(target.model) else abstract_sites(target.model).values()
+    names = [slot.name for slot in target.layout.slots]
+    if not sites or any(site.distribution == ImproperUniform.__name__ for site in sites):
+        return None
+    try:
+        drawn = target.model.sample(BLOCK, jax.random.wrap_key_data(jnp.asarray(raw)))
+    except NotImplementedError:  # a distribution of the user's own without a sampler
+        return None
+    z, height = climbed(target, np.asarray(target.unconstrain({name: drawn[name] for name in names}), np.float64))
+    values = target.constrain(z)
+    return {name: values[name] for name in names}, height
+
+
+def solved(plan: Plan, problem: Any, watch: Watch) -> Solution:
+    """The solver's solution; where the boxes hold no start, that from a draw of the prior, if there is one.
+
+    Raises:
+      InitializationError: the density is finite nowhere that was looked at.
+    """
+    try:
+        (solution,) = plan.solve(problem, watch)
+    except InitializationError:
+        found = from_prior(problem.targets[0], problem.raw_keys[0]) if plan.start is None else None
+        if found is None or not np.isfinite(found[1]):
+            raise
+        again = prepare(dataclasses.replace(plan, start=found[0]), problem.targets, problem.raw_keys)
+        (solution,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+        only = NotSearched("a draw of the prior was the only start")
+        return dataclasses.replace(solution, other_modes=only).noted(
+            "starts", f"the boxes held none; one of {BLOCK} draws of the prior was taken"
+        )
+    return solution
 
 
 def _stochastic(plan: Plan, target: Target, raw: np.ndarray) -> stochastic.Problem:
