@@ -185,6 +185,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--columns", type=int, default=100)
     parser.add_argument("--draws", type=int, nargs="*", default=[1, 16])
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peak memory, a process for each kind")
     parser.add_argument("--only", choices=[*KINDS], help="print the peak memory of one kind, in megabytes")
     options = parser.parse_args(arguments)
     x, y = data(options.rows, options.columns)
@@ -207,6 +208,7 @@ def main(arguments: list[str]) -> None:
                     times[kind].append((time.perf_counter() - begin) / (STEPS * share) * 1e6)
         limit = np.array(times["by hand, gathered"])
         for kind, found in times.items():
-            memory = peak_megabytes(kind, options.rows, options.columns, draws)
+            size = (options.rows, options.columns, draws)
+            memory = "" if options.no_memory else f"{peak_megabytes(kind, *size):.0f}"
             ratio = np.median(np.array(found) / limit)
-            print(f"| {draws} | {kind} | {np.median(found):.0f} | {ratio:.2f} | {memory:.0f} |", flush=True)
+            print(f"| {draws} | {kind} | {np.median(found):.0f} | {ratio:.2f} | {memory} |", flush=True)

@@ -38,6 +38,7 @@ from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import AnnealedAdam
 from vbppl.inference.stochastic.schedule import Phase
 from vbppl.inference.stochastic.step import CHUNK
+from vbppl.target.batched import on_accelerator
 from vbppl.target.target import Target, in_fixed_coordinates
 
 STEPS = 10_000  # over which the step size falls
@@ -115,7 +116,7 @@ class Compiled:
 
     def chunk(self) -> np.ndarray:
         """Make `CHUNK` more steps; the bounds."""
-        found = step.run_chunk(self.setup, self.position, np.int32(CHUNK), self.phase, careful=False)
+        found = step.run_chunk(self.setup, self.position, np.int32(CHUNK), self.phase, False, on_accelerator())
         self.position, bounds, _ = found
         return np.asarray(bounds)
 

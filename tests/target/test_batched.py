@@ -32,8 +32,10 @@ def one_by_one():
     return np.array(values), np.array(gradients)
 
 
+@pytest.mark.parametrize("accelerated", [False, True], ids=["host", "accelerator"])
 @pytest.mark.parametrize("number", [1, 31, 32, 33, batched.CALL, batched.CALL + 1, len(POINTS)])
-def test_any_number_of_points_gives_what_each_gives_alone(number, one_by_one):
+def test_any_number_of_points_gives_what_each_gives_alone(number, accelerated, one_by_one, monkeypatch):
+    monkeypatch.setattr(batched, "on_accelerator", lambda: accelerated)
     log_p, gradient = evaluate(TARGET, POINTS[:number])
     assert log_p.shape == (number,) and gradient.shape == (number, 2)
     np.testing.assert_allclose(log_p, one_by_one[0][:number], rtol=1e-5, atol=1e-5)
@@ -55,6 +57,44 @@ def test_heavy_data_are_evaluated_few_points_at_a_time_with_the_same_answers(num
     log_p, gradient = evaluate(TARGET, POINTS[:number])
     np.testing.assert_allclose(log_p, one_by_one[0][:number], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, one_by_one[1][:number], rtol=1e-4, atol=1e-4)
+
+
+def test_the_sizes_for_an_accelerator_fit_its_memory():
+    assert [batched.points_side_by_side(size, True) for size in (0, 100, 10**7, 10**9)] == [512, 512, 32, 1]
+
+
+@pytest.mark.parametrize("accelerated", [False, True], ids=["host", "accelerator"])
+def test_many_targets_are_evaluated_each_with_its_own_data(accelerated, monkeypatch):
+    monkeypatch.setattr(batched, "on_accelerator", lambda: accelerated)
+    data = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    targets = [vb.target(curve(y)) for y in data]
+    fits, z = np.array([2, 0, 1, 2]), POINTS[: 4 * 50].reshape(4, 50, 2)
+    log_p, gradient = batched.Density(targets)(z, fits, np.zeros((4, len(targets[0].centred)), np.float32))
+    alone = [evaluate(targets[fit], points) for fit, points in zip(fits, z)]
+    np.testing.assert_allclose(log_p, [found[0] for found in alone], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(gradient, [found[1] for found in alone], rtol=1e-4, atol=1e-4)
+
+
+@vb.model
+def product(x, y):
+    beta = vb.sample("beta", dist.Normal(np.zeros(2, np.float32), 1.0).to_event(1))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(x @ beta, 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("accelerated", "asked", "said"), [(True, None, "HIGHEST"), (False, None, "DEFAULT"), (True, "bfloat16", "DEFAULT")]
+)
+def test_products_on_an_accelerator_are_exact_unless_the_session_asks_for_others(accelerated, asked, said, monkeypatch):
+    monkeypatch.setattr(batched, "on_accelerator", lambda: accelerated)
+    target = vb.target(product(np.ones((3, 2)), np.ones(3)))
+    leaves, structure = jax.tree.flatten(target)
+    at = (np.zeros((512, 2), np.float32), np.zeros((512, len(target.centred)), np.float32), np.zeros(1, np.int32))
+    with jax.default_matmul_precision(asked):
+        lowered = batched._Structure(structure).evaluate.lower(leaves, *at, np.int32(1), 512, 0).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert len(products) == 2  # the value's and the gradient's
+    assert all(said in line for line in products)
 
 
 def test_one_point_that_is_not_finite_leaves_the_others_alone(one_by_one):

@@ -24,8 +24,9 @@ from vbppl.guides.structured import AT_ONCE
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.target import Target
 
-SETS = 8
+SETS, FEWEST_SETS = 8, 4
 WORK = 4e8  # draws times numbers in the data
+NUMBERS = 2**23  # that intermediate values of a block of rows may hold
 FEWEST = 4  # draws behind a term of the bound
 MOST = 2**26  # numbers that draws of all rows may hold
 
@@ -60,13 +61,18 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
     """The evidence lower bound at all rows, from fresh draws.
 
     Independent sets of draws; within a set the draws are moment-exact where the guide can, so the
-    standard error is taken between the sets, never within one.
+    standard error is taken between the sets, never within one. Where a single draw is dear, as of all rows of an
+    autoencoder, a set is one draw: many rows average enough.
     """
-    draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
-    draws = int(np.clip(WORK / max(work(guide, phi, target), 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
+    cost, sets = work(guide, phi, target), SETS
+    if cost > WORK:
+        target, draws, sets = _in_long_blocks(target), 1, FEWEST_SETS
+    else:
+        draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
+        draws = int(np.clip(WORK / max(cost, 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
     rng = host_generator(raw_key, "elbo")
-    means = np.array([fresh_bound(guide, phi, target, rng, draws).mean() for _ in range(SETS)])
-    return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(SETS)))
+    means = np.array([fresh_bound(guide, phi, target, rng, draws).mean() for _ in range(sets)])
+    return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(sets)))
 
 
 def work(guide: Guide, phi: PyTree, target: Target) -> float:
@@ -166,11 +172,20 @@ def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict
         return draws, ((rows, share) for share, rows in target.parts())
     shown = target.layout.shown
     if len(shown) != 1:
-        return max(draws, FEWEST), [({}, 1.0)]
+        return draws if draws == 1 else max(draws, FEWEST), [({}, 1.0)]
     (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
     starts = range(0, size, length)
     blocks = [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]
-    return max(draws // len(blocks) // 2 * 2, FEWEST), blocks  # antithetic pairs
+    return draws if draws == 1 else max(draws // len(blocks) // 2 * 2, FEWEST), blocks  # antithetic pairs
+
+
+def _in_long_blocks(target: Target) -> Target:
+    """The target showing as many rows at once as memory allows, where that is more than a step's batch."""
+    shown = target.layout.shown
+    if target.sources or len(shown) != 1:
+        return target
+    (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
+    return target.with_lengths({name: min(max(length, NUMBERS // (1000 + target.data_size // size)), size)})
 
 
 def _stretches(noise: Noise, target: Target) -> Iterable[tuple[dict[str, Any], float]]:

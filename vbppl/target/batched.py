@@ -10,18 +10,20 @@ fit's data and its coordinates; a request is a block of draws for each lane.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.types import Array
+from vbppl.core.types import Array, ArrayLike
 from vbppl.target.target import Target
 
 BLOCK = 32  # points that are evaluated side by side
@@ -30,6 +32,29 @@ MANY_CALL = 4096  # the same where there are many data sets
 BUFFER = 2**22  # numbers that a call's points may hold
 TOGETHER = 2**18  # numbers of many data sets that are looked at together
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
+ROOM = 2**29  # numbers that the intermediate values of a block may hold on an accelerator
+
+
+def on_accelerator() -> bool:
+    """Whether programs run on a device that waits for the host, as a GPU does wherever a loop's length is data."""
+    return jax.default_backend() != "cpu"
+
+
+def in_full_precision() -> AbstractContextManager[Any]:
+    """Products as exact as their numbers, which fits on fixed draws rely on, unless the session asks for others.
+
+    By default a GPU rounds the factors of a product to 10 bits: on an H100 a logistic regression of 100,000 rows then
+    took 2.3 times the gradients and ended .012 sd off; exact products gave the processor's answer in as many gradients.
+    """
+    asked = jax.config.jax_default_matmul_precision is not None  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.default_matmul_precision("highest") if on_accelerator() and not asked else contextlib.nullcontext()
+
+
+def points_side_by_side(data_size: int, accelerated: bool) -> int:
+    """How many points are evaluated together: what fits a processor's cache, or what fills an accelerator."""
+    if accelerated:
+        return 1 << int(np.log2(np.clip(ROOM // max(data_size, 1), 1, CALL)))
+    return BLOCK // 8 if data_size > HEAVY else BLOCK
 
 
 def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,9 +90,11 @@ class Density:
             leaves = [jax.device_put(np.stack(parts)) for parts in zip(*map(jax.tree.leaves, targets))]
         self._leaves = tuple(leaves)
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
-        self._side_by_side = BLOCK // 8 if target.data_size > HEAVY else BLOCK
+        accelerated = on_accelerator()
+        self._side_by_side = points_side_by_side(target.data_size, accelerated and not self._many)
         work = self._side_by_side * (target.data_size + target.dim)
-        self._group = int(np.clip(TOGETHER // work, 1, 16)) if self._many else 0
+        room, most = (ROOM, MANY_CALL // self._side_by_side) if accelerated else (TOGETHER, 16)
+        self._group = int(np.clip(room // work, 1, most)) if self._many else 0
         # A call's buffers are this long whatever it is asked: in very many dims they hold one block.
         one, most = self._side_by_side * max(self._group, 1), MANY_CALL if self._many else CALL
         self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
@@ -147,12 +174,13 @@ def _value_and_gradient(
 
     def log_density(leaves: Sequence[Array], z: Array, centred: Array) -> Array:
         target: Target = jax.tree.unflatten(structure, leaves)
-        return target.replace(centred=centred).run(z).log_density()
+        with in_full_precision():
+            return target.replace(centred=centred).run(z).log_density()
 
     evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))
 
     # A loop over blocks rather than one vmap: its intermediate values fit the cache, and its length may be data.
-    def body(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+    def body(i: ArrayLike, found: tuple[Array, Array]) -> tuple[Array, Array]:
         at, size = i * side_by_side * max(group, 1), side_by_side * max(group, 1)
         points, weights = (jax.lax.dynamic_slice_in_dim(part, at, size) for part in (z, centred))
         if group:
@@ -165,7 +193,10 @@ def _value_and_gradient(
         update = jax.lax.dynamic_update_slice_in_dim
         return update(found[0], log_p.reshape(size), at, 0), update(found[1], gradient.reshape(size, -1), at, 0)
 
-    return jax.lax.fori_loop(0, turns, body, (jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)))
+    nothing = jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)
+    if len(z) == side_by_side * max(group, 1):  # a single block, as on an accelerator, which is spared the loop
+        return body(0, nothing)
+    return jax.lax.fori_loop(0, turns, body, nothing)
 
 
 @dataclasses.dataclass(frozen=True)

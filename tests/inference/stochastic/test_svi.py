@@ -149,6 +149,17 @@ def test_random_numbers_made_a_few_steps_at_a_time_are_the_same(monkeypatch):
 
 
 @quiet
+@pytest.mark.parametrize(("steps", "every"), [(137, 1000), (137, 23), (1234, 1000)])
+def test_groups_of_a_fixed_length_for_accelerators_make_the_same_steps(steps, every, monkeypatch):
+    method = vb.Stochastic(steps=steps, every=every, draws=2)
+    host = vb.fit(PAIRS, "mean_field", method=method)
+    monkeypatch.setattr(svi, "on_accelerator", lambda: True)
+    groups = vb.fit(PAIRS, "mean_field", method=method)
+    np.testing.assert_allclose(groups.history, host.history, rtol=1e-4)
+    np.testing.assert_allclose(groups.phi, host.phi, rtol=1e-4, atol=1e-5)
+
+
+@quiet
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     first, again, other = (vb.fit(PAIRS, method=vb.Stochastic(steps=100, draws=1), seed=seed) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first.phi, again.phi)

@@ -84,10 +84,18 @@ def fresh_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
 
     In one dimension whitened draws are the quantiles, whatever the generator; here they are independent pairs.
     """
+    if draws == 1:
+        return normal_draws(rng, draws, dim)
     if dim != 1:
         return whitened_draws(rng, draws, dim)
-    half = rng.standard_normal((draws // 2, 1))
-    return np.concatenate([half, -half]) / np.sqrt(np.mean(half**2))
+    half = antithetic_draws(rng, draws, 1)
+    return half / np.sqrt(np.mean(half**2))
+
+
+def antithetic_draws(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
+    """Independent pairs `[E; -E]`, `(draws, dim)`: each draw is exactly normal, whatever their number; one is `E`."""
+    half = normal_draws(rng, (draws + 1) // 2, dim)
+    return np.concatenate([half, -half])[:draws]
 
 
 @dataclasses.dataclass(frozen=True)

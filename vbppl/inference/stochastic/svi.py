@@ -33,6 +33,7 @@ from vbppl.inference.stochastic.optimizers import AnnealedAdam, Optax
 from vbppl.inference.stochastic.problem import Problem
 from vbppl.inference.stochastic.schedule import THIN, UNTRIED, Phase, Schedule, successive_halving
 from vbppl.inference.stochastic.step import Position, Setup, draws_a_step, first_position, points_of, run_chunk
+from vbppl.target.batched import on_accelerator
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.target import in_fixed_coordinates
 
@@ -219,7 +220,9 @@ def _steps(
     done, calls, compiling = int(position.step), [], 0.0
     for fed, count in run.fed(setup, position, steps):
         began, kind = time.perf_counter(), _kind((fed, position), careful)
-        position, bounds, trace = run_chunk(fed, position, np.int32(count), phase, careful)
+        position, bounds, trace = run_chunk(
+            fed, position, np.int32(count), phase, careful, in_whole_groups=on_accelerator()
+        )
         compiling += (time.perf_counter() - began) * (kind not in COMPILED)
         COMPILED.add(kind)
         calls.append((bounds, count, trace, (done + count) // THIN - done // THIN))
