@@ -16,7 +16,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import explaining, judged, prepare
 from vbppl.fitting.progress import watching
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Progress
@@ -77,8 +77,9 @@ def fit(
     with watching(progress, callback, seconds) as watch, precision_of(method):
         target = Target.of(model)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
-        problem = prepare(planned, [target], [raw])
-        (solution,) = planned.solve(problem, watch)
+        with explaining([target]):
+            problem = prepare(planned, [target], [raw])
+            (solution,) = planned.solve(problem, watch)
         solution, report = judged(solution, raw, watch)
         solution, report = escalate(planned, problem, solution, report, watch)
     posterior = in_session_precision(Posterior(solution, report), model)
