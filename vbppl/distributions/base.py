@@ -21,6 +21,8 @@ they forward to their base.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -61,8 +63,15 @@ class Distribution:
     has_rsample: Any = property(lambda self: not self.is_discrete)
     domain: Any = property(operator.attrgetter("support"))
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Distribution:
+        if kwargs:
+            _check_keywords(cls, kwargs)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         for name, value in parameters(self).items():
+            if isinstance(value, str):
+                raise TypeError(f"{type(self).__name__}: {name} must be numbers, not {value!r}.")
             if isinstance(value, (list, tuple)):
                 set_field(self, name, as_array(value))
 
@@ -152,6 +161,25 @@ class Distribution:
         return MaskedDistribution(self, mask)
 
 
+# What other libraries call a parameter.
+ALIASES = {"mu": "loc", "mean": "loc", "sigma": "scale", "sd": "scale", "std": "scale", "lam": "rate", "p": "probs"}
+ALIASES |= {"n": "total_count", "alpha": "concentration", "beta": "rate", "cov": "covariance_matrix", "nu": "df"}
+
+
+def _check_keywords(cls: type, given: dict[str, Any]) -> None:
+    known = [p.name for p in inspect.signature(cls).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    if len(known) != len(inspect.signature(cls).parameters):
+        return
+    for name in given:
+        if name in known:
+            continue
+        close = [ALIASES[name]] if ALIASES.get(name) in known else difflib.get_close_matches(name, known, n=1)
+        mend = f"Did you mean {close[0]}=?" if close else f"It takes {', '.join(known)}."
+        if name == "validate_args":
+            mend = "Leave it out: what is known of the numbers is always looked at."
+        raise TypeError(f"{cls.__name__} has no parameter {name}.\n  To mend it: {mend}")
+
+
 def as_array(values: Sequence[Any]) -> ArrayLike:
     """A list as an array: NumPy's, which compiles nothing, unless some of its values may be latent variables."""
     latent = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values))
@@ -160,6 +188,11 @@ def as_array(values: Sequence[Any]) -> ArrayLike:
 
 def parameters(distribution: Any) -> dict[str, Any]:
     """The parameters that were given, by name."""
+    if not dataclasses.is_dataclass(distribution):
+        raise ModelError(
+            f"{type(distribution).__name__} does not say which of its attributes are parameters.",
+            mend="Write @pytree above it (from vbppl.core.pytree), and its parameters as fields: loc: float = 0.0.",
+        )
     fields = dataclasses.fields(distribution)
     values = {f.name: getattr(distribution, f.name) for f in fields if not f.metadata.get("static")}
     return {name: value for name, value in values.items() if value is not None}

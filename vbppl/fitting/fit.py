@@ -13,7 +13,7 @@ from vbppl.core.types import PathLike, Seed
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
 from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
-from vbppl.fitting.prepare import judged, prepare, solved
+from vbppl.fitting.prepare import explaining, judged, prepare, solved
 from vbppl.fitting.progress import watching
 from vbppl.inference.solution import Progress
 from vbppl.model.model import Model
@@ -76,8 +76,10 @@ def fit(
     with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
         target = Target.of(model)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
-        problem = prepare(planned, [target], [raw])
-        solution, report = judged(solved(planned, problem, watch), raw, watch)
+        with explaining([target]):
+            problem = prepare(planned, [target], [raw])
+            solution = solved(planned, problem, watch)
+        solution, report = judged(solution, raw, watch)
         if precision == "auto":
             problem, solution, report = refined(planned, problem, solution, report, model, watch)
         with computing_in(getattr(problem, "precision", None)):

@@ -17,7 +17,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import explaining, judged, prepare
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
@@ -82,7 +82,7 @@ def solved_side_by_side(
     planned = plan(targets[0], guide, method)
     for begin in range(0, len(targets), AT_ONCE):
         part = slice(begin, begin + AT_ONCE)
-        with np.errstate(all="ignore"):  # what is not finite is told by the status
+        with np.errstate(all="ignore"), explaining(targets[part]):  # what is not finite is told by the status
             solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
         yield from solutions
         if any(solution.status.was_cut_short for solution in solutions):

@@ -6,9 +6,10 @@ up, an encoder whose output has the wrong shape.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import Report, Unjudged
 from vbppl.target.batched import BLOCK
 from vbppl.target.plain import is_plain
-from vbppl.target.target import Target, in_mode, model_of
+from vbppl.target.target import Target, check_numbers, error_somewhere, in_mode, model_of
 
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
@@ -46,13 +47,27 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     Raises:
       ModelError: the data, the start or the guide's own network do not fit the model; the message says where.
     """
-    if isinstance(plan.settings, deterministic.Deterministic):
+    is_deterministic = isinstance(plan.settings, deterministic.Deterministic)
+    if is_deterministic:
         # All rows are shown, so what is read in parts elsewhere is read whole.
         targets = [minibatch.resolve_sources(target, plan.guide, plan.minibatches)[0] for target in targets]
+    for number, each in enumerate(targets):
+        check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
+    if is_deterministic:
         start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
         return deterministic.Problem(targets, plan.settings, plan.coordinates, start, raw_keys, rank)
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
+
+
+@contextlib.contextmanager
+def explaining(targets: Sequence[Target]) -> Iterator[None]:
+    """Where no start is found, say which number in a model is to blame, if one is."""
+    try:
+        yield
+    except InitializationError as error:
+        found = next(filter(None, map(error_somewhere, targets)), None)
+        raise error if found is None else found from error
 
 
 def _starts(plan: Plan, target: Target) -> np.ndarray | None:

@@ -21,13 +21,26 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, PyTree, Shape
 from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.shapes import Frame, check_owned, expanded, observation, plated, source_frame, take_rows, take_shown
+from vbppl.model.arguments import check_keywords
+from vbppl.model.shapes import (
+    Frame,
+    check_owned,
+    check_plate,
+    check_transforms,
+    expanded,
+    observation,
+    plated,
+    source_frame,
+    take_rows,
+    take_shown,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +93,11 @@ class Run:
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
+        self.within = get_opaque_trace_state()  # of JAX: what transforms stand around the run
 
     def ask(self, site: Site) -> Site:
         """Let the interpreter answer `site`, and remember the answer."""
+        check_transforms(site.kind, site.name, self.within)
         before = self.sites.get(site.name)
         if before is not None:
             kinds = f"a {before.kind} and a {site.kind} statement"
@@ -131,7 +146,7 @@ def _run(word: str) -> Run:
     return run
 
 
-def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -> Any:
+def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = (), **foreign: Any) -> Any:
     """State that `name` is distributed as `dist`; return its value in this run.
 
     Args:
@@ -149,6 +164,7 @@ def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -
       ModelError: the shapes of `dist`, the plates and `obs` disagree, or the name is taken.
     """
     run, name = _run_and_name("sample", name)
+    check_keywords(name, foreign)
     if isinstance(dist, Program):
         return _submodel(run, name, dist, obs)
     _not_a_function(name, dist)
@@ -271,16 +287,7 @@ class plate:  # a word of the language, so lower case
         self._frame = Frame(name, size, length, _dimension(name, dim, run.frames))
 
     def __enter__(self) -> Array:
-        clash = [f for f in self._run.frames if f.dim == self._frame.dim]
-        if clash:
-            mend = "Give one of them another dim=..., or create the inner plate inside the outer one."
-            if clash[0].name == self._frame.name:
-                mend = "A plate cannot stand inside itself: close it first, or give the inner plate its own name."
-            raise ModelError(
-                f"plates '{clash[0].name}' and '{self._frame.name}' both own dim {self._frame.dim}.",
-                details="\n".join(f"plate '{f.name}': {f}" for f in (clash[0], self._frame)),
-                mend=mend,
-            )
+        check_plate(self._frame, self._run.frames)
         self._outer = self._run.frames
         self._run.frames = (*self._run.frames, self._frame)
         return jnp.arange(self._frame.size) if self._indices is None else self._indices
@@ -358,9 +365,9 @@ def _rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
                 f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",
                 mend="Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.",
             )
-        if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
+        if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= int(value) < 2**31:
             raise ModelError(
-                f"plate '{name}': {what} must be a positive int, not {value!r}.",
+                f"plate '{name}': {what} must be a positive int below 2^31, not {value!r}.",
                 mend="Take it from the shape of the data: len(y), x.shape[0].",
             )
     if subsample_size is not None and int(subsample_size) > int(size):

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, Shape
@@ -65,6 +66,30 @@ def expanded(site: str, dist: Distribution, frames: Frames) -> Distribution:
     return dist.expand(plated(batch, frames))
 
 
+def check_transforms(kind: str, site: str, within: Any) -> None:
+    """A statement must stand under the transforms of JAX that stand around the whole run, `within`, and no others."""
+    if get_opaque_trace_state() != within:
+        raise ModelError(
+            f"the {kind} statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.",
+            site=site,
+            mend="Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.",
+        )
+
+
+def check_plate(frame: Frame, frames: Frames) -> None:
+    """An open plate owns its name and its dim alone."""
+    for other in frames:
+        if other.name == frame.name:
+            mend = "Close it first, or give the inner plate its own name."
+            raise ModelError(f"plate '{frame.name}' ({frame}) stands inside itself.", mend=mend)
+        if other.dim == frame.dim:
+            raise ModelError(
+                f"plates '{other.name}' and '{frame.name}' both own dim {frame.dim}.",
+                details="\n".join(f"plate '{f.name}': {f}" for f in (other, frame)),
+                mend="Give one of them another dim=..., or create the inner plate inside the outer one.",
+            )
+
+
 def check_owned(site: str, what: str, batch: Shape, frames: Frames, parts: Sequence[tuple[str, Any]] = ()) -> None:
     """Inside plates every batch dimension longer than 1 must belong to one, with its length."""
     owner = {frame.dim: frame for frame in frames}
@@ -87,6 +112,7 @@ def observation(site: str, dist: Distribution, obs: Any, frames: Frames) -> Arra
         if obs.dtype.kind not in "biufc":
             mend = "Encode it as numbers, for instance with np.unique(column, return_inverse=True)."
             raise ModelError(f"obs holds {_kind(obs)}, not numbers.", site=site, mend=mend)
+        check_range(obs, "obs", site)
     batch, event = tuple(dist.batch_shape), tuple(dist.event_shape)
     if obs.shape == (*batch, *event):
         return jnp.asarray(obs)
@@ -96,6 +122,26 @@ def observation(site: str, dist: Distribution, obs: Any, frames: Frames) -> Arra
         site=site,
         details=_table([("obs", obs.shape), ("site", site_shape), *_plate_rows(frames)]),
         mend=_obs_mend(obs.shape, batch, event, frames),
+    )
+
+
+def check_range(array: np.ndarray, what: str, site: str | None = None) -> None:
+    """Refuse whole numbers that the session's integers cannot hold: they would wrap, without a word."""
+    held = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
+    if array.dtype.kind not in "iu" or held == array.dtype or not array.size:
+        return
+    limits = np.iinfo(held)
+    if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
+        return
+    off = (array < limits.min) | (array > limits.max)
+    first = tuple(int(i) for i in np.argwhere(off)[0]) if array.ndim else ()
+    place = f" at [{', '.join(map(str, first))}]" if first else ""
+    raise ModelError(
+        f"{what} holds the integer {int(array[first])}{place}, beyond the {held.itemsize * 8} bits of {held}.",
+        site=site,
+        details=f"{off.sum()} of {off.size} values lie outside {limits.min} ... {limits.max}" if first else "",
+        mend="Number ids anew with np.unique(ids, return_inverse=True); subtract the first of timestamps; pass large "
+        "counts as floats, y.astype(float); or compute in 64 bits: jax.config.update('jax_enable_x64', True).",
     )
 
 

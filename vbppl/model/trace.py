@@ -7,7 +7,9 @@ import dataclasses
 import functools
 import re
 import traceback
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -18,6 +20,8 @@ from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.model.arguments import missing_in
+from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.handlers import at_point, at_site, parts_of
 from vbppl.model.modules import parts, shapes_of
 from vbppl.model.outside import check
@@ -33,12 +37,17 @@ def traced(interpreter: Interpreter) -> Iterator[dict[str, Site]]:
             yield run.sites
         except NEEDS_NUMBERS as error:
             raise _needs_numbers(error, list(run.sites)) from error
+        except Exception as error:
+            if not isinstance(error, ModelError) and run.sites:
+                error.add_note(f"It happened in the model, after site '{next(reversed(run.sites))}'.")
+            raise
 
 
 NEEDS_NUMBERS = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
     jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
 )
 
 
@@ -47,7 +56,15 @@ def _needs_numbers(error: Exception, met: list[str]) -> ModelError:
     here = traceback.extract_tb(error.__traceback__)
     own = [f for f in here if not any(f"/{house}/" in f.filename for house in ("vbppl", "jax", "numpy"))]
     where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else str(error).splitlines()[0]
-    if isinstance(error, jax.errors.TracerBoolConversionError):
+    if re.search(r"\b(unique|bincount|nonzero|flatnonzero)\(", where):
+        what, mend = (
+            "a count of values",
+            "Count outside the model, and pass the number: my_model(k, n=len(np.unique(k))).",
+        )
+    elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
+        what = "a selection of rows"
+        mend = "Select outside the model, y[y > 0]; or let some rows not count: dist.Normal(...).mask(y > 0)."
+    elif isinstance(error, jax.errors.TracerBoolConversionError):
         what, mend = "Python's `if`, `while`, `and` or `not`", "Write jnp.where(condition, a, b), or jax.lax.cond."
     elif isinstance(error, jax.errors.TracerArrayConversionError):
         what, mend = "NumPy", "Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i]."
@@ -119,25 +136,68 @@ def abstract_sites(model: Any) -> dict[str, Outline]:
 
     What has been found is kept for models of the same function and shapes, as their compiled programs are.
     """
+    return dict(_abstract_run(model)[0])
+
+
+def check_numbers(model: Any, observations: bool = True, which: str = "") -> None:
+    """Refuse numbers of a `Model`'s data, or in its function, that its sites do not allow, before anything compiles.
+
+    Args:
+      observations: whether those are looked at too.
+      which: of several data sets, to begin the message with.
+    """
+    leaves = jax.tree.leaves(model)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    error, details = _abstract_run(model)[1].first_error(leaves, observations), ""
+    if error is None and (missing := missing_in(model.arguments, model.function)):
+        error, details = _abstract_run(model)[1].error_of_nan(leaves), missing
+    if error is not None:
+        raise ModelError(which + error.what, site=error.site, details=details, mend=error.mend)
+
+
+def error_somewhere(model: Any) -> ModelError | None:
+    """What a run at some point shows to be wrong with its numbers: for fits that found no finite density."""
+    sites = model.trace(at_point(SOMEWHERE))
+    error = next(filter(None, (claim.error() for claim in claims_of(sites))), None)
+    if error is None:
+        return None
+    values = {
+        name: np.asarray(site.value) for name, site in sites.items() if site.kind == "sample" and not site.observed
+    }
+    point = ", ".join(f"{name} = {np.array2string(value, threshold=3, precision=4)}" for name, value in values.items())
+    return ModelError(error.what, site=error.site, details=f"where {point}" if point else "", mend=error.mend)
+
+
+def _abstract_run(model: Any) -> tuple[dict[str, Outline], Claims]:
     check(model.reads, model.functions)
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return dict(_abstract_sites(structure, shapes, jnp.result_type(float)))
+    return _abstract_sites(structure, shapes, jnp.result_type(float))
 
 
 @functools.lru_cache(maxsize=256)
-def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> dict[str, Outline]:
+def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> Any:
     found: dict[str, Outline] = {}
+    heads: list[Any] = []
 
-    def scales(coordinate: Array, leaves: Any) -> dict[str, Any]:
+    def numbers(coordinate: Array, leaves: Any) -> tuple[dict[str, Any], list[Any]]:
         sites = jax.tree.unflatten(structure, leaves).trace(at_point(coordinate))
         found.update({name: Outline.of(site) for name, site in sites.items()})
-        return {name: sites[name].dist.location_scale[1] for name, site in found.items() if site.location_scale}
+        claims = list(claims_of(sites))
+        heads[:] = [(claim.head, jax.tree.structure(claim.parts)) for claim in claims]
+        scales = {name: sites[name].dist.location_scale[1] for name, site in found.items() if site.location_scale}
+        return scales, [claim.parts for claim in claims]
 
-    jaxpr, outputs = jax.make_jaxpr(scales, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
-    for name, depends in zip(sorted(outputs), _depend_on_first_argument(jaxpr.jaxpr)):
-        found[name] = dataclasses.replace(found[name], hierarchical=depends)
-    return found
+    closed, (scales, _) = jax.make_jaxpr(numbers, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
+    depends = _depend_on_first_argument(closed.jaxpr)
+    for name, is_latent in zip(sorted(scales), depends):
+        found[name] = dataclasses.replace(found[name], hierarchical=is_latent)
+    claims = Claims.of(heads, closed, len(scales), depends)
+    for function in jax.tree.unflatten(structure, shapes).functions:
+        if isinstance(function, FunctionType):  # what it closed over goes with it
+            weakref.finalize(function, claims.forget)
+    return found, claims
 
 
 def _depend_on_first_argument(jaxpr: Any) -> list[bool]:

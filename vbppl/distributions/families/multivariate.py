@@ -92,6 +92,7 @@ class MultivariateNormal(Distribution):
             factor = jnp.linalg.cholesky(matrix) if given == "covariance_matrix" else _factor_of_inverse(matrix)
             set_field(self, "scale_tril", factor)
             set_field(self, given, None)
+            set_field(self, "was_given", {given: matrix})  # no field: it lives as long as the run that looks at it
 
     @property
     def event_shape(self):
