@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
+from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
 from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
-from vbppl.fitting.prepare import explaining, judged, prepare, solved
+from vbppl.fitting.prepare import explaining, judged, prepare, solved_from_prior
 from vbppl.fitting.progress import watching
+from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Progress
 from vbppl.model.model import Model
-from vbppl.model.trace import advice_of_indices
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target
 
@@ -38,7 +37,7 @@ def fit(
 ) -> Posterior:
     """Approximate the posterior of `model` by a guide, and say how good it is.
 
-    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
     >>> @vb.model
     ... def one_number(y):
     ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
@@ -78,18 +77,22 @@ def fit(
         planned = plan(target, guide, method, batch_size, start, checkpoint)
         with explaining([target]):
             problem = prepare(planned, [target], [raw])
-            solution = solved(planned, problem, watch)
+            try:
+                (solution,) = planned.solve(problem, watch)
+            except InitializationError as error:
+                solution = solved_from_prior(planned, problem, watch, error)
         solution, report = judged(solution, raw, watch)
         if precision == "auto":
             problem, solution, report = refined(planned, problem, solution, report, model, watch)
         with computing_in(getattr(problem, "precision", None)):
             solution, report = escalate(planned, problem, solution, report, watch)
-    posterior = in_session_precision(Posterior(solution, report), model)
-    _warn(posterior, model)
+            causes = causes_of(model, solution, report)
+    posterior = in_session_precision(Posterior(solution, advised(report, causes)), model)
+    _warn(posterior, model, causes)
     return posterior
 
 
-def _warn(posterior: Posterior, model: Model) -> None:
+def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
     """Say aloud what a user must not overlook."""
     status, report, said = posterior.status, posterior.report, []
     if _forgot_data(model, posterior.target):
@@ -98,18 +101,11 @@ def _warn(posterior: Posterior, model: Model) -> None:
     if (not status.converged and status.reason != "steps") or status.skipped:
         said.append(NotConvergedWarning(f"the fit of {model!r}: {status}."))
     elif report.verdict in ("poor", "unknown"):
-        text = f"the fit of {model!r} is {report.verdict}: {'; '.join(report.reasons)}. See posterior.check()."
-        said.append(PoorFitWarning(text))
-    if report.verdict == "poor" and (advice := _advice(model)):
-        said.append(PoorFitWarning(f"the fit of {model!r}: {advice}."))
+        why = "; ".join(report.reasons[len(causes) :])
+        said.append(PoorFitWarning(f"the fit of {model!r} is {report.verdict}: {why}. See posterior.check()."))
+    said += [PoorFitWarning(f"the fit of {model!r}: {cause}.") for cause in causes]
     for warning in said:
         warnings.warn(warning, stacklevel=3)
-
-
-def _advice(model: Model) -> str:
-    """What an index out of range may have done, where there are integers that may be indices."""
-    arrays = () if not isinstance(model, Model) or model.sources else model.arrays
-    return advice_of_indices(model) if any(np.asarray(a).dtype.kind in "iu" for a in arrays) else ""
 
 
 def _forgot_data(model: Model, target: Target) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,8 +54,8 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if is_deterministic:
-        start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
-        return deterministic.Problem(targets, plan.settings, plan.coordinates, start, raw_keys, rank)
+        start, rank, settings = _starts(plan, targets[0]), getattr(plan.guide, "rank", None), cast(Any, plan.settings)
+        return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank)
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
 
@@ -112,25 +112,16 @@ def from_prior(target: Target, raw: np.ndarray) -> tuple[dict[str, Any], float] 
     return {name: values[name] for name in names}, height
 
 
-def solved(plan: Plan, problem: Any, watch: Watch) -> Solution:
-    """The solver's solution; where the boxes hold no start, that from a draw of the prior, if there is one.
-
-    Raises:
-      InitializationError: the density is finite nowhere that was looked at.
-    """
-    try:
-        (solution,) = plan.solve(problem, watch)
-    except InitializationError:
-        found = from_prior(problem.targets[0], problem.raw_keys[0]) if plan.start is None else None
-        if found is None or not np.isfinite(found[1]):
-            raise
-        again = prepare(dataclasses.replace(plan, start=found[0]), problem.targets, problem.raw_keys)
-        (solution,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
-        only = NotSearched("a draw of the prior was the only start")
-        return dataclasses.replace(solution, other_modes=only).noted(
-            "starts", f"the boxes held none; one of {BLOCK} draws of the prior was taken"
-        )
-    return solution
+def solved_from_prior(plan: Plan, problem: Any, watch: Watch, error: InitializationError) -> Solution:
+    """Where no box holds a start, the solution from a draw of the prior; `error` where that is none either."""
+    found = from_prior(problem.targets[0], problem.raw_keys[0]) if plan.start is None else None
+    if found is None or not np.isfinite(found[1]):
+        raise error
+    again = prepare(dataclasses.replace(plan, start=found[0]), problem.targets, problem.raw_keys)
+    (solution,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+    only = NotSearched("a draw of the prior was the only start")
+    text = f"the boxes held none; one of {BLOCK} draws of the prior was taken"
+    return dataclasses.replace(solution, other_modes=only).noted("starts", text)
 
 
 def _stochastic(plan: Plan, target: Target, raw: np.ndarray) -> stochastic.Problem:

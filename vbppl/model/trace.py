@@ -9,7 +9,7 @@ import re
 import traceback
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import jax
@@ -19,10 +19,11 @@ import numpy as np
 from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
+from vbppl.core.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
-from vbppl.model.handlers import at_point, at_site, parts_of
+from vbppl.model.handlers import at_point, at_site, given, parts_of
 from vbppl.model.modules import parts, shapes_of
 from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
@@ -156,17 +157,43 @@ def check_numbers(model: Any, observations: bool = True, which: str = "") -> Non
         raise ModelError(which + error.what, site=error.site, details=details, mend=error.mend)
 
 
-def error_somewhere(model: Any) -> ModelError | None:
-    """What a run at some point shows to be wrong with its numbers: for fits that found no finite density."""
-    sites = model.trace(at_point(SOMEWHERE))
-    error = next(filter(None, (claim.error() for claim in claims_of(sites))), None)
+def error_somewhere(model: Any, values: Mapping[str, Any] = MappingProxyType({})) -> ModelError | None:
+    """What a run shows to be wrong with its numbers: for fits that found no finite density, or lost some draws.
+
+    Args:
+      values: of latent sites, where the run is made; of the others some point.
+    """
+    somewhere = given(values, at_point(SOMEWHERE))
+    sites = model.trace(somewhere)
+    # NaN is the fault of what made it, not of the site that meets it.
+    claims = (claim for claim in claims_of(sites) if not np.isnan(np.asarray(claim.value)).any())
+    error = next(filter(None, (claim.error() for claim in claims)), None)
+    if error is None and (maker := first_nan(lambda model: log_joint(model.trace(somewhere)), model)):
+        where = next((name for name, site in sites.items() if _is_nan(site)), None)
+        what, mend = NAN_MENDS.get(maker, (f"JAX's '{maker}' gives NaN", "Keep its arguments where it is defined."))
+        error = ModelError(f"{what}.", site=where, mend=mend)
     if error is None:
         return None
-    values = {
-        name: np.asarray(site.value) for name, site in sites.items() if site.kind == "sample" and not site.observed
-    }
-    point = ", ".join(f"{name} = {np.array2string(value, threshold=3, precision=4)}" for name, value in values.items())
+    latent = {name: np.asarray(s.value) for name, s in sites.items() if s.kind == "sample" and not s.observed}
+    known = {name: value for name, value in latent.items() if not np.isnan(value).any()}
+    point = ", ".join(f"{name} = {np.array2string(value, threshold=3, precision=4)}" for name, value in known.items())
     return ModelError(error.what, site=error.site, details=f"where {point}" if point else "", mend=error.mend)
+
+
+def _is_nan(site: Site) -> bool:
+    return site.kind in ("sample", "factor") and bool(np.isnan(np.asarray(log_probs(site))).any())
+
+
+NAN_MENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "cholesky": (
+            "a matrix is not positive definite to rounding, so that its Cholesky factor is NaN",
+            "Add to its diagonal, K + 1e-6 * jnp.eye(n), or vb.fit(..., precision='float64').",
+        ),
+        "log": ("the logarithm of a negative number is NaN", "Keep it positive, as jnp.exp(a) and a ** 2 are."),
+        "sqrt": ("the root of a negative number is NaN", "Keep it positive, as jnp.exp(a) and a ** 2 are."),
+    }
+)
 
 
 def _abstract_run(model: Any) -> tuple[dict[str, Outline], Claims]:

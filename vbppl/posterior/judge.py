@@ -146,8 +146,9 @@ def _report(found: _Found, drawn: Drawn) -> Report:
         status=solution.status,
         notes=solution.notes,
     )
-    centred = np.any(solution.target.centred)
-    advice = (*([report.DECENTER] if centred else []), report.SAMPLER)
+    target = solution.target
+    centred = [repr(name) for name, weight in zip(target.layout.movable, np.asarray(target.centred)) if weight]
+    advice = (*([f"{report.DECENTER}{', '.join(centred)}): the scale is latent"] if centred else []), report.SAMPLER)
     return decided(card, errors, mends(draws, errors), advice)
 
 

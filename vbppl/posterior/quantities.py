@@ -170,7 +170,7 @@ def total_variation(draws: WeightedDraws) -> float:
     `(1 + TV) / 2` with `TV = E_m[(q/m - p/m)_+]`: the side that is bounded.
     """
     guide = np.exp(draws.log_q - draws.log_proposal)
-    return float(0.5 + np.maximum(guide - draws.weights * len(draws), 0).mean() / 2)
+    return float(0.5 + min(np.maximum(guide - draws.weights * len(draws), 0).mean(), 1.0) / 2)
 
 
 def _told_apart(columns: np.ndarray, draws: WeightedDraws, excess: np.ndarray, name: Callable[[int], str]) -> Worst:

@@ -31,8 +31,8 @@ MANY = math.log(11)  # the log of by what factor an sd is too large to be told i
 CORRELATED, WIDENED = 1.4, 1.25  # by what factor an sd is too small: for a reason; to be named
 VERDICTS = ("poor", "unknown", "corrected", "good")  # from the worst to the best
 
-# Advice. That about coordinates is taken back where they were tried (`Report.without`).
-DECENTER = "vb.decenter(model): the scale of a site is latent"
+# Advice. That about coordinates begins so, and is taken back where they were tried (`Report.without`).
+DECENTER = "vb.decenter(model, "
 SAMPLER = "a sampler, such as BlackJAX's NUTS on vb.target(model).log_density"
 CORRECTED = "posterior.uncorrected() for the guide alone; all else speaks of the weighted draws"
 
@@ -139,8 +139,8 @@ class Report:
         )
 
     def without(self, advice: str) -> Report:
-        """The same without one piece of advice, which has been followed."""
-        return dataclasses.replace(self, advice=tuple(step for step in self.advice if step != advice))
+        """The same without the advice that begins so, which has been followed."""
+        return dataclasses.replace(self, advice=tuple(step for step in self.advice if not step.startswith(advice)))
 
     @property
     def tail_is_met(self) -> bool:

@@ -238,9 +238,13 @@ def check_numbers(target: Any, which: str = "") -> None:
     trace.check_numbers(target.model, which=which)
 
 
-def error_somewhere(target: Any) -> ModelError | None:
-    """What a run at some point shows to be wrong with the numbers in the model, where no finite density was found."""
-    return None if is_plain(target.model) else trace.error_somewhere(target.model)
+def error_somewhere(target: Any, z: Any = None) -> ModelError | None:
+    """What a run at `z`, or at some point, shows to be wrong with the numbers in the model, where it is not finite."""
+    if is_plain(target.model) or target.sources:
+        return None
+    names = [slot.name for slot in target.layout.slots]
+    values = {} if z is None else target.constrain(z)
+    return trace.error_somewhere(target.model, {name: values[name] for name in names if name in values})
 
 
 def in_fixed_coordinates(target: Any) -> Any:
