@@ -85,9 +85,9 @@ def lowered(model, guide, method, monkeypatch):
     """The program of a fit's chunks, lowered with the arguments that the fit calls it with."""
     calls, run_chunk = [], svi.run_chunk
 
-    def recorded(*args):
-        calls.append(run_chunk.lower(*args))
-        return run_chunk(*args)
+    def recorded(*args, **static):
+        calls.append(run_chunk.lower(*args, **static))
+        return run_chunk(*args, **static)
 
     with monkeypatch.context() as patch:
         patch.setattr(svi, "run_chunk", recorded)
