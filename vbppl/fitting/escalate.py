@@ -25,6 +25,7 @@ from vbppl.inference.solution import Note, Searched, Solution, Status
 from vbppl.posterior.report import DECENTER, AnyReport
 from vbppl.target.batched import BLOCK, evaluate
 
+HALFWAY = 0.5  # between centred and not: where data and prior say equally much
 DISAGREE = 1.0  # nats between the bounds that starts led to
 APART = 1.0  # sds between two modes of a mixture
 
@@ -85,28 +86,39 @@ def _from_prior(
 def _other_coordinates(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
-    """Fit in the other coordinates too, if there are any, and keep the higher bound."""
-    other = np.any(problem.coordinates != before.target.centred, axis=1)
-    if not other.any():
-        return before, report
-    start = None if problem.start is None else problem.start[other]
-    try:
-        (after,) = plan.solve(dataclasses.replace(problem, coordinates=problem.coordinates[other], start=start), watch)
-    except InitializationError:  # so these coordinates are no choice
-        return before.noted("coordinates", "the others were tried: no start has a finite density there"), report
-    if after.status.was_cut_short:
-        return before, report
-    after, again = judged(after, problem.raw_keys[0], watch)
-    if again.cut_short:
-        return before, report
+    """Fit in other coordinates too, halfway ones first, until an answer is right; keep the highest bound."""
+    now, tried = np.asarray(before.target.centred), [(before, report)]
+    others = [np.full_like(now, HALFWAY), *plan.coordinates] if len(plan.coordinates) > 1 else []
+    for row in others:
+        if np.all(row == now) or watch.is_over:
+            continue
+        one = prepare(dataclasses.replace(plan, coordinates=row[None]), problem.targets, problem.raw_keys)
+        try:
+            (after,) = plan.solve(dataclasses.replace(one, precision=problem.precision), watch)
+        except InitializationError:  # so these coordinates are no choice
+            text = f"{_seen(row)} ones were tried: no start has a finite density there"
+            tried = [(tried[0][0].noted("coordinates", text), report), *tried[1:]]
+            continue
+        after, again = judged(after, problem.raw_keys[0], watch)
+        if after.status.was_cut_short or again.cut_short:
+            break
+        tried.append((after, again))
+        if again.verdict in ("good", "corrected") and again.elbo.value > report.elbo.value:
+            break
+    if len(tried) == 1:
+        return tried[0]
     # A bound that is not a number is no better.
-    pairs = [(before, report), (after, again)]
-    kept, left = pairs if report.elbo.value >= again.elbo.value else pairs[::-1]
-    words = ["centred" if np.any(solution.target.centred) else "decentred" for solution, _ in (kept, left)]
-    text = f"both were fitted to the end: ELBO {kept[1].elbo} {words[0]}, kept; {left[1].elbo} {words[1]}"
+    kept, *left = sorted(tried, key=lambda pair: -np.nan_to_num(pair[1].elbo.value, nan=-np.inf))
+    bounds = [f"{card.elbo} {_seen(solution.target.centred)}" for solution, card in (kept, *left)]
+    text = f"fitted to the end in {len(tried)}: ELBO {bounds[0]}, kept; {'; '.join(bounds[1:])}"
     own = tuple(note for note in kept[0].notes if note.topic != "coordinates")
-    notes = (Note("coordinates", text), *own)
-    return dataclasses.replace(kept[0], notes=notes), kept[1].without(DECENTER)
+    return dataclasses.replace(kept[0], notes=(Note("coordinates", text), *own)), kept[1].without(DECENTER)
+
+
+def _seen(centred: Any) -> str:
+    """Coordinates in a word."""
+    low, high = np.min(centred), np.max(centred)
+    return "halfway" if low != high or 0 < low < 1 else ("decentred", "centred")[int(low)]
 
 
 def _mixture(problem: Problem, before: Solution, report: AnyReport, watch: Watch) -> tuple[Solution, AnyReport]:

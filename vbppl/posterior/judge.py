@@ -147,7 +147,7 @@ def _report(found: _Found, drawn: Drawn) -> Report:
         notes=solution.notes,
     )
     target = solution.target
-    centred = [repr(name) for name, weight in zip(target.layout.movable, np.asarray(target.centred)) if weight]
+    centred = [repr(name) for name, weight in zip(target.layout.movable, np.asarray(target.centred)) if weight == 1]
     advice = (*([f"{report.DECENTER}{', '.join(centred)}): the scale is latent"] if centred else []), report.SAMPLER)
     return decided(card, errors, mends(draws, errors), advice)
 
