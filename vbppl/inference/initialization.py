@@ -67,16 +67,16 @@ def find_starts(
     """
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
     z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
-    best, heights, _ = _uphill(density, z, np.full_like(z, FIRST_STEP), CLIMB)
+    best, heights, _ = _uphill(density, z, density(z), np.full_like(z, FIRST_STEP), CLIMB)
     found = np.any(np.isfinite(heights), axis=1)
     points = np.stack([some[_apart(some, high, count)] for some, high in zip(best, heights)])
     if count == 1:
         return points, found
     radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
     z = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
-    far, high, step = _uphill(density, z, np.full_like(z, FIRST_STEP), FAR_CLIMB, longest=FAR_LONGEST)
+    far, high, step = _uphill(density, z, density(z), np.full_like(z, FIRST_STEP), FAR_CLIMB, longest=FAR_LONGEST)
     if np.any((step >= FAR_LONGEST) & np.isfinite(high)[..., None]):
-        far, high, _ = _uphill(density, far, step, FAR_CLIMB, FAR_GROWTH, np.inf)
+        far, high, _ = _uphill(density, far, density(far), step, FAR_CLIMB, FAR_GROWTH, np.inf)
     # Those that ended where the highest lies, or much lower, are nothing new.
     elsewhere = np.abs(far - points[:, :1]).max(axis=2, initial=0.0) > ELSEWHERE
     high = np.where(elsewhere & (high >= heights.max(axis=1, keepdims=True) - LOWER - dim), high, -np.inf)
@@ -90,13 +90,13 @@ def find_starts(
 def _uphill(
     density: Callable[[np.ndarray], Evaluated],
     z: np.ndarray,
+    evaluated: Evaluated,
     step: np.ndarray,
     steps: int,
     growth: float = GROWTH,
     longest: float = LONGEST,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The highest points that candidates `z`, `(lanes, points, dim)`, come by, their log densities, the last steps."""
-    evaluated = density(z)
     # Signs alone: gradients of a bad start may be of any size, and their sizes say nothing of the way.
     best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
     for step_left in reversed(range(steps)):
@@ -120,7 +120,7 @@ def climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
         log_p, gradient = evaluate(target, z[0])
         return log_p[None], gradient[None]
 
-    (best,), (heights,), _ = _uphill(density, z[None], np.full_like(z[None], FIRST_STEP), CLIMB)
+    (best,), (heights,), _ = _uphill(density, z[None], density(z[None]), np.full_like(z[None], FIRST_STEP), CLIMB)
     return best[heights.argmax()], float(heights.max())
 
 

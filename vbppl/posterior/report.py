@@ -20,10 +20,10 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.tables import html_lines
 from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Note, NotSearched, Searched, Solution, Status
-from vbppl.posterior.quantities import Errors, Worst
+from vbppl.posterior.quantities import LOG_SD_ERROR, Errors, Worst
 from vbppl.posterior.weighted_draws import WeightedDraws
 
-MEAN_ERROR, LOG_SD_ERROR = 0.25, 0.30  # sds; logs of sds: with two standard errors
+MEAN_ERROR = 0.25  # sds, with two standard errors; of log sds it is `LOG_SD_ERROR`
 KNOWN = 0.1  # a standard error below which an error counts as measured
 NARROW_TAIL, TAIL, HEAVY_TAIL = -1.2, 0.35, 0.7  # logs of sds along a ridge; the last cannot be weighed away
 DRAW_NOISE = 0.2  # sds
