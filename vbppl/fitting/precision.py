@@ -29,7 +29,7 @@ from vbppl.target.target import Target
 
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
 NOISE = 0.1  # nats by which rounding may move a log density
-DIVERGED = 1e-5  # the rounding of a log density of which nothing but the size is known
+DIVERGED = 1e12  # nats, or in unconstrained space
 COARSE = 0.05  # sds between a place and the next one that the dtype has
 POINTS, STEP = 64, 0.03  # draws that are looked at; how far on the way to the next one is looked again
 
@@ -87,7 +87,9 @@ def limit_of(solution: Solution, report: Report) -> str:
     last_place = eps * abs(report.elbo.value)
     # Of many data the optimum is known by its gradients: a good verdict is then worth more than a second fit.
     is_good = report.verdict in ("good", "corrected") and not (last_place > LARGE and target.data_size <= HEAVY)
-    if len(z) < 2 or is_good:
+    # A density that has been followed to infinity is rounded there too, but that is not what is wrong with it.
+    sizes = np.abs(np.concatenate([z.ravel(), draws.log_p[np.isfinite(draws.log_p) & draws.own]]))
+    if len(z) < 2 or is_good or np.median(sizes) > DIVERGED or sizes[: z.size].max() > DIVERGED:
         return ""
     coarse = eps * np.abs(z).mean(axis=0) / np.maximum(z.std(axis=0), 1e-300)
     if (worst := int(coarse.argmax())) >= 0 and coarse[worst] > COARSE:
@@ -101,10 +103,7 @@ def limit_of(solution: Solution, report: Report) -> str:
     # Nine in ten of a normal's lie within 1.64 sds; where places are very coarse, two may be equal by chance.
     noise = float(np.quantile(off[np.isfinite(off)], 0.9)) / 1.64 if np.isfinite(off).any() else 0.0
     noise = max(noise, last_place / 4) if np.isfinite(last_place) else noise
-    # A density that has been followed to infinity is rounded there too, but that is not what is wrong with it.
-    if not noise > max(NOISE, DIVERGED * report.log_weight_sd):
-        return ""
-    return f"rounding in {dtype} moves the log density by {noise:.2g} nats"
+    return f"rounding in {dtype} moves the log density by {noise:.2g} nats" if noise > NOISE else ""
 
 
 def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
