@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
+from typing import Never
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +41,7 @@ def fit(
     progress: bool | None = None,
     callback: Callable[[Progress], None] | None = None,
     checkpoint: PathLike | None = None,
+    **foreign: Never,
 ) -> Posterior:
     """Approximate the posterior of `model` by a guide, and say how good it is.
 
@@ -72,7 +76,7 @@ def fit(
     Raises:
       ModelError: the model does not mean what it says; the message names the site.
     """
-    check_call(seconds, progress, callback)
+    check_call(seconds, progress, callback, foreign)
     raw = raw_key(seed)
     with watching(progress, callback, seconds) as watch, precision_of(method):
         target = Target.of(model)
@@ -115,6 +119,9 @@ def _warn(posterior: Posterior, model: Model) -> None:
     if _forgot_data(model, posterior.target):
         text = f"{model!r} observes nothing: every sample statement is a latent variable."
         said.append(VbpplWarning(f"{text} Was the data argument forgotten?"))
+    elif name := _forgotten(model, posterior.target):
+        text = f"site '{name}' of {model!r} is latent, since the argument {name} is None."
+        said.append(VbpplWarning(f"{text} Was it forgotten?"))
     if (not status.converged and status.reason != "steps") or status.skipped:
         said.append(NotConvergedWarning(f"the fit of {model!r}: {status}."))
     elif report.verdict in ("poor", "unknown"):
@@ -130,6 +137,17 @@ def _advice(model: Model) -> str:
     """What an index out of range may have done, where there are integers that may be indices."""
     arrays = () if not isinstance(model, Model) or model.sources else model.arrays
     return advice_of_indices(model) if any(np.asarray(a).dtype.kind in "iu" for a in arrays) else ""
+
+
+def _forgotten(model: Model, target: Target) -> str:
+    """A latent site of the same name as an argument that is None, in a model that observes others."""
+    if not isinstance(model, Model) or not isinstance(model.function, FunctionType):
+        return ""
+    args, kwargs = model.arguments
+    call = inspect.signature(model.function).bind(*args, **kwargs)
+    call.apply_defaults()
+    latent = {slot.name for slot in target.layout.slots}
+    return next((name for name, value in call.arguments.items() if value is None and name in latent), "")
 
 
 def _forgot_data(model: Model, target: Target) -> bool:

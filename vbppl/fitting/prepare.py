@@ -17,6 +17,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
+from vbppl.core.plain_words import in_plain_words
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.guides.base import Start
@@ -42,24 +43,26 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     Raises:
       ModelError: the data, the start or the guide's own network do not fit the model; the message says where.
     """
-    is_deterministic = isinstance(plan.settings, deterministic.Deterministic)
-    if is_deterministic:
+    settings = plan.settings
+    if isinstance(settings, deterministic.Deterministic):
         # All rows are shown, so what is read in parts elsewhere is read whole.
         targets = [minibatch.resolve_sources(target, plan.guide, plan.minibatches)[0] for target in targets]
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
-    if is_deterministic:
+    if isinstance(settings, deterministic.Deterministic):
         start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
-        return deterministic.Problem(targets, plan.settings, plan.coordinates, start, raw_keys, rank)
+        return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank)
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
 
 
 @contextlib.contextmanager
 def explaining(targets: Sequence[Target]) -> Iterator[None]:
-    """Where no start is found, say which number in a model is to blame, if one is."""
+    """Where no start is found, say which number in a model is to blame, if one is; and what a leak of JAX's means."""
     try:
         yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise in_plain_words(error, None) or error from error
     except InitializationError as error:
         found = next(filter(None, map(error_somewhere, targets)), None)
         raise error if found is None else found from error
