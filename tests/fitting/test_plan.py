@@ -85,7 +85,7 @@ def test_a_plan_is_a_frozen_value():
 @pytest.mark.parametrize(
     "asked, error, said",
     [
-        ({"guide": "meanfield"}, ValueError, "guide must be 'auto'"),
+        ({"guide": "meanfield"}, ValueError, "guide must be one of 'auto'"),
         ({"method": "svi"}, ValueError, "method must be"),
         ({"start": 0.0}, TypeError, "start must be a posterior"),
         ({"batch_size": 5.0}, TypeError, "batch_size"),

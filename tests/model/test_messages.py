@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from wrong_programs import Catalogue
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -16,17 +15,8 @@ from vbppl.model.claims import holds
 
 N = 4
 Y = np.arange(4.0)
-MESSAGES = {}
-
-
-def told(message):
-    """What `function` does goes wrong, with this message."""
-
-    def keep(function):
-        MESSAGES[function.__name__] = (function, message)
-        return function
-
-    return keep
+CATALOGUE = Catalogue()
+told = CATALOGUE.told
 
 
 def run(function, *args, **kwargs):
@@ -423,8 +413,8 @@ def an_argument_that_is_no_data():
 
 @told(
     """
-model got an array of strings, not of numbers.
-  To mend it: Encode categories as integers, for instance with np.unique(column, return_inverse=True).
+argument x of model holds strings, not numbers.
+  To mend it: Encode it as numbers, for instance with np.unique(column, return_inverse=True).
 """
 )
 def an_array_of_strings():
@@ -625,7 +615,7 @@ def a_plate_inside_itself():
 
 @told(
     """
-plate 'rows': dim must be negative (counted from the right), not 0.
+plate 'rows': dim must be a negative int (counted from the right), not 0.
   To mend it: The rightmost batch dim is -1, the next -2.
 """
 )
@@ -703,7 +693,7 @@ def observations_that_are_missing():
 @told(
     """
 site 'w': obs is [0.2, 0.5, 0.9], off its support, simplex.
-  To mend it: Look for mistakes in these rows, or choose a distribution whose support holds them.
+  To mend it: Divide each row by its sum: w / w.sum(axis=-1, keepdims=True).
 """
 )
 def an_observed_simplex_that_is_none():
@@ -738,7 +728,7 @@ def a_negative_scale_before_prior_draws():
 @told(
     """
 site 'x': high is 0, off its support, greater_than(1.0).
-  To mend it: Give values on this support.
+  To mend it: Give the lower bound first: a low that is below high.
 """
 )
 def bounds_in_the_wrong_order():
@@ -828,8 +818,8 @@ def a_fit_under_jit():
 
 
 WRAPS = (
-    "  To mend it: Number ids anew with np.unique(ids, return_inverse=True); subtract the first of timestamps; "
-    "pass large counts as floats, y.astype(float); or compute in 64 bits: jax.config.update('jax_enable_x64', True)."
+    "  To mend it: Number ids by np.unique(ids, return_inverse=True), pass counts and times as floats, or set "
+    "jax_enable_x64."
 )
 
 
@@ -988,7 +978,8 @@ def arguments_to_be_validated():
 
 @told(
     """
-Normal: loc must be numbers, not 'a'.
+Normal: loc is 'a', not numbers.
+  To mend it: Give a number, an array, or a list of numbers.
 """
 )
 def a_parameter_that_is_a_string():
@@ -1016,16 +1007,6 @@ def a_distribution_that_is_no_pytree():
         support = dist.constraints.real
 
     run(lambda: vb.sample("x", Skew()))
-
-
-def test_what_goes_wrong_in_jax_is_told_where_in_the_model():
-    def model(y):
-        vb.sample("x", dist.Normal(0.0, 1.0))
-        y @ jnp.ones(3)
-
-    with pytest.raises(TypeError, match="dot_general") as caught:
-        run(model, Y)
-    assert "It happened in the model, after site 'x'." in caught.value.__notes__
 
 
 def test_what_does_not_count_may_be_missing():
@@ -1067,10 +1048,6 @@ def test_numpys_check_of_a_support_is_that_of_the_support(rule, points):
     np.testing.assert_array_equal(holds(rule, points), np.asarray(rule.check(points)))
 
 
-@pytest.mark.parametrize("name", MESSAGES)
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_a_wrong_model_is_told_what_where_and_how_to_mend_it(name):
-    function, message = MESSAGES[name]
-    with pytest.raises((TypeError, ValueError)) as caught:
-        function()
-    said = re.sub(r"\S+test_messages.py:\d+", "FILE:LINE", str(caught.value))
-    assert said == message.strip()
+    CATALOGUE.check(name)

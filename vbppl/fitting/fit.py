@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Never
 
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
@@ -34,6 +37,7 @@ def fit(
     progress: bool | None = None,
     callback: Callable[[Progress], None] | None = None,
     checkpoint: PathLike | None = None,
+    **foreign: Never,
 ) -> Posterior:
     """Approximate the posterior of `model` by a guide, and say how good it is.
 
@@ -70,7 +74,7 @@ def fit(
     Raises:
       ModelError: the model does not mean what it says; the message names the site.
     """
-    check_call(seconds, progress, callback, precision)
+    check_call(seconds, progress, callback, precision, foreign)
     raw = raw_key(seed)
     with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
         target = Target.of(model)
@@ -98,6 +102,9 @@ def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
     if _forgot_data(model, posterior.target):
         text = f"{model!r} observes nothing: every sample statement is a latent variable."
         said.append(VbpplWarning(f"{text} Was the data argument forgotten?"))
+    elif name := _forgotten(model, posterior.target):
+        text = f"site '{name}' of {model!r} is latent, since the argument {name} is None."
+        said.append(VbpplWarning(f"{text} Was it forgotten?"))
     if (not status.converged and status.reason != "steps") or status.skipped:
         said.append(NotConvergedWarning(f"the fit of {model!r}: {status}."))
     elif report.verdict in ("poor", "unknown"):
@@ -106,6 +113,17 @@ def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
     said += [PoorFitWarning(f"the fit of {model!r}: {cause}.") for cause in causes]
     for warning in said:
         warnings.warn(warning, stacklevel=3)
+
+
+def _forgotten(model: Model, target: Target) -> str:
+    """A latent site of the same name as an argument that is None, in a model that observes others."""
+    if not isinstance(model, Model) or not isinstance(model.function, FunctionType):
+        return ""
+    args, kwargs = model.arguments
+    call = inspect.signature(model.function).bind(*args, **kwargs)
+    call.apply_defaults()
+    latent = {slot.name for slot in target.layout.slots}
+    return next((name for name, value in call.arguments.items() if value is None and name in latent), "")
 
 
 def _forgot_data(model: Model, target: Target) -> bool:

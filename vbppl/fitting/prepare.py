@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
+from vbppl.core.plain_words import in_plain_words
 from vbppl.core.watch import Watch
 from vbppl.distributions.families.degenerate import ImproperUniform
 from vbppl.fitting.plan import Plan
@@ -47,14 +48,14 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     Raises:
       ModelError: the data, the start or the guide's own network do not fit the model; the message says where.
     """
-    is_deterministic = isinstance(plan.settings, deterministic.Deterministic)
-    if is_deterministic:
+    settings = plan.settings
+    if isinstance(settings, deterministic.Deterministic):
         # All rows are shown, so what is read in parts elsewhere is read whole.
         targets = [minibatch.resolve_sources(target, plan.guide, plan.minibatches)[0] for target in targets]
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
-    if is_deterministic:
-        start, rank, settings = _starts(plan, targets[0]), getattr(plan.guide, "rank", None), cast(Any, plan.settings)
+    if isinstance(settings, deterministic.Deterministic):
+        start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
         return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank)
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
@@ -62,9 +63,11 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
 
 @contextlib.contextmanager
 def explaining(targets: Sequence[Target]) -> Iterator[None]:
-    """Where no start is found, say which number in a model is to blame, if one is."""
+    """Where no start is found, say which number in a model is to blame, if one is; and what a leak of JAX's means."""
     try:
         yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise in_plain_words(error, None) or error from error
     except InitializationError as error:
         found = next(filter(None, map(error_somewhere, targets)), None)
         raise error if found is None else found from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
@@ -16,11 +17,12 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
 from vbppl.data.source import UNNAMED, Source, is_source
-from vbppl.model.shapes import check_range
+from vbppl.model.shapes import as_numbers
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """What to call a function in messages; a `functools.partial` has no name of its own."""
+    function = function.func if isinstance(function, functools.partial) else function
     return getattr(function, "__name__", type(function).__name__)
 
 
@@ -86,24 +88,27 @@ def _argument(path: tuple, function: Callable[..., Any]) -> str:
     return name + more + jax.tree_util.keystr(tuple(rest))
 
 
-# What other languages' sample statements take, and what says it here.
+# What other languages' statements take, and what says it here.
 FOREIGN = {
-    "infer": "leave it out: a latent site's coordinates are chosen by vb.fit, or by vb.decenter.",
-    "obs_mask": "write dist.mask(mask) for rows that do not count; what is missing is a latent site of its own.",
-    "rng_key": "leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).",
+    "infer": "Leave it out: a latent site's coordinates are chosen by vb.fit, or by vb.decenter.",
+    "obs_mask": "Write dist.mask(mask) for rows that do not count; what is missing is a latent site of its own.",
+    "rng_key": "Leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).",
+    "observed": "Write obs=y.",
+    "event_dim": "Leave it out: every number of a param is learnt, whatever its shape.",
 }
 
 
-def check_keywords(site: str, given: Mapping[str, Any]) -> None:
-    """Refuse keywords that `sample` does not have."""
+def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -> None:
+    """Refuse keywords that a statement does not have."""
     for name in given:
-        mend = FOREIGN.get(name, "sample takes a name, a distribution, obs= and sample_shape=.")
-        raise TypeError(f"site '{site}': sample has no argument {name}=.\n  To mend it: {mend[0].upper()}{mend[1:]}")
+        mend = FOREIGN.get(name, f"Write {known}.")
+        raise TypeError(f"site '{site}': {word} has no argument {name}=.\n  To mend it: {mend}")
 
 
 def check_function(function: Any) -> None:
     """Refuse functions that do not run when they are called."""
-    if any(is_one(function) for is_one in (inspect.isgeneratorfunction, inspect.iscoroutinefunction)):
+    kinds = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    if any(is_one(function) for is_one in kinds):
         raise TypeError(
             f"{name_of(function)} yields or is asynchronous, so none of its statements would run.\n"
             "  To mend it: Write a plain function; a value leaves it by return, or by vb.deterministic."
@@ -111,10 +116,11 @@ def check_function(function: Any) -> None:
 
 
 def _data_at(leaf: Any, path: tuple, function: Callable[..., Any]) -> Any:
-    array = as_data(leaf, name_of(function))
-    if not isinstance(array, jax.Array) and is_array(array) and array.dtype.kind in "iu":
-        check_range(array, f"argument {_argument(path, function)} of {name_of(function)}")
-    return array
+    """Things that hold numbers (a pandas column, say) as arrays; an array of anything else is an error."""
+    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__") or (is_array(leaf) and leaf.dtype.kind in "bfc"):
+        return leaf
+    array = as_numbers(leaf, f"argument {_argument(path, function)} of {name_of(function)}")
+    return leaf if is_array(leaf) else array
 
 
 def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
@@ -131,20 +137,6 @@ def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
 def is_data(leaf: Any) -> bool:
     """Arrays are data. An integer of NumPy (`k.max() + 1`) is a size, as the same Python int would be."""
     return isinstance(leaf, Source) or (is_array(leaf) and not isinstance(leaf, (np.integer, np.bool_)))
-
-
-def as_data(leaf: Any, where: str) -> Any:
-    """Things that hold numbers (a pandas column, say) become arrays; an array of anything else is an error."""
-    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
-        return leaf
-    array = leaf if is_array(leaf) else np.asarray(leaf)
-    if array.dtype.kind not in "biufc":
-        what = "strings" if array.dtype.kind in "US" else f"dtype {array.dtype}"
-        raise ModelError(
-            f"{where} got an array of {what}, not of numbers.",
-            mend="Encode categories as integers, for instance with np.unique(column, return_inverse=True).",
-        )
-    return array
 
 
 def shown(value: Any) -> str:

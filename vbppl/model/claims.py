@@ -22,10 +22,11 @@ from vbppl.core.errors import ModelError
 from vbppl.core.known import Known
 from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, parameters
-from vbppl.distributions.constraints import base, matrix, scalar, vector
+from vbppl.distributions.constraints import base, integer, matrix, scalar, vector
 from vbppl.distributions.families.counts import Poisson
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
+from vbppl.model.shapes import check_range
 
 SURE = 4.0  # prior sds: where all of them lie on a support, the rest is left to the fit
 
@@ -64,15 +65,17 @@ class Claim:
             return self._of_prior()
         first = tuple(int(i) for i in np.argwhere(off)[0])
         at = value[first[-value.ndim :] if value.ndim else ()]
+        rule = str(jax.tree.map(lambda leaf: leaf[first] if np.shape(leaf) == off.shape else leaf, self.rule))
+        rule = re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.6g}", rule)
         is_nan = value.dtype.kind == "f" and bool(np.isnan(at).any())
         shown = "NaN" if is_nan and not at.ndim else "" if at.ndim else f"{at:.6g}"
         if at.ndim:
             shown = re.sub(r"\s+", " ", np.array2string(at, threshold=9, precision=6, separator=", "))
         if off.size == 1:
-            what = f"{self.what} is {shown}" + ("" if is_nan else f", off its support, {self.rule}")
+            what = f"{self.what} is {shown}" + ("" if is_nan else f", off its support, {rule}")
         else:
             what = f"{off.sum()} of {off.size} values of {self.what} {'is' if off.sum() == 1 else 'are'} "
-            what += "NaN" if is_nan else f"off its support, {self.rule}"
+            what += "NaN" if is_nan else f"off its support, {rule}"
             what += f"; the first, at [{', '.join(map(str, first))}]" + ("" if is_nan else f", is {shown}")
         return ModelError(f"{what}.", site=self.site, mend=self._mend(is_nan))
 
@@ -90,7 +93,7 @@ class Claim:
 
     def _mend(self, is_nan: bool) -> str:
         if self.what == "obs":
-            return OBS_MENDS[is_nan]
+            return OBS_MENDS[is_nan] if is_nan else CODES.get(type(self.rule), OBS_MENDS[is_nan])
         if is_nan:
             return "Look for missing values in what it is computed from."
         if self.what == "init" and type(self.rule) is not vector.Simplex:
@@ -108,8 +111,18 @@ OBS_MENDS = (
     "Look for mistakes in these rows, or choose a distribution whose support holds them.",
     "Leave these rows out, or let them not count: dist.Normal(mu, sd).mask(~np.isnan(y)).",
 )
+CODES: Mapping[type, str] = MappingProxyType(
+    {
+        integer.Boolean: "Code the two outcomes as 0 and 1: (y == 'yes').astype(int), or (y > 0).astype(int).",
+        integer.IntegerInterval: "Count classes from 0, as np.unique(k, return_inverse=True)[1] does; no count exceeds "
+        "its total.",
+        vector.Simplex: "Divide each row by its sum: w / w.sum(axis=-1, keepdims=True).",
+    }
+)
 MENDS: Mapping[type, str] = MappingProxyType(
     {
+        scalar.GreaterThan: "Give the lower bound first: a low that is below high.",
+        scalar.Nonnegative: "Give positive numbers, as jnp.exp(a) is, or a site with a positive support.",
         scalar.Positive: "Give positive numbers, as jnp.exp(a) is, or a site with a positive support.",
         scalar.UnitInterval: "Give probabilities, as jax.nn.sigmoid(a) is; or pass a itself as logits=.",
         matrix.LowerCholesky: "Pass np.linalg.cholesky(C), whose upper triangle is zero, or C as covariance_matrix=.",
@@ -120,6 +133,7 @@ MENDS: Mapping[type, str] = MappingProxyType(
 PRIORS: Mapping[type, str] = MappingProxyType(
     {
         scalar.Positive: "Give '{0}' a positive prior, such as HalfNormal or LogNormal, or write jnp.exp({0}).",
+        scalar.Nonnegative: "Give '{0}' a positive prior, such as HalfNormal or LogNormal, or write jnp.exp({0}).",
         scalar.UnitInterval: "Give '{0}' a prior between 0 and 1, such as Beta, or pass it as logits=.",
     }
 )
@@ -153,10 +167,10 @@ def claims_of(sites: Mapping[str, Site]) -> Iterator[Claim]:
 def _of_sample(site: Site, latent: Mapping[int, Site]) -> Iterator[Claim]:
     dist, mask, dims = site.dist, None, 0
     while isinstance(dist, (ExpandedDistribution, Independent, MaskedDistribution)):
-        if isinstance(dist, MaskedDistribution) and dist.mask is not True:
-            if dims or mask is not None:
-                return  # a mask inside an event, or two of them: the fit looks at these
-            mask = dist.mask
+        if isinstance(dist, MaskedDistribution) and dist.counted is not True:
+            if dims:
+                return  # a mask inside an event: the fit looks at these
+            mask = dist.counted if mask is None else mask & dist.counted
         elif isinstance(dist, Independent):
             dims += dist.reinterpreted_batch_ndims
         dist = dist.base_dist
@@ -176,7 +190,10 @@ def _of_parameters(name: str, dist: Any, latent: Mapping[int, Site], of: str = "
     for what, value in given.items():
         if isinstance(value, Distribution):
             yield from _of_parameters(name, value, latent, f" of {what}{of}")
-        elif (rule := _rule(dist, what, given)) is not None:
+            continue
+        if isinstance(value, int):
+            check_range(np.asarray(value), what + of, name)
+        if (rule := _rule(dist, what, given)) is not None:
             prior = latent.get(id(value))
             if prior is not None and type(rule) not in (scalar.Real, scalar.LessThanEq):
                 yield from _of_prior(Claim(name, what + of, rule=rule, prior=prior.name), prior.dist)
@@ -204,9 +221,14 @@ def _of_prior(claim: Claim, prior: Any) -> Iterator[Claim]:
 
 def holds(rule: Any, x: np.ndarray) -> np.ndarray | None:
     """Which events of `x` lie on the support `rule`, in the batch shape; None where NumPy cannot tell."""
-    leaves, structure = jax.tree.flatten((rule, x))
+    leaves, structure = jax.tree.flatten((rule, np.asarray(x)))
     leaves = [np.asarray(leaf) for leaf in leaves]
-    shapes = tuple(jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves)
+    # A bound that is one number was a Python number, most likely, and changes no dtype.
+    weak = [not leaf.ndim for leaf in leaves[:-1]] + [False]
+    shapes = tuple(
+        jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype), weak_type=is_weak)
+        for leaf, is_weak in zip(leaves, weak)
+    )
     return _check(structure, shapes)(*leaves)[0]
 
 

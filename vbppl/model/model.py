@@ -19,7 +19,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.keys import raw_key, wrap
@@ -27,12 +26,12 @@ from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source
-from vbppl.model.arguments import Setting, as_data, check_function, name_of, shown, split, value_of
+from vbppl.model.arguments import Setting, check_function, name_of, shown, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
 from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
-from vbppl.model.shapes import all_rows, check_range, check_value
+from vbppl.model.shapes import all_rows, as_numbers, check_value
 from vbppl.model.trace import (
     Outline,
     abstract_sites,
@@ -225,7 +224,8 @@ class Model(Program):
         Returns: for each sample and deterministic site an array `(n, ...)`.
         """
         n, whole = whole_number("n", n), self.loaded()
-        check_numbers(whole, observations=False)
+        if not self.interventions:  # what is set from outside may be an edge: a scale of zero makes all alike
+            check_numbers(whole, observations=False)
         given = jax.device_put((whole, _own_params(self, params or {}), raw_key(seed)))
         return _prior_draws(*given, n)
 
@@ -242,6 +242,8 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
+        words = {name: value for name, value in values.items() if isinstance(value, (str, list, tuple))}
+        values = {**values, **{name: as_numbers(value, "the value given", name) for name, value in words.items()}}
         return _log_joint(*jax.device_put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
 
     def __reduce__(self) -> Any:
@@ -269,11 +271,7 @@ class Model(Program):
         return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
-        values = {name: np.asarray(as_data(value, name)) for name, value in values.items()}
-        for name, value in values.items():
-            if value.dtype.kind not in "biufc":
-                raise ModelError(f"the value given is {value!r}, not numbers.", site=name)
-            check_range(value, "the value given", name)
+        values = {name: as_numbers(value, "the value given", name) for name, value in values.items()}
         new = dataclasses.replace(self, **{what: {**getattr(self, what), **values}})
         abstract_sites(new)  # checks names and shapes
         return new

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import re
-import traceback
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType, MappingProxyType
@@ -20,6 +19,7 @@ from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
 from vbppl.core.nonfinite import first_nan
+from vbppl.core.plain_words import brief, in_plain_words
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
@@ -36,43 +36,13 @@ def traced(interpreter: Interpreter) -> Iterator[dict[str, Site]]:
     with running(Run(interpreter)) as run:
         try:
             yield run.sites
-        except NEEDS_NUMBERS as error:
-            raise _needs_numbers(error, list(run.sites)) from error
         except Exception as error:
-            if not isinstance(error, ModelError) and run.sites:
-                error.add_note(f"It happened in the model, after site '{next(reversed(run.sites))}'.")
+            after = next(reversed(run.sites), None)
+            if (told := in_plain_words(error, after)) is not None:
+                raise told from error
+            if not isinstance(error, ModelError) and after is not None:
+                error.add_note(f"It happened in the model, after site '{after}'.")
             raise
-
-
-NEEDS_NUMBERS = (
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.ConcretizationTypeError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
-
-def _needs_numbers(error: Exception, met: list[str]) -> ModelError:
-    """Say in the words of the language what JAX means: a run that is compiled has no numbers."""
-    here = traceback.extract_tb(error.__traceback__)
-    own = [f for f in here if not any(f"/{house}/" in f.filename for house in ("vbppl", "jax", "numpy"))]
-    where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else str(error).splitlines()[0]
-    if re.search(r"\b(unique|bincount|nonzero|flatnonzero)\(", where):
-        what, mend = (
-            "a count of values",
-            "Count outside the model, and pass the number: my_model(k, n=len(np.unique(k))).",
-        )
-    elif isinstance(error, jax.errors.NonConcreteBooleanIndexError):
-        what = "a selection of rows"
-        mend = "Select outside the model, y[y > 0]; or let some rows not count: dist.Normal(...).mask(y > 0)."
-    elif isinstance(error, jax.errors.TracerBoolConversionError):
-        what, mend = "Python's `if`, `while`, `and` or `not`", "Write jnp.where(condition, a, b), or jax.lax.cond."
-    elif isinstance(error, jax.errors.TracerArrayConversionError):
-        what, mend = "NumPy", "Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i]."
-    else:
-        what, mend = "a Python number", "Leave out float() and int(), and take sizes from the shapes of arrays."
-    after = f", after site '{met[-1]}'" if met else ""
-    return ModelError(f"{what} met a value that has no number yet{after}.", details=where, mend=mend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +86,7 @@ class Outline:
         while hasattr(core, "base_dist"):
             core = core.base_dist
         with at_site(site):
+            _check_density(site, core)
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             movable = not site.observed and dist.location_scale is not None
@@ -130,6 +101,19 @@ class Outline:
             return (self.name, self.kind, "", "", str(self.shape), plates)
         kind = "observed" if self.observed else "latent"
         return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
+
+
+def _check_density(site: Site, core: Any) -> None:
+    """A density that is not ours has the batch shape: a longer one would be summed, in silence."""
+    if type(core).__module__.startswith("vbppl.distributions"):
+        return
+    shape = jax.eval_shape(site.dist.log_prob, site.value).shape
+    if shape != tuple(site.dist.batch_shape):
+        raise ModelError(
+            f"the log density of {type(core).__name__} has shape {shape}, not that of the batch.",
+            details=f"batch: {tuple(site.dist.batch_shape)}\nevent: {tuple(site.dist.event_shape)}",
+            mend="Return one log density for each event: sum over the event's dimensions.",
+        )
 
 
 def abstract_sites(model: Any) -> dict[str, Outline]:
@@ -154,7 +138,8 @@ def check_numbers(model: Any, observations: bool = True, which: str = "") -> Non
     if error is None and (missing := missing_in(model.arguments, model.function)):
         error, details = _abstract_run(model)[1].error_of_nan(leaves), missing
     if error is not None:
-        raise ModelError(which + error.what, site=error.site, details=details, mend=error.mend)
+        mend = "Leave these rows out, or fill in what is missing." if details else error.mend
+        raise ModelError(which + error.what, site=error.site, details=details, mend=mend)
 
 
 def error_somewhere(model: Any, values: Mapping[str, Any] = MappingProxyType({})) -> ModelError | None:
@@ -200,7 +185,10 @@ def _abstract_run(model: Any) -> tuple[dict[str, Outline], Claims]:
     check(model.reads, model.functions)
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return _abstract_sites(structure, shapes, jnp.result_type(float))
+    try:
+        return _abstract_sites(structure, shapes, jnp.result_type(float))
+    except ModelError as error:
+        raise brief(error) from error.__cause__
 
 
 @functools.lru_cache(maxsize=256)

@@ -122,6 +122,11 @@ class MixtureSameFamily(Distribution):
                 f"the weights of a mixture are a Categorical, not {type(self.mixing_distribution).__name__}.",
                 mend="Write MixtureSameFamily(dist.Categorical(probs=weights), components).",
             )
+        if not isinstance(self.component_distribution, Distribution):
+            raise ModelError(
+                f"the components of a mixture are a distribution, not {type(self.component_distribution).__name__}.",
+                mend="Let its last batch dimension count them: dist.Normal(jnp.array([-1.0, 1.0]), 0.5).",
+            )
         if self.component_distribution.batch_shape[-1:] != (self._components,):
             raise ModelError(
                 "the weights and the components of a mixture differ in number.",
