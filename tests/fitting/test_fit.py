@@ -61,7 +61,9 @@ def test_the_deterministic_method_is_refused_where_it_cannot_be(model, options, 
 
 
 def test_an_unknown_guide_or_method_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"^guide must be 'auto', 'mean_field', 'full_rank', .*; not 'meanfield'\.$"):
+    with pytest.raises(
+        ValueError, match=r"^guide must be one of 'auto', 'mean_field', 'full_rank', .* not 'meanfield'"
+    ):
         vb.fit(FAR, "meanfield")
     with pytest.raises(
         ValueError, match=r"^method must be 'auto', vb\.Determ.* or vb\.Stochastic\(\.\.\.\), not 'svi'\.$"
@@ -206,7 +208,7 @@ def test_a_model_whose_data_were_forgotten_warns():
 
 
 def test_data_with_a_nan_name_the_site():
-    with pytest.raises(vb.ModelError, match="^site 'y': the log density is not finite at any of"):
+    with pytest.raises(vb.ModelError, match=r"^site 'y': 1 of 3 values of obs is NaN; the first, at \[1\]"):
         vb.fit(cases.linear_regression(np.ones((3, 2)), np.array([0.0, np.nan, 1.0])))
 
 

@@ -85,7 +85,7 @@ def test_a_plan_is_a_frozen_value():
 @pytest.mark.parametrize(
     "asked, error, said",
     [
-        ({"guide": "meanfield"}, ValueError, "guide must be 'auto'"),
+        ({"guide": "meanfield"}, ValueError, "guide must be one of 'auto'"),
         ({"method": "svi"}, ValueError, "method must be"),
         ({"start": 0.0}, TypeError, "start must be a posterior"),
         ({"batch_size": 5.0}, TypeError, "batch_size"),
@@ -118,10 +118,11 @@ def test_what_does_not_go_together_is_refused_before_anything_is_computed(asked,
         (lambda: vb.Stochastic(optimizer=optax.adam), "optimizer"),
         (lambda: vb.Deterministic(draws=31), "draws"),
         (lambda: vb.Deterministic(draws=32.0), "draws"),
-        (lambda: check_call(0, None, None), "seconds"),
-        (lambda: check_call("10", None, None), "seconds"),
-        (lambda: check_call(None, "yes", None), "progress"),
-        (lambda: check_call(None, None, 3), "callback"),
+        (lambda: check_call(0, None, None, "auto"), "seconds"),
+        (lambda: check_call("10", None, None, "auto"), "seconds"),
+        (lambda: check_call(None, "yes", None, "auto"), "progress"),
+        (lambda: check_call(None, None, 3, "auto"), "callback"),
+        (lambda: check_call(None, None, None, "single"), "precision"),
     ],
 )
 def test_numbers_that_are_none_are_refused_by_name(make, said):

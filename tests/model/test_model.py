@@ -325,7 +325,7 @@ def test_none_and_nested_arguments_come_back_as_they_were():
 
 def test_a_partial_is_a_function_too():
     model = vb.model(functools.partial(schools, vb, dist))
-    assert repr(model(SIGMA)) == "partial(float64[3])"
+    assert repr(model(SIGMA)) == "schools(float64[3])"
     assert set(model(SIGMA).sample(1)) == {"mu", "theta", "y"}
 
 

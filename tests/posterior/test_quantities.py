@@ -10,7 +10,7 @@ from scipy import stats
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.posterior import quantities
-from vbppl.posterior.weighted_draws import draw
+from vbppl.posterior.weighted_draws import WeightedDraws, draw
 
 
 @vb.model
@@ -105,3 +105,17 @@ def test_a_value_that_overflows_is_unknown_and_not_passed_over():
     assert abs(found.mean[0]) < 0.1 and np.isposinf(found.mean[1]) and np.isposinf(found.log_sd_se[1])
     card = vb.fit(overflowing()).check()
     assert card.verdict == "unknown" and "the error of the mean of huge could not be measured" in card.details
+
+
+def test_a_log_sd_error_is_seen_by_how_log_weights_vary():
+    """Log weights normal given x, of variance 0.2 x^2, such that E[w | x] is exp(0.2 (x^2 - 1)): x has the precision
+    1 - 2 * 0.2 in the place of 1, and the log sd error -log(0.6) / 2.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((20_000, 20))
+    variance = 0.2 * x[:, 0] ** 2
+    log_w = 0.2 * (x[:, 0] ** 2 - 1) - variance / 2 + np.sqrt(variance) * rng.standard_normal(20_000)
+    log_q = -(x**2).sum(axis=1) / 2
+    draws = WeightedDraws.of(x, log_q + log_w, log_q, log_q, np.ones(20_000, bool))
+    (found,), (se,) = quantities._by_cumulants(x[:, :1], draws)
+    assert found == pytest.approx(-np.log(0.6) / 2, abs=4 * se) and se < 0.05

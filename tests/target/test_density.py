@@ -11,6 +11,7 @@ import scipy.stats as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.target.target import in_fixed_coordinates
 
 Y = np.array([[0.3, -0.2], [1.0, 0.5], [-0.7, 0.1], [0.2, 2.0], [0.0, -1.0]])
 
@@ -181,3 +182,49 @@ def test_one_run_serves_every_reduction():
     jax.jit(lambda target, z: target.run(z).by_site())(target, z)
     target.constrain(z)
     assert len(runs) == seen + 1
+
+
+FAMILIES = {
+    "normal": (dist.Normal, st.norm),
+    "student": (lambda loc, scale: dist.StudentT(4.0, loc, scale), st.t(4)),
+    "cauchy": (dist.Cauchy, st.cauchy),
+    "laplace": (dist.Laplace, st.laplace),
+    "logistic": (dist.Logistic, st.logistic),
+    "gumbel": (dist.Gumbel, st.gumbel_r),
+}
+
+
+@pytest.mark.parametrize("log_tau", [0.0, -25.0, -60.0])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_decentred_density_falls_with_z_in_32_bits_however_small_the_scale(family, log_tau):
+    """Where `mu + tau z` is `mu`: beside the prior of mu and tau it is that of `z` itself, by SciPy."""
+    make, standard = FAMILIES[family]
+
+    @vb.model
+    def hierarchy(rows):
+        mu = vb.sample("mu", dist.Normal(0.0, 5.0))
+        tau = vb.sample("tau", dist.LogNormal(0.0, 1.0))
+        with vb.plate("row", len(rows)):
+            vb.sample("x", make(mu, tau).expand([len(rows), 2]).to_event(1).mask(True))
+
+    z, prior = np.array([4.0, log_tau, -2.0, 0.5, 1.0, 3.0]), st.norm.logpdf(4.0, 0, 5) + st.norm.logpdf(log_tau)
+    right = prior + standard.logpdf(z[2:]).sum()
+    target = vb.target(vb.decenter(hierarchy(np.zeros(2))))
+    for seen in (target, in_fixed_coordinates(target)):
+        assert float(seen.log_density(z)) == pytest.approx(right, rel=1e-5)
+        assert np.isfinite(jax.grad(seen.log_density)(jnp.asarray(z, jnp.result_type(float)))).all()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_density_between_the_coordinates_is_that_of_the_value(weight, x64):
+    @vb.model
+    def pair():
+        tau = vb.sample("tau", dist.HalfNormal(1.0))
+        vb.sample("x", dist.Normal(3.0, tau))
+
+    z = np.array([0.4, -0.7])
+    tau, scale = np.exp(0.4), np.exp(0.4 * (1 - weight))
+    right = st.halfnorm.logpdf(tau) + 0.4 + st.norm.logpdf((1 - weight) * 3 + scale * z[1], 3, tau) + np.log(scale)
+    assert float(vb.target(pair()).replace(centred=np.array([weight])).log_density(z)) == pytest.approx(
+        right, rel=1e-12
+    )

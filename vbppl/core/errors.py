@@ -26,6 +26,11 @@ class ModelError(ValueError):
             lines.append(f"  To mend it: {mend}")
         super().__init__("\n".join(lines))
 
+    @property
+    def rest(self) -> dict[str, Any]:
+        """All but what is wrong, for one that says more of it."""
+        return {"site": self.site, "details": self.details, "mend": self.mend}
+
 
 class VbpplWarning(UserWarning):
     """A fit that ended, but whose answer needs a second look; the text says why. The base of all vbppl's warnings."""

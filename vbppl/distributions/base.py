@@ -21,6 +21,8 @@ they forward to their base.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import inspect
 import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -29,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import sum_rightmost
 from vbppl.core.types import Array, ArrayLike, Shape
@@ -61,11 +63,26 @@ class Distribution:
     has_rsample: Any = property(lambda self: not self.is_discrete)
     domain: Any = property(operator.attrgetter("support"))
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Distribution:
+        fields = getattr(cls, "__dataclass_fields__", {})
+        if len(args) > len(fields) or not fields.keys() >= kwargs.keys():
+            _check_call(cls, len(args), kwargs)
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if args or kwargs:  # another library's base class takes shapes, and ours nothing
+            raise _no_pytree(self)
+
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType] -- every subclass is one
             value, kind = getattr(self, field.name), str(field.type)
             if isinstance(value, (list, tuple)) and kind.startswith("ArrayLike"):
-                value = as_array(value)
+                try:
+                    value = as_array(value)
+                except ValueError:
+                    mend = "Pad them to one length, and let what is padding not count: d.mask(is_real)."
+                    what = f"{type(self).__name__}: the rows of {field.name} differ in length."
+                    raise TypeError(f"{what}\n  To mend it: {mend}") from None
                 set_field(self, field.name, value)
             if value is not None or field.default is not None:
                 _refuse_other_kinds(self, field.name, kind.partition(" ")[0], value)
@@ -97,7 +114,7 @@ class Distribution:
 
     def _sample(self, key: Array, shape: Shape) -> Array:
         """Independent draws of the whole `shape`, to which the parameters broadcast."""
-        raise NotImplementedError(f"{type(self).__name__} cannot be drawn from.")
+        raise self._lacks("way of drawing", "_sample(self, key, shape)", "draws of the whole shape")
 
     def log_prob(self, x: ArrayLike) -> Array:
         """The log density of `x`, in the batch shape; `-inf` off the support, with gradient zero."""
@@ -108,7 +125,7 @@ class Distribution:
 
     def _log_density(self, x: Array) -> Array:
         """The log density at points of the domain."""
-        raise NotImplementedError(f"{type(self).__name__}.log_prob")
+        raise self._lacks("log density", "_log_density(self, x)", "that of each event")
 
     def _moments(self) -> tuple[ArrayLike, ArrayLike]:
         """The mean and the variance of each number, which broadcast to the shape of one draw."""
@@ -135,21 +152,25 @@ class Distribution:
     def _no(self, what: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no closed form for `{what}`; estimate it from draws.")
 
-    def expand(self, batch_shape: Sequence[int]) -> Distribution:
+    def _lacks(self, what: str, method: str, result: str) -> ModelError:
+        mend = f"Write `def {method}` in its class, which returns {result}."
+        return ModelError(f"{type(self).__name__} has no {what}.", mend=mend)
+
+    def expand(self, batch_shape: Sequence[int] | int) -> Distribution:
         """The same distribution over a larger batch; its draws are independent."""
-        batch_shape = tuple(batch_shape)
+        batch_shape = as_shape("expand", "batch_shape", batch_shape)
         if batch_shape == self.batch_shape:
             return self
         return ExpandedDistribution(self, batch_shape)
 
-    def expand_by(self, sample_shape: Sequence[int]) -> Distribution:
+    def expand_by(self, sample_shape: Sequence[int] | int) -> Distribution:
         """The same distribution, with `sample_shape` in front of its batch."""
-        return self.expand((*sample_shape, *self.batch_shape))
+        return self.expand((*as_shape("expand_by", "sample_shape", sample_shape), *self.batch_shape))
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Distribution:
         """Read rightmost batch dimensions (all of them by default) as a part of the event."""
         dims = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
-        return Independent(self, dims) if dims else self
+        return Independent(self, whole_number("reinterpreted_batch_ndims", dims, 0)) if dims else self
 
     def mask(self, mask: ArrayLike) -> Distribution:
         """The same distribution, whose log density counts only where `mask` is true."""
@@ -181,14 +202,48 @@ def _refuse_other_kinds(distribution: Distribution, name: str, kind: str, value:
 
 
 def as_shape(of: str, name: str, sizes: Any) -> Shape:
-    """A shape as whole numbers, or an error that names the argument."""
+    """A shape as whole numbers, a single one as that of one dimension; or an error that names the argument."""
     try:
-        return tuple(operator.index(size) for size in sizes)
+        return tuple(operator.index(size) for size in np.atleast_1d(np.array(sizes, object)))
     except TypeError:
         raise ModelError(
             f"the {name} of {of} is {sizes!r}, which is not a tuple of whole numbers.",
             mend=f"Write {name}=(3,) for three, or () for one.",
         ) from None
+
+
+# What other libraries call a parameter.
+ALIASES = {"mu": "loc", "mean": "loc", "sigma": "scale", "sd": "scale", "std": "scale", "lam": "rate", "p": "probs"}
+ALIASES |= {"n": "total_count", "alpha": "concentration", "beta": "rate", "cov": "covariance_matrix", "nu": "df"}
+
+
+def _check_call(cls: type, count: int, given: dict[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters
+    known = [p.name for p in parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    if len(known) < len(parameters):
+        return
+    if count > len(known):
+        mend = f"Write {cls.__name__}({', '.join(f'{name}=...' for name in known)})."
+        raise TypeError(
+            f"{cls.__name__} takes {', '.join(known)}, but {count} values were given.\n  To mend it: {mend}"
+        )
+    for name in given:
+        if name in known:
+            continue
+        close = [ALIASES[name]] if ALIASES.get(name) in known else difflib.get_close_matches(name, known, n=1)
+        mend = f"Did you mean {close[0]}=?" if close else f"It takes {', '.join(known)}."
+        if name == "scale" and "rate" in known:
+            mend = "Give rate=, which is one over the scale."
+        if name == "validate_args":
+            mend = "Leave it out: what is known of the numbers is always looked at."
+        raise TypeError(f"{cls.__name__} has no parameter {name}.\n  To mend it: {mend}")
+
+
+def _no_pytree(distribution: Any) -> ModelError:
+    return ModelError(
+        f"{type(distribution).__name__} does not say which of its attributes are parameters.",
+        mend="Write @pytree above it (from vbppl.core.pytree), and its parameters as fields: loc: float = 0.0.",
+    )
 
 
 def as_array(values: Sequence[Any]) -> ArrayLike:
@@ -199,6 +254,8 @@ def as_array(values: Sequence[Any]) -> ArrayLike:
 
 def parameters(distribution: Any) -> dict[str, Any]:
     """The parameters that were given, by name."""
+    if not dataclasses.is_dataclass(distribution):
+        raise _no_pytree(distribution)
     fields = dataclasses.fields(distribution)
     values = {f.name: getattr(distribution, f.name) for f in fields if not f.metadata.get("static")}
     return {name: value for name, value in values.items() if value is not None}
@@ -344,23 +401,23 @@ class Independent(Wrapper):
 
 @pytree
 class MaskedDistribution(Wrapper):
-    """`base_dist`, whose log density is 0 where `mask` is false; `mask` broadcasts with the batch.
+    """`base_dist`, whose log density is 0 where `counted` is false, which broadcasts with the batch.
 
     Masked values may be anything, `nan` included: neither value nor gradient looks at them.
     """
 
     base_dist: Distribution
-    mask: ArrayLike
+    counted: ArrayLike
 
     @property
     def batch_shape(self):
-        shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.mask)}
+        shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.counted)}
         return broadcast_batch(f"the masked {type(self.base_dist).__name__}", shapes)
 
     def log_prob(self, x):
-        if self.mask is True:
+        if self.counted is True:
             return self.base_dist.log_prob(x)
-        mask = jnp.asarray(self.mask, bool)
+        mask = jnp.asarray(self.counted, bool)
         # What is masked may be NaN, and `0 * nan` is NaN in the gradient: so it is replaced before it is looked at.
         x = self.support.replaced(jnp.asarray(x), ~mask)
         return jnp.where(mask, self.base_dist.log_prob(x), 0.0)

@@ -36,6 +36,9 @@ _MEND = "Wrap it: vb.foreign(dist, support=constraints.positive), with the suppo
 def as_distribution(value: Any, site_name: str) -> Distribution:
     """`value` if it is ours, an adapter if it is another library's, or an error that names the site."""
     if isinstance(value, Distribution):
+        if not hasattr(value, "support"):
+            mend = "Write in the class where its values lie: support = dist.constraints.real."
+            raise ModelError(f"{type(value).__name__} has no support.", site=site_name, mend=mend)
         return value
     if isinstance(value, type) and hasattr(value, "log_prob"):
         raise ModelError(
@@ -43,6 +46,9 @@ def as_distribution(value: Any, site_name: str) -> Distribution:
             site=site_name,
             mend=f"Give it its parameters: {value.__name__}(...).",
         )
+    if hasattr(value, "rvs"):
+        mend = "Write ours, which JAX can differentiate: dist.Normal(loc, scale), dist.StudentT(df, loc, scale)."
+        raise ModelError("the distribution is one of SciPy.", site=site_name, mend=mend)
     if not _is_distribution_like(value):
         raise ModelError(
             f"the second argument of sample must be a distribution, not a {type(value).__name__} ({_short(value)}).",

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
+from typing import Never
 
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
+from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
+from vbppl.fitting.prepare import explaining, judged, prepare, solved_from_prior
 from vbppl.fitting.progress import watching
-from vbppl.inference.deterministic.problem import Deterministic
+from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Progress
 from vbppl.model.model import Model
-from vbppl.model.trace import advice_of_indices
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target
 
@@ -35,13 +33,15 @@ def fit(
     batch_size: int | Mapping[str, int] | None = None,
     start: Start = None,
     seconds: float | None = None,
+    precision: str = "auto",
     progress: bool | None = None,
     callback: Callable[[Progress], None] | None = None,
     checkpoint: PathLike | None = None,
+    **foreign: Never,
 ) -> Posterior:
     """Approximate the posterior of `model` by a guide, and say how good it is.
 
-    >>> import vbppl as vb, vbppl.distributions as dist
+    >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
     >>> @vb.model
     ... def one_number(y):
     ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
@@ -61,6 +61,8 @@ def fit(
       start: where to begin: a posterior, whose guide's parameters, learnt params and networks are taken over where
         they fit; or values of all latent sites.
       seconds: by the clock, after which the best so far is returned, with its report; compiling is not cut short.
+      precision: "auto": the session's, and float64 from where rounding limits a fit on fixed draws, which the card
+        says; "session": the session's only; or "float64", for this fit alone.
       progress: True or False for a progress bar; None for one only where a person watches a long fit.
       callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
@@ -72,63 +74,56 @@ def fit(
     Raises:
       ModelError: the model does not mean what it says; the message names the site.
     """
-    check_call(seconds, progress, callback)
+    check_call(seconds, progress, callback, precision, foreign)
     raw = raw_key(seed)
-    with watching(progress, callback, seconds) as watch, precision_of(method):
+    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
         target = Target.of(model)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
-        problem = prepare(planned, [target], [raw])
-        (solution,) = planned.solve(problem, watch)
+        with explaining([target]):
+            problem = prepare(planned, [target], [raw])
+            try:
+                (solution,) = planned.solve(problem, watch)
+            except InitializationError as error:
+                solution = solved_from_prior(planned, problem, watch, error)
         solution, report = judged(solution, raw, watch)
-        solution, report = escalate(planned, problem, solution, report, watch)
-    posterior = in_session_precision(Posterior(solution, report), model)
-    _warn(posterior, model)
+        if precision == "auto":
+            problem, solution, report = refined(planned, problem, solution, report, model, watch)
+        with computing_in(getattr(problem, "precision", None)):
+            solution, report = escalate(planned, problem, solution, report, watch)
+            causes = causes_of(model, solution, report)
+    posterior = in_session_precision(Posterior(solution, advised(report, causes)), model)
+    _warn(posterior, model, causes)
     return posterior
 
 
-@contextlib.contextmanager
-def precision_of(method: Method) -> Iterator[None]:
-    """Compute in the method's own precision, for this fit alone; what is not finite is told by the status.
-
-    Half of a fit is on the host, so what it sends to the device is meant, whatever a guard says of the user's own code.
-    """
-    double = isinstance(method, Deterministic) and method.precision == "float64"
-    precision = jax.enable_x64(True) if double else contextlib.nullcontext()
-    with np.errstate(all="ignore"), jax.transfer_guard("allow"), precision:
-        yield
-
-
-def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
-    """The same posterior, to be used in the session's dtype; its report is that of the fit."""
-    dtype = jnp.result_type(float)
-    if np.asarray(posterior.target.centred).dtype == dtype:
-        return posterior
-    target = Target.of(model).replace(centred=np.asarray(posterior.target.centred, dtype))
-    phi = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), posterior.phi)
-    return dataclasses.replace(posterior, solution=dataclasses.replace(posterior.solution, target=target, phi=phi))
-
-
-def _warn(posterior: Posterior, model: Model) -> None:
+def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
     """Say aloud what a user must not overlook."""
     status, report, said = posterior.status, posterior.report, []
     if _forgot_data(model, posterior.target):
         text = f"{model!r} observes nothing: every sample statement is a latent variable."
         said.append(VbpplWarning(f"{text} Was the data argument forgotten?"))
+    elif name := _forgotten(model, posterior.target):
+        text = f"site '{name}' of {model!r} is latent, since the argument {name} is None."
+        said.append(VbpplWarning(f"{text} Was it forgotten?"))
     if (not status.converged and status.reason != "steps") or status.skipped:
         said.append(NotConvergedWarning(f"the fit of {model!r}: {status}."))
     elif report.verdict in ("poor", "unknown"):
-        text = f"the fit of {model!r} is {report.verdict}: {'; '.join(report.reasons)}. See posterior.check()."
-        said.append(PoorFitWarning(text))
-    if report.verdict == "poor" and (advice := _advice(model)):
-        said.append(PoorFitWarning(f"the fit of {model!r}: {advice}."))
+        why = "; ".join(report.reasons[len(causes) :])
+        said.append(PoorFitWarning(f"the fit of {model!r} is {report.verdict}: {why}. See posterior.check()."))
+    said += [PoorFitWarning(f"the fit of {model!r}: {cause}.") for cause in causes]
     for warning in said:
         warnings.warn(warning, stacklevel=3)
 
 
-def _advice(model: Model) -> str:
-    """What an index out of range may have done, where there are integers that may be indices."""
-    arrays = () if not isinstance(model, Model) or model.sources else model.arrays
-    return advice_of_indices(model) if any(np.asarray(a).dtype.kind in "iu" for a in arrays) else ""
+def _forgotten(model: Model, target: Target) -> str:
+    """A latent site of the same name as an argument that is None, in a model that observes others."""
+    if not isinstance(model, Model) or not isinstance(model.function, FunctionType):
+        return ""
+    args, kwargs = model.arguments
+    call = inspect.signature(model.function).bind(*args, **kwargs)
+    call.apply_defaults()
+    latent = {slot.name for slot in target.layout.slots}
+    return next((name for name, value in call.arguments.items() if value is None and name in latent), "")
 
 
 def _forgot_data(model: Model, target: Target) -> bool:

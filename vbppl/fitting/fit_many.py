@@ -17,7 +17,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import explaining, judged, prepare
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
@@ -82,7 +82,7 @@ def solved_side_by_side(
     planned = plan(targets[0], guide, method)
     for begin in range(0, len(targets), AT_ONCE):
         part = slice(begin, begin + AT_ONCE)
-        with np.errstate(all="ignore"):  # what is not finite is told by the status
+        with np.errstate(all="ignore"), explaining(targets[part]):  # what is not finite is told by the status
             solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
         yield from solutions
         if any(solution.status.was_cut_short for solution in solutions):
@@ -97,9 +97,13 @@ def _each(model: Any, datasets: Any, seeds: Any) -> tuple[list[Model], list[Seed
             raise ModelError(
                 f"{model!r} needs data sets.", mend="Give a dict of its arguments for each fit: [{...}, {...}]."
             )
+        _check_datasets(datasets)
         # A float that differs from one data set to the next is data.
         data = [jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, d) for d in datasets]
         models = [model(**each) if isinstance(each, Mapping) else model(*each) for each in data]
+    elif datasets is not None:
+        mend = "Give the function under @vb.model itself with them, or the applied models alone."
+        raise ModelError("datasets belong to a model function, but the model is applied already.", mend=mend)
     elif isinstance(model, (list, tuple)):
         models = list(model)
     else:
@@ -112,6 +116,23 @@ def _each(model: Any, datasets: Any, seeds: Any) -> tuple[list[Model], list[Seed
             mend="Give as many seeds as data sets, or one for all.",
         )
     return models, seeds
+
+
+def _check_datasets(datasets: Any) -> None:
+    if isinstance(datasets, Mapping):
+        first = next(iter(datasets), "y")
+        raise ModelError(
+            f"datasets is one dict, of {', '.join(map(str, datasets))}, not one for each fit.",
+            mend=f"Take it apart along its first axis: [{{{first!r}: row}} for row in {first}].",
+        )
+    for number, each in enumerate(datasets):
+        if not isinstance(each, (Mapping, tuple, list)):
+            raise ModelError(
+                f"data set {number} is of type {type(each).__name__}, not the arguments of the model function.",
+                mend="Give for each fit a dict of its arguments, {'y': row}, or a tuple, (row,).",
+            )
+    if not len(datasets):
+        raise ModelError("there are no data sets.", mend="Give a dict of the arguments for each fit: [{...}, {...}].")
 
 
 def _checked(model: Model, number: int, first: Model) -> Model:

@@ -8,6 +8,7 @@ the data comes next, in `solve.prepare`.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
@@ -28,7 +29,10 @@ from vbppl.inference.solution import Solution
 from vbppl.inference.stochastic import svi
 from vbppl.inference.stochastic.minibatch import minibatches_of
 from vbppl.inference.stochastic.settings import Stochastic
-from vbppl.model.model import Model
+from vbppl.model.arguments import name_of
+from vbppl.model.model import Model, ModelFunction, check_applied
+from vbppl.model.shapes import as_numbers
+from vbppl.model.trace import abstract_sites
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target, owned
 
@@ -109,7 +113,8 @@ def plan(
       ModelError: the choices do not go together; the message says which, and what would.
       TypeError, ValueError: one of them is none.
     """
-    _check_start(start)
+    _check_start(start, target)
+    _check_validation(method, target)
     minibatches = minibatches_of(target, batch_size)
     family, is_automatic = _guide(guide, target, minibatches), isinstance(guide, str) and guide == "auto"
     solver = SOLVERS.get(type(family))
@@ -138,9 +143,18 @@ def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
         return FullRank() if target.dim > 1 else MeanField()
     if isinstance(guide, str) and guide in GUIDES:
         return GUIDES[guide]()
+    if isinstance(guide, type) and issubclass(guide, Guide):
+        raise TypeError(
+            f"guide is the class {guide.__name__}, not a guide.\n  To mend it: Write vb.{guide.__name__}()."
+        )
+    if isinstance(guide, ModelFunction):
+        raise TypeError(
+            f"guide is the function {guide!r} itself.\n  To mend it: Apply it to the arguments of the model."
+        )
+    names = ", ".join(map(repr, ("auto", *GUIDES)))
     raise ValueError(
-        f"guide must be 'auto', {', '.join(map(repr, GUIDES))}, a guide such as vb.MeanField(), or a function "
-        f"under @vb.guide applied to its arguments; not {guide!r}."
+        f"guide must be one of {names}, or a guide, not {guide!r}.\n"
+        "  To mend it: Take one of these, vb.MeanField() or its like, or a function under @vb.guide, applied."
     )
 
 
@@ -192,16 +206,66 @@ def _coordinates(target: Target, is_free: bool) -> np.ndarray:
     return given
 
 
-def _check_start(start: Any) -> None:
+def _check_start(start: Any, target: Target) -> None:
     if not (start is None or isinstance(start, (Posterior, Mapping))):
         raise TypeError(f"start must be a posterior, or a dict of values by the sites' names, not {start!r}.")
+    known, own = {*target.layout.reported}, {slot.name: slot.shape for slot in target.layout.slots}
+    for name, value in start.items() if isinstance(start, Mapping) else ():
+        if name not in known and name not in own:
+            close = difflib.get_close_matches(name, own, n=1)
+            mend = f"Did you mean '{close[0]}'?" if close else "Name latent sites of the model."
+            raise ModelError(f"start has a value for '{name}', which is no latent site.", mend=mend)
+        shape = as_numbers(value, "start", name).shape if name in own else None
+        if shape is not None and shape != own[name]:
+            mend = "Give one value of the site's shape, such as posterior.mean() has."
+            raise ModelError(f"start has shape {shape}, but the site has shape {own[name]}.", site=name, mend=mend)
 
 
-def check_call(seconds: Any, progress: Any, callback: Any) -> None:
-    """Refuse arguments of `fit` that are not what they should be, before anything is done."""
+def _check_validation(method: Any, target: Target) -> None:
+    """The rows kept back belong to the function that is fitted."""
+    validation = getattr(method, "validation", None)
+    if validation is None:
+        return
+    check_applied(validation.model)
+    if isinstance(target.model, Model) and validation.model.function is not target.model.function:
+        names = [name_of(model.function) for model in (validation.model, target.model)]
+        raise ModelError(
+            f"the validation set is one of {names[0]}, but {names[1]} is fitted.",
+            mend=f"Apply the same function to the rows kept back: vb.Validation({names[1]}(...)).",
+        )
+    try:
+        abstract_sites(validation.model)
+    except ModelError as error:
+        raise ModelError(f"in the validation set: {error.what}", **error.rest) from error
+
+
+# What other libraries call an argument, and what says it here.
+ARGUMENTS: Mapping[Any, str] = MappingProxyType(
+    dict.fromkeys(("num_steps", "steps", "n_steps", "epochs"), "method=vb.Stochastic(steps=10_000)")
+    | dict.fromkeys(("rng_key", "key", "random_seed", "random_state"), "seed=0, or seed=jax.random.key(0)")
+    | dict.fromkeys(("lr", "learning_rate", "step_size"), "method=vb.Stochastic(optimizer=optax.adam(1e-2))")
+    | dict.fromkeys(("optimizer", "optim"), "method=vb.Stochastic(optimizer=optax.adam(1e-2))")
+    | dict.fromkeys(("num_samples", "draws", "n_samples"), "vb.fit(model).sample(1000)")
+    | dict.fromkeys(("progress_bar", "progressbar"), "progress=True")
+)
+
+
+def check_call(
+    seconds: Any,
+    progress: Any,
+    callback: Any,
+    precision: Any = "auto",
+    foreign: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Refuse arguments of `fit` that are not what they should be, or that it does not have, before anything is done."""
+    for name in foreign:
+        mend = f"Write {ARGUMENTS[name]}." if name in ARGUMENTS else "help(vb.fit) lists its arguments."
+        raise TypeError(f"fit has no argument {name}=.\n  To mend it: {mend}")
     is_number = isinstance(seconds, (int, float, np.number)) and not isinstance(seconds, bool)
     if seconds is not None and not (is_number and seconds > 0):
         raise ValueError(f"seconds must be a positive number, or None for no limit, not {seconds!r}.")
+    if precision not in ("auto", "session", "float64"):
+        raise ValueError(f"precision must be 'auto', 'session' or 'float64', not {precision!r}.")
     if progress not in (None, True, False):
         raise TypeError(f"progress must be True, False or None, not {progress!r}.")
     if callback is not None and not callable(callback):

@@ -6,30 +6,37 @@ up, an encoder whose output has the wrong shape.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
+from vbppl.core.plain_words import in_plain_words
 from vbppl.core.watch import Watch
+from vbppl.distributions.families.degenerate import ImproperUniform
 from vbppl.fitting.plan import Plan
 from vbppl.guides.base import Start
 from vbppl.guides.gaussian import START_SD
 from vbppl.guides.program import ProgramGuide
 from vbppl.inference.deterministic import problem as deterministic
-from vbppl.inference.initialization import starts_of
-from vbppl.inference.solution import Solution
+from vbppl.inference.initialization import InitializationError, climbed, starts_of
+from vbppl.inference.solution import NotSearched, Solution
 from vbppl.inference.stochastic import minibatch
 from vbppl.inference.stochastic import problem as stochastic
+from vbppl.model.trace import abstract_sites
 from vbppl.posterior.judge import judge
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import Report, Unjudged
-from vbppl.target.target import Target, in_mode, model_of
+from vbppl.target.batched import BLOCK
+from vbppl.target.plain import is_plain
+from vbppl.target.target import Target, check_numbers, error_somewhere, in_mode, model_of
 
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
@@ -41,13 +48,29 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     Raises:
       ModelError: the data, the start or the guide's own network do not fit the model; the message says where.
     """
-    if isinstance(plan.settings, deterministic.Deterministic):
+    settings = plan.settings
+    if isinstance(settings, deterministic.Deterministic):
         # All rows are shown, so what is read in parts elsewhere is read whole.
         targets = [minibatch.resolve_sources(target, plan.guide, plan.minibatches)[0] for target in targets]
+    for number, each in enumerate(targets):
+        check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
+    if isinstance(settings, deterministic.Deterministic):
         start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
-        return deterministic.Problem(targets, plan.settings, plan.coordinates, start, raw_keys, rank)
+        return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank)
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
+
+
+@contextlib.contextmanager
+def explaining(targets: Sequence[Target]) -> Iterator[None]:
+    """Where no start is found, say which number in a model is to blame, if one is; and what a leak of JAX's means."""
+    try:
+        yield
+    except jax.errors.UnexpectedTracerError as error:
+        raise in_plain_words(error, None) or error from error
+    except InitializationError as error:
+        found = next(filter(None, map(error_somewhere, targets)), None)
+        raise error if found is None else found from error
 
 
 def _starts(plan: Plan, target: Target) -> np.ndarray | None:
@@ -72,6 +95,36 @@ def _place(start: Any, target: Target) -> np.ndarray | None:
             mend="Start from values strictly inside, such as a posterior's means.",
         )
     return np.stack([loc, np.log(np.maximum(sd, 1e-300))])
+
+
+def from_prior(target: Target, raw: np.ndarray) -> tuple[dict[str, Any], float] | None:
+    """Values of the latent sites where one of `BLOCK` draws of the prior climbs highest, and the log density there.
+
+    None where there is no model, or the prior of a site cannot be drawn from.
+    """
+    sites = [] if is_plain(target.model) else abstract_sites(target.model).values()
+    names = [slot.name for slot in target.layout.slots]
+    if not sites or any(site.distribution == ImproperUniform.__name__ for site in sites):
+        return None
+    try:
+        drawn = target.model.sample(BLOCK, jax.random.wrap_key_data(jnp.asarray(raw)))
+    except NotImplementedError:  # a distribution of the user's own without a sampler
+        return None
+    z, height = climbed(target, np.asarray(target.unconstrain({name: drawn[name] for name in names}), np.float64))
+    values = target.constrain(z)
+    return {name: values[name] for name in names}, height
+
+
+def solved_from_prior(plan: Plan, problem: Any, watch: Watch, error: InitializationError) -> Solution:
+    """Where no box holds a start, the solution from a draw of the prior; `error` where that is none either."""
+    found = from_prior(problem.targets[0], problem.raw_keys[0]) if plan.start is None else None
+    if found is None or not np.isfinite(found[1]):
+        raise error
+    again = prepare(dataclasses.replace(plan, start=found[0]), problem.targets, problem.raw_keys)
+    (solution,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+    only = NotSearched("a draw of the prior was the only start")
+    text = f"the boxes held none; one of {BLOCK} draws of the prior was taken"
+    return dataclasses.replace(solution, other_modes=only).noted("starts", text)
 
 
 def _stochastic(plan: Plan, target: Target, raw: np.ndarray) -> stochastic.Problem:

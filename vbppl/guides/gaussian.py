@@ -169,4 +169,6 @@ def normal_of(guide: Guide, phi: AnyArray) -> tuple[np.ndarray, np.ndarray] | No
     """Mean `(dim,)` and factor `(dim, dim)` of the normal that a guide is, in float64; None where it is none."""
     if not isinstance(guide, Gaussian):
         return None
-    return np.asarray(guide.loc(phi), np.float64), np.asarray(guide.factor(phi), np.float64)
+    # First in float64: in 32 bits the sds of a fit that went wrong may all be zero, and the factor singular.
+    phi = np.asarray(phi, np.float64)
+    return phi[0], np.asarray(guide.factor(phi)) + 1e-300 * np.eye(phi.shape[-1])

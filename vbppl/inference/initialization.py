@@ -6,7 +6,8 @@ the highest finite points win. The climb is short on purpose: the mode of a hier
 may lie at infinity, and a fit wants its body, not its mode.
 
 A mode far outside of the boxes would be met by none of them. So some candidates more begin far out and climb further;
-one of them is a start too where it ends as high as the others, and elsewhere.
+one of them is a start too where it ends as high as the others, and elsewhere. Where they still travel at the end, as
+towards a prior at a million, they climb on with steps that double.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from vbppl.target.target import Target
 
 RADII = (10.0, 2.0, 1.0, 0.1)
 CLIMB = 16
-LONGEST = 0.5  # of a step
+FIRST_STEP, LONGEST = 0.1, 0.5
 ASCENT = 200  # steps of L-BFGS to a mode
 SHAKES = 3
 LOWER = 10.0  # nats
 ELSEWHERE = 5.0  # from the highest, in some coordinate
-# Of the candidates far out: boxes, points of each, steps, the longest step.
-FAR_RADII, FAR_EACH, FAR_CLIMB, FAR_LONGEST = (100.0, 30.0), 8, 32, 10.0
+GROWTH = 1.2  # of a step that leads on
+# Of the candidates far out: boxes, points of each, steps, the longest step; the growth of steps that still travel.
+FAR_RADII, FAR_EACH, FAR_CLIMB, FAR_LONGEST, FAR_GROWTH = (100.0, 30.0), 8, 32, 10.0, 2.0
 
 
 Evaluated: TypeAlias = tuple[np.ndarray, np.ndarray]
@@ -65,14 +67,16 @@ def find_starts(
     """
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
     z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
-    best, heights = _uphill(density, z, density(z), CLIMB, LONGEST)
+    best, heights, _ = _uphill(density, z, density(z), np.full_like(z, FIRST_STEP), CLIMB)
     found = np.any(np.isfinite(heights), axis=1)
     points = np.stack([some[_apart(some, high, count)] for some, high in zip(best, heights)])
     if count == 1:
         return points, found
     radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
     z = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
-    far, high = _uphill(density, z, density(z), FAR_CLIMB, FAR_LONGEST)
+    far, high, step = _uphill(density, z, density(z), np.full_like(z, FIRST_STEP), FAR_CLIMB, longest=FAR_LONGEST)
+    if np.any((step >= FAR_LONGEST) & np.isfinite(high)[..., None]):
+        far, high, _ = _uphill(density, far, density(far), step, FAR_CLIMB, FAR_GROWTH, np.inf)
     # Those that ended where the highest lies, or much lower, are nothing new.
     elsewhere = np.abs(far - points[:, :1]).max(axis=2, initial=0.0) > ELSEWHERE
     high = np.where(elsewhere & (high >= heights.max(axis=1, keepdims=True) - LOWER - dim), high, -np.inf)
@@ -84,10 +88,15 @@ def find_starts(
 
 
 def _uphill(
-    density: Callable[[np.ndarray], Evaluated], z: np.ndarray, evaluated: Evaluated, steps: int, longest: float
-) -> Evaluated:
-    """The highest points that candidates `z`, `(lanes, points, dim)`, come by, and their log densities."""
-    step = np.full_like(z, 0.1)
+    density: Callable[[np.ndarray], Evaluated],
+    z: np.ndarray,
+    evaluated: Evaluated,
+    step: np.ndarray,
+    steps: int,
+    growth: float = GROWTH,
+    longest: float = LONGEST,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The highest points that candidates `z`, `(lanes, points, dim)`, come by, their log densities, the last steps."""
     # Signs alone: gradients of a bad start may be of any size, and their sizes say nothing of the way.
     best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
     for step_left in reversed(range(steps)):
@@ -98,10 +107,21 @@ def _uphill(
         # Where the density is not finite, go half the way back to the best point, or to the origin.
         z = np.where(finite[..., None], z, (z + np.where(np.isfinite(best_log_p)[..., None], best, 0.0)) / 2)
         sign = np.sign(np.where(finite[..., None], gradient, 0.0))
-        step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, 1.2]), 1e-6, longest)
+        step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, growth]), 1e-6, longest)
         z, previous = z + step * sign, sign
         evaluated = density(z) if step_left else evaluated
-    return best, best_log_p
+    return best, best_log_p, step
+
+
+def climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
+    """The highest point, `(dim,)`, that candidates `z`, `(points, dim)`, come by, and its log density."""
+
+    def density(z: np.ndarray) -> Evaluated:
+        log_p, gradient = evaluate(target, z[0])
+        return log_p[None], gradient[None]
+
+    (best,), (heights,), _ = _uphill(density, z[None], density(z[None]), np.full_like(z[None], FIRST_STEP), CLIMB)
+    return best[heights.argmax()], float(heights.max())
 
 
 def starts_of(target: Target, rng: np.random.Generator, count: int, density: Density | None = None) -> np.ndarray:

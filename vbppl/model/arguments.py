@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
 from vbppl.data.source import UNNAMED, Source, is_source
+from vbppl.model.shapes import as_numbers
 
 
 def name_of(function: Callable[..., Any]) -> str:
     """What to call a function in messages; a `functools.partial` has no name of its own."""
+    function = function.func if isinstance(function, functools.partial) else function
     return getattr(function, "__name__", type(function).__name__)
 
 
@@ -28,7 +32,7 @@ def split(
     """The data among a model's arguments; for each argument its setting, or None where it is data; the structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)
     leaves = [
-        as_source(leaf, path, function) if is_source(leaf) else as_data(leaf, name_of(function)) for path, leaf in paths
+        as_source(leaf, path, function) if is_source(leaf) else _data_at(leaf, path, function) for path, leaf in paths
     ]
     settings = tuple(None if is_data(leaf) else Setting.of(leaf, name_of(function)) for leaf in leaves)
     return tuple(leaf for leaf in leaves if is_data(leaf)), settings, structure
@@ -71,12 +75,63 @@ def as_source(leaf: Any, path: tuple, function: Callable[..., Any]) -> Source:
     """The source, under the name of its argument; one that a model passes on to another keeps its name."""
     if isinstance(leaf, Source) and leaf.name != UNNAMED:
         return leaf
+    return (leaf if isinstance(leaf, Source) else Source(leaf)).named(_argument(path, function))
+
+
+def _argument(path: tuple, function: Callable[..., Any]) -> str:
+    """What a function calls the argument, or the part of one, that stands at `path` of `(args, kwargs)`."""
     names = list(inspect.signature(function).parameters)
     first, argument, *rest = path
     at = argument.idx if isinstance(argument, jax.tree_util.SequenceKey) else argument.key
     name = names[min(at, len(names) - 1)] if first.idx == 0 else at
     more = f"[{at - len(names) + 1}]" if first.idx == 0 and at >= len(names) else ""
-    return (leaf if isinstance(leaf, Source) else Source(leaf)).named(name + more + jax.tree_util.keystr(tuple(rest)))
+    return name + more + jax.tree_util.keystr(tuple(rest))
+
+
+# What other languages' statements take, and what says it here.
+FOREIGN = {
+    "infer": "Leave it out: a latent site's coordinates are chosen by vb.fit, or by vb.decenter.",
+    "obs_mask": "Write dist.mask(mask) for rows that do not count; what is missing is a latent site of its own.",
+    "rng_key": "Leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).",
+    "observed": "Write obs=y.",
+    "event_dim": "Leave it out: every number of a param is learnt, whatever its shape.",
+}
+
+
+def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -> None:
+    """Refuse keywords that a statement does not have."""
+    for name in given:
+        mend = FOREIGN.get(name, f"Write {known}.")
+        raise TypeError(f"site '{site}': {word} has no argument {name}=.\n  To mend it: {mend}")
+
+
+def check_function(function: Any) -> None:
+    """Refuse functions that do not run when they are called."""
+    kinds = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+    if any(is_one(function) for is_one in kinds):
+        raise TypeError(
+            f"{name_of(function)} yields or is asynchronous, so none of its statements would run.\n"
+            "  To mend it: Write a plain function; a value leaves it by return, or by vb.deterministic."
+        )
+
+
+def _data_at(leaf: Any, path: tuple, function: Callable[..., Any]) -> Any:
+    """Things that hold numbers (a pandas column, say) as arrays; an array of anything else is an error."""
+    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__") or (is_array(leaf) and leaf.dtype.kind in "bfc"):
+        return leaf
+    array = as_numbers(leaf, f"argument {_argument(path, function)} of {name_of(function)}")
+    return leaf if is_array(leaf) else array
+
+
+def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
+    """Which arguments of a function hold NaN, one a line; "" where none does."""
+    lines = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)[0]:
+        if is_array(leaf) and jnp.issubdtype(leaf.dtype, np.floating) and (off := np.isnan(np.asarray(leaf))).any():
+            first = ", ".join(str(int(i)) for i in np.argwhere(off)[0])
+            where = f": {off.sum()} of {off.size} values; the first, at [{first}]" if off.ndim else ""
+            lines.append(f"argument {_argument(path, function)} of {name_of(function)} holds NaN{where}")
+    return "\n".join(lines)
 
 
 def is_data(leaf: Any) -> bool:
@@ -84,15 +139,11 @@ def is_data(leaf: Any) -> bool:
     return isinstance(leaf, Source) or (is_array(leaf) and not isinstance(leaf, (np.integer, np.bool_)))
 
 
-def as_data(leaf: Any, where: str) -> Any:
-    """Things that hold numbers (a pandas column, say) become arrays; an array of anything else is an error."""
-    if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__"):
-        return leaf
-    array = leaf if is_array(leaf) else np.asarray(leaf)
-    if array.dtype.kind not in "biufc":
-        what = "strings" if array.dtype.kind in "US" else f"dtype {array.dtype}"
-        raise ModelError(
-            f"{where} got an array of {what}, not of numbers.",
-            mend="Encode categories as integers, for instance with np.unique(column, return_inverse=True).",
-        )
-    return array
+def shown(value: Any) -> str:
+    """An argument in a line: of arrays the dtype and shape."""
+    leaves = jax.tree.leaves(value)
+    if is_array(value):
+        return f"{value.dtype}{list(value.shape)}"
+    if any(is_array(leaf) for leaf in leaves):
+        return f"<{type(value).__name__}>"
+    return name_of(value) if callable(value) else repr(value)

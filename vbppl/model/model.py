@@ -19,27 +19,36 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.keys import raw_key, wrap
-from vbppl.core.pytree import is_array, pytree, set_field, static
+from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source
-from vbppl.model.arguments import Setting, as_data, name_of, split, value_of
+from vbppl.model.arguments import Setting, check_function, name_of, shown, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
 from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
-from vbppl.model.shapes import all_rows, check_value
-from vbppl.model.trace import Outline, abstract_sites, initial_params, initial_states, log_joint, traced, values_of
+from vbppl.model.shapes import all_rows, as_numbers, check_value
+from vbppl.model.trace import (
+    Outline,
+    abstract_sites,
+    check_numbers,
+    initial_params,
+    initial_states,
+    log_joint,
+    traced,
+    values_of,
+)
 
 
 class ModelFunction:
     """A function under `@model` or `@guide`; applied to arguments it returns a `Model`."""
 
     def __init__(self, function: Callable[..., Any]):
+        check_function(function)
         functools.update_wrapper(self, function)
         self._function = function
         self._signature = inspect.signature(function)
@@ -214,9 +223,10 @@ class Model(Program):
 
         Returns: for each sample and deterministic site an array `(n, ...)`.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}.")
-        given = jax.device_put((self.loaded(), _own_params(self, params or {}), raw_key(seed)))
+        n, whole = whole_number("n", n), self.loaded()
+        if not self.interventions:  # what is set from outside may be an edge: a scale of zero makes all alike
+            check_numbers(whole, observations=False)
+        given = jax.device_put((whole, _own_params(self, params or {}), raw_key(seed)))
         return _prior_draws(*given, n)
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
@@ -232,6 +242,8 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
+        words = {name: value for name, value in values.items() if isinstance(value, (str, list, tuple))}
+        values = {**values, **{name: as_numbers(value, "the value given", name) for name, value in words.items()}}
         return _log_joint(*jax.device_put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
 
     def __reduce__(self) -> Any:
@@ -246,10 +258,10 @@ class Model(Program):
 
     def __repr__(self) -> str:
         args, kwargs = self.arguments
-        shown = [_shown(a) for a in args] + [f"{k}={_shown(v)}" for k, v in kwargs.items()]
+        given = [shown(a) for a in args] + [f"{k}={shown(v)}" for k, v in kwargs.items()]
         changes = [f".condition({', '.join(self.conditions)})"] * bool(self.conditions)
         changes += [f".do({', '.join(self.interventions)})"] * bool(self.interventions)
-        return f"{name_of(self.function)}({', '.join(shown)})" + "".join(changes)
+        return f"{name_of(self.function)}({', '.join(given)})" + "".join(changes)
 
     def _repr_html_(self) -> str:
         try:
@@ -259,10 +271,7 @@ class Model(Program):
         return f"<p>{html.escape(repr(self))}</p>{table}"
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
-        values = {name: np.asarray(as_data(value, name)) for name, value in values.items()}
-        for name, value in values.items():
-            if value.dtype.kind not in "biufc":
-                raise ModelError(f"the value given is {value!r}, not numbers.", site=name)
+        values = {name: as_numbers(value, "the value given", name) for name, value in values.items()}
         new = dataclasses.replace(self, **{what: {**getattr(self, what), **values}})
         abstract_sites(new)  # checks names and shapes
         return new
@@ -387,12 +396,3 @@ def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> in
             mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
         )
     return next(iter(counts), None)
-
-
-def _shown(value: Any) -> str:
-    leaves = jax.tree.leaves(value)
-    if is_array(value):
-        return f"{value.dtype}{list(value.shape)}"
-    if any(is_array(leaf) for leaf in leaves):
-        return f"<{type(value).__name__}>"
-    return name_of(value) if callable(value) else repr(value)

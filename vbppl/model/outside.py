@@ -26,6 +26,7 @@ import numpy as np
 from vbppl.core import archive
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import is_array
+from vbppl.model.shapes import check_range
 
 PLAIN = (bool, int, float, complex, str, bytes)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
@@ -35,8 +36,16 @@ Reading = tuple[tuple[str, str], ...]
 
 
 def reading(functions: Iterable[Callable[..., Any]]) -> Reading:
-    """The names of all that is read, each with a digest: a hashable value that holds no data."""
-    return tuple((name, _digest(value)) for name, value in _found(functions).items() if not _is_noise(value))
+    """The names of all that is read, each with a digest: a hashable value that holds no data.
+
+    Raises:
+      ModelError: an array holds integers that would wrap.
+    """
+    found = {name: value for name, value in _found(functions).items() if not _is_noise(value)}
+    for name, value in found.items():
+        if isinstance(value, np.ndarray):
+            check_range(value, f"{name}, read from outside the arguments,")
+    return tuple((name, _digest(value)) for name, value in found.items())
 
 
 @contextlib.contextmanager

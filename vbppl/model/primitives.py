@@ -21,13 +21,28 @@ from typing import Any
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, PyTree, Shape
 from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.shapes import Frame, check_owned, expanded, observation, plated, source_frame, take_rows, take_shown
+from vbppl.model.arguments import check_keywords
+from vbppl.model.shapes import (
+    Frame,
+    check_owned,
+    check_plate,
+    check_transforms,
+    expanded,
+    observation,
+    plate_dim,
+    plate_rows,
+    plated,
+    source_frame,
+    take_rows,
+    take_shown,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +95,11 @@ class Run:
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
+        self.within = get_opaque_trace_state()  # of JAX: what transforms stand around the run
 
     def ask(self, site: Site) -> Site:
         """Let the interpreter answer `site`, and remember the answer."""
+        check_transforms(site.kind, site.name, self.within)
         before = self.sites.get(site.name)
         if before is not None:
             kinds = f"a {before.kind} and a {site.kind} statement"
@@ -93,8 +110,18 @@ class Run:
                 site=site.name,
                 mend="Give each statement its own name; for many like variables use a plate.",
             )
-        self.sites[site.name] = site = self.interpreter(site)
+        try:
+            self.sites[site.name] = site = self.interpreter(site)
+        except KeyError as error:
+            if error.args != (site.name,):
+                raise
+            raise _changing(site.name, "was not there when the model was first run") from error
         return site
+
+
+def _changing(site: str, what: str) -> ModelError:
+    mend = "Let the same statements run each time: nothing that counts runs, or is random, may choose among them."
+    return ModelError(f"the site {what}.", site=site, mend=mend)
 
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("vbppl_run", default=None)
@@ -131,7 +158,7 @@ def _run(word: str) -> Run:
     return run
 
 
-def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -> Any:
+def sample(name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape = (), **foreign: Any) -> Any:
     """State that `name` is distributed as `dist`; return its value in this run.
 
     Args:
@@ -149,12 +176,13 @@ def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -
       ModelError: the shapes of `dist`, the plates and `obs` disagree, or the name is taken.
     """
     run, name = _run_and_name("sample", name)
+    check_keywords("sample", name, foreign, "sample(name, dist, obs=y)")
     if isinstance(dist, Program):
         return _submodel(run, name, dist, obs)
     _not_a_function(name, dist)
     dist = as_distribution(dist, name)
     if sample_shape:
-        dist = dist.expand_by(tuple(sample_shape))
+        dist = dist.expand_by(sample_shape)
     dist = expanded(name, dist, run.frames)
     if obs is not None:
         obs = observation(name, dist, obs, run.frames)
@@ -162,7 +190,7 @@ def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -
     return run.ask(site).value
 
 
-def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
+def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any) -> PyTree:
     """A value learnt by maximum marginal likelihood: no prior, one best value.
 
     Args:
@@ -176,6 +204,7 @@ def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
       the same kind of thing as `init`, holding the current values.
     """
     run, name = _run_and_name("param", name)
+    check_keywords("param", name, foreign, "param(name, init, constraint)")
     if isinstance(init, int) and not isinstance(init, bool):
         init = float(init)
     if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
@@ -185,7 +214,8 @@ def param(name: str, init: PyTree, constraint: Any = None) -> PyTree:
             mend="Pass the initial value itself, for instance init(jax.random.key(0)).",
         )
     if not jax.tree.leaves(init):
-        raise ModelError(f"init is {init!r}: it holds no number.", site=name, mend="Pass the initial value.")
+        mend = f"Write where the search begins: vb.param({name!r}, 0.0)."
+        raise ModelError(f"init is {init!r}: it holds no number.", site=name, mend=mend)
     support = real if constraint is None else as_bijector(constraint)
     if support is None:
         raise ModelError(
@@ -263,24 +293,15 @@ class plate:  # a word of the language, so lower case
     def __init__(self, name: str, size: int, subsample_size: int | None = None, dim: int | None = None):
         run, name = _run_and_name("plate", name)
         self._run = run
-        size, subsample_size = _rows(name, size, subsample_size)
+        size, subsample_size = plate_rows(name, size, subsample_size)
         shown = _shown_rows(run, name, size, subsample_size)
         indices = shown.indices if isinstance(shown, RowBlock) else shown
         length = size if indices is None else indices.shape[0]
         self._indices = indices
-        self._frame = Frame(name, size, length, _dimension(name, dim, run.frames))
+        self._frame = Frame(name, size, length, plate_dim(name, dim, run.frames))
 
     def __enter__(self) -> Array:
-        clash = [f for f in self._run.frames if f.dim == self._frame.dim]
-        if clash:
-            mend = "Give one of them another dim=..., or create the inner plate inside the outer one."
-            if clash[0].name == self._frame.name:
-                mend = "A plate cannot stand inside itself: close it first, or give the inner plate its own name."
-            raise ModelError(
-                f"plates '{clash[0].name}' and '{self._frame.name}' both own dim {self._frame.dim}.",
-                details="\n".join(f"plate '{f.name}': {f}" for f in (clash[0], self._frame)),
-                mend=mend,
-            )
+        check_plate(self._frame, self._run.frames)
         self._outer = self._run.frames
         self._run.frames = (*self._run.frames, self._frame)
         return jnp.arange(self._frame.size) if self._indices is None else self._indices
@@ -313,12 +334,13 @@ def _run_and_name(word: str, name: Any) -> tuple[Run, str]:
     """The current run, and the name of a site in it: longer inside a model that is a part of another."""
     run = _run(f"{word}({name!r}, ...)")
     if not isinstance(name, str) or not name:
-        raise ModelError(f"a site's name must be a non-empty string, not {name!r}.")
+        mend = f'Put a name first: vb.{word}("x", ...).'
+        raise ModelError(f"a site's name must be a non-empty string, not {name!r:.80}.", mend=mend)
     return run, run.prefix + name
 
 
 def _not_a_function(name: str, dist: Any) -> None:
-    if callable(dist) and not isinstance(dist, type) and not hasattr(dist, "log_prob"):
+    if callable(dist) and not isinstance(dist, type) and not (hasattr(dist, "log_prob") or hasattr(dist, "rvs")):
         called = getattr(dist, "__name__", type(dist).__name__)
         raise ModelError(
             f"the second argument of sample is the function {called}, not a distribution.",
@@ -328,6 +350,9 @@ def _not_a_function(name: str, dist: Any) -> None:
 
 
 def _numbers(name: str, what: str, value: Any) -> Any:
+    if hasattr(value, "log_prob"):
+        mend = f"Take its log_prob(x) here, or state that a site has it: vb.sample({name!r}, ...)."
+        raise ModelError(f"{what} is a distribution, {type(value).__name__}, not numbers.", site=name, mend=mend)
     try:
         return jax.tree.map(jnp.asarray, value)
     except TypeError:
@@ -349,28 +374,6 @@ def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
         run.prefix = before
 
 
-def _rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
-    """The sizes as ints, after checking them."""
-    given = {"size": size} if subsample_size is None else {"size": size, "subsample_size": subsample_size}
-    for what, value in given.items():
-        if isinstance(value, jax.core.Tracer):
-            raise ModelError(
-                f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",
-                mend="Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.",
-            )
-        if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < 1:
-            raise ModelError(
-                f"plate '{name}': {what} must be a positive int, not {value!r}.",
-                mend="Take it from the shape of the data: len(y), x.shape[0].",
-            )
-    if subsample_size is not None and int(subsample_size) > int(size):
-        raise ModelError(
-            f"plate '{name}': subsample_size is {subsample_size}, but the plate has only {size} rows.",
-            mend="Leave subsample_size out, or make it smaller.",
-        )
-    return int(size), None if subsample_size is None else int(subsample_size)
-
-
 def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> Array | RowBlock | None:
     """The rows to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
     before = run.sites.get(name)
@@ -381,13 +384,3 @@ def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> A
         problem = f"the name is used by {other} and by a plate of {size} rows."
         raise ModelError(problem, site=name, mend="Rename one of the two.")
     return before.value
-
-
-def _dimension(name: str, dim: int | None, frames: tuple[Frame, ...]) -> int:
-    taken = {frame.dim for frame in frames}
-    if dim is None:
-        return next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
-    if dim >= 0:
-        problem = f"plate '{name}': dim must be negative (counted from the right), not {dim}."
-        raise ModelError(problem, mend="The rightmost batch dim is -1, the next -2.")
-    return dim

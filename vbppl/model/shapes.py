@@ -13,10 +13,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core.errors import ModelError
+from vbppl.core.plain_words import TOO_LARGE
 from vbppl.core.types import Array, Shape
 from vbppl.data.source import RowBlock, Source, places_of
 from vbppl.distributions.base import Distribution, parameters
@@ -65,6 +68,63 @@ def expanded(site: str, dist: Distribution, frames: Frames) -> Distribution:
     return dist.expand(plated(batch, frames))
 
 
+def check_transforms(kind: str, site: str, within: Any) -> None:
+    """A statement must stand under the transforms of JAX that stand around the whole run, `within`, and no others."""
+    if get_opaque_trace_state() != within:
+        raise ModelError(
+            f"the {kind} statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.",
+            site=site,
+            mend="Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.",
+        )
+
+
+def check_plate(frame: Frame, frames: Frames) -> None:
+    """An open plate owns its name and its dim alone."""
+    for other in frames:
+        if other.name == frame.name:
+            mend = "Close it first, or give the inner plate its own name."
+            raise ModelError(f"plate '{frame.name}' ({frame}) stands inside itself.", mend=mend)
+        if other.dim == frame.dim:
+            raise ModelError(
+                f"plates '{other.name}' and '{frame.name}' both own dim {frame.dim}.",
+                details="\n".join(f"plate '{f.name}': {f}" for f in (other, frame)),
+                mend="Give one of them another dim=..., or create the inner plate inside the outer one.",
+            )
+
+
+def plate_rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | None]:
+    """The sizes of a plate as ints, after checking them."""
+    given = {"size": size} if subsample_size is None else {"size": size, "subsample_size": subsample_size}
+    for what, value in given.items():
+        if isinstance(value, jax.core.Tracer):
+            raise ModelError(
+                f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",
+                mend="Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.",
+            )
+        if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= int(value) < 2**31:
+            raise ModelError(
+                f"plate '{name}': {what} must be a positive int below 2^31, not {value!r}.",
+                mend="Take it from the shape of the data: len(y), x.shape[0].",
+            )
+    if subsample_size is not None and int(subsample_size) > int(size):
+        raise ModelError(
+            f"plate '{name}': subsample_size is {subsample_size}, but the plate has only {size} rows.",
+            mend="Leave subsample_size out, or make it smaller.",
+        )
+    return int(size), None if subsample_size is None else int(subsample_size)
+
+
+def plate_dim(name: str, dim: int | None, frames: Frames) -> int:
+    """The batch dimension of a plate: the one asked for, or the rightmost that is free."""
+    taken = {frame.dim for frame in frames}
+    if dim is None:
+        return next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
+    if isinstance(dim, bool) or not hasattr(dim, "__index__") or dim >= 0:
+        problem = f"plate '{name}': dim must be a negative int (counted from the right), not {dim!r}."
+        raise ModelError(problem, mend="The rightmost batch dim is -1, the next -2.")
+    return dim
+
+
 def check_owned(site: str, what: str, batch: Shape, frames: Frames, parts: Sequence[tuple[str, Any]] = ()) -> None:
     """Inside plates every batch dimension longer than 1 must belong to one, with its length."""
     owner = {frame.dim: frame for frame in frames}
@@ -83,10 +143,10 @@ def check_owned(site: str, what: str, batch: Shape, frames: Frames, parts: Seque
 def observation(site: str, dist: Distribution, obs: Any, frames: Frames) -> Array:
     """`obs` as an array, after checking that it has exactly the shape of the site."""
     if not isinstance(obs, jax.Array):
-        obs = np.asarray(obs)
-        if obs.dtype.kind not in "biufc":
-            mend = "Encode it as numbers, for instance with np.unique(column, return_inverse=True)."
-            raise ModelError(f"obs holds {_kind(obs)}, not numbers.", site=site, mend=mend)
+        obs = as_numbers(obs, "obs", site)
+    if jnp.issubdtype(obs.dtype, np.complexfloating):
+        mend = "Observe real numbers: jnp.abs(y), or y.real and y.imag as two sites."
+        raise ModelError("obs holds complex numbers, but distributions are of real ones.", site=site, mend=mend)
     batch, event = tuple(dist.batch_shape), tuple(dist.event_shape)
     if obs.shape == (*batch, *event):
         return jnp.asarray(obs)
@@ -96,6 +156,46 @@ def observation(site: str, dist: Distribution, obs: Any, frames: Frames) -> Arra
         site=site,
         details=_table([("obs", obs.shape), ("site", site_shape), *_plate_rows(frames)]),
         mend=_obs_mend(obs.shape, batch, event, frames),
+    )
+
+
+def as_numbers(value: Any, what: str, site: str | None = None) -> np.ndarray:
+    """`value` as an array of numbers that the session can hold; `what` it is called, and the site it belongs to."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        mend = "Pad them to one length, and let what is padding not count: dist.Normal(...).mask(is_real)."
+        raise ModelError(f"the rows of {what} differ in length.", site=site, mend=mend) from None
+    if array.dtype.kind not in "biufc":
+        raise ModelError(f"{what} holds {_kind(array)}, not numbers.", site=site, mend=_encoding(array))
+    check_range(array, what, site)
+    return array
+
+
+def _encoding(array: np.ndarray) -> str:
+    if array.dtype.kind in "mM":
+        return "Count the time from the first: (t - t[0]) / np.timedelta64(1, 'D') is in days."
+    if array.dtype.kind == "O":
+        return "Make it numbers, np.asarray(column, float), where None becomes NaN; encode words with np.unique."
+    return "Encode it as numbers, for instance with np.unique(column, return_inverse=True)."
+
+
+def check_range(array: np.ndarray, what: str, site: str | None = None) -> None:
+    """Refuse whole numbers that the session's integers cannot hold: they would wrap, without a word."""
+    held = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
+    if array.dtype.kind not in "iu" or held == array.dtype or not array.size:
+        return
+    limits = np.iinfo(held)
+    if int(array.min()) >= limits.min and int(array.max()) <= limits.max:
+        return
+    off = (array < limits.min) | (array > limits.max)
+    first = tuple(int(i) for i in np.argwhere(off)[0]) if array.ndim else ()
+    place = f" at [{', '.join(map(str, first))}]" if first else ""
+    raise ModelError(
+        f"{what} holds the integer {int(array[first])}{place}, beyond the {held.itemsize * 8} bits of {held}.",
+        site=site,
+        details=f"{off.sum()} of {off.size} values lie outside {limits.min} ... {limits.max}" if first else "",
+        mend=TOO_LARGE,
     )
 
 

@@ -6,8 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import re
-import traceback
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import jax
@@ -17,8 +18,12 @@ import numpy as np
 from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
+from vbppl.core.nonfinite import first_nan
+from vbppl.core.plain_words import brief, in_plain_words
 from vbppl.core.types import Array, ArrayLike, Shape
-from vbppl.model.handlers import at_point, at_site, parts_of
+from vbppl.model.arguments import missing_in
+from vbppl.model.claims import SOMEWHERE, Claims, claims_of
+from vbppl.model.handlers import at_point, at_site, given, parts_of
 from vbppl.model.modules import parts, shapes_of
 from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
@@ -31,30 +36,13 @@ def traced(interpreter: Interpreter) -> Iterator[dict[str, Site]]:
     with running(Run(interpreter)) as run:
         try:
             yield run.sites
-        except NEEDS_NUMBERS as error:
-            raise _needs_numbers(error, list(run.sites)) from error
-
-
-NEEDS_NUMBERS = (
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.ConcretizationTypeError,
-)
-
-
-def _needs_numbers(error: Exception, met: list[str]) -> ModelError:
-    """Say in the words of the language what JAX means: a run that is compiled has no numbers."""
-    here = traceback.extract_tb(error.__traceback__)
-    own = [f for f in here if not any(f"/{house}/" in f.filename for house in ("vbppl", "jax", "numpy"))]
-    where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else str(error).splitlines()[0]
-    if isinstance(error, jax.errors.TracerBoolConversionError):
-        what, mend = "Python's `if`, `while`, `and` or `not`", "Write jnp.where(condition, a, b), or jax.lax.cond."
-    elif isinstance(error, jax.errors.TracerArrayConversionError):
-        what, mend = "NumPy", "Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i]."
-    else:
-        what, mend = "a Python number", "Leave out float() and int(), and take sizes from the shapes of arrays."
-    after = f", after site '{met[-1]}'" if met else ""
-    return ModelError(f"{what} met a value that has no number yet{after}.", details=where, mend=mend)
+        except Exception as error:
+            after = next(reversed(run.sites), None)
+            if (told := in_plain_words(error, after)) is not None:
+                raise told from error
+            if not isinstance(error, ModelError) and after is not None:
+                error.add_note(f"It happened in the model, after site '{after}'.")
+            raise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +86,7 @@ class Outline:
         while hasattr(core, "base_dist"):
             core = core.base_dist
         with at_site(site):
+            _check_density(site, core)
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             movable = not site.observed and dist.location_scale is not None
@@ -114,30 +103,116 @@ class Outline:
         return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
 
 
+def _check_density(site: Site, core: Any) -> None:
+    """A density that is not ours has the batch shape: a longer one would be summed, in silence."""
+    if type(core).__module__.startswith("vbppl.distributions"):
+        return
+    shape = jax.eval_shape(site.dist.log_prob, site.value).shape
+    if shape != tuple(site.dist.batch_shape):
+        raise ModelError(
+            f"the log density of {type(core).__name__} has shape {shape}, not that of the batch.",
+            details=f"batch: {tuple(site.dist.batch_shape)}\nevent: {tuple(site.dist.event_shape)}",
+            mend="Return one log density for each event: sum over the event's dimensions.",
+        )
+
+
 def abstract_sites(model: Any) -> dict[str, Outline]:
     """The sites of a run of a `Model` with shapes in the place of numbers: nothing is computed or compiled.
 
     What has been found is kept for models of the same function and shapes, as their compiled programs are.
     """
+    return dict(_abstract_run(model)[0])
+
+
+def check_numbers(model: Any, observations: bool = True, which: str = "") -> None:
+    """Refuse numbers of a `Model`'s data, or in its function, that its sites do not allow, before anything compiles.
+
+    Args:
+      observations: whether those are looked at too.
+      which: of several data sets, to begin the message with.
+    """
+    leaves = jax.tree.leaves(model)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    error, details = _abstract_run(model)[1].first_error(leaves, observations), ""
+    if error is None and (missing := missing_in(model.arguments, model.function)):
+        error, details = _abstract_run(model)[1].error_of_nan(leaves), missing
+    if error is not None:
+        mend = "Leave these rows out, or fill in what is missing." if details else error.mend
+        raise ModelError(which + error.what, site=error.site, details=details, mend=mend)
+
+
+def error_somewhere(model: Any, values: Mapping[str, Any] = MappingProxyType({})) -> ModelError | None:
+    """What a run shows to be wrong with its numbers: for fits that found no finite density, or lost some draws.
+
+    Args:
+      values: of latent sites, where the run is made; of the others some point.
+    """
+    somewhere = given(values, at_point(SOMEWHERE))
+    sites = model.trace(somewhere)
+    # NaN is the fault of what made it, not of the site that meets it.
+    claims = (claim for claim in claims_of(sites) if not np.isnan(np.asarray(claim.value)).any())
+    error = next(filter(None, (claim.error() for claim in claims)), None)
+    if error is None and (maker := first_nan(lambda model: log_joint(model.trace(somewhere)), model)):
+        where = next((name for name, site in sites.items() if _is_nan(site)), None)
+        what, mend = NAN_MENDS.get(maker, (f"JAX's '{maker}' gives NaN", "Keep its arguments where it is defined."))
+        error = ModelError(f"{what}.", site=where, mend=mend)
+    if error is None:
+        return None
+    latent = {name: np.asarray(s.value) for name, s in sites.items() if s.kind == "sample" and not s.observed}
+    known = {name: value for name, value in latent.items() if not np.isnan(value).any()}
+    point = ", ".join(f"{name} = {np.array2string(value, threshold=3, precision=4)}" for name, value in known.items())
+    return ModelError(error.what, site=error.site, details=f"where {point}" if point else "", mend=error.mend)
+
+
+def _is_nan(site: Site) -> bool:
+    return site.kind in ("sample", "factor") and bool(np.isnan(np.asarray(log_probs(site))).any())
+
+
+NAN_MENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "cholesky": (
+            "a matrix is not positive definite to rounding, so that its Cholesky factor is NaN",
+            "Add to its diagonal, K + 1e-6 * jnp.eye(n), or vb.fit(..., precision='float64').",
+        ),
+        "log": ("the logarithm of a negative number is NaN", "Keep it positive, as jnp.exp(a) and a ** 2 are."),
+        "sqrt": ("the root of a negative number is NaN", "Keep it positive, as jnp.exp(a) and a ** 2 are."),
+    }
+)
+
+
+def _abstract_run(model: Any) -> tuple[dict[str, Outline], Claims]:
     check(model.reads, model.functions)
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
-    return dict(_abstract_sites(structure, shapes, jnp.result_type(float)))
+    try:
+        return _abstract_sites(structure, shapes, jnp.result_type(float))
+    except ModelError as error:
+        raise brief(error) from error.__cause__
 
 
 @functools.lru_cache(maxsize=256)
-def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> dict[str, Outline]:
+def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dtype: Any) -> Any:
     found: dict[str, Outline] = {}
+    heads: list[Any] = []
 
-    def scales(coordinate: Array, leaves: Any) -> dict[str, Any]:
+    def numbers(coordinate: Array, leaves: Any) -> tuple[dict[str, Any], list[Any]]:
         sites = jax.tree.unflatten(structure, leaves).trace(at_point(coordinate))
         found.update({name: Outline.of(site) for name, site in sites.items()})
-        return {name: sites[name].dist.location_scale[1] for name, site in found.items() if site.location_scale}
+        claims = list(claims_of(sites))
+        heads[:] = [(claim.head, jax.tree.structure(claim.parts)) for claim in claims]
+        scales = {name: sites[name].dist.location_scale[1] for name, site in found.items() if site.location_scale}
+        return scales, [claim.parts for claim in claims]
 
-    jaxpr, outputs = jax.make_jaxpr(scales, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
-    for name, depends in zip(sorted(outputs), _depend_on_first_argument(jaxpr.jaxpr)):
-        found[name] = dataclasses.replace(found[name], hierarchical=depends)
-    return found
+    closed, (scales, _) = jax.make_jaxpr(numbers, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
+    depends = _depend_on_first_argument(closed.jaxpr)
+    for name, is_latent in zip(sorted(scales), depends):
+        found[name] = dataclasses.replace(found[name], hierarchical=is_latent)
+    claims = Claims.of(heads, closed, len(scales), depends)
+    for function in jax.tree.unflatten(structure, shapes).functions:
+        if isinstance(function, FunctionType):  # what it closed over goes with it
+            weakref.finalize(function, claims.forget)
+    return found, claims
 
 
 def _depend_on_first_argument(jaxpr: Any) -> list[bool]:

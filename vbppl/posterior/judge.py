@@ -82,11 +82,11 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), FEWEST, IN_DOUBT[-1]))
     most = min(most, max(CHEAP, solution.status.gradients))
     drawn = draw(guide, phi, target, rng, min(most, DRAWS))
-    card = _report(found, drawn)
+    card, _ = _report(found, drawn)
     if not card.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
         # A few heavy weights may be all rounding: far out a density in single precision can be any number.
         drawn = drawn.without_rounded(target)
-        card = _report(found, drawn)
+        card, _ = _report(found, drawn)
     # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
     # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.
     for wanted in IN_DOUBT:
@@ -101,7 +101,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
             break
         further = draw_more(guide, phi, target, rng, more, card.draws)
         drawn = drawn.joined(further.without_rounded(target) if reaches_out(guide, target) else further)
-        card = _report(found, drawn)
+        card, _ = _report(found, drawn)
     if card.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
         card = _corrected_by_linear_response(found, found.curved.factor, card, max(most, DRAWS), rng)
     return _kept(card)
@@ -123,8 +123,8 @@ def _kept(card: Report) -> Report:
     return dataclasses.replace(card, draws=card.draws.few())
 
 
-def _report(found: _Found, drawn: Drawn) -> Report:
-    """What the draws show, and the verdict."""
+def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
+    """What the draws show, with the verdict, and whether averages over the weighted draws are right."""
     solution, draws = found.solution, drawn.weighed()
     factor = found.curved.factor if found.curved.factor is not None else (found.normal[1] if found.normal else None)
     errors = quantities.errors(solution.target, draws, factor)
@@ -146,15 +146,17 @@ def _report(found: _Found, drawn: Drawn) -> Report:
         status=solution.status,
         notes=solution.notes,
     )
-    centred = np.any(solution.target.centred)
-    advice = (*([report.DECENTER] if centred else []), report.SAMPLER)
-    return decided(card, errors, mends(draws, errors), advice)
+    target = solution.target
+    centred = [repr(name) for name, weight in zip(target.layout.movable, np.asarray(target.centred)) if weight == 1]
+    advice = (*([f"{report.DECENTER}{', '.join(centred)}): the scale is latent"] if centred else []), report.SAMPLER)
+    mendable = mends(draws, errors)
+    return decided(card, errors, mendable, advice), mendable
 
 
 def mends(draws: WeightedDraws, errors: Errors) -> bool:
     """Whether averages over the weighted draws are right, as far as they reach."""
     known = np.all(np.nan_to_num(np.maximum(errors.mean_se, errors.log_sd_se)) < report.KNOWN)
-    return bool(draws.trusted and known)
+    return bool(draws.trusted and known and not errors.unreached > quantities.LOG_SD_ERROR)
 
 
 def _worst(value: np.ndarray, se: np.ndarray, errors: Errors) -> Worst:
@@ -177,11 +179,9 @@ def _corrected_by_linear_response(
     gaussian = FullRank().of(np.asarray(MeanField().loc(phi), np.float64), factor).astype(phi.dtype)
     normal = normal_of(FullRank(), gaussian)
     nearer = dataclasses.replace(found, tail=_tail(normal, target), curved=Curvature(), normal=normal)
-    again = _report(
-        nearer, draw(FullRank(), gaussian, target, rng, max(n for n in (DRAWS, *IN_DOUBT[:2]) if n <= affordable))
-    )
-    errors = quantities.errors(target, again.draws, None)
-    if again.verdict == "corrected" or (again.verdict == "good" and mends(again.draws, errors)):
+    count = max(n for n in (DRAWS, *IN_DOUBT[:2]) if n <= affordable)
+    again, mendable = _report(nearer, draw(FullRank(), gaussian, target, rng, count))
+    if again.verdict == "corrected" or (again.verdict == "good" and mendable):
         text = (
             "weighed are draws of the normal with the linear-response covariance, since mean field has no correlations"
         )

@@ -15,6 +15,15 @@ examples", section 9.2):
     [w ((x - M)^2 / V - 1) - own ((x - mu)^2 / sigma^2 - 1) / a] / 2,
 
 where `own` tells the guide's own draws, a share `a`.
+
+In many dims that is not enough. Where the conditional of the other coordinates changes with `x`, as in a funnel, the
+further out `x` is, the more `log w` varies; few draws hold what the weights are worth there, and none of them may have
+been drawn. But given `x` the sum of many small terms is nearly normal, so that to second order
+
+    log p(x) / q(x) = E[log w | x] + Var[log w | x] / 2.
+
+Both are regressed on `t = (x - mu) / sigma` and `t^2 - 1`; a coefficient `c` of the latter is a log sd error of
+`-log(1 - 2 c) / 2`. It stands in the place of the average where it is sure to be one, too large, and the greater.
 """
 
 from __future__ import annotations
@@ -36,6 +45,11 @@ CHUNK = 2**22  # numbers that are weighed together
 DIRECTIONS, DIRECTION_DIM = 8, 128  # directions that are looked at; dims up to which they are
 NARROW = 0.5  # the eigenvalue of the correlations below which a direction tells of more than its coordinates
 BINS, LOOKED_AT = 20, 16  # of a quantity's distribution; quantities that an ideal judge looks at
+LOG_SD_ERROR = 0.30  # of a log sd, with two standard errors: what makes a fit no good one
+# Of errors by cumulants: by how much more than the weights show, beyond both errors, they cannot mend; how many
+# standard errors one of many must be; the draws that they need; between which skewnesses log weights are near normal.
+SURELY, SIGNIFICANT, FEWEST, SKEWED = 0.1, 4.0, 200, (-2.5, 1.5)
+MANY_DIMS = 20
 SMALLEST = 64  # units in the last place: a spread below it is none
 
 
@@ -58,6 +72,7 @@ class Errors:
       log_sd: the log of the right sd over the guide's.
       log_sd_se: its standard error.
       name: of each by its number.
+      unreached: the largest log sd error that the weights do not show, and so cannot mend; none, usually.
       told_apart: how often an ideal judge tells a draw of the guide from one of the posterior by the one quantity by
         which that is easiest; one half is a perfect guide.
     """
@@ -68,6 +83,7 @@ class Errors:
     log_sd_se: np.ndarray
     name: Callable[[int], str]
     told_apart: Worst
+    unreached: float = 0.0
 
 
 def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> Errors:
@@ -83,13 +99,21 @@ def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> E
     columns, name = _columns(target, draws, factor, values)
     weights, own = draws.weights * len(draws), draws.own
     width = max(CHUNK // len(draws), 1)
-    blocks = [
-        _measured(columns[:, i : i + width].astype(np.float64), weights, own) for i in range(0, columns.shape[1], width)
-    ]
+    every = range(0, columns.shape[1], width)
+    blocks = [_measured(columns[:, i : i + width].astype(np.float64), weights, own) for i in every]
     none = (np.zeros(0),) * 4
     mean, mean_se, log_sd, log_sd_se = (np.concatenate(parts) for parts in zip(none, *blocks))
+    by_cumulants, its_se = (
+        np.concatenate(parts)
+        for parts in zip(none[:2], *(_by_cumulants(columns[:, i : i + width], draws) for i in every))
+    )
+    more = np.abs(by_cumulants) - np.abs(log_sd)
+    beyond = more > SURELY + 2 * np.hypot(its_se, log_sd_se)
+    worse = (more > 0) & (np.abs(by_cumulants) + 2 * its_se > LOG_SD_ERROR)
+    log_sd, log_sd_se = np.where(worse, by_cumulants, log_sd), np.where(worse, its_se, log_sd_se)
     excess = np.maximum(np.abs(mean) - 2 * mean_se, np.abs(log_sd) - 2 * log_sd_se)
-    return Errors(mean, mean_se, log_sd, log_sd_se, name, _told_apart(columns, draws, excess, name))
+    apart, unreached = _told_apart(columns, draws, excess, name), float(np.abs(by_cumulants[beyond]).max(initial=0.0))
+    return Errors(mean, mean_se, log_sd, log_sd_se, name, apart, unreached)
 
 
 def _columns(
@@ -164,13 +188,44 @@ def _measured(x: np.ndarray, weights: np.ndarray, own: np.ndarray) -> tuple[np.n
     return tuple(np.where(none | np.isfinite(sum(found)), each, np.inf) for each in found)
 
 
+def _by_cumulants(x: np.ndarray, draws: WeightedDraws) -> tuple[np.ndarray, np.ndarray]:
+    """Log sd errors of columns `x` by the second equation at the head of this file, with their standard errors.
+
+    NaN where it does not hold or is not needed: there is no spread, `log w` is far from normal, or dims are few.
+    """
+    own = draws.own & np.isfinite(draws.log_p - draws.log_q)
+    log_w, t = (draws.log_p - draws.log_q)[own], x[own].astype(np.float64)
+    log_w = log_w - log_w.mean() if len(log_w) else log_w
+    unknown = np.full(x.shape[1], np.nan)
+    skewed = (log_w**3).mean() / (log_w**2).mean() ** 1.5 if len(log_w) >= FEWEST else np.nan
+    # In few dims the weights do reach, and their averages need no assumption.
+    if draws.z.shape[1] < MANY_DIMS or not SKEWED[0] < skewed < SKEWED[1]:
+        return unknown, unknown
+    t = (t - t.mean(axis=0)) / t.std(axis=0)
+    square = t**2 - 1
+    skew, kurtosis = (t**3).mean(axis=0), (square**2).mean(axis=0)
+    # The part of t^2 - 1 that t does not tell, and what it explains.
+    rest = square - skew * t
+    size = (rest**2).mean(axis=0)
+    fitted = (t.T @ log_w) / len(t) * t + (rest.T @ log_w) / len(t) / size * rest
+    y = log_w[:, None] + (log_w[:, None] - fitted) ** 2 / 2
+    y = y - y.mean(axis=0)
+    c = (rest * y).mean(axis=0) / size
+    residual = y - (t * y).mean(axis=0) * t - c * rest
+    se = np.sqrt(((rest * residual) ** 2).mean(axis=0) / len(t)) / size
+    left = np.maximum(1 - 2 * c, 1e-3)
+    # Of a quantity that is itself far from normal a square tells little.
+    sound = (np.abs(skew) < 1) & (kurtosis < 4) & (np.abs(c) > SIGNIFICANT * se)
+    return np.where(sound, -np.log(left) / 2, np.nan), np.where(sound, se / left, np.nan)
+
+
 def total_variation(draws: WeightedDraws) -> float:
     """How often the best possible judge tells a draw of the guide from one of the posterior: half is a perfect guide.
 
     `(1 + TV) / 2` with `TV = E_m[(q/m - p/m)_+]`: the side that is bounded.
     """
     guide = np.exp(draws.log_q - draws.log_proposal)
-    return float(0.5 + np.maximum(guide - draws.weights * len(draws), 0).mean() / 2)
+    return float(0.5 + min(np.maximum(guide - draws.weights * len(draws), 0).mean(), 1.0) / 2)
 
 
 def _told_apart(columns: np.ndarray, draws: WeightedDraws, excess: np.ndarray, name: Callable[[int], str]) -> Worst:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,10 +20,10 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.tables import html_lines
 from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Note, NotSearched, Searched, Solution, Status
-from vbppl.posterior.quantities import Errors, Worst
+from vbppl.posterior.quantities import LOG_SD_ERROR, Errors, Worst
 from vbppl.posterior.weighted_draws import WeightedDraws
 
-MEAN_ERROR, LOG_SD_ERROR = 0.25, 0.30  # sds; logs of sds: with two standard errors
+MEAN_ERROR = 0.25  # sds, with two standard errors; of log sds it is `LOG_SD_ERROR`
 KNOWN = 0.1  # a standard error below which an error counts as measured
 NARROW_TAIL, TAIL, HEAVY_TAIL = -1.2, 0.35, 0.7  # logs of sds along a ridge; the last cannot be weighed away
 DRAW_NOISE = 0.2  # sds
@@ -31,8 +31,8 @@ MANY = math.log(11)  # the log of by what factor an sd is too large to be told i
 CORRELATED, WIDENED = 1.4, 1.25  # by what factor an sd is too small: for a reason; to be named
 VERDICTS = ("poor", "unknown", "corrected", "good")  # from the worst to the best
 
-# Advice. That about coordinates is taken back where they were tried (`Report.without`).
-DECENTER = "vb.decenter(model): the scale of a site is latent"
+# Advice. That about coordinates begins so, and is taken back where they were tried (`Report.without`).
+DECENTER = "vb.decenter(model, "
 SAMPLER = "a sampler, such as BlackJAX's NUTS on vb.target(model).log_density"
 CORRECTED = "posterior.uncorrected() for the guide alone; all else speaks of the weighted draws"
 
@@ -139,8 +139,8 @@ class Report:
         )
 
     def without(self, advice: str) -> Report:
-        """The same without one piece of advice, which has been followed."""
-        return dataclasses.replace(self, advice=tuple(step for step in self.advice if step != advice))
+        """The same without the advice that begins so, which has been followed."""
+        return dataclasses.replace(self, advice=tuple(step for step in self.advice if not step.startswith(advice)))
 
     @property
     def tail_is_met(self) -> bool:
@@ -280,6 +280,9 @@ class Unjudged:
         return f"<p>{html_lines(str(self).splitlines())}</p>"
 
 
+AnyReport: TypeAlias = Report | Unjudged
+
+
 def decided(card: Report, found: Errors, mendable: bool, usual_advice: tuple[str, ...]) -> Report:
     """The card with its verdict: see the head of this file.
 
@@ -359,7 +362,7 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
     """What the solver itself has told against its solution, which no weighing can mend."""
     reasons = []
     if status.draw_noise > DRAW_NOISE:
-        reasons.append(f"another set of fixed draws would move the answer by {status.draw_noise:.2f} sd")
+        reasons.append(f"another set of fixed draws would move the answer by {status.draw_noise:.2g} sd")
     if not status.converged and status.reason != "steps":
         reasons.append(f"the fit did not converge: {status.text}")
     for lower, away, _ in other_modes.found:

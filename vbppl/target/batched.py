@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike
 from vbppl.target.target import Target
 
@@ -142,13 +144,30 @@ class Density:
             where = (points, weights, whose, turns)
             # Compiling is told from running by being the first call of its kind in this process.
             began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
-            with jax.transfer_guard("allow"):  # the points come from the host, and that is meant
+            with jax.transfer_guard("allow"), _own_errors():  # the points come from the host, and that is meant
                 found = self._structure.evaluate(self._leaves, *where, side, self._group)
-            log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
+                log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
             if kind not in self._structure.seen:
                 self._structure.seen.add(kind)
                 self.compiling += time.perf_counter() - began
         return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
+
+
+@contextlib.contextmanager
+def _own_errors() -> Iterator[None]:
+    """Say what to do where the model itself raises an error while it is computed, as solvers that give up do."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        said = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): .*$", str(error), re.MULTILINE)
+        if "allback" not in str(error) or not said:
+            raise
+        raise ModelError(
+            "the model raised an error while its log density was computed.",
+            details=said[-1],
+            mend="A search for a start also tries wild values: there the model must give NaN, not raise, as a solver "
+            "does with throw=False; or begin inside, vb.fit(model, start={...}).",
+        ) from error
 
 
 class _Structure:

@@ -26,7 +26,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
-from vbppl.distributions.location_scale import coordinates
+from vbppl.distributions.location_scale import coordinates, log_prob_at
 from vbppl.model.handlers import answered, at_point, at_rows, states_of
 from vbppl.model.model import Model, leading_draws
 from vbppl.model.modules import Parts, parts
@@ -176,16 +176,22 @@ class Terms:
 
 
 def terms_of(
-    sites: Mapping[str, Site], log_dets: Mapping[str, Array] | None = None, moved: Mapping[str, Any] | None = None
+    sites: Mapping[str, Site],
+    log_dets: Mapping[str, Array] | None = None,
+    moved: Mapping[str, tuple[Any, Array]] | None = None,
 ) -> tuple[Term, ...]:
-    """The terms of a run's sites; `log_dets` and `moved` of those whose values were read off a flat vector."""
+    """The terms of a run's sites; `log_dets` of those whose values were read off a flat vector.
+
+    `moved` has the bijector and the log density of those among them that are seen in other coordinates.
+    """
     log_dets, moved = log_dets or {}, moved or {}
 
     def term(site: Site) -> Term:
         # The distribution of an observed site is not kept: nobody compares it with another, and it holds data.
         dist = None if site.observed else site.dist
         place = (site.name, site.scale, site.frames)
-        return Term(jnp.asarray(log_probs(site)), log_dets.get(site.name), dist, moved.get(site.name), *place)
+        bijector, log_prob = moved[site.name] if site.name in moved else (None, log_probs(site))
+        return Term(jnp.asarray(log_prob), log_dets.get(site.name), dist, bijector, *place)
 
     return tuple(term(site) for site in sites.values() if site.kind in ("sample", "factor"))
 
@@ -203,12 +209,16 @@ class Evaluable(Protocol):
     def layout(self) -> Layout: ...
 
 
-def _coordinates(target: Evaluable, site: Site) -> Any:
-    """The bijector from a site's slice of the flat vector onto its values."""
+def _weight(target: Evaluable, site: Site) -> Array | None:
+    """How far a site is centred; None of one that cannot be moved, or not any more."""
     movable = target.layout.movable
     # The weight is a number among the data: one program serves centred, decentred and all between.
-    weight = jnp.asarray(target.centred)[movable.index(site.name)] if site.name in movable else None
-    return coordinates(site.dist, weight, site.name in target.layout.fixed_decentred)
+    return jnp.asarray(target.centred)[movable.index(site.name)] if site.name in movable else None
+
+
+def _coordinates(target: Evaluable, site: Site) -> Any:
+    """The bijector from a site's slice of the flat vector onto its values."""
+    return coordinates(site.dist, _weight(target, site), site.name in target.layout.fixed_decentred)
 
 
 # Inlined: the model's Python code runs once for all programs that contain it, and each of them is optimised as one.
@@ -217,18 +227,18 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
     """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
     places = shown_slices(target.layout, rows if shown else {})
     log_dets: dict[str, Array] = {}
-    moved: dict[str, Any] = {}
+    moved: dict[str, tuple[Any, Array]] = {}
 
     def value_of(site: Site) -> Array:
         # The support may depend on what was drawn before, so it is asked here and not in advance.
         bijector = _coordinates(target, site)
-        if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
-            moved[site.name] = bijector
         start, shape = places[site.name]
         part = z[start : start + math.prod(shape)].reshape(shape)
         if rows and not shown:
             part = subsample(part, event_dim=len(shape) - len(site.dist.batch_shape))
         value, log_dets[site.name] = bijector.forward_and_log_det(part)
+        if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
+            moved[site.name] = bijector, log_prob_at(site.dist, _weight(target, site), part, value)
         return value
 
     sites = target.model.trace(at_rows(rows, answered(value_of), target.params))

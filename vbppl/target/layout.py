@@ -173,6 +173,11 @@ class Layout:
 
     def in_order(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The latent and deterministic sites in the order of the model's statements, which JAX forgets."""
+        if lost := [name for name in self.reported if name not in values]:
+            mend = (
+                "Let the same statements run each time: nothing that counts runs, or is random, may choose among them."
+            )
+            raise ModelError("the site was there only when the model was first run.", site=lost[0], mend=mend)
         return {name: values[name] for name in self.reported}
 
     def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:

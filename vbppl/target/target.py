@@ -33,8 +33,8 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike
 from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
+from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
-from vbppl.model.trace import abstract_sites
 from vbppl.target.density import Terms, constrained, log_density, made_params, run, unconstrained
 from vbppl.target.layout import Layout
 from vbppl.target.plain import is_plain, plain_density
@@ -74,7 +74,9 @@ class Target:
         if hasattr(model, "log_density"):
             return model
         check_applied(model)
-        layout = Layout.of(abstract_sites(model), model.decentered)
+        layout = Layout.of(trace.abstract_sites(model), model.decentered)
+        if layout.params:
+            trace.check_numbers(model, observations=False)  # before their program compiles
         model = model.with_arrays(owned)
         centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
         return cls(model, model.initial_params() if layout.params else {}, centred, {}, layout)
@@ -213,6 +215,36 @@ def model_of(target: Any) -> Model:
 def loaded(target: Any, names: Container[str] | None = None) -> Any:
     """The density with its sources (those called `names`) read whole."""
     return with_data(target, target.model.loaded(names))
+
+
+def check_numbers(target: Any, which: str = "") -> None:
+    """Refuse, before anything is computed, what the numbers of the data alone show to be wrong; `which` of several.
+
+    Raises:
+      ModelError: there is no density, or no number yet, or an observation or parameter is off its support.
+    """
+    if is_plain(target.model):
+        return
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(target.model)):
+        raise ModelError(
+            f"the data of {target.model!r} have no numbers yet: vb.fit stands inside jax.jit, vmap or grad.",
+            mend="Call it outside of them; vb.fit_many fits many data sets side by side.",
+        )
+    if not (target.layout.slots or target.layout.params or target.layout.observed):
+        raise ModelError(
+            f"{target.model!r} has no sample statement, so there is nothing to fit.",
+            mend='State what is unknown, x = vb.sample("x", dist.Normal(0.0, 1.0)), and what was observed, with obs=y.',
+        )
+    trace.check_numbers(target.model, which=which)
+
+
+def error_somewhere(target: Any, z: Any = None) -> ModelError | None:
+    """What a run at `z`, or at some point, shows to be wrong with the numbers in the model, where it is not finite."""
+    if is_plain(target.model) or target.sources:
+        return None
+    names = [slot.name for slot in target.layout.slots]
+    values = {} if z is None else target.constrain(z)
+    return trace.error_somewhere(target.model, {name: values[name] for name in names if name in values})
 
 
 def in_fixed_coordinates(target: Any) -> Any:

@@ -73,7 +73,8 @@ class LowerCholesky(_Matrix):
         return jnp.concatenate([x[..., rows, columns], jnp.log(_diagonal(x))], axis=-1)
 
     def check(self, x):
-        return jnp.all(jnp.triu(x, 1) == 0, axis=(-2, -1)) & jnp.all(_diagonal(x) > 0, axis=-1)
+        eye = np.eye(np.shape(x)[-1], dtype=bool)
+        return jnp.all(jnp.where(eye, x > 0, jnp.triu(x, 1) == 0), axis=(-2, -1))
 
 
 @pytree

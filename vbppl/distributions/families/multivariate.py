@@ -92,6 +92,7 @@ class MultivariateNormal(Distribution):
             factor = jnp.linalg.cholesky(matrix) if given == "covariance_matrix" else _factor_of_inverse(matrix)
             set_field(self, "scale_tril", factor)
             set_field(self, given, None)
+            set_field(self, "was_given", {given: matrix})  # no field: it lives as long as the run that looks at it
 
     @property
     def event_shape(self):
@@ -154,7 +155,10 @@ class _Correlations(Distribution):
         Distribution.__post_init__(self)
         if not isinstance(self.dimension, (int, np.integer)) or self.dimension < 2:
             name = type(self).__name__
-            raise ModelError(f"the dimension of {name} must be an int of at least 2, not {self.dimension!r}.")
+            raise ModelError(
+                f"the dimension of {name} must be an int of at least 2, not {self.dimension!r}.",
+                mend=f"Write {name}(3, 1.0) for 3 x 3 matrices of concentration 1.",
+            )
 
     @property
     def event_shape(self):

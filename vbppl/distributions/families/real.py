@@ -21,7 +21,7 @@ from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 
 
-class _LocationScale(Distribution):
+class LocationScale(Distribution):
     """What the families share; `standard(key, shape, dtype)` draws `u`."""
 
     loc: ArrayLike
@@ -41,7 +41,7 @@ class _LocationScale(Distribution):
 
 
 @pytree
-class _Standardised(_LocationScale):
+class _Standardised(LocationScale):
     """Families with no other parameters."""
 
     loc: ArrayLike = 0.0
@@ -73,7 +73,7 @@ class Normal(_Standardised):
 
 
 @pytree
-class StudentT(_LocationScale):
+class StudentT(LocationScale):
     """Student's t with `df` degrees of freedom, moved by `loc` and stretched by `scale`."""
 
     df: ArrayLike

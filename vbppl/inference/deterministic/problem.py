@@ -55,6 +55,8 @@ class Problem:
       start: mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts.
       raw_keys: of each fit, `(fits, 2)`.
       rank: of a low-rank guide; None for as many directions as are worth their while.
+      precision: "float64" where this is the second half of a fit that rounding limits, whose targets are in double
+        precision; None for the session's.
     """
 
     targets: Sequence[Target]
@@ -63,6 +65,7 @@ class Problem:
     start: np.ndarray | None
     raw_keys: Sequence[np.ndarray]
     rank: int | None = None
+    precision: str | None = None
 
     @property
     def dim(self) -> int:

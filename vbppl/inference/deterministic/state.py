@@ -20,6 +20,7 @@ from vbppl.inference.solution import Note, NotSearched, Progress, Searched, Solu
 from vbppl.target.batched import Batch, Density
 
 FEWEST, MOST = 32, 2048  # draws
+LITTLE = 1e-3  # nats to gain: 0.045 sds
 CUT = {"interrupted": "interrupted: not converged", "deadline": "out of time: not converged"}
 
 
@@ -164,6 +165,8 @@ class Work:
 
     def _status(self, state: State, fit: int) -> Status:
         reason, left, noise = state.reason[fit], float(state.decrement[fit]), float(state.draw_noise[fit])
+        # Where so little is left, a step that gains nothing is what rounding looks like, whatever the bound's size.
+        reason = "rounding" if reason == "stuck" and left <= LITTLE else reason
         # Each sentence names the number that decides, so that a reader can disagree.
         text = {
             "converged": f"at the optimum ({left:.0e} nats to gain)",

@@ -1,0 +1,114 @@
+"""Where rounding limits a fit on fixed draws, it goes on in double precision by itself, and says so."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+import vbppl.distributions as dist
+
+pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+
+X = np.linspace(0, 2, 40)
+Y = np.random.default_rng(1).poisson(1e6 * np.exp(-X))
+
+
+@vb.model
+def counts(x, y):
+    a = vb.sample("a", dist.Normal(0.0, 10.0))
+    b = vb.sample("b", dist.Normal(0.0, 10.0))
+    with vb.plate("row", len(x)):
+        vb.sample("y", dist.Poisson(jnp.exp(a + b * x)), obs=y)
+
+
+@vb.model
+def sums(x, y):
+    """The same posterior, by a sum of 2e8 nats: the last place of which is worth 16."""
+    a = vb.sample("a", dist.Normal(0.0, 10.0))
+    b = vb.sample("b", dist.Normal(0.0, 10.0))
+    vb.factor("y", jnp.sum(y * (a + b * x) - jnp.exp(a + b * x)))
+
+
+def right():
+    """Mean and sds by Newton's method: with 10^7 counts the posterior is normal."""
+    x, w = np.stack([np.ones(40), X], axis=1), np.array([np.log(1e6), -1.0])
+    for _ in range(20):
+        rate = np.exp(x @ w)
+        precision = x.T @ (rate[:, None] * x) + np.eye(2) / 100
+        w = w + np.linalg.solve(precision, x.T @ (Y - rate) - w / 100)
+    return w, np.sqrt(np.diagonal(np.linalg.inv(precision)))
+
+
+@pytest.fixture(scope="module")
+def refined():
+    return vb.fit(sums(X, Y.astype(float)))
+
+
+@pytest.mark.parametrize("name", ["counts", "sums"])
+def test_large_counts_have_right_sds_in_a_session_of_32_bits(name, refined):
+    posterior = refined if name == "sums" else vb.fit(counts(X, Y))
+    mean, sd = right()
+    assert posterior.report.verdict == "good"
+    np.testing.assert_allclose([posterior.sd()[site] for site in "ab"], sd, rtol=0.01)
+    # Of a place at 13.8 in 32 bits the last digit is worth 0.002 sds.
+    np.testing.assert_allclose([posterior.mean()[site] for site in "ab"], mean, atol=0.02 * sd[0])
+
+
+def test_a_second_half_in_double_precision_is_said_and_leaves_the_session_in_single(refined):
+    (note,) = [note for note in refined.check().notes if note.topic == "precision"]
+    assert str(note) == (
+        "precision: rounding in float32 moves the log density by 6.3 nats, so it went on in float64 "
+        "(precision='session' leaves that out)"
+    )
+    assert str(note) in refined.check().details
+    assert refined.check().other_modes.starts == 3  # of the first half
+    assert refined.status.steps == len(refined.history)
+    assert refined.phi.dtype == refined.target.centred.dtype == np.float32
+    assert {draws.dtype for draws in refined.sample(3).values()} == {np.dtype(np.float32)}
+    assert {draws.dtype for draws in refined.predict(n=3).values()} <= {np.dtype(np.float32), np.dtype(np.int32)}
+    assert refined.log_prob(refined.sample(3)).dtype == jnp.zeros(1).dtype == np.float32
+
+
+def test_a_second_such_fit_compiles_nothing(refined, compilations):
+    before = compilations()
+    vb.fit(sums(X, Y[::-1].astype(float)))
+    assert compilations() == before
+
+
+def test_the_sessions_precision_is_kept_on_request(refined):
+    posterior = vb.fit(sums(X, Y.astype(float)), precision="session")
+    assert not [note for note in posterior.check().notes if note.topic == "precision"]
+    assert posterior.report.verdict == "poor"
+
+
+def test_a_whole_fit_may_be_asked_for_in_double_precision():
+    precise = vb.fit(counts(X, Y), precision="float64")
+    assert precise.status.decrement < 1e-12  # out of reach in 32 bits
+    assert precise.phi.dtype == jnp.zeros(1).dtype == np.float32
+
+
+def test_a_precision_that_is_none_is_refused():
+    with pytest.raises(ValueError) as error:
+        vb.fit(counts(X, Y), precision="half")
+    assert str(error.value) == "precision must be 'auto', 'session' or 'float64', not 'half'."
+
+
+@vb.model
+def smooth(x, y):
+    length = vb.sample("length", dist.LogNormal(0.0, 1.0))
+    scale, noise = vb.sample("scale", dist.HalfNormal(1.0)), vb.sample("noise", dist.HalfNormal(1.0))
+    kernel = scale**2 * jnp.exp(-0.5 * ((x[:, None] - x) / length) ** 2) + noise**2 * jnp.eye(len(x))
+    vb.sample("y", dist.MultivariateNormal(jnp.zeros(len(x)), kernel), obs=y)
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_singular_in_32_bits_is_fitted():
+    """A sine with noise of 0.001: in 32 bits the Cholesky factor of most draws does not exist."""
+    x = np.linspace(0, 5, 30)
+    model = smooth(x, np.sin(x) + 0.001 * np.random.default_rng(0).normal(size=30))
+    by_itself, double = vb.fit(model), vb.fit(model, precision="float64")
+    assert by_itself.report.verdict == "good"
+    for name, mean in double.mean().items():
+        assert by_itself.mean()[name] == pytest.approx(float(mean), abs=0.05 * float(double.sd()[name]))

@@ -1,0 +1,90 @@
+"""A fit finds what its prior says, however far from the origin."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats as st
+
+import vbppl as vb
+import vbppl.distributions as dist
+
+pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+
+
+@vb.model
+def far(y, loc):
+    mu = vb.sample("mu", dist.Normal(loc, 10.0))
+    s = vb.sample("s", dist.HalfNormal(5.0))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(mu, s), obs=y)
+
+
+NOISE = np.random.default_rng(0).normal(size=50)
+
+
+def right():
+    """Means and sds of mu, from where the prior is, and of s, by quadrature."""
+    mu, s = np.meshgrid(np.linspace(-1, 1, 401), np.linspace(0.5, 2.0, 401), indexing="ij")
+    log_p = st.norm.logpdf(mu, 0, 10) + st.halfnorm.logpdf(s, scale=5)
+    log_p += sum(st.norm.logpdf(y, mu, s) for y in NOISE)
+    p = np.exp(log_p - log_p.max())
+    means = [(p * each).sum() / p.sum() for each in (mu, s)]
+    return [(m, np.sqrt((p * (each - m) ** 2).sum() / p.sum())) for m, each in zip(means, (mu, s))]
+
+
+def check_far(posterior, loc, coarse):
+    """To a tenth of an sd, and to what the places of mu are apart in the session's dtype."""
+    for name, (mean, sd), at, error in zip(("mu", "s"), right(), (loc, 0.0), (coarse, 0.0)):
+        assert float(posterior.mean()[name]) == pytest.approx(at + mean, abs=0.1 * sd + error)
+        assert float(posterior.sd()[name]) == pytest.approx(sd, rel=0.1)
+
+
+def test_a_prior_at_a_hundred_thousand_is_met():
+    posterior = vb.fit(far(1e5 + NOISE, 1e5))
+    assert posterior.report.verdict == "good"
+    check_far(posterior, 1e5, 0.008)
+
+
+def test_a_prior_at_a_hundred_thousand_is_met_in_float64(x64):
+    posterior = vb.fit(far(1e5 + NOISE, 1e5))
+    assert posterior.report.verdict == "good"
+    check_far(posterior, 1e5, 0.0)
+
+
+@pytest.mark.slow
+def test_where_the_starts_disagree_draws_of_the_prior_are_starts_too():
+    posterior = vb.fit(far(1e6 + NOISE, 1e6))
+    assert posterior.report.verdict == "good"
+    (note,) = [note.text for note in posterior.check().notes if note.topic == "starts"]
+    assert note.startswith("32 draws of the prior were starts too; one of them led to a bound ")
+    assert "precision" in [note.topic for note in posterior.check().notes]
+    assert float(posterior.mean()["s"]) == pytest.approx(right()[1][0], rel=0.02)
+
+
+def test_where_no_box_has_a_finite_density_a_draw_of_the_prior_is_the_start():
+    @vb.model
+    def walled():
+        x = vb.sample("x", dist.Normal(1000.0, 1.0))
+        vb.factor("wall", jnp.where(jnp.abs(x - 1000.0) < 5.0, 0.0, -jnp.inf))
+
+    posterior = vb.fit(walled())
+    assert float(posterior.mean()["x"]) == pytest.approx(1000.0, abs=0.01)
+    assert float(posterior.sd()["x"]) == pytest.approx(1.0, rel=0.01)
+    assert "starts: the boxes held none; one of 32 draws of the prior was taken" in posterior.check().details
+    assert "a draw of the prior was the only start" in str(posterior.check())
+
+
+def test_a_fit_whose_starts_agree_does_not_ask_the_prior():
+    """Of heavy tails, which are poor whatever the starts."""
+
+    @vb.model
+    def heavy(y):
+        mu = vb.sample("mu", dist.Normal(0.0, 10.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Cauchy(mu, 1.0), obs=y)
+
+    posterior = vb.fit(heavy(np.array([8.0, -5.0, -4.5])))
+    assert posterior.report.verdict != "good"
+    assert not [note for note in posterior.check().notes if note.topic == "starts"]

@@ -1,0 +1,131 @@
+"""In which precision a fit is computed: the session's, and in double precision from where rounding limits it.
+
+In 32 bits a sum of a million terms is known to a tenth of a nat, a place at 10^5 to a hundredth, and a kernel that is
+nearly singular has no Cholesky factor. Where such a fit is not good, or its bound is that large, some draws are
+evaluated once more beside where they lie: by the gradients at both points one knows by how much the log density should
+differ. What is left is rounding. Nothing is compiled for that, and double precision is for this fit alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.watch import Watch
+from vbppl.fitting.plan import Method, Plan
+from vbppl.fitting.prepare import judged, prepare
+from vbppl.inference.deterministic.problem import Deterministic, Problem
+from vbppl.inference.solution import NotSearched, Solution
+from vbppl.model.model import Model
+from vbppl.posterior.posterior import Posterior
+from vbppl.posterior.report import AnyReport, Report
+from vbppl.target.batched import HEAVY, evaluate
+from vbppl.target.target import Target
+
+LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
+NOISE = 0.1  # nats by which rounding may move a log density
+DIVERGED = 1e12  # nats, or in unconstrained space
+COARSE = 0.05  # sds between a place and the next one that the dtype has
+POINTS, STEP = 64, 0.03  # draws that are looked at; how far on the way to the next one is looked again
+
+WENT_ON = ", so it went on in float64 (precision='session' leaves that out)"
+
+
+@contextlib.contextmanager
+def computing_in(precision: str | None) -> Iterator[None]:
+    """Compute in double precision if it is "float64", for this block alone; what is not finite is told by the status.
+
+    Half of a fit is on the host, so what it sends to the device is meant, whatever a guard says of the user's own code.
+    """
+    double = jax.enable_x64(True) if precision == "float64" else contextlib.nullcontext()
+    with np.errstate(all="ignore"), jax.transfer_guard("allow"), double:
+        yield
+
+
+def asked(method: Method, precision: str) -> str | None:
+    """The precision that a whole fit is to have; None for the session's."""
+    double = precision == "float64" or (isinstance(method, Deterministic) and method.precision == "float64")
+    return "float64" if double else None
+
+
+def refined(
+    plan: Plan, problem: Problem, solution: Solution, report: AnyReport, model: Model, watch: Watch
+) -> tuple[Problem, Solution, AnyReport]:
+    """The same, or what double precision makes of it from there, where rounding limits it."""
+    may = isinstance(plan.settings, Deterministic) and jnp.result_type(float) != np.float64
+    if not may or solution.status.was_cut_short or watch.is_over or not isinstance(report, Report) or report.cut_short:
+        return problem, solution, report
+    if not (limit := limit_of(solution, report)):
+        return problem, solution, report
+    with computing_in("float64"):
+        # The user's own data, which were rounded too.
+        double = prepare(plan, [Target.of(model)], problem.raw_keys)
+        is_place = solution.status.converged and bool(np.isfinite(report.elbo.value))  # else there may be better ones
+        if is_place:
+            loc, scale = solution.guide.frame(np.asarray(solution.phi, np.float64), solution.target)
+            place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
+            double = dataclasses.replace(double, start=place, coordinates=np.asarray(solution.target.centred)[None])
+        double = dataclasses.replace(double, precision="float64")
+        (after,) = plan.solve(double, watch)
+        if after.status.was_cut_short:
+            return problem, solution, report
+        after = _joined(solution, after, is_place).noted("precision", f"{limit}{WENT_ON}")
+        after, again = judged(after, problem.raw_keys[0], watch)
+    return (problem, solution, report) if again.cut_short else (double, after, again)
+
+
+def limit_of(solution: Solution, report: Report) -> str:
+    """How rounding limits a fit in the session's dtype, in words; "" where it does not."""
+    dtype, target = jnp.result_type(float), solution.target
+    eps, draws = float(np.finfo(dtype).eps), report.draws
+    z = draws.z[draws.own][:POINTS].astype(np.float64)
+    last_place = eps * abs(report.elbo.value)
+    # Of many data the optimum is known by its gradients: a good verdict is then worth more than a second fit.
+    is_good = report.verdict in ("good", "corrected") and not (last_place > LARGE and target.data_size <= HEAVY)
+    # A density that has been followed to infinity is rounded there too, but that is not what is wrong with it.
+    sizes = np.abs(np.concatenate([z.ravel(), draws.log_p[np.isfinite(draws.log_p) & draws.own]]))
+    if len(z) < 2 or is_good or np.median(sizes) > DIVERGED or sizes[: z.size].max() > DIVERGED:
+        return ""
+    coarse = eps * np.abs(z).mean(axis=0) / np.maximum(z.std(axis=0), 1e-300)
+    if (worst := int(coarse.argmax())) >= 0 and coarse[worst] > COARSE:
+        name, wide = target.layout.coordinates[worst], f"{coarse[worst]:.2g}" if coarse[worst] < 100 else "over 100"
+        return f"at {z[:, worst].mean():.4g} the places of {name} lie {wide} sd apart in {dtype}"
+    # A draw and a point on the way to the next one, as the density sees them.
+    beside = (z + STEP * (np.roll(z, 1, axis=0) - z)).astype(dtype).astype(np.float64)
+    log_p, gradient = (np.split(each, 2) for each in evaluate(target, np.concatenate([z, beside])))
+    expected = ((gradient[0] + gradient[1]) / 2 * (beside - z)).sum(axis=1)
+    off = np.abs(log_p[1] - log_p[0] - expected)
+    # Nine in ten of a normal's lie within 1.64 sds; where places are very coarse, two may be equal by chance.
+    noise = float(np.quantile(off[np.isfinite(off)], 0.9)) / 1.64 if np.isfinite(off).any() else 0.0
+    noise = max(noise, last_place / 4) if np.isfinite(last_place) else noise
+    return f"rounding in {dtype} moves the log density by {noise:.2g} nats" if noise > NOISE else ""
+
+
+def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
+    """The second half of a fit, with what the first half has found and both have cost."""
+    one, two = before.status, after.status
+    costs = {name: getattr(one, name) + getattr(two, name) for name in ("steps", "gradients", "seconds", "compiling")}
+    modes = before.other_modes if is_place and isinstance(after.other_modes, NotSearched) else after.other_modes
+    kept = tuple(note for note in before.notes if note.topic == "coordinates" and is_place)
+    return dataclasses.replace(
+        after,
+        bounds=np.concatenate([before.bounds, after.bounds]),
+        status=dataclasses.replace(two, **costs),
+        other_modes=modes,
+        notes=(*kept, *after.notes),
+    )
+
+
+def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
+    """The same posterior, to be used in the session's dtype; its report is that of the fit."""
+    dtype = jnp.result_type(float)
+    if np.asarray(posterior.target.centred).dtype == dtype:
+        return posterior
+    target = Target.of(model).replace(centred=np.asarray(posterior.target.centred, dtype))
+    phi = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), posterior.phi)
+    return dataclasses.replace(posterior, solution=dataclasses.replace(posterior.solution, target=target, phi=phi))
