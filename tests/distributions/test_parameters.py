@@ -39,7 +39,7 @@ WHOLE = {
     "Laplace": (dist.Laplace, {"loc": 0, "scale": 1}, 1),
     "LogNormal": (dist.LogNormal, {"loc": 0, "scale": 1}, 1),
     "Logistic": (dist.Logistic, {"loc": 0, "scale": 1}, 1),
-    "MaskedDistribution": (dist.MaskedDistribution, {"base_dist": dist.Normal(0, 1), "mask": True}, 1),
+    "MaskedDistribution": (dist.MaskedDistribution, {"base_dist": dist.Normal(0, 1), "counted": True}, 1),
     "Multinomial": (dist.Multinomial, {"total_count": 3, "probs": np.array([1, 0])}, np.array([3, 0])),
     "MultivariateNormal": (dist.MultivariateNormal, {"loc": 0, "covariance_matrix": np.eye(2, dtype=int)}, np.ones(2)),
     "NegativeBinomial2": (dist.NegativeBinomial2, {"mean": 2, "concentration": 1}, 1),

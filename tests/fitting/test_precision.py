@@ -80,7 +80,7 @@ def test_a_second_such_fit_compiles_nothing(refined, compilations):
 def test_the_sessions_precision_is_kept_on_request(refined):
     posterior = vb.fit(sums(X, Y.astype(float)), precision="session")
     assert not [note for note in posterior.check().notes if note.topic == "precision"]
-    assert posterior.report.verdict == "poor"
+    assert posterior.report.verdict != "good"
 
 
 def test_a_whole_fit_may_be_asked_for_in_double_precision():

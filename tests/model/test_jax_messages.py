@@ -460,8 +460,8 @@ def a_ragged_parameter():
 
 @told(
     """
-Normal: loc is None, not numbers.
-  To mend it: Give a number, an array, or a list of numbers.
+the loc of Normal is None, which is not a number or an array of numbers.
+  To mend it: Give Normal(loc=...) a number or an array of numbers.
 """
 )
 def a_parameter_that_is_none():
@@ -470,8 +470,8 @@ def a_parameter_that_is_none():
 
 @told(
     """
-Normal: loc is {'a': 1.0}, not numbers.
-  To mend it: Give a number, an array, or a list of numbers.
+the loc of Normal is {'a': 1.0}, which is not a number or an array of numbers.
+  To mend it: Give Normal(loc=...) a number or an array of numbers.
 """
 )
 def a_parameter_that_is_a_dict():
@@ -530,7 +530,7 @@ def both_probs_and_logits():
 
 @told(
     """
-the components of a mixture are a distribution, not list.
+the component_distribution of a mixture is a list, which is not a distribution.
   To mend it: Let its last batch dimension count them: dist.Normal(jnp.array([-1.0, 1.0]), 0.5).
 """
 )
@@ -581,7 +581,8 @@ def a_vector_of_variances():
 
 @told(
     """
-a length must be a whole number, such as 1, not 2.5.
+the batch_shape of expand is (2.5,), which is not a tuple of whole numbers from 0 on.
+  To mend it: Write batch_shape=(3,) for three, or () for one.
 """
 )
 def an_expansion_to_a_fraction():
@@ -590,7 +591,8 @@ def an_expansion_to_a_fraction():
 
 @told(
     """
-a length must be at least 0, not -1.
+the batch_shape of expand is (-1,), which is not a tuple of whole numbers from 0 on.
+  To mend it: Write batch_shape=(3,) for three, or () for one.
 """
 )
 def an_expansion_to_less_than_nothing():

@@ -978,8 +978,8 @@ def arguments_to_be_validated():
 
 @told(
     """
-Normal: loc is 'a', not numbers.
-  To mend it: Give a number, an array, or a list of numbers.
+the loc of Normal is 'a', which is not a number or an array of numbers.
+  To mend it: Give Normal(loc=...) a number or an array of numbers.
 """
 )
 def a_parameter_that_is_a_string():

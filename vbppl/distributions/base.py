@@ -21,13 +21,10 @@ they forward to their base.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import inspect
 import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +32,7 @@ from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import sum_rightmost
 from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.distributions import arguments
 from vbppl.distributions.constraints.base import Bijector, independent
 
 
@@ -66,26 +64,21 @@ class Distribution:
     def __new__(cls, *args: Any, **kwargs: Any) -> Distribution:
         fields = getattr(cls, "__dataclass_fields__", {})
         if len(args) > len(fields) or not fields.keys() >= kwargs.keys():
-            _check_call(cls, len(args), kwargs)
+            arguments.check_call(cls, len(args), kwargs)
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if args or kwargs:  # another library's base class takes shapes, and ours nothing
-            raise _no_pytree(self)
+            raise arguments.no_pytree(self)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType] -- every subclass is one
             value, kind = getattr(self, field.name), str(field.type)
             if isinstance(value, (list, tuple)) and kind.startswith("ArrayLike"):
-                try:
-                    value = as_array(value)
-                except ValueError:
-                    mend = "Pad them to one length, and let what is padding not count: d.mask(is_real)."
-                    what = f"{type(self).__name__}: the rows of {field.name} differ in length."
-                    raise TypeError(f"{what}\n  To mend it: {mend}") from None
+                value = arguments.as_array(value, self, field.name)
                 set_field(self, field.name, value)
             if value is not None or field.default is not None:
-                _refuse_other_kinds(self, field.name, kind.partition(" ")[0], value)
+                arguments.check_kind(self, field.name, kind.partition(" ")[0], value)
 
     @property
     def batch_shape(self) -> Shape:
@@ -158,14 +151,14 @@ class Distribution:
 
     def expand(self, batch_shape: Sequence[int] | int) -> Distribution:
         """The same distribution over a larger batch; its draws are independent."""
-        batch_shape = as_shape("expand", "batch_shape", batch_shape)
+        batch_shape = arguments.as_shape("expand", "batch_shape", batch_shape)
         if batch_shape == self.batch_shape:
             return self
         return ExpandedDistribution(self, batch_shape)
 
     def expand_by(self, sample_shape: Sequence[int] | int) -> Distribution:
         """The same distribution, with `sample_shape` in front of its batch."""
-        return self.expand((*as_shape("expand_by", "sample_shape", sample_shape), *self.batch_shape))
+        return self.expand((*arguments.as_shape("expand_by", "sample_shape", sample_shape), *self.batch_shape))
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Distribution:
         """Read rightmost batch dimensions (all of them by default) as a part of the event."""
@@ -177,85 +170,10 @@ class Distribution:
         return MaskedDistribution(self, mask)
 
 
-def _refuse_other_kinds(distribution: Distribution, name: str, kind: str, value: Any) -> None:
-    """Raise where a parameter cannot be what its field is declared as, before JAX meets it in a formula."""
-    if kind == "ArrayLike":
-        # What has neither a dtype nor numbers of its own may still say how to become an array.
-        dtype = getattr(value, "dtype", None if isinstance(value, (int, float)) else type(value))
-        if dtype is None or hasattr(value, "__jax_array__") or (hasattr(value, "__array__") and dtype is type(value)):
-            return
-        good = dtype is not type(value) and (
-            jnp.issubdtype(dtype, np.bool_) or jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.floating)
-        )
-        words = "a number or an array of numbers"
-    else:
-        good = {"int": isinstance(value, (int, np.integer)), "Distribution": isinstance(value, Distribution)}.get(
-            kind, True
-        )
-        words = {"int": "a whole number", "Distribution": "a distribution"}.get(kind, "")
-    if not good:
-        found = repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
-        raise ModelError(
-            f"the {name} of {type(distribution).__name__} is {found}, which is not {words}.",
-            mend=f"Give {type(distribution).__name__}({name}=...) {words}.",
-        )
-
-
-def as_shape(of: str, name: str, sizes: Any) -> Shape:
-    """A shape as whole numbers, a single one as that of one dimension; or an error that names the argument."""
-    try:
-        return tuple(operator.index(size) for size in np.atleast_1d(np.array(sizes, object)))
-    except TypeError:
-        raise ModelError(
-            f"the {name} of {of} is {sizes!r}, which is not a tuple of whole numbers.",
-            mend=f"Write {name}=(3,) for three, or () for one.",
-        ) from None
-
-
-# What other libraries call a parameter.
-ALIASES = {"mu": "loc", "mean": "loc", "sigma": "scale", "sd": "scale", "std": "scale", "lam": "rate", "p": "probs"}
-ALIASES |= {"n": "total_count", "alpha": "concentration", "beta": "rate", "cov": "covariance_matrix", "nu": "df"}
-
-
-def _check_call(cls: type, count: int, given: dict[str, Any]) -> None:
-    parameters = inspect.signature(cls).parameters
-    known = [p.name for p in parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    if len(known) < len(parameters):
-        return
-    if count > len(known):
-        mend = f"Write {cls.__name__}({', '.join(f'{name}=...' for name in known)})."
-        raise TypeError(
-            f"{cls.__name__} takes {', '.join(known)}, but {count} values were given.\n  To mend it: {mend}"
-        )
-    for name in given:
-        if name in known:
-            continue
-        close = [ALIASES[name]] if ALIASES.get(name) in known else difflib.get_close_matches(name, known, n=1)
-        mend = f"Did you mean {close[0]}=?" if close else f"It takes {', '.join(known)}."
-        if name == "scale" and "rate" in known:
-            mend = "Give rate=, which is one over the scale."
-        if name == "validate_args":
-            mend = "Leave it out: what is known of the numbers is always looked at."
-        raise TypeError(f"{cls.__name__} has no parameter {name}.\n  To mend it: {mend}")
-
-
-def _no_pytree(distribution: Any) -> ModelError:
-    return ModelError(
-        f"{type(distribution).__name__} does not say which of its attributes are parameters.",
-        mend="Write @pytree above it (from vbppl.core.pytree), and its parameters as fields: loc: float = 0.0.",
-    )
-
-
-def as_array(values: Sequence[Any]) -> ArrayLike:
-    """A list as an array: NumPy's, which compiles nothing, unless some of its values may be latent variables."""
-    latent = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values))
-    return jnp.asarray(values) if latent else np.asarray(values)
-
-
 def parameters(distribution: Any) -> dict[str, Any]:
     """The parameters that were given, by name."""
     if not dataclasses.is_dataclass(distribution):
-        raise _no_pytree(distribution)
+        raise arguments.no_pytree(distribution)
     fields = dataclasses.fields(distribution)
     values = {f.name: getattr(distribution, f.name) for f in fields if not f.metadata.get("static")}
     return {name: value for name, value in values.items() if value is not None}
@@ -333,8 +251,8 @@ class ExpandedDistribution(Renamed):
     expanded_shape: Shape = static()
 
     def __init__(self, base_dist: Distribution, batch_shape: Sequence[int] = ()):
-        _refuse_other_kinds(self, "base_dist", "Distribution", base_dist)
-        batch_shape = as_shape("ExpandedDistribution", "batch_shape", batch_shape)
+        arguments.check_kind(self, "base_dist", "Distribution", base_dist)
+        batch_shape = arguments.as_shape("ExpandedDistribution", "batch_shape", batch_shape)
         pairs = zip(base_dist.batch_shape[::-1], batch_shape[::-1])
         if len(base_dist.batch_shape) > len(batch_shape) or any(own not in (1, size) for own, size in pairs):
             raise ModelError(

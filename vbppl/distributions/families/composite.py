@@ -129,6 +129,12 @@ class MixtureSameFamily(Distribution):
                 f"the weights of a mixture are a Categorical, not {type(self.mixing_distribution).__name__}.",
                 mend="Write MixtureSameFamily(dist.Categorical(probs=weights), components).",
             )
+        if not isinstance(self.component_distribution, Distribution):
+            raise ModelError(
+                f"the component_distribution of a mixture is a {type(self.component_distribution).__name__}, which is "
+                "not a distribution.",
+                mend="Let its last batch dimension count them: dist.Normal(jnp.array([-1.0, 1.0]), 0.5).",
+            )
         super().__post_init__()
         if self.component_distribution.batch_shape[-1:] != (self._components,):
             raise ModelError(

@@ -12,7 +12,8 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import all_rightmost
 from vbppl.core.types import ArrayLike, Shape
-from vbppl.distributions.base import Distribution, as_shape, broadcast_batch
+from vbppl.distributions.arguments import as_shape
+from vbppl.distributions.base import Distribution, broadcast_batch
 from vbppl.distributions.constraints.base import Bijector, widened
 from vbppl.distributions.constraints.scalar import real
 

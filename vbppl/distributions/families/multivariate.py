@@ -152,13 +152,13 @@ class _Correlations(Distribution):
     event_dim = 2
 
     def __post_init__(self):
-        Distribution.__post_init__(self)
         if not isinstance(self.dimension, (int, np.integer)) or self.dimension < 2:
             name = type(self).__name__
             raise ModelError(
                 f"the dimension of {name} must be an int of at least 2, not {self.dimension!r}.",
                 mend=f"Write {name}(3, 1.0) for 3 x 3 matrices of concentration 1.",
             )
+        Distribution.__post_init__(self)
 
     @property
     def event_shape(self):
