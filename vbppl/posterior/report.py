@@ -221,7 +221,8 @@ class Report:
         lines.append(f"ELBO {self.elbo} nats, {evidence}{gap}")
         if len(self.draws):
             far = int(np.sum(~self.draws.own))
-            worth = f"worth {self.ess * len(self.draws):,.0f}; Pareto k {self.pareto_k:.2f}"
+            tail = "no tail of large weights" if self.pareto_k == -math.inf else f"Pareto k {self.pareto_k:.2f}"
+            worth = f"worth {self.ess * len(self.draws):,.0f}; {tail}"
             lines.append(f"{len(self.draws):,} draws, {far:,} of them beside the guide's own, {worth}")
         return lines
 

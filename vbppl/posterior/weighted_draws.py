@@ -41,6 +41,7 @@ OWN = 0.75  # of the draws: the guide's own
 NEAREST, FARTHEST = 0.05, 200.0  # radii of the far draws, in units of sqrt(dim) sds
 FREEDOM = 5.0  # of Student's t
 FAR_DIM = 128  # dims beyond which a radius meets nothing
+FLAT = 0.1  # the largest weights' rise, as a share of those below, under which they have no tail
 AT_ONCE = 1024  # points whose values are computed together: one program, which tables use too
 ROUNDED = 0.01  # of a coordinate: what the way to its support and back may change
 KEPT = 2**22  # numbers of the draws that a report holds on to
@@ -89,7 +90,7 @@ class WeightedDraws:
       log_q: the guide's.
       log_proposal: that of the mixture they come from.
       log_weight: of each, Pareto-smoothed: the exponentials sum to one.
-      pareto_k: the shape of the tail of the weights.
+      pareto_k: the shape of the tail of the weights; minus infinity where the largest are all but even.
       log_evidence: the log of the mean weight, in nats.
       own: which of them are the guide's own, `(draws,)`.
     """
@@ -116,7 +117,8 @@ class WeightedDraws:
         """Draws of a proposal with their weights."""
         # A draw without a density weighs nothing, but counts: the average weight is over all draws.
         smoothed = psis.smooth(np.where(np.isfinite(log_p), log_p - log_proposal, -np.inf))
-        known = smoothed.log_weights, smoothed.shape, smoothed.log_mean
+        shape = smoothed.shape if smoothed.rise > FLAT else -np.inf
+        known = smoothed.log_weights, shape, smoothed.log_mean
         return cls(z, log_p, log_q, log_proposal, *known, own)
 
     def __len__(self) -> int:

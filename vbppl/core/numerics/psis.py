@@ -23,12 +23,15 @@ class Smoothed(NamedTuple):
       shape: the shape `k` of the tail; minus infinity where the largest weights are all but equal.
       ess: the effective sample size, in draws.
       log_mean: the log of the average weight: the log evidence, where the weights are `p / q`.
+      rise: by how much the largest weight exceeds those below the tail, as a share of them. Where it is a few
+        percent, as of a guide that is the posterior, the tail may have any shape: no average is moved by it.
     """
 
     log_weights: np.ndarray
     shape: float
     ess: float
     log_mean: float
+    rise: float
 
     @property
     def usable(self) -> bool:
@@ -46,13 +49,14 @@ def smooth(log_weights: np.ndarray) -> Smoothed:
     log_weights = np.asarray(log_weights, np.float64)
     draws, top = len(log_weights), log_weights.max(initial=-np.inf)
     if not np.isfinite(top):
-        return Smoothed(log_weights, np.inf, 0.0, float(top))
+        return Smoothed(log_weights, np.inf, 0.0, float(top), np.inf)
     log_weights = log_weights - top
     tail = int(np.ceil(min(0.2 * draws, 3 * np.sqrt(draws))))
     # The tail, and the largest weight that is not in it: excesses are measured from there.
     order = np.argsort(log_weights)[-tail - 1 :]
     cut, *largest = np.exp(log_weights[order])
     shape, excess = -np.inf, np.array(largest) - cut
+    rise = float(excess[-1] / cut) if len(excess) and cut > 0 else np.inf
     # Four numbers tell no shape; and where the largest weights are all but equal there is no tail to smooth.
     if tail > 4 and excess[-1] > 1e-10:
         shape, scale = fit_pareto(np.maximum(excess, 1e-300))
@@ -64,7 +68,7 @@ def smooth(log_weights: np.ndarray) -> Smoothed:
     log_sum = np.logaddexp.reduce(log_weights)
     log_weights = log_weights - log_sum
     ess = 1 / np.sum(np.exp(2 * log_weights))
-    return Smoothed(log_weights, float(shape), float(ess), float(top + log_sum - np.log(draws)))
+    return Smoothed(log_weights, float(shape), float(ess), float(top + log_sum - np.log(draws)), rise)
 
 
 def fit_pareto(excess: np.ndarray) -> tuple[float, float]:
