@@ -714,3 +714,16 @@ def test_an_error_of_a_model_shows_the_users_lines_and_no_note_of_jax():
     assert any('vb.sample("x"' in line for line in lines)
     assert not any("JAX" in line for line in lines)
     assert len("".join(lines).splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    ("family", "prior"), [("Poisson", dist.Normal(20.0, 6.0)), ("Exponential", dist.Normal(1.0, 0.3))]
+)
+def test_a_prior_most_of_which_lies_on_the_support_is_left_to_the_fit(family, prior):
+    @vb.model
+    def model(y):
+        rate = vb.sample("rate", prior)
+        with vb.plate("row", len(y)):
+            vb.sample("y", getattr(dist, family)(rate), obs=y)
+
+    assert vb.fit(model(np.array([20, 22, 19])), "mean_field").mean()["rate"] > 0

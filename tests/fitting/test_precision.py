@@ -112,3 +112,35 @@ def test_a_kernel_that_is_singular_in_32_bits_is_fitted():
     assert by_itself.report.verdict == "good"
     for name, mean in double.mean().items():
         assert by_itself.mean()[name] == pytest.approx(float(mean), abs=0.05 * float(double.sd()[name]))
+
+
+def test_what_a_fit_in_double_precision_has_learnt_is_kept():
+    """`y ~ N(x, s)` with `x ~ N(0, 1)`: the best `s` is the rows' spread about their mean."""
+
+    @vb.model
+    def learnt(y):
+        s = vb.param("s", 1.0, constraint=dist.constraints.positive)
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(x, s), obs=y)
+
+    y = np.random.default_rng(0).normal(0.0, 3.0, 200)
+    posterior = vb.fit(learnt(y), precision="float64")
+    assert posterior.params["s"].dtype == np.float32
+    assert posterior.params["s"] == pytest.approx(y.std(), rel=0.01)
+    assert posterior.predict(seed=1)["y"].std() == pytest.approx(y.std(), rel=0.05)
+
+
+def test_an_answer_that_the_sessions_dtype_has_no_places_for_is_poor_and_says_so():
+    @vb.model
+    def far(y):
+        mu = vb.sample("mu", dist.Normal(0.0, 1e7))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(mu, 0.01), obs=y)
+
+    seen = set()
+    y = 1e6 + 0.01 * np.random.default_rng(0).normal(size=100)
+    report = vb.fit(far(y), callback=lambda _: seen.add(jnp.ones(()).dtype)).check()
+    assert report.verdict == "poor"
+    assert "in float32, which the posterior is given back in, the places of mu lie" in report.reasons[0]
+    assert seen == {jnp.zeros(1).dtype}  # a callback sees the session as it is

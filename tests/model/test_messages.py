@@ -717,7 +717,7 @@ def a_negative_rate_among_the_arguments():
 
 @told(
     """
-site 'x': scale is -1, off its support, positive.
+site 'x': scale is -1, off its support, nonnegative.
   To mend it: Give positive numbers, as jnp.exp(a) is, or a site with a positive support.
 """
 )

@@ -54,5 +54,5 @@ def test_errors_at_the_door():
     for dim in (0, 2.0, True):
         with pytest.raises(ValueError, match="dim must be a whole number"):
             vb.density(standard, dim)
-    with pytest.raises(TypeError, match="expected a function of a vector, but got int 3"):
+    with pytest.raises(TypeError, match="log_density must be a function of a vector, not 3"):
         vb.density(3, 2)

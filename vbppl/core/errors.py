@@ -52,6 +52,17 @@ class PoorPosteriorError(Exception):
     """An answer that is poorer than what a script needs; see `Report.require`."""
 
 
+def of_kind(name: str, value: Any, is_one: bool, words: str) -> Any:
+    """`value`, where it is what `words` say.
+
+    Raises:
+      TypeError: it is not; the message begins with `name`.
+    """
+    if not is_one:
+        raise TypeError(f"{name} must be {words}, not {value!r:.80}.")
+    return value
+
+
 def whole_number(name: str, value: Any, least: int | None = 1) -> int:
     """`value` as an int, where it is one, of Python or of NumPy, and not below `least`, if there is such a bound.
 

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.tables import labels
 from vbppl.core.types import Seed
@@ -161,6 +161,7 @@ def calibrate(
       ModelError: the model observes nothing, or cannot be fitted on fixed draws.
     """
     check_applied(model)
+    whole_number("draws", draws)
     raw, fitted = raw_key(seed), model if fitted is None else fitted
     observed = [name for name in Target.of(model).layout.observed if name in model.sample(1)]
     if not observed:

@@ -72,7 +72,10 @@ def _from_prior(
     if not height > np.nan_to_num(here, nan=-np.inf) + LOWER + before.target.dim:
         return before.noted("starts", f"{said}, and led nowhere higher"), report
     again = prepare(dataclasses.replace(plan, start=values), problem.targets, problem.raw_keys)
-    (after,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+    try:
+        (after,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+    except InitializationError as error:
+        return before.noted("starts", f"{said}, and could not be climbed from: {error.what}"), report
     after, card = judged(after, problem.raw_keys[0], watch)
     if after.status.was_cut_short or not card.elbo.value > np.nan_to_num(report.elbo.value, nan=-np.inf):
         return before.noted("starts", f"{said}, and led to no higher bound"), report

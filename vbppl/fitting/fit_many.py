@@ -6,13 +6,13 @@ advance side by side, and cost little more than one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
@@ -97,6 +97,7 @@ def _each(model: Any, datasets: Any, seeds: Any) -> tuple[list[Model], list[Seed
             raise ModelError(
                 f"{model!r} needs data sets.", mend="Give a dict of its arguments for each fit: [{...}, {...}]."
             )
+        of_kind("datasets", datasets, isinstance(datasets, Iterable), "a list of the arguments of each fit")
         _check_datasets(datasets)
         # A float that differs from one data set to the next is data.
         data = [jax.tree.map(lambda leaf: np.asarray(leaf) if isinstance(leaf, float) else leaf, d) for d in datasets]

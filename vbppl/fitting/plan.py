@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import PathLike
 from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
@@ -113,6 +114,8 @@ def plan(
       ModelError: the choices do not go together; the message says which, and what would.
       TypeError, ValueError: one of them is none.
     """
+    is_path = checkpoint is None or isinstance(checkpoint, (str, os.PathLike))
+    of_kind("checkpoint", checkpoint, is_path, "the path of a file")
     _check_start(start, target)
     _check_validation(method, target)
     minibatches = minibatches_of(target, batch_size)

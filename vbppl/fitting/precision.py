@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +21,18 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Method, Plan
 from vbppl.fitting.prepare import judged, prepare
 from vbppl.inference.deterministic.problem import Deterministic, Problem
+from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import NotSearched, Solution
 from vbppl.model.model import Model
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport, Report
 from vbppl.target.batched import HEAVY, evaluate
-from vbppl.target.target import Target
+from vbppl.target.target import Target, in_mode, model_of
 
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
 NOISE = 0.1  # nats by which rounding may move a log density
 DIVERGED = 1e12  # nats, or in unconstrained space
+TOO_COARSE = 0.25  # the same, beyond which no answer can be given in it
 COARSE = 0.05  # sds between a place and the next one that the dtype has
 POINTS, STEP = 64, 0.03  # draws that are looked at; how far on the way to the next one is looked again
 
@@ -71,7 +74,10 @@ def refined(
             place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
             double = dataclasses.replace(double, start=place, coordinates=np.asarray(solution.target.centred)[None])
         double = dataclasses.replace(double, precision="float64")
-        (after,) = plan.solve(double, watch)
+        try:
+            (after,) = plan.solve(double, watch)
+        except InitializationError:  # the first half has an answer, with its own verdict
+            return problem, solution, report
         if after.status.was_cut_short:
             return problem, solution, report
         after = _joined(solution, after, is_place).noted("precision", f"{limit}{WENT_ON}")
@@ -122,10 +128,28 @@ def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
 
 
 def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
-    """The same posterior, to be used in the session's dtype; its report is that of the fit."""
+    """The same posterior in the session's dtype; its report is that of the fit, as far as that dtype bears."""
     dtype = jnp.result_type(float)
     if np.asarray(posterior.target.centred).dtype == dtype:
         return posterior
-    target = Target.of(model).replace(centred=np.asarray(posterior.target.centred, dtype))
-    phi = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), posterior.phi)
-    return dataclasses.replace(posterior, solution=dataclasses.replace(posterior.solution, target=target, phi=phi))
+    phi, params, states = jax.tree.map(
+        lambda leaf: np.asarray(leaf, dtype) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf,
+        (posterior.phi, posterior.target.params, model_of(posterior.target).states),
+    )
+    target = Target.of(model).replace(centred=np.asarray(posterior.target.centred, dtype), params=params)
+    solution = dataclasses.replace(posterior.solution, target=in_mode(target, states, None), phi=phi)
+    return dataclasses.replace(posterior, solution=solution, report=_as_rounded(posterior.report, solution, dtype))
+
+
+def _as_rounded(report: AnyReport, solution: Solution, dtype: Any) -> AnyReport:
+    """A report that is poor where the session's dtype has too few places for the answer."""
+    loc, scale = (np.asarray(part, np.float64) for part in solution.guide.frame(solution.phi, solution.target))
+    apart = np.spacing(np.abs(loc).astype(dtype)) / np.maximum(scale, 1e-300)
+    if not isinstance(report, Report) or not len(apart) or not (apart.max() > TOO_COARSE):
+        return report
+    name = solution.target.layout.coordinates[int(apart.argmax())]
+    reason = f"in {dtype}, which the posterior is given back in, the places of {name} lie {apart.max():.2g} sd apart"
+    advice = "jax.enable_x64(True) around the fit and all that is asked of the posterior; or data less far from zero"
+    return dataclasses.replace(
+        report, verdict="poor", reasons=(reason, *report.reasons), advice=(advice, *report.advice)
+    )

@@ -108,7 +108,7 @@ def from_prior(target: Target, raw: np.ndarray) -> tuple[dict[str, Any], float] 
         return None
     try:
         drawn = target.model.sample(BLOCK, jax.random.wrap_key_data(jnp.asarray(raw)))
-    except NotImplementedError:  # a distribution of the user's own without a sampler
+    except Exception:  # a sampler of the user's own that fails: only prior draws need it, and `model.sample` tells
         return None
     z, height = climbed(target, np.asarray(target.unconstrain({name: drawn[name] for name in names}), np.float64))
     values = target.constrain(z)

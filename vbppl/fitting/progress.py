@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+
 from vbppl.core.watch import Watch
 from vbppl.inference.solution import Progress
 
@@ -21,13 +23,14 @@ def watching(
     """A watch that draws the bar and then calls `callback`, and that is over in so many `seconds`."""
     show = progress if progress is not None else sys.stderr.isatty()
     patience = 0.0 if progress else PATIENCE
-    bar = _Bar() if show else None
+    bar, session = (_Bar() if show else None), bool(jax.config.read("jax_enable_x64"))
 
     def tell(now: Progress) -> None:
         if bar is not None and now.seconds >= patience:
             bar.show(now)
         if callback is not None:
-            callback(now)
+            with jax.enable_x64(session):  # whatever the fit is computed in
+                callback(now)
 
     try:
         yield Watch.lasting(seconds, tell) if bar is not None or callback is not None else Watch.lasting(seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vbppl.core.errors import whole_number
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray
 from vbppl.guides.base import Start
@@ -38,7 +39,7 @@ class LowRank(Gaussian):
     rank: int | None = static(default=None)
 
     def __post_init__(self) -> None:
-        if self.rank is not None and self.rank < 1:
+        if self.rank is not None and whole_number("rank", self.rank, 0) < 1:
             raise ValueError(f"rank must be at least 1, not {self.rank}; rank 0 is vb.MeanField().")
 
     def init(self, target: Target, start: Start) -> np.ndarray:

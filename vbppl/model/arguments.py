@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
 from vbppl.data.source import UNNAMED, Source, is_source
@@ -24,6 +24,11 @@ def name_of(function: Callable[..., Any]) -> str:
     """What to call a function in messages; a `functools.partial` has no name of its own."""
     function = function.func if isinstance(function, functools.partial) else function
     return getattr(function, "__name__", type(function).__name__)
+
+
+def by_name(values: Any) -> Mapping[str, Any]:
+    """Values of sites, or an error where they are no dict of them."""
+    return of_kind("values", values, isinstance(values, Mapping), "a dict of values by the sites' names")
 
 
 def split(
@@ -106,7 +111,8 @@ def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -
 
 
 def check_function(function: Any) -> None:
-    """Refuse functions that do not run when they are called."""
+    """Refuse what cannot be called, and functions that do not run when they are."""
+    of_kind("function", function, callable(function), "a function of the model's arguments")
     kinds = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
     if any(is_one(function) for is_one in kinds):
         raise TypeError(

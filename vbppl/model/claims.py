@@ -28,7 +28,7 @@ from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import check_range
 
-SURE = 4.0  # prior sds: where all of them lie on a support, the rest is left to the fit
+INSIDE = 0.01  # prior sds between a mean and the bound that it must not touch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Claim:
         """The numbers in it, as a pytree."""
         return self.value, self.rule, self.mask
 
+    def with_its_edge(self) -> Claim:
+        """The same of a scale, which may be zero now."""
+        is_scale = self.what.startswith("scale") and type(self.rule) is scalar.Positive
+        return dataclasses.replace(self, rule=constraints.nonnegative) if is_scale else self
+
     def error(self) -> ModelError | None:
         """The first value for which it is false, as far as NumPy can tell."""
         value, off = np.asarray(self.value), self.where_false()
@@ -64,6 +69,7 @@ class Claim:
         if self.prior:
             return self._of_prior()
         first = tuple(int(i) for i in np.argwhere(off)[0])
+        value = np.broadcast_to(value, (*off.shape, *value.shape[value.ndim - self.rule.event_dim :]))
         at = value[first[-value.ndim :] if value.ndim else ()]
         rule = str(jax.tree.map(lambda leaf: leaf[first] if np.shape(leaf) == off.shape else leaf, self.rule))
         rule = re.sub(r"\d+\.\d{6,}", lambda number: f"{float(number[0]):.6g}", rule)
@@ -210,13 +216,13 @@ def _rule(dist: Any, what: str, given: Mapping[str, Any]) -> Any:
 
 
 def _of_prior(claim: Claim, prior: Any) -> Iterator[Claim]:
-    """The claim that what lies `SURE` sds below the mean of a prior without bounds is on the support still."""
+    """The claim that the mean of a prior without bounds lies inside the support; the rest is left to the fit."""
     support = prior.support
     while isinstance(support, base.Independent):
         support = support.base
-    if isinstance(support, scalar.Real):
-        loc, scale = prior.location_scale or (0.0, np.inf)
-        yield dataclasses.replace(claim, value=loc - SURE * scale)
+    if isinstance(support, scalar.Real) and prior.location_scale:
+        loc, scale = prior.location_scale
+        yield dataclasses.replace(claim, value=loc - INSIDE * scale)
 
 
 def holds(rule: Any, x: np.ndarray) -> np.ndarray | None:
@@ -281,7 +287,9 @@ class Claims:
             if claim.what == "init" and is_latent:
                 mend = "Start it from a number; what depends on latent variables is written with vb.deterministic."
                 return ModelError("init depends on a latent variable.", site=claim.site, mend=mend)
-        told = (claim for claim in self._at(self.at_data, None, leaves) if observations or claim.what != "obs")
+        told = self._at(self.at_data, None, leaves)
+        if not observations:  # as for draws, among which a scale of zero makes all alike
+            told = (claim.with_its_edge() for claim in told if claim.what != "obs")
         return next(filter(None, (claim.error() for claim in told)), None)
 
     def error_of_nan(self, leaves: Sequence[Any]) -> ModelError | None:

@@ -26,7 +26,7 @@ from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source
-from vbppl.model.arguments import Setting, check_function, name_of, shown, split, value_of
+from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
@@ -209,11 +209,11 @@ class Model(Program):
         It is what `obs=` in the model would do, so `sample` and `predict` draw these sites anew; to
         hold a site at a value there too, use `do`.
         """
-        return self._with("conditions", {**(values or {}), **named})
+        return self._with("conditions", {**by_name({} if values is None else values), **named})
 
     def do(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
         """The same model with sites set from outside: their own densities no longer count."""
-        return self._with("interventions", {**(values or {}), **named})
+        return self._with("interventions", {**by_name({} if values is None else values), **named})
 
     def sample(self, n: int = 1000, seed: Seed = 0, params: Mapping[str, Any] | None = None) -> dict[str, Array]:
         """Draws from the prior predictive distribution; observed sites are drawn anew.
@@ -224,8 +224,7 @@ class Model(Program):
         Returns: for each sample and deterministic site an array `(n, ...)`.
         """
         n, whole = whole_number("n", n), self.loaded()
-        if not self.interventions:  # what is set from outside may be an edge: a scale of zero makes all alike
-            check_numbers(whole, observations=False)
+        check_numbers(whole, observations=False)
         given = jax.device_put((whole, _own_params(self, params or {}), raw_key(seed)))
         return _prior_draws(*given, n)
 
@@ -242,6 +241,7 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
+        values = by_name(values)
         words = {name: value for name, value in values.items() if isinstance(value, (str, list, tuple))}
         values = {**values, **{name: as_numbers(value, "the value given", name) for name, value in words.items()}}
         return _log_joint(*jax.device_put((self.loaded(), {name: crossing(value) for name, value in values.items()})))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError, VbpplWarning
+from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import named, wrap
 from vbppl.core.types import AnyArray, Array
 from vbppl.distributions.location_scale import coordinates
@@ -67,7 +67,8 @@ def predict(
 
 
 def check_in_memory(model: Model) -> None:
-    """Say so if some data of `model` are read in parts."""
+    """Say so if it is no model, or some of its data are read in parts."""
+    of_kind("model", model, hasattr(model, "sources"), "the model function applied to its arguments")
     if model.sources:
         name = next(iter(model.sources))
         raise ModelError(

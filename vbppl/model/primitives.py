@@ -23,7 +23,7 @@ import jax.core
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import Array, PyTree, Shape
 from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.constraints.scalar import real
@@ -269,6 +269,7 @@ def factor(name: str, log_weight: Any) -> None:
     B of N rows are shown.
     """
     run, name = _run_and_name("factor", name)
+    of_kind("log_weight", log_weight, log_weight is not None, "a number or an array of numbers")
     log_weight = _numbers(name, "log_weight", log_weight)
     check_owned(name, "log_weight", log_weight.shape, run.frames)
     log_weight = jnp.broadcast_to(log_weight, plated(log_weight.shape, run.frames))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.model.model import Model
 from vbppl.model.trace import abstract_sites
 
@@ -35,6 +35,7 @@ def decenter(model: Model, *names: str) -> Model:
     Raises:
       ModelError: a name is not that of a latent site with a location and a scale.
     """
+    of_kind("model", model, hasattr(model, "decentered"), "a model applied to its arguments")
     known = [name for name, site in abstract_sites(model).items() if site.location_scale]
     for name in names:
         if name not in known:

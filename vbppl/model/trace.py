@@ -258,7 +258,10 @@ def advice_of_indices(model: Any) -> str:
         try:
             with jax.transfer_guard("allow"):
                 return checked(model)[0].get() or ""
-        except NotImplementedError:  # a primitive that cannot be checked: there is nothing to say
+        except (
+            NotImplementedError,
+            ValueError,
+        ):  # what cannot be checked says nothing
             return ""
 
     names = list(abstract_sites(model))

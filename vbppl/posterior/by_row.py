@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vbppl.core.errors import whole_number
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PyTree, Seed
 from vbppl.guides import networks
@@ -72,6 +73,5 @@ class ByRow:
 
 
 def check_count(n: int) -> None:
-    """Refuse to draw nothing."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n}.")
+    """Refuse to draw nothing, or a part of a draw."""
+    whole_number("n", n)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import RepeatedDrawsWarning
+from vbppl.core.errors import RepeatedDrawsWarning, of_kind
 from vbppl.posterior.weighted_draws import WeightedDraws, values_of
 from vbppl.target.target import Target
 
@@ -29,6 +31,24 @@ class Expectation(NamedTuple):
 
     value: np.ndarray | np.floating
     se: np.ndarray | np.floating
+
+
+def expectation(f: Callable[..., Any], values: Mapping[str, Any], weights: np.ndarray) -> Expectation:
+    """The weighted mean of `f` over draws of `values`, `(draws, ...)` each."""
+    of_kind("f", f, callable(f), "a function of the values of the sites, by their names")
+    found = np.asarray(jax.vmap(f)(jax.tree.map(jnp.asarray, dict(values))), np.float64)
+    mean = np.tensordot(weights, found, 1)
+    return Expectation(mean[()], np.sqrt(np.tensordot(weights**2, (found - mean) ** 2, 1))[()])
+
+
+def check_levels(q: Any) -> None:
+    """Refuse what are no probabilities."""
+    try:
+        levels = np.asarray(q, np.float64)
+    except (TypeError, ValueError):
+        levels = np.full(1, np.nan)
+    if not np.all((levels >= 0) & (levels <= 1)):
+        raise ValueError(f"q must be numbers between 0 and 1, not {q!r:.80}.")
 
 
 def variance(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import of_kind
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, PyTree, Seed
@@ -21,7 +22,7 @@ from vbppl.inference.solution import Solution, Status
 from vbppl.model import predictive
 from vbppl.model.model import Model
 from vbppl.posterior.by_row import ByRow, check_count
-from vbppl.posterior.correction import Expectation, resampled, variance, weighted_quantile
+from vbppl.posterior.correction import Expectation, check_levels, expectation, resampled, variance, weighted_quantile
 from vbppl.posterior.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.optimality_gap import optimality_gap
 from vbppl.posterior.report import Report, Unjudged
@@ -117,6 +118,7 @@ class Posterior(ByRow):
 
     def quantiles(self, q: float | Sequence[float]) -> dict[str, np.ndarray]:
         """Quantiles of each site, `(..., )` for a number `q` and `(len(q), ...)` for several."""
+        check_levels(q)
         values, weights = self._table_draws()
         return {name: weighted_quantile(np.asarray(x, np.float64), weights, q) for name, x in values.items()}
 
@@ -134,10 +136,7 @@ class Posterior(ByRow):
         Args:
           f: from one value of each site, `{"mu": (), "theta": (8,), ...}`, to an array; JAX maps it over the draws.
         """
-        values, weights = self._table_draws()
-        found = np.asarray(jax.vmap(f)(jax.tree.map(jnp.asarray, values)), np.float64)
-        mean = np.tensordot(weights, found, 1)
-        return Expectation(mean[()], np.sqrt(np.tensordot(weights**2, (found - mean) ** 2, 1))[()])
+        return expectation(f, *self._table_draws())
 
     def covariance(self, *names: str) -> np.ndarray:
         """The covariance matrix of all scalars of the sites `names` (all sites if none), in order."""
@@ -152,6 +151,7 @@ class Posterior(ByRow):
         Stands on the same footing as `model.log_joint`: the mean over draws of `posterior.uncorrected()` of
         `log_joint - log_prob` is the ELBO.
         """
+        of_kind("values", values, isinstance(values, Mapping), "a dict of values by the sites' names")
         return bound.log_prob_of_values(self.guide, self.phi, self.target, values)
 
     @property
@@ -173,6 +173,7 @@ class Posterior(ByRow):
         Args:
           gap: also bound how far below the best of its family the fit may lie, by four further fits.
         """
+        of_kind("gap", gap, isinstance(gap, (bool, np.bool_)), "True or False")
         if isinstance(self.report, Unjudged):
             raise TypeError(f"{self.report.why}.")
         card = self.report.beside(self.solution)
@@ -226,6 +227,7 @@ class Posterior(ByRow):
         """
         check_count(n)
         model = model_of(self.target) if model is None else model
+        of_kind("draws", draws, draws is None or isinstance(draws, Mapping), "a dict of draws by the sites' names")
         predictive.check_in_memory(model)
         model = model.in_training(model_of(self.target).states, None)
         values, z, anew = self._transfer(model, n, seed, draws)

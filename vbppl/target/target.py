@@ -191,7 +191,7 @@ def density(log_density: Callable[[Array], Any], dim: int) -> Target:
     if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
         raise ValueError(f"dim must be a whole number, at least 1, not {dim!r}.")
     if not callable(log_density):
-        raise TypeError(f"expected a function of a vector, but got {type(log_density).__name__} {log_density!r:.80}.")
+        raise TypeError(f"log_density must be a function of a vector, not {log_density!r:.80}.")
     return Target.of(plain_density(log_density, int(dim)))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vbppl.core.errors import whole_number
+from vbppl.core.errors import of_kind, whole_number
 from vbppl.inference.stochastic.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.inference.stochastic.step import CHUNK
 
@@ -48,6 +48,11 @@ class Stochastic:
         if not whole_number("every", self.every) <= CHUNK:
             raise ValueError(f"every must lie between 1 and {CHUNK}, not {self.every}.")
         whole_number("draws", self.draws)
+        of_kind(
+            "objective", self.objective, self.objective is None or hasattr(self.objective, "is_linear"), "vb.Elbo()"
+        )
+        known = self.validation is None or hasattr(self.validation, "model")
+        of_kind("validation", self.validation, known, "vb.Validation(model(rows kept back))")
         if self.steps is not None:
             whole_number("steps", self.steps)
         if self.optimizer is not None and not hasattr(self.optimizer, "update"):
