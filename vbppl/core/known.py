@@ -76,11 +76,10 @@ class Known:
                     if value is not None:
                         numbers[variable] = np.asarray(value, variable.aval.dtype)
 
-        def told(atom: Any) -> np.ndarray | None:
-            is_known = isinstance(atom, jax.extend.core.Literal) or atom in numbers
-            return np.asarray(read(atom), atom.aval.dtype) if atom is not None and is_known else None
+        def is_told(atom: Any) -> bool:
+            return atom is not None and (isinstance(atom, jax.extend.core.Literal) or atom in numbers)
 
-        return [told(atom) for atom in self.outputs]
+        return [np.asarray(read(atom), atom.aval.dtype) if is_told(atom) else None for atom in self.outputs]
 
 
 def _in_numpy(equation: Any) -> Callable[..., Any] | None:
