@@ -9,6 +9,7 @@ import scipy.stats as st
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.fitting.prepare import from_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -88,3 +89,21 @@ def test_a_fit_whose_starts_agree_does_not_ask_the_prior():
     posterior = vb.fit(heavy(np.array([8.0, -5.0, -4.5])))
     assert posterior.report.verdict != "good"
     assert not [note for note in posterior.check().notes if note.topic == "starts"]
+
+
+def test_a_sampler_that_fails_costs_no_fit_and_is_told():
+    """Only draws of the prior need it, which are one more place to look for starts."""
+
+    @vb.model
+    def model():
+        vb.sample("x", dist.Normal(0.0, 1.0))
+
+    target = vb.target(model())
+
+    def broken(*_):
+        raise RuntimeError("no sampler")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(target.model), "sample", broken)
+        with pytest.warns(vb.VbpplWarning, match="no start was looked for there: RuntimeError: no sampler"):
+            assert from_prior(target, np.zeros(2, np.uint32)) is None

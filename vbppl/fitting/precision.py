@@ -76,8 +76,9 @@ def refined(
         double = dataclasses.replace(double, precision="float64")
         try:
             (after,) = plan.solve(double, watch)
-        except InitializationError:  # the first half has an answer, with its own verdict
-            return problem, solution, report
+        except InitializationError as error:  # the first half has an answer, with its own verdict
+            said = f"{limit}; in float64 no start was found: {error.what}"
+            return problem, solution.noted("precision", said), report
         if after.status.was_cut_short:
             return problem, solution, report
         after = _joined(solution, after, is_place).noted("precision", f"{limit}{WENT_ON}")
@@ -143,9 +144,11 @@ def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
 
 def _as_rounded(report: AnyReport, solution: Solution, dtype: Any) -> AnyReport:
     """A report that is poor where the session's dtype has too few places for the answer."""
+    if not isinstance(report, Report):
+        return report
     loc, scale = (np.asarray(part, np.float64) for part in solution.guide.frame(solution.phi, solution.target))
     apart = np.spacing(np.abs(loc).astype(dtype)) / np.maximum(scale, 1e-300)
-    if not isinstance(report, Report) or not len(apart) or not (apart.max() > TOO_COARSE):
+    if not len(apart) or not apart.max() > TOO_COARSE:
         return report
     name = solution.target.layout.coordinates[int(apart.argmax())]
     reason = f"in {dtype}, which the posterior is given back in, the places of {name} lie {apart.max():.2g} sd apart"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, VbpplWarning
 from vbppl.core.keys import host_generator
 from vbppl.core.plain_words import in_plain_words
 from vbppl.core.watch import Watch
@@ -108,7 +109,11 @@ def from_prior(target: Target, raw: np.ndarray) -> tuple[dict[str, Any], float] 
         return None
     try:
         drawn = target.model.sample(BLOCK, jax.random.wrap_key_data(jnp.asarray(raw)))
-    except Exception:  # a sampler of the user's own that fails: only prior draws need it, and `model.sample` tells
+    except NotImplementedError:  # a distribution of the user's own without a sampler
+        return None
+    except Exception as error:  # one that fails must not cost the fit that stands
+        text = f"the prior could not be drawn from, so no start was looked for there: {type(error).__name__}: {error}"
+        warnings.warn(VbpplWarning(text), stacklevel=2)
         return None
     z, height = climbed(target, np.asarray(target.unconstrain({name: drawn[name] for name in names}), np.float64))
     values = target.constrain(z)
