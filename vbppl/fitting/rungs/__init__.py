@@ -1,0 +1,13 @@
+"""What is tried, one after the other, where a Gaussian is not enough and the guide was ours to choose.
+
+A rung is a function `(plan, problem, before, report, watch) -> (Solution, Report)`. It gives back a better solution
+with its report, or the one that it got, with a note of what was tried and what it gained. It never keeps what is no
+better on fresh draws, and sums what all of it cost.
+
+- `costs`: what several fits cost together.
+- `from_prior`: starts from draws of the prior, where the boxes may have missed.
+- `modes`: a mixture of the modes that restarts met.
+- `coordinates`: other coordinates of hierarchical sites.
+
+To add one: a file here, and its place on the ladder in `escalate.py`.
+"""

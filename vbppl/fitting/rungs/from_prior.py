@@ -1,0 +1,47 @@
+"""Starts from the prior: where the starts disagreed, or nothing converged, it may lie where no box reaches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from vbppl.core.watch import Watch
+from vbppl.fitting.plan import Plan
+from vbppl.fitting.prepare import from_prior, judged, prepare
+from vbppl.fitting.rungs.costs import together
+from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.initialization import LOWER, InitializationError
+from vbppl.inference.solution import Searched, Solution
+from vbppl.posterior.report import AnyReport
+from vbppl.target.batched import BLOCK, evaluate
+
+DISAGREE = 1.0  # nats between the bounds that starts led to
+
+
+def begin_at_prior(
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
+    """Begin once more where a draw of the prior climbs to, if that is far higher than where the fit is."""
+    searched = before.other_modes
+    agreed = before.status.converged and isinstance(searched, Searched) and searched.spread < DISAGREE
+    if agreed or plan.start is not None or (found := from_prior(before.target, problem.raw_keys[0])) is None:
+        return before, report
+    values, height = found
+    loc = np.asarray(before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0])
+    here, said = float(evaluate(before.target, loc[None])[0][0]), f"{BLOCK} draws of the prior were starts too"
+    if not height > np.nan_to_num(here, nan=-np.inf) + LOWER + before.target.dim:
+        return before.noted("starts", f"{said}, and led nowhere higher"), report
+    again = prepare(dataclasses.replace(plan, start=values), problem.targets, problem.raw_keys)
+    try:
+        (after,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
+    except InitializationError as error:
+        return before.noted("starts", f"{said}, and could not be climbed from: {error.what}"), report
+    after, card = judged(after, problem.raw_keys[0], watch)
+    if after.status.was_cut_short or not card.elbo.value > np.nan_to_num(report.elbo.value, nan=-np.inf):
+        return before.noted("starts", f"{said}, and led to no higher bound"), report
+    text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"
+    if isinstance(searched, Searched):
+        modes = Searched((), searched.starts + BLOCK, searched.spread)
+        after = dataclasses.replace(after, other_modes=modes, status=together(after, [before]))
+    return after.noted("starts", text), card.beside(after)
