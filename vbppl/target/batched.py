@@ -164,7 +164,7 @@ def _own_errors() -> Iterator[None]:
             raise
         raise ModelError(
             "the model raised an error while its log density was computed.",
-            details=said[-1],
+            details=said[-1].partition(" [executable_name=")[0],  # some devices add their program's name
             mend="A search for a start also tries wild values: there the model must give NaN, not raise, as a solver "
             "does with throw=False; or begin inside, vb.fit(model, start={...}).",
         ) from error
@@ -263,4 +263,5 @@ def hessian_times(target: Target, eta: Array, noise: Array, vector: Array) -> Ar
     """The Hessian of the negated mean-field bound at `eta`, `(2 dim,)`, times `vector`."""
     # Forward over reverse: the Hessian itself, (2 dim, 2 dim), is never formed.
     gradient = jax.grad(lambda eta: _negated_bound(target, eta, noise))
-    return jax.jvp(gradient, (eta,), (vector,))[1]
+    with in_full_precision():
+        return jax.jvp(gradient, (eta,), (vector,))[1]

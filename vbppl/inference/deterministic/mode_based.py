@@ -33,7 +33,7 @@ from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.restarts import SAME_MODE, SHARES, STARTS, compare
 from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, Density, in_full_precision
 from vbppl.target.target import Target
 
 STEPS = 1000
@@ -262,4 +262,5 @@ def _precision(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def _hessian(target: Target, z: Array) -> Array:
-    return jax.hessian(target.log_density)(z)
+    with in_full_precision():
+        return jax.hessian(target.log_density)(z)
