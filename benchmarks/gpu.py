@@ -130,11 +130,9 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
     return float(max(means.max(), np.abs(np.log(np.array(other["sd"]) / sd)).max()))
 
 
-def fits_on(platform: str, seconds: float, precision: str = "") -> list[dict[str, Any]]:
-    """The rows of a fresh process on `platform`, as far as it came; products in this precision or JAX's own choice."""
+def fits_on(platform: str, seconds: float) -> list[dict[str, Any]]:
+    """The rows of a fresh process on `platform`, as far as it came."""
     environment = {**os.environ, "JAX_PLATFORMS": platform}
-    if precision:
-        environment["JAX_DEFAULT_MATMUL_PRECISION"] = precision
     command = [sys.executable, "-m", "benchmarks", "gpu", "--only-fits"]
     rows = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
@@ -167,7 +165,6 @@ def main(arguments: list[str]) -> None:
     if device != "cpu":
         name = {"gpu": "cuda"}.get(device, device)
         found[name] = fits_on(name, seconds)
-        found[f"{name}, products in 32 bits"] = fits_on(name, seconds, "highest")
     table(found)
     for suite, short in SHORT.items():
         left = options.seconds - (time.monotonic() - began)
