@@ -65,9 +65,10 @@ def fit_many(
       ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
     """
     models, seeds = _each(model, datasets, seeds)
-    raws = [raw_key(seed) for seed in seeds]
+    raws = [raw_key(seed, "each of seeds") for seed in seeds]
     posteriors: list[Posterior] = []
-    for solution, raw in zip(solved_side_by_side(models, guide, method or Deterministic(), raws), raws):
+    method = Deterministic() if method is None else method
+    for solution, raw in zip(solved_side_by_side(models, guide, method, raws), raws):
         posteriors.append(Posterior(*judged(solution, raw, Watch())))
         if posteriors[-1].status.was_cut_short:
             break
