@@ -172,7 +172,10 @@ def sum_rightmost(x: ArrayLike, dims: int) -> Array:
 
 def sum_of_others(x: Array) -> Array:
     """For each entry of the last dimension the sum of all others: `1 - p` of one near 1, whose difference is lost."""
-    return jnp.sum(jnp.where(np.eye(x.shape[-1], dtype=bool), 0, x[..., None, :]), axis=-1)
+    nothing = jnp.zeros_like(x[..., :1])
+    before = jnp.concatenate([nothing, jnp.cumsum(x[..., :-1], axis=-1)], axis=-1)
+    after = jnp.concatenate([jax.lax.cumsum(x[..., 1:], axis=x.ndim - 1, reverse=True), nothing], axis=-1)
+    return before + after
 
 
 def all_rightmost(x: ArrayLike, dims: int) -> Array:

@@ -218,13 +218,15 @@ class Weibull(Distribution):
 
     def _moments(self):
         t = 1.0 / jnp.asarray(self.concentration, self.dtype)
-        mean = self.scale * jnp.exp(special.gammaln(1.0 + t))
+        return self.scale * jnp.exp(special.gammaln(1.0 + t)), lambda: self._variance(t)
+
+    def _variance(self, t):
         # log(second moment / mean^2), of order t^2: by the series of log Gamma(1 + t) where that would cancel.
         n, small = jnp.arange(2.0, 24.0, dtype=self.dtype), t < 0.1
         powers = jnp.power(-jnp.where(small, t, 0.0)[..., None], n)
         series = jnp.sum(special.zeta(n, 1.0) * powers * (2.0**n - 2.0) / n, axis=-1)
         excess = jnp.where(small, series, special.gammaln(1.0 + 2.0 * t) - 2.0 * special.gammaln(1.0 + t))
-        return mean, jnp.square(mean) * jnp.expm1(excess)
+        return jnp.square(self.mean) * jnp.expm1(excess)
 
     def cdf(self, x):
         return -jnp.expm1(-jnp.power(jnp.maximum(x, 0) / self.scale, self.concentration))
