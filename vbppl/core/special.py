@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import jax.scipy.special
-import numpy as np
 
 from vbppl.core.types import Array, ArrayLike
 
