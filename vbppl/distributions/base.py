@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ class Distribution:
         """The log density at points of the domain."""
         raise self._lacks("log density", "_log_density(self, x)", "that of each event")
 
-    def _moments(self) -> tuple[ArrayLike, ArrayLike | Callable[[], ArrayLike]]:
+    def _moments(self) -> tuple[ArrayLike, Any]:
         """The mean and the variance of each number, which broadcast to the shape of one draw.
 
         A variance that costs more than a few operations is a function that gives it: a mean should not wait for it.
