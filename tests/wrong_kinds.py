@@ -1,14 +1,20 @@
-"""Good calls of all that is public, and the wrong kinds that stand in for each of their arguments in turn."""
+"""Good calls of all that is public, and the wrong kinds that stand in for each of their arguments in turn.
+
+A call goes no farther than to where its arguments are looked at: a guide is begun, a validation set planned with.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.fitting.plan import plan
+from vbppl.guides.base import Start
 
 WRONG = {
     "None": None,
@@ -29,6 +35,19 @@ def mean(y):
     mu = vb.sample("mu", dist.Normal(0.0, 1.0))
     with vb.plate("rows", 3):
         vb.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+
+@vb.model
+def by_row(y):
+    """One latent number a row, which an encoder may read off."""
+    with vb.plate("rows", len(y)):
+        z = vb.sample("z", dist.Normal(0.0, 1.0))
+        vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
+
+
+def encoder(weight, y):
+    """The `loc` and `scale` of each row's number, whatever `weight` holds."""
+    return jnp.sum(weight) * y, jnp.ones_like(y)
 
 
 def inside(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,12 +74,19 @@ def entered(*args, **kwargs):
 
 def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Words of a model and functions of one."""
-    normal, m = dist.Normal(0.0, 1.0), mean(Y)
+    normal, m, bare = dist.Normal(0.0, 1.0), mean(Y), vb.target(mean(Y))
     return {
+        "Source": (vb.Source, {"data": Y}),
         "sample": (inside(vb.sample), {"name": "x", "dist": normal, "obs": 0.5, "sample_shape": ()}),
         "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive}),
         "plate": (inside(entered), {"name": "x", "size": 3, "subsample_size": 3, "dim": -1}),
         "subsample": (in_a_plate(vb.subsample), {"array": Y, "event_dim": 0}),
+        "mutable": (inside(vb.mutable), {"name": "x", "init": {"mean": 0.0}}),
+        "prng_key": (inside(vb.prng_key), {"name": "key"}),
+        "prior_over": (
+            inside(lambda module, prior: vb.sample("net", vb.prior_over(module, prior))),
+            {"module": {"w": Y}, "prior": normal},
+        ),
         "deterministic": (inside(vb.deterministic), {"name": "x", "value": 1.0}),
         "factor": (inside(vb.factor), {"name": "x", "log_weight": 1.0}),
         "model": (vb.model, {"function": lambda: None}),
@@ -68,23 +94,39 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "foreign": (vb.foreign, {"dist": normal, "support": dist.constraints.real}),
         "target": (vb.target, {"model": m}),
         "density": (vb.density, {"log_density": lambda z: -(z @ z), "dim": 2}),
-        "decenter": (lambda model: vb.decenter(model), {"model": m}),
+        "decenter": (lambda model, names: vb.decenter(model, names), {"model": m, "names": "mu"}),
         "Model.sample": (m.sample, {"n": 3, "seed": 0, "params": {}}),
         "Model.log_joint": (m.log_joint, {"values": {"mu": 0.0}}),
         "Model.condition": (lambda values: m.condition(values), {"values": {"mu": 0.0}}),
         "Model.do": (lambda values: m.do(values), {"values": {"mu": 0.0}}),
+        "Target.log_density": (bare.log_density, {"z": np.zeros(1), "rows": None, "jacobian": True}),
+        "Target.constrain": (bare.constrain, {"z": np.zeros(1)}),
+        "Target.unconstrain": (bare.unconstrain, {"values": {"mu": 0.0}}),
+        "Target.log_det": (bare.log_det, {"values": {"mu": 0.0}}),
     }
 
 
 def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """Guides and methods, used in a fit: what they are made of may be looked at there."""
-    m = mean(Y)
+    m, rows, bare = mean(Y), by_row(Y), vb.target(by_row(Y))
+    amortized = {"site": "z", "encoder": encoder, "reads": "y", "params": 0.8, "plate": None, "shared": vb.FullRank()}
 
     def fitted(make, **fixed):
         return lambda **kwargs: vb.fit(m, **{key: make(**kwargs) for key in fixed})
 
+    def begun(make):
+        return lambda **kwargs: make(**kwargs).init(bare, Start(np.zeros(3)))
+
     return {
         "LowRank": (fitted(vb.LowRank, guide=1), {"rank": 1}),
+        "Structured": (begun(vb.Structured), {"plates": "rows", "shared": vb.FullRank()}),
+        "Amortized": (begun(vb.Amortized), amortized),
+        "Elbo": (vb.Elbo, {"warm_up": 0, "free_bits": 0.0}),
+        "ImportanceWeighted": (vb.ImportanceWeighted, {"doubly": True}),
+        "Validation": (
+            lambda **kwargs: plan(bare, method=vb.Stochastic(validation=vb.Validation(**kwargs))),
+            {"model": rows, "guide": None, "patience": 5, "draws": 4},
+        ),
         "MAP": (fitted(vb.MAP, guide=1), {"space": "constrained"}),
         "Deterministic": (
             fitted(vb.Deterministic, method=1),
@@ -98,19 +140,21 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "fit": (
             vb.fit,
             {"model": m, "guide": "mean_field", "method": "auto", "seed": 0, "batch_size": None, "start": None}
-            | {"seconds": 20.0, "progress": False, "callback": None, "checkpoint": None},
+            | {"seconds": 20.0, "precision": "auto", "progress": False, "callback": None, "checkpoint": None},
         ),
         "fit_many": (
             vb.fit_many,
             {"model": mean, "datasets": [{"y": Y}], "guide": "mean_field", "method": None, "seeds": 0},
         ),
-        "calibrate": (vb.calibrate, {"model": m, "n": 2, "draws": 3, "seed": 0, "guide": "mean_field"}),
+        "calibrate": (vb.calibrate, {"model": m, "n": 2, "fitted": m, "guide": "mean_field", "draws": 3, "seed": 0}),
     }
 
 
 def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """What a posterior is asked."""
     p = vb.fit(mean(Y))
+    rows = by_row(Y)
+    encoded = vb.fit(rows, vb.Amortized("z", encoder, "y", 0.8), method=vb.Stochastic(steps=2))
     return {
         "Posterior.sample": (p.sample, {"n": 3, "seed": 0}),
         "Posterior.resample": (p.resample, {"n": 3, "seed": 0}),
@@ -120,9 +164,13 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Posterior.quantiles": (p.quantiles, {"q": 0.5}),
         "Posterior.expectation": (p.expectation, {"f": lambda draw: draw["mu"]}),
         "Posterior.check": (p.check, {"gap": False}),
-        "Posterior.covariance": (lambda name: p.covariance(name), {"name": "mu"}),
-        "Posterior.linear_response": (lambda name: p.linear_response(name), {"name": "mu"}),
-        "Posterior.summary": (lambda name: p.summary(name), {"name": "mu"}),
+        "Posterior.covariance": (lambda names: p.covariance(names), {"names": "mu"}),
+        "Posterior.linear_response": (lambda names: p.linear_response(names), {"names": "mu"}),
+        "Posterior.summary": (lambda names: p.summary(names), {"names": "mu"}),
+        "Posterior.log_evidence": (encoded.log_evidence, {"model": rows, "guide": None, "n": 4, "seed": 0}),
+        "Posterior.amortisation_gap": (encoded.amortisation_gap, {"model": rows, "guide": None, "rows": 2, "seed": 0}),
+        "Posterior.encode": (encoded.encode, {"rows": Y}),
+        "Report.require": (p.check().require, {"verdict": "corrected"}),
     }
 
 

@@ -181,12 +181,50 @@ def test_a_callback_sees_every_step_and_changes_nothing(guide):
     assert all(a.seconds <= b.seconds for a, b in zip(seen, seen[1:]))
 
 
-def test_what_a_callback_raises_is_not_swallowed():
-    def fail(progress):
-        raise RuntimeError("mine")
+@pytest.mark.parametrize("method", ["auto", vb.Stochastic(steps=20)], ids=["fixed", "stochastic"])
+def test_what_a_callback_raises_comes_out_as_it_is(method):
+    mine = RuntimeError("mine")
 
-    with pytest.raises(RuntimeError, match="^mine$"):
-        vb.fit(FAR, callback=fail)
+    def fail(progress):
+        raise mine
+
+    with pytest.raises(RuntimeError) as caught:
+        vb.fit(FAR, callback=fail, method=method)
+    assert caught.value is mine and mine.__cause__ is None and not getattr(mine, "__notes__", ())
+
+
+@pytest.mark.parametrize("method", ["auto", vb.Stochastic(steps=20)], ids=["fixed", "stochastic"])
+@pytest.mark.parametrize("runs", [0, 1])
+def test_an_interrupt_before_the_first_step_is_over_is_passed_on(runs, method):
+    left = [None] * runs
+
+    @vb.model
+    def slow():
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        vb.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(KeyboardInterrupt):
+        vb.fit(slow(), method=method)
+
+
+def test_an_interrupt_while_a_poor_answer_is_bettered_keeps_it():
+    told: list[int] = []
+    vb.fit(cases.two_far_modes(), callback=lambda progress: told.append(progress.step))
+    first = told.index(1, 1)  # calls, until another fit begins
+
+    def stop(progress):
+        left.append(progress.step)
+        if len(left) == len(told):
+            raise KeyboardInterrupt
+
+    left: list[int] = []
+    posterior = vb.fit(cases.two_far_modes(), callback=stop)
+    assert isinstance(posterior.guide, vb.MeanField)
+    assert posterior.status.converged and posterior.status.steps == first
+    assert posterior.check().verdict == "poor"
+    assert "ended: interrupted while a better answer was looked for" in posterior.check().details
 
 
 def test_an_unconverged_fit_warns():

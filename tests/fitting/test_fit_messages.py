@@ -556,7 +556,7 @@ def a_validation_set_of_another_model():
 
 @told(
     """
-expected a model applied to its arguments, but got ndarray array([0., 1., 2., 3.]).
+validation.model: expected a model applied to its arguments, but got ndarray array([0., 1., 2., 3.]).
   To mend it: Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y).
 """
 )

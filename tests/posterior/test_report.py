@@ -115,7 +115,7 @@ def test_a_script_can_require_a_verdict(correlated):
     correlated.report.require()
     with pytest.raises(vb.PoorPosteriorError, match="the posterior is corrected, not 'good' or better: corr"):
         correlated.report.require("good")
-    with pytest.raises(ValueError, match="'fine' is no verdict: poor, unknown, corrected, good"):
+    with pytest.raises(ValueError, match="verdict must be 'poor', 'unknown', 'corrected' or 'good', not 'fine'"):
         correlated.report.require("fine")
 
 

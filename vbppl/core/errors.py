@@ -5,6 +5,8 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import numpy as np
+
 
 class ModelError(ValueError):
     """A model, guide or data set that cannot mean what it says.
@@ -61,6 +63,22 @@ def of_kind(name: str, value: Any, is_one: bool, words: str) -> Any:
     if not is_one:
         raise TypeError(f"{name} must be {words}, not {value!r:.80}.")
     return value
+
+
+def one_of(name: str, value: Any, *words: Any) -> Any:
+    """`value`, where it is one of `words`: strings, True, False, None. An array is like none of them.
+
+    Raises:
+      ValueError: it is not; the message begins with `name`.
+    """
+    if not (value is None or isinstance(value, (str, bool, np.bool_))) or value not in words:
+        raise ValueError(f"{name} must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, not {value!r:.80}.")
+    return value
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    """`value`, where it is True or False, of Python or of NumPy."""
+    return of_kind(name, value, isinstance(value, (bool, np.bool_)), "True or False")
 
 
 def whole_number(name: str, value: Any, least: int | None = 1) -> int:

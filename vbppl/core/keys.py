@@ -17,7 +17,7 @@ import numpy as np
 from vbppl.core.types import Array, Seed
 
 
-def raw_key(seed: Seed) -> np.ndarray:
+def raw_key(seed: Seed, name: str = "seed") -> np.ndarray:
     """The raw data, `(2,)` uint32, of the key for `seed`: an int or a JAX key (new or old style).
 
     >>> raw_key(7).tolist()
@@ -25,14 +25,14 @@ def raw_key(seed: Seed) -> np.ndarray:
     """
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool):
         if not 0 <= int(seed) < 2**64:
-            raise ValueError(f"seed must lie between 0 and 2**64 - 1, not {seed}.")
+            raise ValueError(f"{name} must lie between 0 and 2**64 - 1, not {seed}.")
         return np.array([int(seed) >> 32, int(seed) & 0xFFFFFFFF], np.uint32)
     if isinstance(seed, (jax.Array, np.ndarray)):
         data = jax.random.key_data(seed) if jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) else seed
         data = np.asarray(data)
         if data.shape == (2,) and data.dtype == np.uint32:
             return data
-    raise TypeError(f"seed must be an int or a single threefry key (jax.random.key(0)), not {seed!r}.")
+    raise TypeError(f"{name} must be an int or a single threefry key (jax.random.key(0)), not {seed!r:.80}.")
 
 
 def wrap(raw: Array) -> Array:

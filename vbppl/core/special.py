@@ -7,7 +7,7 @@ one that puts the right value back. The gradient at the edge is then zero, which
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -170,9 +170,33 @@ def sum_rightmost(x: ArrayLike, dims: int) -> Array:
     return x if dims == 0 else jnp.sum(x, axis=tuple(range(-dims, 0)))
 
 
+# From which concentration on densities of Gamma and Beta are near enough to normal for `tails`. Series and fractions
+# lose digits in proportion to it: in 32 bits JAX's are off by 0.002 at 1e4, and at 1e7 are no probabilities.
+LARGE = 30.0
+
+
+def tails(log_density: Callable[[Array], Array], x: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> tuple[Array, Array]:
+    """The probabilities below and above `x` of a density that is near to a normal, by Gauss-Legendre quadrature.
+
+    The tail in which `x` lies is summed over nine sds, from `x` outwards: there all terms are positive.
+    """
+    x, mean, sd = jnp.broadcast_arrays(
+        *(jnp.asarray(part, jnp.result_type(x, mean, sd, 0.0)) for part in (x, mean, sd))
+    )
+    nodes, weights = (jnp.asarray(part, x.dtype) for part in np.polynomial.legendre.leggauss(32))
+    below = x < mean
+    half = jnp.where(below, -4.5, 4.5) * sd
+    points = x + half * (nodes.reshape(-1, *(1,) * x.ndim) + 1.0)
+    tail = 4.5 * sd * jnp.tensordot(weights, jnp.exp(log_density(points)), 1)
+    return jnp.where(below, tail, 1.0 - tail), jnp.where(below, 1.0 - tail, tail)
+
+
 def sum_of_others(x: Array) -> Array:
     """For each entry of the last dimension the sum of all others: `1 - p` of one near 1, whose difference is lost."""
-    return jnp.sum(jnp.where(np.eye(x.shape[-1], dtype=bool), 0, x[..., None, :]), axis=-1)
+    nothing = jnp.zeros_like(x[..., :1])
+    before = jnp.concatenate([nothing, jnp.cumsum(x[..., :-1], axis=-1)], axis=-1)
+    after = jnp.concatenate([jax.lax.cumsum(x[..., 1:], axis=x.ndim - 1, reverse=True), nothing], axis=-1)
+    return before + after
 
 
 def all_rightmost(x: ArrayLike, dims: int) -> Array:

@@ -31,6 +31,7 @@ class Watch:
 
     tell: Callable[[Any], None] = _nobody
     deadline: float = math.inf
+    keeps: bool = True  # what there is at an interrupt; False where an older answer stands, which is kept by its owner
 
     @classmethod
     def lasting(cls, seconds: float | None = None, tell: Callable[[Any], None] = _nobody) -> Watch:
@@ -75,6 +76,8 @@ def last(
             if watch.is_over:
                 return state, "deadline"
     except KeyboardInterrupt:
+        if not watch.keeps:
+            raise
         return state, "interrupted"
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from vbppl.core.errors import ModelError, VbpplWarning
+from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.types import PyTree
 
 Item = TypeVar("Item")
@@ -30,6 +30,10 @@ ALIGNED = 64  # bytes: what begins at a multiple of it JAX uses where it lies, o
 
 def reader_of(data: Any) -> Any:
     """The reader for what a user gave."""
+    in_parts = hasattr(data, "__iter__") or hasattr(data, "__getitem__")
+    has_rows = in_parts and tuple(getattr(data, "shape", (1,)))[:1] not in ((), (0,))
+    is_some = has_rows and not isinstance(data, (str, bytes, Mapping))
+    of_kind("data", data, is_some, "an array with rows, a data set with a length, or batches of arrays")
     if isinstance(data, np.ndarray):
         return Taking(data)
     if hasattr(data, "__array__") and hasattr(data, "shape") and hasattr(data, "dtype"):

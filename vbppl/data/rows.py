@@ -12,7 +12,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import Array
 from vbppl.data.readers import prefetched
 from vbppl.data.source import RowBlock, Source, part_of, places_of
@@ -40,6 +40,7 @@ def checked(plates: Plates, sources: Sources, rows: Mapping[str, Any] | None) ->
     Raises:
       ModelError: a name is no plate's, an index no row's, or a plate with sources would show all its rows.
     """
+    of_kind("rows", rows, rows is None or isinstance(rows, Mapping), "a dict of indices by the plates' names")
     given, known = dict(rows or {}), {plate.name: plate for plate in plates}
     for name, found in given.items():
         if name not in known:

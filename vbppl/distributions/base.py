@@ -120,8 +120,11 @@ class Distribution:
         """The log density at points of the domain."""
         raise self._lacks("log density", "_log_density(self, x)", "that of each event")
 
-    def _moments(self) -> tuple[ArrayLike, ArrayLike]:
-        """The mean and the variance of each number, which broadcast to the shape of one draw."""
+    def _moments(self) -> tuple[ArrayLike, Any]:
+        """The mean and the variance of each number, which broadcast to the shape of one draw.
+
+        A variance that costs more than a few operations is a function that gives it: a mean should not wait for it.
+        """
         raise self._no("mean and variance")
 
     @property
@@ -132,7 +135,8 @@ class Distribution:
     @property
     def variance(self) -> Array:
         """The variance of each number, in the shape of one draw."""
-        return jnp.broadcast_to(self._moments()[1], self.shape())
+        found = self._moments()[1]
+        return jnp.broadcast_to(found() if callable(found) else found, self.shape())
 
     def cdf(self, x: ArrayLike) -> Array:
         """The probability of at most `x`."""
@@ -222,7 +226,7 @@ class Wrapper(Distribution):
         return self.base_dist._sample(key, shape)
 
     def _moments(self):
-        return self.base_dist.mean, self.base_dist.variance
+        return self.base_dist.mean, lambda: self.base_dist.variance
 
 
 class Renamed(Wrapper):

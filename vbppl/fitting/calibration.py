@@ -161,6 +161,7 @@ def calibrate(
       ModelError: the model observes nothing, or cannot be fitted on fixed draws.
     """
     check_applied(model)
+    check_applied(model if fitted is None else fitted, "fitted")
     whole_number("draws", draws)
     raw, fitted = raw_key(seed), model if fitted is None else fitted
     observed = [name for name in Target.of(model).layout.observed if name in model.sample(1)]

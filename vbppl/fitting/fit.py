@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
 from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
-from vbppl.fitting.prepare import explaining, judged, prepare, solved_from_prior
+from vbppl.fitting.prepare import begun, explaining, judged, prepare, solved_from_prior
 from vbppl.fitting.progress import watching
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Progress
@@ -64,12 +65,14 @@ def fit(
       precision: "auto": the session's, and float64 from where rounding limits a fit on fixed draws, which the card
         says; "session": the session's only; or "float64", for this fit alone.
       progress: True or False for a progress bar; None for one only where a person watches a long fit.
-      callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit.
+      callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit. What it raises, `fit`
+        raises; but a KeyboardInterrupt is Ctrl-C.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
         it to the same bits. A fit on fixed draws writes none: it depends on its seed alone and is done anew.
 
     Returns:
-      the posterior; its `status` says why the fit ended. Ctrl-C ends a fit as `seconds` do.
+      the posterior; its `status` says why the fit ended. Ctrl-C ends a fit as `seconds` do, with the last
+      whole state; before the first step is over there is none, and it is raised.
 
     Raises:
       ModelError: the model does not mean what it says; the message names the site.
@@ -85,12 +88,17 @@ def fit(
                 (solution,) = planned.solve(problem, watch)
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
-        solution, report = judged(solution, raw, watch)
-        if precision == "auto":
-            problem, solution, report = refined(planned, problem, solution, report, model, watch)
-        with computing_in(getattr(problem, "precision", None)):
-            solution, report = escalate(planned, problem, solution, report, watch)
-            causes = causes_of(model, solution, report)
+        solution, report = judged(begun(solution), raw, watch)
+        causes: Sequence[Cause] = ()
+        watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer, to be bettered
+        try:
+            if precision == "auto":
+                problem, solution, report = refined(planned, problem, solution, report, model, watch)
+            with computing_in(getattr(problem, "precision", None)):
+                solution, report = escalate(planned, problem, solution, report, watch)
+                causes = causes_of(model, solution, report)
+        except KeyboardInterrupt:
+            solution = solution.noted("ended", "interrupted while a better answer was looked for")
     posterior = in_session_precision(Posterior(solution, advised(report, causes)), model)
     _warn(posterior, model, causes)
     return posterior

@@ -17,7 +17,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import plan
-from vbppl.fitting.prepare import explaining, judged, prepare
+from vbppl.fitting.prepare import begun, explaining, judged, prepare
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
@@ -65,9 +65,11 @@ def fit_many(
       ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
     """
     models, seeds = _each(model, datasets, seeds)
-    raws = [raw_key(seed) for seed in seeds]
+    raws = [raw_key(seed, "each of seeds") for seed in seeds]
     posteriors: list[Posterior] = []
-    for solution, raw in zip(solved_side_by_side(models, guide, method or Deterministic(), raws), raws):
+    method = Deterministic() if method is None else method
+    for solution, raw in zip(solved_side_by_side(models, guide, method, raws), raws):
+        solution = solution if posteriors else begun(solution)
         posteriors.append(Posterior(*judged(solution, raw, Watch())))
         if posteriors[-1].status.was_cut_short:
             break

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from vbppl.core.errors import ModelError, of_kind
+from vbppl.core.errors import ModelError, of_kind, one_of
 from vbppl.core.types import PathLike
 from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
@@ -138,7 +138,7 @@ def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
         return guide
     if isinstance(guide, Model):
         return ProgramGuide(guide.with_arrays(owned))
-    if guide == "auto":
+    if isinstance(guide, str) and guide == "auto":
         if target.layout.params or minibatches.plates or not target.dim:
             return _stochastic_guide(target, minibatches)
         if target.dim > FULL_RANK_DIM:
@@ -156,7 +156,7 @@ def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
         )
     names = ", ".join(map(repr, ("auto", *GUIDES)))
     raise ValueError(
-        f"guide must be one of {names}, or a guide, not {guide!r}.\n"
+        f"guide must be one of {names}, or a guide, not {guide!r:.80}.\n"
         "  To mend it: Take one of these, vb.MeanField() or its like, or a function under @vb.guide, applied."
     )
 
@@ -184,9 +184,9 @@ def _settings(method: Method, guide: Guide, solver: Solver | None, why_not: str)
         )
     if isinstance(method, (Deterministic, Stochastic)):
         return method
-    if method == "auto":
+    if isinstance(method, str) and method == "auto":
         return Stochastic() if why_not else Deterministic()
-    raise ValueError(f"method must be 'auto', vb.Deterministic(...) or vb.Stochastic(...), not {method!r}.")
+    raise ValueError(f"method must be 'auto', vb.Deterministic(...) or vb.Stochastic(...), not {method!r:.80}.")
 
 
 def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, minibatches: Minibatches) -> str:
@@ -229,7 +229,8 @@ def _check_validation(method: Any, target: Target) -> None:
     validation = getattr(method, "validation", None)
     if validation is None:
         return
-    check_applied(validation.model)
+    check_applied(validation.model, "validation.model")
+    check_applied(validation.model if validation.guide is None else validation.guide, "validation.guide")
     if isinstance(target.model, Model) and validation.model.function is not target.model.function:
         names = [name_of(model.function) for model in (validation.model, target.model)]
         raise ModelError(
@@ -267,9 +268,7 @@ def check_call(
     is_number = isinstance(seconds, (int, float, np.number)) and not isinstance(seconds, bool)
     if seconds is not None and not (is_number and seconds > 0):
         raise ValueError(f"seconds must be a positive number, or None for no limit, not {seconds!r}.")
-    if precision not in ("auto", "session", "float64"):
-        raise ValueError(f"precision must be 'auto', 'session' or 'float64', not {precision!r}.")
-    if progress not in (None, True, False):
-        raise TypeError(f"progress must be True, False or None, not {progress!r}.")
+    one_of("precision", precision, "auto", "session", "float64")
+    one_of("progress", progress, True, False, None)
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function that takes a vb.Progress, not {callback!r}.")

@@ -173,6 +173,13 @@ def _alike(one: Any, other: Any) -> bool:
     return jax.tree.map(np.shape, one) == jax.tree.map(np.shape, other)
 
 
+def begun(solution: Solution) -> Solution:
+    """The solution, where there is one: who interrupts a fit before its first step is over interrupts all."""
+    if solution.status.reason == "interrupted" and not solution.status.steps:
+        raise KeyboardInterrupt
+    return solution
+
+
 def judged(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
     report = judge(solution, raw, watch)

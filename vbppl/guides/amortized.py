@@ -16,14 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.types import Array, PyTree
 from vbppl.data.rows import lengths_of
 from vbppl.data.source import shown_of
 from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank, Gaussian
-from vbppl.guides.structured import Moments, RowGuide
+from vbppl.guides.structured import GAUSSIAN, Moments, RowGuide
 from vbppl.target import guide_program
 from vbppl.target.layout import Slot
 from vbppl.target.target import Target, model_of
@@ -74,6 +74,14 @@ class Amortized(RowGuide):
     shared: Gaussian = FullRank()
 
     def __post_init__(self) -> None:
+        of_kind("site", self.site, isinstance(self.site, str), "the name of a latent site")
+        of_kind(
+            "encoder", self.encoder, callable(self.encoder), "a function (params, rows) -> (loc, scale), or a module"
+        )
+        is_read = isinstance(self.reads, str) or callable(self.reads)
+        of_kind("reads", self.reads, is_read, "the name of an argument of the model, or a function of them")
+        of_kind("plate", self.plate, self.plate is None or isinstance(self.plate, str), "the name of a plate, or None")
+        of_kind("shared", self.shared, isinstance(self.shared, Gaussian), GAUSSIAN)
         if self.params is None:
             if not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(self.encoder)):
                 raise TypeError(

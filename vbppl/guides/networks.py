@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, PyTree
+from vbppl.data.source import Source
 from vbppl.distributions.families.real import Normal
 from vbppl.guides.amortized import Amortized
 from vbppl.guides.base import Guide, averaged
@@ -23,7 +25,7 @@ from vbppl.guides.program import ProgramGuide, over_keys
 from vbppl.guides.structured import RowGuide
 from vbppl.target import guide_program
 from vbppl.target.density import made_params
-from vbppl.target.target import Target
+from vbppl.target.target import Target, model_of
 
 
 class Transfer(NamedTuple):
@@ -115,6 +117,21 @@ def encode(guide: Guide, phi: PyTree, data: Any) -> Normal:
         raise TypeError(f"a {type(guide).__name__} guide has no encoder; fit with guide=vb.Amortized(...).")
     loc, scale = guide.encoded(phi, jax.tree.map(jnp.asarray, data))
     return Normal(loc, jnp.broadcast_to(scale, loc.shape))
+
+
+def check_rows(guide: Guide, target: Target, rows: PyTree) -> None:
+    """Refuse rows whose arrays are not like those that the guide's encoder reads of the model."""
+    if not isinstance(guide, Amortized):
+        return
+    read = guide_program.read(model_of(target), guide.reads)
+    read = read.unread((1,)) if isinstance(read, Source) else read
+    known, given = (jax.tree.map(lambda leaf: ("rows", *jnp.shape(leaf)[1:]), each) for each in (read, rows))
+    if known != given or not all(map(jnp.ndim, jax.tree.leaves(rows))):
+        raise ModelError(
+            "rows are not like those that the encoder has read.",
+            details=f"read:  {known}\ngiven: {jax.tree.map(jnp.shape, rows)}".replace("'", ""),
+            mend="Give the same arrays as in the fit, of any number of rows along the first axis.",
+        )
 
 
 def at_other_data(

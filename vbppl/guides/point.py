@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import one_of
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array
 from vbppl.guides.base import Draws, Guide, Start
@@ -27,8 +28,7 @@ class MAP(Guide):
     space: str = static(default="constrained")
 
     def __post_init__(self) -> None:
-        if self.space not in ("constrained", "unconstrained"):
-            raise ValueError(f"space must be 'constrained' or 'unconstrained', not {self.space!r}.")
+        one_of("space", self.space, "constrained", "unconstrained")
 
     def init(self, target: Target, start: Start) -> np.ndarray:
         # Nothing is climbed here: what begins at the mode above a start is made ready by `prepare`.

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import HALF_LOG_TWO_PI, sum_rightmost
 from vbppl.core.types import AnyArray, Array, PyTree, Shape
@@ -33,6 +33,8 @@ from vbppl.target.layout import Slot, shown_slices
 from vbppl.target.target import Target
 
 AT_ONCE = 16  # draws evaluated side by side outside the steps: bounds the memory that they take
+
+GAUSSIAN = "a Gaussian guide, such as vb.FullRank()"  # of what rows share
 
 Moments: TypeAlias = Mapping[str, tuple[Any, Any]]  # `loc` and `sd` of normals, by the site's name
 
@@ -227,7 +229,10 @@ class Structured(RowGuide):
     shared: Gaussian = FullRank()
 
     def __post_init__(self) -> None:
-        set_field(self, "plates", (self.plates,) if isinstance(self.plates, str) else tuple(self.plates))
+        of_kind("shared", self.shared, isinstance(self.shared, Gaussian), GAUSSIAN)
+        names = (self.plates,) if isinstance(self.plates, str) else self.plates
+        is_list = isinstance(names, (tuple, list)) and all(isinstance(name, str) for name in names)
+        set_field(self, "plates", tuple(of_kind("plates", names, is_list, "the name of a plate, or a tuple of names")))
 
     def local_plates(self, target: Target) -> tuple[str, ...]:
         return self.plates

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vbppl.core.errors import ModelError, whole_number
+from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
@@ -223,6 +223,7 @@ class Model(Program):
 
         Returns: for each sample and deterministic site an array `(n, ...)`.
         """
+        of_kind("params", params, params is None or isinstance(params, Mapping), "a dict of values, posterior.params")
         n, whole = whole_number("n", n), self.loaded()
         check_numbers(whole, observations=False)
         given = jax.device_put((whole, _own_params(self, params or {}), raw_key(seed)))
@@ -322,7 +323,7 @@ def _unknown(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
     )
 
 
-def check_applied(model: Any) -> None:
+def check_applied(model: Any, argument: str = "") -> None:
     """Raise a `TypeError` that says what to write, unless `model` is a model applied to its arguments."""
     if isinstance(model, Model):
         return
@@ -336,7 +337,8 @@ def check_applied(model: Any) -> None:
     else:
         problem = f"got {type(model).__name__} {model!r:.80}"
         mend = "Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y)."
-    raise TypeError(f"expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
+    which = f"{argument}: " if argument else ""
+    raise TypeError(f"{which}expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
 
 
 def _own_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import named
 from vbppl.core.pytree import is_array, pytree, static
 from vbppl.core.types import Array, Shape
@@ -233,6 +233,9 @@ class PriorOver(Program):
         found = parts(self.module)
         if not found.names:
             raise ModelError("the module holds no array of floating-point numbers, so there is nothing to sample.")
+        if found.names == ("",):
+            mend = "Name it: {'w': array}; or let a distribution expand to its shape, dist.Normal(0, 1).expand(...)."
+            raise ModelError("the module is one array, without a name for its site.", mend=mend)
         _check_names(self.prior, found.names)
         drawn = tuple(sample(name, self._of(name, jnp.shape(leaf))) for name, leaf in zip(found.names, found.learnt))
         return dataclasses.replace(found, learnt=drawn).in_mode(None)
@@ -244,6 +247,7 @@ class PriorOver(Program):
             prior = dict(prior)[name]
         elif callable(prior) and not hasattr(prior, "log_prob"):
             prior = self.prior(name, shape)
+        of_kind(f"the prior of '{name}'", prior, hasattr(prior, "log_prob"), "a distribution")
         before = (*prior.batch_shape, *prior.event_shape)
         if before != shape:
             try:

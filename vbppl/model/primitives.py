@@ -23,7 +23,7 @@ import jax.core
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
-from vbppl.core.errors import ModelError, of_kind
+from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.types import Array, PyTree, Shape
 from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.constraints.scalar import real
@@ -181,7 +181,7 @@ def sample(name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape 
         return _submodel(run, name, dist, obs)
     _not_a_function(name, dist)
     dist = as_distribution(dist, name)
-    if sample_shape:
+    if not isinstance(sample_shape, tuple) or sample_shape:
         dist = dist.expand_by(sample_shape)
     dist = expanded(name, dist, run.frames)
     if obs is not None:
@@ -238,9 +238,9 @@ def mutable(name: str, init: Any) -> Any:
       Outside the steps of a fit, changes are forgotten.
     """
     run, name = _run_and_name("mutable", name)
-    if not jax.tree.leaves(init) or hasattr(init, "dtype") or isinstance(init, (int, float, complex)):
+    if not jax.tree.leaves(init) or jax.tree_util.treedef_is_leaf(jax.tree.structure(init)):
         raise ModelError(
-            f"init is {init!r}, which the model cannot change in place.",
+            f"init is {init!r:.80}, which the model cannot change in place.",
             site=name,
             mend='Wrap it: state = vb.mutable("state", {"mean": 0.0}), then state["mean"] = ...',
         )
@@ -323,7 +323,8 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
     run = _run("subsample(...)")
     shown = [run.sites[frame.name].value for frame in run.frames]
     if not isinstance(array, Source):
-        return take_rows(jnp.asarray(array), run.frames, shown, event_dim)
+        array, event_dim = _numbers("", "array", array, whole=True), whole_number("event_dim", event_dim, 0)
+        return take_rows(array, run.frames, shown, event_dim)
     frame = source_frame(array, run.frames, event_dim)
     plate = run.sites[frame.name]
     if array.name not in plate.sources:
@@ -350,15 +351,15 @@ def _not_a_function(name: str, dist: Any) -> None:
         )
 
 
-def _numbers(name: str, what: str, value: Any) -> Any:
+def _numbers(name: str, what: str, value: Any, whole: bool = False) -> Any:
     if hasattr(value, "log_prob"):
         mend = f"Take its log_prob(x) here, or state that a site has it: vb.sample({name!r}, ...)."
         raise ModelError(f"{what} is a distribution, {type(value).__name__}, not numbers.", site=name, mend=mend)
     try:
-        return jax.tree.map(jnp.asarray, value)
-    except TypeError:
+        return jnp.asarray(value) if whole else jax.tree.map(jnp.asarray, value)
+    except (TypeError, ValueError):
         mend = "Pass numbers, arrays, or containers of these."
-        raise ModelError(f"{what} is {value!r}, not numbers.", site=name, mend=mend) from None
+        raise ModelError(f"{what} is {value!r:.80}, not numbers.", site=name, mend=mend) from None
 
 
 def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:

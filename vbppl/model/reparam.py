@@ -38,10 +38,10 @@ def decenter(model: Model, *names: str) -> Model:
     of_kind("model", model, hasattr(model, "decentered"), "a model applied to its arguments")
     known = [name for name, site in abstract_sites(model).items() if site.location_scale]
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ModelError(
                 "only a latent site with a location and a scale can be decentred.",
-                site=name,
+                site=str(name)[:80],
                 details=f"such sites of this model: {', '.join(known) or 'none'}",
                 mend="Name one of these.",
             )

@@ -9,6 +9,7 @@ field broadcasts silently where these rules fail, and an `(N, 1)` against an `(N
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.plain_words import TOO_LARGE
 from vbppl.core.types import Array, Shape
 from vbppl.data.source import RowBlock, Source, places_of
@@ -101,9 +102,9 @@ def plate_rows(name: str, size: Any, subsample_size: Any) -> tuple[int, int | No
                 f"plate '{name}': {what} must be an int known before the run, but it is computed from data.",
                 mend="Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.",
             )
-        if isinstance(value, bool) or not hasattr(value, "__index__") or not 1 <= int(value) < 2**31:
+        if not 1 <= _index(value) < 2**31:
             raise ModelError(
-                f"plate '{name}': {what} must be a positive int below 2^31, not {value!r}.",
+                f"plate '{name}': {what} must be a positive int below 2^31, not {value!r:.80}.",
                 mend="Take it from the shape of the data: len(y), x.shape[0].",
             )
     if subsample_size is not None and int(subsample_size) > int(size):
@@ -119,10 +120,18 @@ def plate_dim(name: str, dim: int | None, frames: Frames) -> int:
     taken = {frame.dim for frame in frames}
     if dim is None:
         return next(d for d in range(-1, -len(taken) - 2, -1) if d not in taken)
-    if isinstance(dim, bool) or not hasattr(dim, "__index__") or dim >= 0:
-        problem = f"plate '{name}': dim must be a negative int (counted from the right), not {dim!r}."
+    if _index(dim) >= 0:
+        problem = f"plate '{name}': dim must be a negative int (counted from the right), not {dim!r:.80}."
         raise ModelError(problem, mend="The rightmost batch dim is -1, the next -2.")
-    return dim
+    return int(dim)
+
+
+def _index(value: Any) -> int:
+    """`value` where it is one whole number, an array of one too; else 0."""
+    try:
+        return 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return 0
 
 
 def check_owned(site: str, what: str, batch: Shape, frames: Frames, parts: Sequence[tuple[str, Any]] = ()) -> None:
@@ -280,9 +289,10 @@ def take_shown(
 
 
 def _event_dims(source: Source, event_dim: Any) -> list[int]:
-    if isinstance(event_dim, int):
-        return [event_dim] * len(source.outline.shapes)
     leaves, structure = jax.tree.flatten(event_dim)
+    leaves = [whole_number("event_dim", leaf, 0) for leaf in leaves]
+    if isinstance(event_dim, (int, np.integer)):
+        return leaves * len(source.outline.shapes)
     if structure != source.outline.structure:
         raise ModelError(
             f"event_dim={event_dim} does not have the structure of the rows of '{source.name}'.",

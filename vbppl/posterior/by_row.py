@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from vbppl.core.errors import whole_number
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PyTree, Seed
 from vbppl.guides import networks
 from vbppl.guides.base import Guide
 from vbppl.model.model import Model
+from vbppl.model.shapes import as_numbers
 from vbppl.posterior import row_evidence
 from vbppl.target.target import Target, with_data
 
@@ -47,6 +50,7 @@ class ByRow:
           guide: where the guide is a program, it applied to them.
           rows: how many to look at, chosen at random.
         """
+        whole_number("rows", rows)
         target, moved = self._moved(model, guide)
         return row_evidence.amortisation_gap(moved, self.phi, target, raw_key(seed), rows)
 
@@ -69,7 +73,9 @@ class ByRow:
         Raises:
           TypeError: the guide has no encoder.
         """
-        return networks.encode(self.guide, self.phi, rows)
+        given = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else as_numbers(leaf, "rows"), rows)
+        networks.check_rows(self.guide, self.target, given)
+        return networks.encode(self.guide, self.phi, given)
 
 
 def check_count(n: int) -> None:

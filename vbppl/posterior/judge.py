@@ -58,6 +58,8 @@ def judge(solution: Solution, raw: np.ndarray, watch: Watch = Watch()) -> Report
         with np.errstate(all="ignore"):  # what is not finite is told by the report
             found = _judged(solution, raw, watch)
     except KeyboardInterrupt:
+        if not watch.keeps:
+            raise
         return Report.unfinished(solution, time.perf_counter() - began)
     return dataclasses.replace(found, seconds=time.perf_counter() - began)
 

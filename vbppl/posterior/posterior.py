@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import of_kind
+from vbppl.core.errors import of_kind, yes_or_no
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, PyTree, Seed
@@ -173,7 +173,7 @@ class Posterior(ByRow):
         Args:
           gap: also bound how far below the best of its family the fit may lie, by four further fits.
         """
-        of_kind("gap", gap, isinstance(gap, (bool, np.bool_)), "True or False")
+        yes_or_no("gap", gap)
         if isinstance(self.report, Unjudged):
             raise TypeError(f"{self.report.why}.")
         card = self.report.beside(self.solution)
@@ -270,9 +270,9 @@ class Posterior(ByRow):
     def _checked(self, names: Sequence[str]) -> Sequence[str]:
         """The names asked for, all if none, after checking that there are such sites."""
         known = self.target.layout.reported
-        unknown = [name for name in names if name not in known]
+        unknown = [name for name in names if not isinstance(name, str) or name not in known]
         if unknown:
-            raise KeyError(f"no site is called {unknown[0]!r}; the posterior has {', '.join(known)}.")
+            raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")
         return tuple(names) or known
 
     def _table_draws(self) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from vbppl.core.errors import PoorPosteriorError
+from vbppl.core.errors import PoorPosteriorError, one_of
 from vbppl.core.pytree import pytree, static
 from vbppl.core.tables import html_lines
 from vbppl.inference.bound import Estimate
@@ -153,8 +153,7 @@ class Report:
         Raises:
           PoorPosteriorError: it is not; with the reasons.
         """
-        if verdict not in VERDICTS:
-            raise ValueError(f"{verdict!r} is no verdict: {', '.join(VERDICTS)}.")
+        one_of("verdict", verdict, *VERDICTS)
         if VERDICTS.index(self.verdict) < VERDICTS.index(verdict):
             why = "; ".join(self.reasons) or "see the report"
             raise PoorPosteriorError(f"the posterior is {self.verdict}, not {verdict!r} or better: {why}.")

@@ -142,15 +142,20 @@ class Density:
             # Blocks beyond the last asked for are never entered, so a short request costs what it is.
             turns = np.int32(-(-count // (side * max(self._group, 1))))
             where = (points, weights, whose, turns)
-            # Compiling is told from running by being the first call of its kind in this process.
-            began, kind = time.perf_counter(), (self.dtype, side, self._group, *map(np.shape, self._leaves))
-            with jax.transfer_guard("allow"), _own_errors():  # the points come from the host, and that is meant
+            # The points come from the host, and that is meant.
+            with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors():
                 found = self._structure.evaluate(self._leaves, *where, side, self._group)
                 log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
-            if kind not in self._structure.seen:
-                self._structure.seen.add(kind)
-                self.compiling += time.perf_counter() - began
         return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
+
+    @contextlib.contextmanager
+    def timed(self, *kind: Any) -> Iterator[None]:
+        """Compiling is told from running by being the first call of its kind in this process."""
+        began, kind = time.perf_counter(), (self.dtype, *kind, *map(np.shape, self._leaves))
+        yield
+        if kind not in self._structure.seen:
+            self._structure.seen.add(kind)
+            self.compiling += time.perf_counter() - began
 
 
 @contextlib.contextmanager

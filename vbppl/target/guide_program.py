@@ -100,9 +100,9 @@ def reapplied(before: Model, program: Model | None) -> Model:
     Raises:
       ModelError: there is none, or another function.
     """
-    if program is None or program.function is not before.function:
+    if program is None or getattr(program, "function", None) is not before.function:
         raise ModelError(
-            f"a guide program reads data of its own, so other rows need it applied to them, not {program!r}.",
+            f"a guide program reads data of its own, so other rows need it applied to them, not {program!r:.80}.",
             mend=f"Pass guide={getattr(before.function, '__name__', 'my_guide')}(...), applied to the new rows.",
         )
     return program.in_training(before.states, None)

@@ -20,6 +20,8 @@ from vbppl.core.tables import labels
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
+from vbppl.model.arguments import by_name
+from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import Outline
 
 
@@ -165,7 +167,8 @@ class Layout:
 
     def flat(self, z: Any, batched: bool = False) -> Array:
         """`z` as an array of the session's dtype, after checking that it is `(dim,)`, or `(n, dim)` where `batched`."""
-        shape = jnp.shape(z)
+        z = z if hasattr(z, "shape") else as_numbers(z, "z")
+        shape = z.shape
         if shape[-1:] != (self.dim,) or len(shape) > 1 + batched:
             names = ", ".join(f"{slot.name}{list(slot.unconstrained)}" for slot in self.slots)
             raise ValueError(f"z has shape {shape}, not ({self.dim},); its coordinates are {names or 'none'}.")
@@ -182,7 +185,7 @@ class Layout:
 
     def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """The values of the latent sites among `values`, none of which may be missing."""
-        missing = [slot.name for slot in self.slots if slot.name not in values]
+        missing = [slot.name for slot in self.slots if slot.name not in by_name(values)]
         if missing:
             raise ModelError(
                 f"the values lack the latent site{'s' * (len(missing) > 1)} {', '.join(missing)}.",

@@ -28,7 +28,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, yes_or_no
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike
 from vbppl.data import rows as rows_of
@@ -127,6 +127,7 @@ class Target:
           rows: the indices of the rows of plates that show a part, as those of sources must, by the plate's name.
           jacobian: False leaves log |dx/dz| out: the log joint density on the supports.
         """
+        yes_or_no("jacobian", jacobian)
         return log_density(self, self.layout.flat(z), self._read(rows), jacobian)
 
     def run(self, z: Any, rows: Mapping[str, Any] | None = None, shown: bool = False) -> Terms:
@@ -265,6 +266,7 @@ def in_mode(target: Any, states: Mapping[str, Any], raw_key: Array | None) -> An
 def with_data(target: Any, model: Model) -> Any:
     """The density of the same function at other data, with these params and states."""
     mine = model_of(target)
+    check_applied(model)
     other = Target.of(dataclasses.replace(model, states=mine.states, decentered=mine.decentered))
     if other.layout.params != target.layout.params:
         theirs, own = (", ".join(each.layout.params) or "none" for each in (other, target))

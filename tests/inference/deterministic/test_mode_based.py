@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 
 import cases
@@ -12,6 +13,7 @@ from scipy.optimize import minimize
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.inference.deterministic import mode_based
 
 
 def test_laplace_is_the_exact_posterior_of_a_gaussian_model():
@@ -41,6 +43,19 @@ def test_laplace_agrees_with_scipys_mode_and_a_numerical_hessian(x64):
     posterior = vb.fit(cases.logistic_regression(x, y), vb.Laplace())
     assert np.allclose(posterior.mean()["beta"], mode, atol=1e-6)
     assert np.allclose(posterior.covariance("beta"), np.linalg.inv(hessian), rtol=1e-4)
+
+
+def test_the_first_hessian_counts_as_compiling(monkeypatch):
+    hessian = mode_based._hessian
+
+    def slow(*args):
+        time.sleep(0.5)
+        return hessian(*args)
+
+    monkeypatch.setattr(mode_based, "_hessian", slow)
+    model = vb.model(lambda: vb.sample("x", dist.Normal(0.0, 1.0)))()
+    first, second = (vb.fit(model, vb.Laplace()).status for _ in range(2))
+    assert first.compiling > 0.5 and second.compiling == 0.0
 
 
 def test_laplace_refuses_a_mode_at_infinity():

@@ -87,7 +87,7 @@ class TransformedDistribution(Wrapper):
         if len(affine) < len(self.transforms):
             raise self._no("mean and variance")
         scale = math.prod(transform.scale for transform in affine)
-        return self._chain.forward(self.base_dist.mean), self.base_dist.variance * jnp.square(scale)
+        return self._chain.forward(self.base_dist.mean), lambda: self.base_dist.variance * jnp.square(scale)
 
 
 def _widen(base: Distribution, chain: Chain) -> Distribution:
@@ -190,8 +190,12 @@ class MixtureSameFamily(Distribution):
         weights, components, at = jnp.exp(self._log_weights()), self.component_distribution, -1 - self.event_dim
         weights = weights.reshape(weights.shape + (1,) * self.event_dim)
         mean = jnp.sum(weights * components.mean, axis=at)
-        between = jnp.square(components.mean - jnp.expand_dims(mean, at))
-        return mean, jnp.sum(weights * (components.variance + between), axis=at)
+
+        def variance():
+            between = jnp.square(components.mean - jnp.expand_dims(mean, at))
+            return jnp.sum(weights * (components.variance + between), axis=at)
+
+        return mean, variance
 
 
 def _without_expand(distribution: Distribution) -> Any:

@@ -226,7 +226,7 @@ class Categorical(_Classes):
     def _moments(self):
         p, classes = self._probs(), jnp.arange(self._classes, dtype=self.dtype)
         mean = p @ classes
-        return mean, jnp.sum(p * jnp.square(classes - mean[..., None]), axis=-1)
+        return mean, lambda: jnp.sum(p * jnp.square(classes - mean[..., None]), axis=-1)
 
 
 @pytree
@@ -271,4 +271,4 @@ class Multinomial(_Classes):
 
     def _moments(self):
         mean = jnp.asarray(self.total_count)[..., None] * self._probs()
-        return mean, mean * sum_of_others(self._probs())
+        return mean, lambda: mean * sum_of_others(self._probs())

@@ -55,7 +55,7 @@ class Dirichlet(Distribution):
     def _moments(self):
         a = jnp.asarray(self.concentration, self.dtype)
         total = jnp.sum(a, axis=-1, keepdims=True)
-        return a / total, a / total * (sum_of_others(a) / total) / (total + 1.0)
+        return a / total, lambda: a / total * (sum_of_others(a) / total) / (total + 1.0)
 
 
 @pytree
@@ -109,7 +109,7 @@ class MultivariateNormal(Distribution):
         return -0.5 * jnp.sum(jnp.square(u), axis=-1) - half_log_det
 
     def _moments(self):
-        return self.loc, jnp.sum(jnp.square(self.scale_tril), axis=-1)
+        return self.loc, lambda: jnp.sum(jnp.square(self.scale_tril), axis=-1)
 
 
 def _factor_of_inverse(matrix: Array) -> Array:
@@ -233,4 +233,4 @@ class LKJ(_Correlations):
         # Each correlation is a Beta on (-1, 1) with both shapes `concentration - 1 + dimension / 2`.
         eye = jnp.eye(self.dimension, dtype=self.dtype)
         spread = 2.0 * jnp.asarray(self.concentration, self.dtype)[..., None, None] + (self.dimension - 1)
-        return eye, (1.0 - eye) / spread
+        return eye, lambda: (1.0 - eye) / spread

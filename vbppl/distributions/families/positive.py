@@ -14,7 +14,7 @@ import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, log1p_square, log_gamma_term, xlogy
+from vbppl.core.special import HALF_LOG_TWO_PI, LARGE, LOG_TWO, log1p_square, log_gamma_term, tails, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
@@ -156,7 +156,18 @@ class Gamma(Distribution):
         return self.concentration / self.rate, self.concentration / jnp.square(self.rate)
 
     def cdf(self, x):
-        return special.gammainc(self.concentration, self.rate * jnp.maximum(x, 0))
+        return _gamma_tails(self.concentration, self.rate * jnp.maximum(x, 0))[0]
+
+
+def _gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
+    """The probabilities below and above `x` of a Gamma of concentration `a` and rate one."""
+    large, wide = jnp.greater(a, LARGE), Gamma(jnp.maximum(a, LARGE))
+    small, at = jnp.where(large, 1.0, a), jnp.where(large, 1.0, x)
+    lower, upper = tails(wide.log_prob, x, wide.mean, jnp.sqrt(wide.variance))
+    return (
+        jnp.where(large, lower, special.gammainc(small, at)),
+        jnp.where(large, upper, special.gammaincc(small, at)),
+    )
 
 
 @pytree
@@ -183,7 +194,7 @@ class InverseGamma(Distribution):
     def cdf(self, x):
         inside = positive.check(x)
         x = positive.replaced(x, ~inside)
-        return jnp.where(inside, special.gammaincc(self.concentration, self.rate / x), 0.0)
+        return jnp.where(inside, _gamma_tails(self.concentration, self.rate / x)[1], 0.0)
 
 
 @pytree
@@ -218,13 +229,15 @@ class Weibull(Distribution):
 
     def _moments(self):
         t = 1.0 / jnp.asarray(self.concentration, self.dtype)
-        mean = self.scale * jnp.exp(special.gammaln(1.0 + t))
+        return self.scale * jnp.exp(special.gammaln(1.0 + t)), lambda: self._variance(t)
+
+    def _variance(self, t):
         # log(second moment / mean^2), of order t^2: by the series of log Gamma(1 + t) where that would cancel.
         n, small = jnp.arange(2.0, 24.0, dtype=self.dtype), t < 0.1
         powers = jnp.power(-jnp.where(small, t, 0.0)[..., None], n)
         series = jnp.sum(special.zeta(n, 1.0) * powers * (2.0**n - 2.0) / n, axis=-1)
         excess = jnp.where(small, series, special.gammaln(1.0 + 2.0 * t) - 2.0 * special.gammaln(1.0 + t))
-        return mean, jnp.square(mean) * jnp.expm1(excess)
+        return jnp.square(self.mean) * jnp.expm1(excess)
 
     def cdf(self, x):
         return -jnp.expm1(-jnp.power(jnp.maximum(x, 0) / self.scale, self.concentration))

@@ -177,7 +177,7 @@ def _laplace(work: _Work) -> Stage:
     x, height = climb.at.x, -climb.at.value
     # The highest point, not the greatest mass: this is what Laplace's approximation says it is.
     best = int(np.argmax(height))
-    values, vectors = _precision(work.target, x[best])
+    values, vectors = _precision(work, x[best])
     if not values[0] > 0:
         where = work.target.layout.coordinates[int(np.abs(vectors[:, 0]).argmax())]
         raise ModelError(
@@ -189,7 +189,7 @@ def _laplace(work: _Work) -> Stage:
     ends = Ends(x.copy(), np.tile(factor, (len(x), 1, 1)), height + np.linalg.slogdet(factor)[1])
     # Most climbs end at one mode; a Hessian is dear, and only the others need one.
     for other in np.flatnonzero(np.abs((x - x[best]) / np.linalg.norm(factor, axis=1)).max(axis=1) > SAME_MODE):
-        values, vectors = _precision(work.target, x[other])
+        values, vectors = _precision(work, x[other])
         ends.bound[other] = -np.inf  # without a strict maximum there is no mode
         if values[0] > 0:
             ends.factor[other] = vectors / np.sqrt(values)
@@ -254,9 +254,10 @@ def _passed(at: lbfgs.Minima) -> list[tuple[int, np.ndarray, np.ndarray]]:
     return passed
 
 
-def _precision(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _precision(work: _Work, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, the least first, and eigenvectors of the negated Hessian."""
-    precision = -np.asarray(_hessian(target, z.astype(jnp.result_type(float))), np.float64)
+    with work.density.timed("Hessian"):
+        precision = -np.asarray(_hessian(work.target, z.astype(jnp.result_type(float))), np.float64)
     return np.linalg.eigh((precision + precision.T) / 2)
 
 

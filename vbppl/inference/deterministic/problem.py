@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vbppl.core.errors import ModelError, whole_number
+from vbppl.core.errors import ModelError, one_of, whole_number
 from vbppl.target.target import Target
 
 DRAWS_A_DIRECTION = 4  # of a low-rank guide, at least
@@ -38,10 +38,8 @@ class Deterministic:
     def __post_init__(self) -> None:
         if self.draws is not None and ((draws := whole_number("draws", self.draws, None)) < 2 or draws % 2):
             raise ValueError(f"draws come in antithetic pairs: an even number from 2 on, not {self.draws}.")
-        if self.kind not in ("auto", "latin_hypercube"):
-            raise ValueError(f"kind must be 'auto' or 'latin_hypercube', not {self.kind!r}.")
-        if self.precision not in (None, "float64"):
-            raise ValueError(f"precision must be None or 'float64', not {self.precision!r}.")
+        one_of("kind", self.kind, "auto", "latin_hypercube")
+        one_of("precision", self.precision, None, "float64")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.archive import digest
+from vbppl.core.errors import whole_number
 from vbppl.core.keys import host_generator, named, wrap
 from vbppl.core.types import Array, PyTree
 from vbppl.guides import networks
@@ -74,8 +75,8 @@ class Validation:
     draws: int = 4
 
     def __post_init__(self) -> None:
-        if self.patience < 1 or self.draws < 1:
-            raise ValueError(f"patience and draws must be at least 1, not {self.patience} and {self.draws}.")
+        whole_number("patience", self.patience)
+        whole_number("draws", self.draws)
 
 
 @dataclasses.dataclass(frozen=True)

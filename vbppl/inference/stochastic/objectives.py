@@ -13,8 +13,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from vbppl.core.errors import ModelError
+from vbppl.core.errors import ModelError, of_kind, yes_or_no
 from vbppl.core.keys import named, wrap
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike, PyTree
@@ -119,6 +120,12 @@ class Elbo(Objective):
     warm_up: ArrayLike = 0
     free_bits: ArrayLike = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("warm_up", "free_bits"):
+            value = getattr(self, name)
+            is_number = np.ndim(value) == 0 and isinstance(value, (int, float, np.number, jax.Array)) and value >= 0
+            of_kind(name, value, bool(is_number and value < math.inf), "a number, not below 0")
+
     @property
     def warm_up_steps(self) -> int:
         return int(self.warm_up)
@@ -153,6 +160,9 @@ class ImportanceWeighted(Objective):
     """
 
     doubly: bool = static(default=True)
+
+    def __post_init__(self) -> None:
+        yes_or_no("doubly", self.doubly)
 
     needs_independent_draws = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from vbppl.core.errors import of_kind, whole_number
+from vbppl.core.errors import of_kind, whole_number, yes_or_no
 from vbppl.inference.stochastic.objectives import ClosedForm, Objective, StickingTheLanding
 from vbppl.inference.stochastic.step import CHUNK
 
@@ -43,6 +43,8 @@ class Stochastic:
         return self.objective or (StickingTheLanding() if self.sticking_the_landing else ClosedForm())
 
     def __post_init__(self) -> None:
+        yes_or_no("sticking_the_landing", self.sticking_the_landing)
+        yes_or_no("average", self.average)
         if self.objective is not None and self.sticking_the_landing:
             raise ValueError("sticking_the_landing is an objective of its own: give one of the two.")
         if not whole_number("every", self.every) <= CHUNK:
