@@ -52,7 +52,8 @@ class Outline:
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
     vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
     `location_scale` family is `movable` if its location or scale depends on other latent sites, and
-    `hierarchical` if its scale does; `has_training_mode` is true of what behaves otherwise in training than in evaluation.
+    `hierarchical` if its scale does; `has_training_mode` is true of what behaves otherwise in training than in
+    evaluation.
     """
 
     kind: str

@@ -232,7 +232,6 @@ class Posterior(ByRow):
         predictive.check_in_memory(model)
         model = model.in_training(model_of(self.target).states, None)
         values, z, anew = self._transfer(model, n, seed, draws)
-        # Rows that are read anew have no pseudo-data.
         seen = {name: Coordinates(each.weight) for name, each in self.target.coordinates.items()}
         return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, seen, anew)
 

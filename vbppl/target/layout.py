@@ -74,8 +74,9 @@ class Slot:
 class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
-    `movable` are the sites that can be seen in other coordinates, as numbers say, `funnels` those whose scale is latent,
-    and `fixed_decentred` those that are seen decentred for good; `data_plates` are the plates around each observed site.
+    `movable` are the sites that can be seen in other coordinates, as numbers say, `funnels` those among them whose
+    scale is latent, and `fixed_decentred` those that are seen decentred for good; `data_plates` are the plates around
+    each observed site.
     """
 
     slots: tuple[Slot, ...]

@@ -19,6 +19,7 @@ signs. Where the two disagree, rows speak to each other, and are moved one after
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -37,20 +38,22 @@ LEAST, MOST = 1e-2, 1e4  # precisions, in those of the prior: below nothing is t
 STEP = 0.25  # sds between a median and where the gradient is asked
 ALIKE = 0.02  # of a Hessian's diagonal, within which two patterns of signs say the same
 ALONE = 128  # rows that are moved one after the other
-GAIN = 0.05  # nats
+GAIN = 0.02  # nats
 
 
 def pseudo_data(work: Work, state: State) -> Stage:
-    """See movable sites by pseudo-data where the mean-field bound then surely gains, on common new draws."""
+    """See movable sites by pseudo-data where the mean-field bound then gains, on common new draws."""
     yield from ()
     layout = work.problem.targets[0].layout
     is_one = [not modes.found and np.isfinite(x).all() for modes, x in zip(state.other_modes, state.x)]
     fits = np.flatnonzero(is_one)  # what is told of a row at one mode is wrong at another
-    if not (work.problem.pseudo_data and layout.movable and len(fits)):
+    # Where all scales are known the map is linear: a full-rank guide is the same in any coordinates.
+    if not (work.problem.pseudo_data and layout.funnels and len(fits)):
         return state
     before = work.batch(state, fits)
     rows, x = by_rule(before, work.problem.targets, state.x[fits])
     new = ~np.any([np.all(rows == row, axis=1) for row in work.problem.coordinates], axis=0)
+    new &= np.isfinite(x).all(axis=1)
     fits, before, rows, x = fits[new], before.take(new), rows[new], x[new]
     if not len(fits):
         return state
@@ -61,18 +64,21 @@ def pseudo_data(work: Work, state: State) -> Stage:
     while len(at.going):
         yield state  # until it is known to be better, it is not the answer
         at = next(steps)
-    every, gains = np.arange(len(fits)), []
-    for number in (5, 6):
-        noise = work.noise(fits, draws, number)
-        old, new = (mean_field.negated_bound(some, noise) for some in (before, lanes))
-        gains.append(old(state.x[fits], every)[0] - new(at.x, every)[0])
-    gain = np.mean(gains, axis=0) - np.abs(gains[0] - gains[1])  # less two standard errors of their mean
-    for number, (fit, nats) in enumerate(zip(fits.tolist(), gain.tolist())):
+    noise = work.noise(fits, 2 * draws, 5)
+    bounds = [
+        -mean_field.negated_bound(some, noise)(x, np.arange(len(fits)))[0]
+        for some, x in ((before, state.x[fits]), (lanes, at.x))
+    ]
+    for number, (fit, nats) in enumerate(zip(fits.tolist(), (bounds[1] - bounds[0]).tolist())):
         if nats > GAIN:
-            how = ", ".join(f"{name} {word}" for name, word in in_words(layout.unpacked(rows[number])).items())
-            said = f"{how} (mean-field bound {nats:.2f} nats above others)"
+            how, left = (in_words(layout.unpacked(some.coordinates[number])) for some in (lanes, before))
+            texts = [", ".join(f"{name} {word}" for name, word in words.items()) for words in (how, left)]
+            said = Note("coordinates", f"{texts[0]} (mean-field bound {nats:.2f} nats above {texts[1]})")
+            # In the place of what was said of the two that are left.
+            told = [*(list(notes) for notes in state.notes)]
+            told[fit] = [*(note for note in told[fit] if note.topic != said.topic), said]
             state = state.put(np.array([fit]), x=at.x[number], coordinates=rows[number])
-            state = state.with_notes(fit, Note("coordinates", said))
+            state = dataclasses.replace(state, notes=tuple(map(tuple, told)))
     return state
 
 
