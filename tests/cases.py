@@ -144,6 +144,12 @@ def two_far_modes():
     )
 
 
+def seen(target, weight):
+    """A target whose movable sites are centred as far as `weight` says."""
+    layout = target.layout
+    return target.replace(coordinates=layout.in_coordinates(dict.fromkeys(layout.movable, weight), np.float64))
+
+
 def flat_moments(posterior):
     """Mean and sd of the Gaussian guide in unconstrained space, float64."""
     phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), posterior.phi)

@@ -65,7 +65,7 @@ def test_a_second_half_in_double_precision_is_said_and_leaves_the_session_in_sin
     assert str(note) in refined.check().details
     assert refined.check().other_modes.starts == 3  # of the first half
     assert refined.status.steps == len(refined.history)
-    assert refined.phi.dtype == refined.target.centred.dtype == np.float32
+    assert refined.phi.dtype == np.float32
     assert {draws.dtype for draws in refined.sample(3).values()} == {np.dtype(np.float32)}
     assert {draws.dtype for draws in refined.predict(n=3).values()} <= {np.dtype(np.float32), np.dtype(np.int32)}
     assert refined.log_prob(refined.sample(3)).dtype == jnp.zeros(1).dtype == np.float32

@@ -69,7 +69,7 @@ def test_many_targets_are_evaluated_each_with_its_own_data(accelerated, monkeypa
     data = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
     targets = [vb.target(curve(y)) for y in data]
     fits, z = np.array([2, 0, 1, 2]), POINTS[: 4 * 50].reshape(4, 50, 2)
-    log_p, gradient = batched.Density(targets)(z, fits, np.zeros((4, len(targets[0].centred)), np.float32))
+    log_p, gradient = batched.Density(targets)(z, fits, np.zeros((4, 0)))
     alone = [evaluate(targets[fit], points) for fit, points in zip(fits, z)]
     np.testing.assert_allclose(log_p, [found[0] for found in alone], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, [found[1] for found in alone], rtol=1e-4, atol=1e-4)
@@ -89,7 +89,8 @@ def test_products_on_an_accelerator_are_exact_unless_the_session_asks_for_others
     monkeypatch.setattr(batched, "on_accelerator", lambda: accelerated)
     target = vb.target(product(np.ones((3, 2)), np.ones(3)))
     leaves, structure = jax.tree.flatten(target)
-    at = (np.zeros((512, 2), np.float32), np.zeros((512, len(target.centred)), np.float32), np.zeros(1, np.int32))
+    seen = np.zeros((batched.ROWS, 0), np.float32), np.zeros(512, np.int32)
+    at = (np.zeros((512, 2), np.float32), seen, np.zeros(1, np.int32))
     with jax.default_matmul_precision(asked):
         lowered = batched._Structure(structure).evaluate.lower(leaves, *at, np.int32(1), 512, 0).as_text()
     products = [line for line in lowered.splitlines() if "dot_general" in line]

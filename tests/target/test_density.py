@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -137,7 +138,7 @@ def test_with_normals_is_the_mean_over_them(weight, x64):
             vb.sample("y", dist.Normal(theta, 1.0), obs=y)
 
     target = vb.target(hierarchy(np.array([0.5, -1.0, 2.0])))
-    target = target.replace(centred=np.full(1, weight))
+    target = cases.seen(target, weight)
     rng = np.random.default_rng(5)
     loc, sd = rng.normal(size=3), np.exp(0.3 * rng.normal(size=3))
     # Only theta is averaged over: given mu and tau, which stay, its slice is independent of all else.
@@ -225,6 +226,4 @@ def test_the_density_between_the_coordinates_is_that_of_the_value(weight, x64):
     z = np.array([0.4, -0.7])
     tau, scale = np.exp(0.4), np.exp(0.4 * (1 - weight))
     right = st.halfnorm.logpdf(tau) + 0.4 + st.norm.logpdf((1 - weight) * 3 + scale * z[1], 3, tau) + np.log(scale)
-    assert float(vb.target(pair()).replace(centred=np.array([weight])).log_density(z)) == pytest.approx(
-        right, rel=1e-12
-    )
+    assert float(cases.seen(vb.target(pair()), weight).log_density(z)) == pytest.approx(right, rel=1e-12)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,9 +61,9 @@ def targets():
     model = vb.target(hierarchy(Y))
     return {
         "model": model,
-        "decentred": model.replace(centred=np.zeros_like(model.centred)),
-        "half centred": model.replace(centred=np.full_like(model.centred, 0.5)),
-        "compiled-in coordinates": in_fixed_coordinates(model.replace(centred=np.zeros_like(model.centred))),
+        "decentred": cases.seen(model, 0.0),
+        "half centred": cases.seen(model, 0.5),
+        "compiled-in coordinates": in_fixed_coordinates(cases.seen(model, 0.0)),
         "plain": vb.density(gaussian, 3),
         "bent model": bent(model),
         "bent plain": bent(vb.density(gaussian, 3)),
@@ -142,7 +143,7 @@ def test_a_target_is_a_pytree_with_labels(target):
 def test_the_waist_is_narrow_and_every_kind_has_all_of_it():
     members = {name for name in vars(Target) if not name.startswith("_")} - {"of"}
     assert len(members) <= 13, members
-    assert members | {"model", "params", "centred", "rows", "layout"} <= set(dir(bent(vb.density(gaussian, 3))))
+    assert members | {"model", "params", "coordinates", "rows", "layout"} <= set(dir(bent(vb.density(gaussian, 3))))
 
 
 def test_coordinates_do_not_change_what_is_said_of_the_values(x64):

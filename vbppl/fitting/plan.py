@@ -35,7 +35,7 @@ from vbppl.model.model import Model, ModelFunction, check_applied
 from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.posterior import Posterior
-from vbppl.target.target import Target, owned
+from vbppl.target.target import Target, coordinates_of, owned
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
@@ -83,11 +83,12 @@ class Plan:
       guide: the family; where `solve` chooses between two by what they gain, the richer one.
       solve: from a problem and a watch to a solution for each of the problem's fits.
       settings: the method's, which also say which kind of problem there is.
-      coordinates: the coordinates to choose from, `(choices, movable sites)`, 1.0 for a centred site.
+      coordinates: the coordinates to choose from, as `Layout.packed` writes them, `(choices, numbers)`.
       minibatches: the plates of which a part is shown at a time; none, where all rows are.
       start: where the user wants to begin.
       is_automatic: the guide was left to us, so more may be tried where the answer is poor.
       checkpoint: a file in which a stochastic fit keeps itself.
+      pseudo_data: movable sites may be seen by pseudo-data too: `inference/deterministic/pseudo_data.py`.
     """
 
     guide: Guide
@@ -98,6 +99,7 @@ class Plan:
     start: Start = None
     is_automatic: bool = False
     checkpoint: PathLike | None = None
+    pseudo_data: bool = False
 
 
 def plan(
@@ -128,8 +130,10 @@ def plan(
         # Where the choice is ours, full rank has to be worth its while against mean field.
         richer = is_automatic and solver.solve is fixed_draws.solve_full_rank
         solve = fixed_draws.solve_richest if richer else solver.solve
-    coordinates = _coordinates(target, is_automatic and is_deterministic)
-    return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint)
+    # Whoever decentres sites by hand has chosen.
+    may_move = is_automatic and is_deterministic and all(seen.weight == 1 for seen in target.coordinates.values())
+    coordinates = _coordinates(target, may_move)
+    return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint, may_move)
 
 
 def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
@@ -202,11 +206,13 @@ def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, 
 
 
 def _coordinates(target: Target, is_free: bool) -> np.ndarray:
-    """The coordinates to choose from, `(choices, movable sites)`: centred and not, where the choice `is_free`."""
-    given = np.asarray(target.centred)[None]
-    if is_free and given.size and given.all():
-        return np.concatenate([given, np.zeros_like(given)])
-    return given
+    """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`."""
+    layout, given = target.layout, coordinates_of(target)
+    if not (is_free and layout.funnels):
+        return given[None]
+    # Where the scale is known, decentring is a linear map, which changes nothing but the way there.
+    weights = {name: float(name not in layout.funnels) for name in layout.movable}
+    return np.stack([given, layout.packed(layout.in_coordinates(weights, given.dtype))])
 
 
 def _check_start(start: Any, target: Target) -> None:

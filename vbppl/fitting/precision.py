@@ -27,7 +27,7 @@ from vbppl.model.model import Model
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport, Report
 from vbppl.target.batched import HEAVY, evaluate
-from vbppl.target.target import Target, in_mode, model_of
+from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode, model_of
 
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
 NOISE = 0.1  # nats by which rounding may move a log density
@@ -72,7 +72,8 @@ def refined(
         if is_place:
             loc, scale = solution.guide.frame(np.asarray(solution.phi, np.float64), solution.target)
             place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
-            double = dataclasses.replace(double, start=place, coordinates=np.asarray(solution.target.centred)[None])
+            given = coordinates_of(solution.target)[None]
+            double = dataclasses.replace(double, start=place, coordinates=given, pseudo_data=False)
         double = dataclasses.replace(double, precision="float64")
         try:
             (after,) = plan.solve(double, watch)
@@ -131,13 +132,14 @@ def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
 def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
     """The same posterior in the session's dtype; its report is that of the fit, as far as that dtype bears."""
     dtype = jnp.result_type(float)
-    if np.asarray(posterior.target.centred).dtype == dtype:
+    floats = [leaf for leaf in jax.tree.leaves(posterior.phi) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating)]
+    if all(np.asarray(leaf).dtype == dtype for leaf in floats):
         return posterior
     phi, params, states = jax.tree.map(
         lambda leaf: np.asarray(leaf, dtype) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf,
         (posterior.phi, posterior.target.params, model_of(posterior.target).states),
     )
-    target = Target.of(model).replace(centred=np.asarray(posterior.target.centred, dtype), params=params)
+    target = in_coordinates(Target.of(model), coordinates_of(posterior.target)).replace(params=params)
     solution = dataclasses.replace(posterior.solution, target=in_mode(target, states, None), phi=phi)
     return dataclasses.replace(posterior, solution=solution, report=_as_rounded(posterior.report, solution, dtype))
 

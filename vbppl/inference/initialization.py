@@ -23,7 +23,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.numerics import lbfgs
 from vbppl.target.batched import BLOCK, Density, evaluate
 from vbppl.target.density import nonfinite_sites
-from vbppl.target.target import Target
+from vbppl.target.target import Target, coordinates_of
 
 RADII = (10.0, 2.0, 1.0, 0.1)
 CLIMB = 16
@@ -131,7 +131,7 @@ def starts_of(target: Target, rng: np.random.Generator, count: int, density: Den
       InitializationError: no candidate has a finite density and gradient; the message names the site.
     """
     one = functools.partial(
-        density or Density([target]), fits=np.zeros(1, int), centred=np.asarray(target.centred)[None]
+        density or Density([target]), fits=np.zeros(1, int), coordinates=coordinates_of(target)[None]
     )
     points, found = find_starts(one, target.dim, [rng], count)
     if not found[0]:

@@ -14,7 +14,7 @@ import numpy as np
 from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import named, wrap
 from vbppl.core.types import AnyArray, Array
-from vbppl.distributions.location_scale import coordinates
+from vbppl.distributions.location_scale import Coordinates, coordinates
 from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
@@ -31,7 +31,7 @@ def predict(
     raw_key: np.ndarray,
     n: int = 1,
     z: Mapping[str, Array] | None = None,
-    weights: Mapping[str, Array] | None = None,
+    seen: Mapping[str, Coordinates] | None = None,
     anew: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
@@ -44,7 +44,7 @@ def predict(
       draws: of the posterior, `(n, ...)` for each latent site.
       n: the number of draws of a model that has no latent site at all.
       z: draws of further latent sites in unconstrained space.
-      weights: of sites in `z` that can be seen centred or not, how far they are centred.
+      seen: how sites in `z` are seen that can be seen in other coordinates.
       anew: sites that are reported although their draws are given.
     """
     z = dict(z or {})
@@ -61,7 +61,7 @@ def predict(
         _say_drawn_from_prior(name, given_shapes[name], latent[name])
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
-    new = _forward(*jax.device_put((model, kept, z, dict(weights or {}), dict(params), raw_key)), n)
+    new = _forward(*jax.device_put((model, kept, z, dict(seen or {}), dict(params), raw_key)), n)
     fixed = {*kept, *z} - set(anew)
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
@@ -133,7 +133,7 @@ def _forward(
     model: Model,
     draws: dict[str, Array],
     z: dict[str, Array],
-    weights: dict[str, Array],
+    seen: dict[str, Coordinates],
     params: dict[str, Any],
     raw_key: Array,
     n: int,
@@ -144,7 +144,7 @@ def _forward(
 
         def value_of(site: Site) -> Array:
             if site.name in z:
-                return coordinates(site.dist, weights.get(site.name)).forward(z[site.name])
+                return coordinates(site.dist, seen.get(site.name)).forward(z[site.name])
             return site.dist.sample(named(key, site.name))
 
         return values_of(model.trace(drawn_anew(given({**values, **params}, answered(value_of)))))

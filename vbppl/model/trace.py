@@ -51,8 +51,9 @@ class Outline:
 
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
     vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
-    `location_scale` family is `hierarchical` if its scale depends on other latent sites;
-    `has_training_mode` is true of what behaves otherwise in training than in evaluation.
+    `location_scale` family is `movable` if its location or scale depends on other latent sites, and
+    `hierarchical` if its scale does; `has_training_mode` is true of what behaves otherwise in training than in
+    evaluation.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class Outline:
     is_discrete: bool = False
     has_rsample: bool = False
     location_scale: bool = False
+    movable: bool = False
     hierarchical: bool = False
     has_training_mode: bool = False
 
@@ -89,8 +91,8 @@ class Outline:
             _check_density(site, core)
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
-            movable = not site.observed and dist.location_scale is not None
-            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, movable)
+            has_both = not site.observed and dist.location_scale is not None
+            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, has_both)
 
     def row(self) -> tuple[str, ...]:
         """Its line in a table of shapes."""
@@ -201,14 +203,14 @@ def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dt
         found.update({name: Outline.of(site) for name, site in sites.items()})
         claims = list(claims_of(sites))
         heads[:] = [(claim.head, jax.tree.structure(claim.parts)) for claim in claims]
-        scales = {name: sites[name].dist.location_scale[1] for name, site in found.items() if site.location_scale}
-        return scales, [claim.parts for claim in claims]
+        pairs = {name: sites[name].dist.location_scale for name, site in found.items() if site.location_scale}
+        return pairs, [claim.parts for claim in claims]
 
-    closed, (scales, _) = jax.make_jaxpr(numbers, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
+    closed, (pairs, _) = jax.make_jaxpr(numbers, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
     depends = _depend_on_first_argument(closed.jaxpr)
-    for name, is_latent in zip(sorted(scales), depends):
-        found[name] = dataclasses.replace(found[name], hierarchical=is_latent)
-    claims = Claims.of(heads, closed, len(scales), depends)
+    for name, by_loc, by_scale in zip(sorted(pairs), depends[::2], depends[1::2]):
+        found[name] = dataclasses.replace(found[name], movable=by_loc or by_scale, hierarchical=by_scale)
+    claims = Claims.of(heads, closed, 2 * len(pairs), depends)
     for function in jax.tree.unflatten(structure, shapes).functions:
         if isinstance(function, FunctionType):  # what it closed over goes with it
             weakref.finalize(function, claims.forget)

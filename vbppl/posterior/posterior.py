@@ -14,6 +14,7 @@ from vbppl.core.errors import of_kind, yes_or_no
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, PyTree, Seed
+from vbppl.distributions.location_scale import Coordinates
 from vbppl.guides import networks
 from vbppl.guides.base import Guide
 from vbppl.inference import bound
@@ -231,8 +232,8 @@ class Posterior(ByRow):
         predictive.check_in_memory(model)
         model = model.in_training(model_of(self.target).states, None)
         values, z, anew = self._transfer(model, n, seed, draws)
-        params, weights = packed_params(self.target), dict(zip(self.target.layout.movable, self.target.centred))
-        return predictive.predict(model, values, params, raw_key(seed), n, z, weights, anew)
+        seen = {name: Coordinates(each.weight) for name, each in self.target.coordinates.items()}
+        return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, seen, anew)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""

@@ -26,12 +26,13 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array, ArrayLike
-from vbppl.target.target import Target
+from vbppl.target.target import Target, coordinates_of, in_coordinates
 
 BLOCK = 32  # points that are evaluated side by side
 CALL = 512  # points that one call of the compiled evaluation can take
 MANY_CALL = 4096  # the same where there are many data sets
 BUFFER = 2**22  # numbers that a call's points may hold
+ROWS = 16  # kinds of coordinates that one call can take
 TOGETHER = 2**18  # numbers of many data sets that are looked at together
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
 ROOM = 2**29  # numbers that the intermediate values of a block may hold on an accelerator
@@ -79,7 +80,7 @@ def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     log_p, gradient = np.zeros(len(z)), np.zeros(np.shape(z))
     for share, rows in target.parts():
         density = Density([target.showing(rows) if rows else target])
-        found = density(z[None], np.zeros(1, int), np.asarray(target.centred)[None])
+        found = density(z[None], np.zeros(1, int), coordinates_of(target)[None])
         log_p, gradient = log_p + share * found[0][0], gradient + share * found[1][0]
     return log_p, gradient
 
@@ -109,15 +110,17 @@ class Density:
         # A call's buffers are this long whatever it is asked: in very many dims they hold one block.
         one, most = self._side_by_side * max(self._group, 1), MANY_CALL if self._many else CALL
         self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
+        # Coordinates go in a table with a row for each lane of a call, since they may be as long as points.
+        self._rows = self._call // self._side_by_side if self._many else ROWS
         self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
 
-    def __call__(self, z: np.ndarray, fits: np.ndarray, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, z: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(lanes, draws)` and gradients `(lanes, draws, dim)`, float64.
 
         Args:
           z: points for each lane, `(lanes, draws, dim)`.
           fits: the target of each lane, `(lanes,)`.
-          centred: its coordinates, `(lanes, movable sites)`.
+          coordinates: how its movable sites are seen, `(lanes, numbers)`: see `Layout.packed`.
         """
         (lanes, draws, dim), side, call = z.shape, self._side_by_side, self._call
         np.add.at(self.gradients, fits, draws)
@@ -125,23 +128,27 @@ class Density:
             # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
             z = z[:, np.minimum(np.arange(-(-draws // side) * side), draws - 1)]
         padded = z.shape[1]
-        z, centred = z.reshape(lanes * padded, dim), np.repeat(centred, padded, axis=0)
+        z, moves = z.reshape(lanes * padded, dim), coordinates.shape[1] > 0
         log_p, gradient = np.empty(len(z)), np.empty(z.shape)
         whole = np.repeat(fits, padded // side) if self._many else np.zeros(0, int)  # the target of each block
-        for start in range(0, len(z), call):
-            part = slice(start, min(start + call, len(z)))
-            count = part.stop - start
+        stop = 0
+        while stop < len(z):
+            start, lane = stop, stop // max(padded, 1)
+            stop = min(start + call, len(z), (lane + self._rows) * padded if moves else len(z))
+            part, count = slice(start, stop), stop - start
             # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
             points = np.zeros((call, self.dim), self.dtype)
             points[:count], points[count:] = z[part], z[part.stop - 1]
-            weights = np.ones((call, centred.shape[1]), self.dtype)
-            weights[:count] = centred[part]
+            table, row = np.zeros((self._rows, coordinates.shape[1]), self.dtype), np.zeros(call, np.int32)
+            if moves:
+                row[:count], row[count:] = np.arange(start, stop) // padded - lane, (stop - 1) // padded - lane
+                table[: row[-1] + 1] = coordinates[lane : lane + row[-1] + 1]
             whose = np.zeros(call // side, np.int32)
             mine = whole[start // side : -(-part.stop // side)]
             whose[: len(mine)] = mine
             # Blocks beyond the last asked for are never entered, so a short request costs what it is.
             turns = np.int32(-(-count // (side * max(self._group, 1))))
-            where = (points, weights, whose, turns)
+            where = (points, (table, row), whose, turns)
             # The points come from the host, and that is meant.
             with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors():
                 found = self._structure.evaluate(self._leaves, *where, side, self._group)
@@ -199,7 +206,7 @@ def _value_and_gradient(
     structure: Any,
     leaves: tuple[Array, ...],
     z: Array,
-    centred: Array,
+    seen: tuple[Array, Array],
     fits: Array,
     turns: Array,
     side_by_side: int,
@@ -207,24 +214,26 @@ def _value_and_gradient(
 ) -> tuple[Array, Array]:
     """The first `turns` blocks of points, or groups of blocks: how many is data, so one program serves all numbers."""
 
-    def log_density(leaves: Sequence[Array], z: Array, centred: Array) -> Array:
+    def log_density(leaves: Sequence[Array], z: Array, row: Array) -> Array:
         target: Target = jax.tree.unflatten(structure, leaves)
         with in_full_precision():
-            return target.replace(centred=centred).run(z).log_density()
+            return in_coordinates(target, table[row]).run(z).log_density()
+
+    table, rows = seen
 
     evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))
 
     # A loop over blocks rather than one vmap: its intermediate values fit the cache, and its length may be data.
     def body(i: ArrayLike, found: tuple[Array, Array]) -> tuple[Array, Array]:
         at, size = i * side_by_side * max(group, 1), side_by_side * max(group, 1)
-        points, weights = (jax.lax.dynamic_slice_in_dim(part, at, size) for part in (z, centred))
+        points, mine = (jax.lax.dynamic_slice_in_dim(part, at, size) for part in (z, rows))
         if group:
             # Side by side go blocks of several targets, each with its own data; one block never mixes targets.
-            mine = [leaf[jax.lax.dynamic_slice_in_dim(fits, i * group, group)] for leaf in leaves]
-            blocks = (part.reshape(group, side_by_side, -1) for part in (points, weights))
-            log_p, gradient = jax.vmap(evaluate_block)(mine, *blocks)
+            theirs = [leaf[jax.lax.dynamic_slice_in_dim(fits, i * group, group)] for leaf in leaves]
+            blocks = points.reshape(group, side_by_side, -1), mine.reshape(group, side_by_side)
+            log_p, gradient = jax.vmap(evaluate_block)(theirs, *blocks)
         else:
-            log_p, gradient = evaluate_block(leaves, points, weights)
+            log_p, gradient = evaluate_block(leaves, points, mine)
         update = jax.lax.dynamic_update_slice_in_dim
         return update(found[0], log_p.reshape(size), at, 0), update(found[1], gradient.reshape(size, -1), at, 0)
 
@@ -236,22 +245,22 @@ def _value_and_gradient(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Some lanes of `density`: `fits` and `centred` say whose they are and how they see it, `(lanes, ...)`."""
+    """Some lanes of `density`: `fits` and `coordinates` say whose they are and how they see it, `(lanes, ...)`."""
 
     density: Density
     fits: np.ndarray
-    centred: np.ndarray
+    coordinates: np.ndarray
 
     def __len__(self) -> int:
         return len(self.fits)
 
     def __call__(self, z: np.ndarray, lanes: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Log densities and gradients at `z`, `(lanes, draws, dim)`, of all lanes or of some."""
-        return self.density(z, self.fits[lanes], self.centred[lanes])
+        return self.density(z, self.fits[lanes], self.coordinates[lanes])
 
     def take(self, lanes: np.ndarray) -> Batch:
         """Some of the lanes."""
-        return Batch(self.density, self.fits[lanes], self.centred[lanes])
+        return Batch(self.density, self.fits[lanes], self.coordinates[lanes])
 
     def rounding(self, value: np.ndarray) -> np.ndarray:
         """By how much two equal bounds of this size may differ, in nats: 16 units in the last place."""

@@ -24,9 +24,9 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, static
 from vbppl.core.special import HALF_LOG_TWO_PI
-from vbppl.core.types import Array, ArrayLike
+from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
-from vbppl.distributions.location_scale import coordinates, log_prob_at
+from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at
 from vbppl.model.handlers import answered, at_point, at_rows, states_of
 from vbppl.model.model import Model, leading_draws
 from vbppl.model.modules import Parts, parts
@@ -204,21 +204,23 @@ class Evaluable(Protocol):
     @property
     def params(self) -> dict[str, Any]: ...
     @property
-    def centred(self) -> ArrayLike: ...
+    def coordinates(self) -> dict[str, Coordinates]: ...
     @property
     def layout(self) -> Layout: ...
 
 
-def _weight(target: Evaluable, site: Site) -> Array | None:
-    """How far a site is centred; None of one that cannot be moved, or not any more."""
-    movable = target.layout.movable
-    # The weight is a number among the data: one program serves centred, decentred and all between.
-    return jnp.asarray(target.centred)[movable.index(site.name)] if site.name in movable else None
+def _seen(target: Evaluable, site: Site, rows: Mapping[str, Any]) -> Coordinates | None:
+    """How a site is seen, at the rows shown; None of one that cannot be moved, or not any more."""
+    seen = target.coordinates.get(site.name)
+    if seen is None:
+        return None
+    weight, y, d = map(jnp.asarray, (seen.weight, seen.y, seen.d))
+    return Coordinates(weight, *(_at_rows_shown(site, part) for part in (y, d))) if rows else Coordinates(weight, y, d)
 
 
-def _coordinates(target: Evaluable, site: Site) -> Any:
-    """The bijector from a site's slice of the flat vector onto its values."""
-    return coordinates(site.dist, _weight(target, site), site.name in target.layout.fixed_decentred)
+def _at_rows_shown(site: Site, part: Array) -> Array:
+    """What a site has for every row, of the shape of its slice, at the rows shown."""
+    return subsample(part, event_dim=part.ndim - len(site.dist.batch_shape))
 
 
 # Inlined: the model's Python code runs once for all programs that contain it, and each of them is optimised as one.
@@ -231,14 +233,15 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
 
     def value_of(site: Site) -> Array:
         # The support may depend on what was drawn before, so it is asked here and not in advance.
-        bijector = _coordinates(target, site)
+        seen = _seen(target, site, rows)
+        bijector = coordinates(site.dist, seen, site.name in target.layout.fixed_decentred)
         start, shape = places[site.name]
         part = z[start : start + math.prod(shape)].reshape(shape)
         if rows and not shown:
-            part = subsample(part, event_dim=len(shape) - len(site.dist.batch_shape))
+            part = _at_rows_shown(site, part)
         value, log_dets[site.name] = bijector.forward_and_log_det(part)
         if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
-            moved[site.name] = bijector, log_prob_at(site.dist, _weight(target, site), part, value)
+            moved[site.name] = bijector, log_prob_at(site.dist, seen, part, value)
         return value
 
     sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
@@ -285,6 +288,40 @@ def constrained(target: Evaluable, z: Array) -> dict[str, Array]:
     return jax.vmap(one)(z) if z.ndim == 2 else one(z)
 
 
+@pytree
+class Prior:
+    """What a movable site's prior is at a point: each in the shape of the site's slice of `z`.
+
+    Attributes:
+      value: the site's.
+      loc: of its family.
+      scale: of its family.
+      slope: the derivative of the site's own log density by its value.
+      curvature: the second derivative.
+      stretch: the derivative of the value by `z`.
+    """
+
+    value: Array
+    loc: Array
+    scale: Array
+    slope: Array
+    curvature: Array
+    stretch: Array
+
+
+@jax.jit
+def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
+    """The priors of the movable sites at a point `(dim,)`, given those before them."""
+    terms, found = run(target, z, {}, False), {}
+    for name in target.layout.movable:
+        term, value = terms[name], terms.reported[name]
+        slope_at = jax.grad(lambda value, dist=term.dist: jnp.sum(dist.log_prob(value)))
+        slopes = jax.jvp(slope_at, (value,), (jnp.ones_like(value),))
+        parts = (*term.dist.location_scale, *slopes, term.moved.scale)
+        found[name] = Prior(value, *(jnp.broadcast_to(part, value.shape) for part in parts))
+    return found
+
+
 @jax.jit
 def unconstrained(target: Evaluable, values: dict[str, Array]) -> tuple[Array, Array]:
     """The `z` at one value for each latent site, and log |dx/dz|; or at draws of them."""
@@ -301,7 +338,7 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
     def value_of(site: Site) -> Array:
         value = values[site.name]
         check_value(site.name, value, site.shape, site.frames)
-        bijector = _coordinates(target, site)
+        bijector = coordinates(site.dist, _seen(target, site, rows), site.name in target.layout.fixed_decentred)
         # Log |dx/dz| is asked at the image, by the formula of the way there: no bijector has two of them.
         z = jnp.asarray(bijector.inverse(value), dtype)
         pieces.append(z.reshape(-1))

@@ -12,14 +12,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.tables import labels
-from vbppl.core.types import AnyArray, Array, Shape
+from vbppl.core.types import Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
+from vbppl.distributions.location_scale import Coordinates
 from vbppl.model.arguments import by_name
 from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import Outline
@@ -74,8 +76,9 @@ class Slot:
 class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
-    `movable` are the sites that can be seen centred or not, as a number says, and `fixed_decentred` those that are seen
-    so for good; `data_plates` are the plates around each observed site.
+    `movable` are the sites that can be seen in other coordinates, as numbers say, `funnels` those among them whose
+    scale is latent, and `fixed_decentred` those that are seen decentred for good; `data_plates` are the plates around
+    each observed site.
     """
 
     slots: tuple[Slot, ...]
@@ -84,6 +87,7 @@ class Layout:
     observed: tuple[str, ...]
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
+    funnels: tuple[str, ...] = ()
     fixed_decentred: tuple[str, ...] = ()
     has_training_mode: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -102,15 +106,35 @@ class Layout:
             params=tuple(s.name for s in sites.values() if s.kind == "param"),
             observed=tuple(s.name for s in sites.values() if s.observed),
             reported=tuple(s.name for s in sites.values() if _is_reported(s, sites)),
-            movable=tuple(s.name for s in sites.values() if s.hierarchical or s.name in decentered),
+            movable=tuple(s.name for s in sites.values() if s.movable or s.name in decentered),
+            funnels=tuple(s.name for s in sites.values() if s.hierarchical),
             has_training_mode=any(s.has_training_mode for s in sites.values()),
             data_plates=tuple((s.name, tuple(f.name for f in s.frames)) for s in sites.values() if s.observed),
         )
 
-    def fixed(self, centred: AnyArray) -> Layout:
-        """The layout whose `movable` sites are seen as the numbers `centred` say, for good."""
-        decentred = tuple(name for name, weight in zip(self.movable, np.asarray(centred)) if not weight)
-        return dataclasses.replace(self, movable=(), fixed_decentred=decentred)
+    def in_coordinates(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Coordinates]:
+        """How the `movable` sites are seen that are centred as far as `weights` say, without pseudo-data."""
+        shapes = {slot.name: slot.unconstrained for slot in self.slots}
+        return {
+            name: Coordinates(np.asarray(weights[name], dtype), *np.zeros((2, *shapes[name]), dtype))
+            for name in self.movable
+        }
+
+    def packed(self, seen: Mapping[str, Coordinates]) -> np.ndarray:
+        """How the `movable` sites are seen as one row of numbers, by which solvers hand it on: `(numbers,)`."""
+        parts = [np.ravel(part) for name in self.movable for part in jax.tree.leaves(seen[name])]
+        return np.concatenate([np.zeros(0), *parts])
+
+    def unpacked(self, row: Any) -> dict[str, Coordinates]:
+        """What has been `packed`."""
+        found, start = {}, 0
+        for slot in self.slots:
+            if slot.name in self.movable:
+                size = slot.stop - slot.start
+                weight, *parts = row[start], row[start + 1 :][:size], row[start + 1 + size :][:size]
+                found[slot.name] = Coordinates(weight, *(part.reshape(slot.unconstrained) for part in parts))
+                start += 1 + 2 * size
+        return found
 
     @property
     def dim(self) -> int:

@@ -30,9 +30,10 @@ import numpy as np
 
 from vbppl.core.errors import ModelError, yes_or_no
 from vbppl.core.pytree import pytree, static
-from vbppl.core.types import Array, ArrayLike
+from vbppl.core.types import AnyArray, Array
 from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
+from vbppl.distributions.location_scale import Coordinates
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
 from vbppl.target.density import Terms, constrained, log_density, made_params, run, unconstrained
@@ -57,14 +58,14 @@ class Target:
     Attributes:
       model: what the density belongs to, with its data.
       params: the current unconstrained values of the model's params, by name.
-      centred: for each of the layout's `movable` sites 1.0 if it is centred, 0.0 if not.
+      coordinates: how each of the layout's `movable` sites is seen, by name.
       rows: of plates that show a part unless other rows are asked for; none, usually.
       layout: the shapes.
     """
 
     model: Model
     params: dict[str, Any]
-    centred: ArrayLike
+    coordinates: dict[str, Coordinates]
     rows: dict[str, Any]
     layout: Layout = static()
 
@@ -78,11 +79,12 @@ class Target:
         if layout.params:
             trace.check_numbers(model, observations=False)  # before their program compiles
         model = model.with_arrays(owned)
-        centred = np.array([name not in model.decentered for name in layout.movable], jnp.result_type(float))
-        return cls(model, model.initial_params() if layout.params else {}, centred, {}, layout)
+        weights = {name: float(name not in model.decentered) for name in layout.movable}
+        seen = layout.in_coordinates(weights, jnp.result_type(float))
+        return cls(model, model.initial_params() if layout.params else {}, seen, {}, layout)
 
     def replace(self, **changes: Any) -> Target:
-        """The same density with other `params`, `centred`, `rows`, `model` or `layout`, which are not checked."""
+        """The same density with other `params`, `coordinates`, `rows`, `model` or `layout`, which are not checked."""
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
@@ -249,8 +251,21 @@ def error_somewhere(target: Any, z: Any = None) -> ModelError | None:
 
 
 def in_fixed_coordinates(target: Any) -> Any:
-    """The same density, whose coordinates are compiled in: cheaper, but a program for each choice of them."""
-    return target.replace(layout=target.layout.fixed(target.centred), centred=np.zeros(0, target.centred.dtype))
+    """The same density, with coordinates compiled in where these are plain: cheaper, but a program for each."""
+    kept = {n: s for n, s in target.coordinates.items() if np.any(s.d) or np.asarray(s.weight) not in (0.0, 1.0)}
+    decentred = tuple(n for n in target.layout.movable if n not in kept and not target.coordinates[n].weight)
+    layout = dataclasses.replace(target.layout, movable=tuple(kept), fixed_decentred=decentred)
+    return target.replace(layout=layout, coordinates=kept)
+
+
+def in_coordinates(target: Any, row: AnyArray) -> Any:
+    """The same density, whose movable sites are seen as a row of numbers says: see `Layout.packed`."""
+    return target.replace(coordinates=target.layout.unpacked(row.astype(jnp.result_type(float))))
+
+
+def coordinates_of(target: Any) -> np.ndarray:
+    """How the movable sites of a density are seen, as a row of numbers, `(numbers,)`."""
+    return target.layout.packed(target.coordinates)
 
 
 def in_mode(target: Any, states: Mapping[str, Any], raw_key: Array | None) -> Any:
@@ -274,7 +289,13 @@ def with_data(target: Any, model: Model) -> Any:
             f"{model!r} has the params {theirs}, but those of the fitted model are {own}.",
             mend="Apply the function that was fitted to the other data.",
         )
-    return target.replace(model=other.model, layout=other.layout, rows={})
+    # Pseudo-data belong to rows: where there are others, nothing is made up of them.
+    seen = {
+        name: mine if np.shape(mine.y) == np.shape(new.y) else dataclasses.replace(new, weight=mine.weight)
+        for name, new in other.coordinates.items()
+        for mine in [target.coordinates.get(name, new)]
+    }
+    return target.replace(model=other.model, layout=other.layout, coordinates=seen, rows={})
 
 
 def param_values(target: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from vbppl.guides.low_rank import LowRank
 from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based, restarts
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
+from vbppl.target.target import coordinates_of
 
 SOLVERS = {
     fixed_draws.solve_mean_field: MeanField,
@@ -41,7 +42,7 @@ def two_modes(weight=0.05):
 def problem(*models, start=None):
     targets = [vb.target(model) for model in models]
     keys = [raw_key(0)] * len(models)
-    return Problem(targets, Deterministic(), np.asarray(targets[0].centred)[None], start, keys)
+    return Problem(targets, Deterministic(), coordinates_of(targets[0])[None], start, keys)
 
 
 def solve(solver, asked, watch=Watch()):
@@ -55,7 +56,7 @@ def test_every_field_is_filled_truly(solver):
     (solution,) = solve(solver, problem(LOGISTIC))
     status = solution.status
     assert isinstance(solution.guide, SOLVERS[solver]) and np.isfinite(solution.phi).all()
-    assert solution.target.dim == 3 and solution.target.centred.dtype == solution.phi.dtype
+    assert solution.target.dim == 3
     assert status.converged and not status.was_cut_short and status.text
     assert status.steps == len(solution.bounds) > 1 and np.isfinite(solution.bounds).all()
     assert status.gradients > 512  # those of the starts count
@@ -151,7 +152,8 @@ def test_many_data_get_one_start_and_a_note_says_so(monkeypatch):
 
 def test_coordinates_are_chosen_and_the_target_is_the_one_fitted():
     model = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
-    both = dataclasses.replace(problem(model), coordinates=np.array([[1.0], [0.0]]))
+    rows = [coordinates_of(cases.seen(vb.target(model), weight)) for weight in (1.0, 0.0)]
+    both = dataclasses.replace(problem(model), coordinates=np.stack(rows))
     (solution,) = solve(fixed_draws.solve_mean_field, both)
-    assert solution.target.centred.tolist() == [0.0]
+    assert solution.target.coordinates["theta"].weight == 0.0
     assert [note.topic for note in solution.notes] == ["coordinates"]

@@ -1,4 +1,4 @@
-"""Other coordinates of hierarchical sites, halfway ones first: all are bounds on the same evidence."""
+"""Other coordinates of hierarchical sites, pseudo-data and halfway ones first: all are bounds on the same evidence."""
 
 from __future__ import annotations
 
@@ -10,49 +10,83 @@ import numpy as np
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.rungs.costs import together
 from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Note, Solution
-from vbppl.posterior.report import DECENTER, AnyReport
+from vbppl.posterior.report import DECENTER, AnyReport, Report
+from vbppl.target.batched import Batch, Density
+from vbppl.target.target import coordinates_of
 
 HALFWAY = 0.5  # between centred and not: where data and prior say equally much
+ANSWERS = ("good", "corrected")
 
 
 def move_coordinates(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
-    """Fit in other coordinates too, halfway ones first, until an answer is right; keep the highest bound."""
+    """Fit in other coordinates too, until an answer is right; keep it, else the highest bound."""
     if before.other_modes.found:  # they would be there in any coordinates
         return before, report
-    now, tried = np.asarray(before.target.centred), [(before, report)]
-    others = [np.full_like(now, HALFWAY), *plan.coordinates] if len(plan.coordinates) > 1 else []
-    for row in others:
+    now, tried, layout = coordinates_of(before.target), [(before, report)], before.target.layout
+    for row, place in _others(plan, before):
         if np.all(row == now) or watch.is_over:
             continue
-        one = prepare(dataclasses.replace(plan, coordinates=row[None]), problem.targets, problem.raw_keys)
+        only = dataclasses.replace(plan, coordinates=row[None], pseudo_data=False)
+        one = prepare(only, problem.targets, problem.raw_keys)
+        one = one if place is None else dataclasses.replace(one, start=place)
         try:
             (after,) = plan.solve(dataclasses.replace(one, precision=problem.precision), watch)
         except InitializationError:  # so these coordinates are no choice
-            text = f"{_seen(row)} ones were tried: no start has a finite density there"
+            text = f"{_seen(layout, row)} ones were tried: no start has a finite density there"
             tried = [(tried[0][0].noted("coordinates", text), report), *tried[1:]]
             continue
+        after = after if place is None else dataclasses.replace(after, other_modes=before.other_modes)
         after, again = judged(after, problem.raw_keys[0], watch)
         if after.status.was_cut_short or again.cut_short:
             break
         tried.append((after, again))
-        if again.verdict in ("good", "corrected") and again.elbo.value > report.elbo.value:
+        if _is_answer(again, tried):
             break
     if len(tried) == 1:
         return tried[0]
     # A bound that is not a number is no better.
-    kept, *left = sorted(tried, key=lambda pair: -np.nan_to_num(pair[1].elbo.value, nan=-np.inf))
-    bounds = [f"{card.elbo} {_seen(solution.target.centred)}" for solution, card in (kept, *left)]
+    kept, *left = sorted(tried, key=lambda pair: (not _is_answer(pair[1], tried), -_height(pair[1])))
+    bounds = [f"{card.elbo} {_seen(layout, coordinates_of(solution.target))}" for solution, card in (kept, *left)]
     text = f"fitted to the end in {len(tried)}: ELBO {bounds[0]}, kept; {'; '.join(bounds[1:])}"
-    own = tuple(note for note in kept[0].notes if note.topic != "coordinates")
-    return dataclasses.replace(kept[0], notes=(Note("coordinates", text), *own)), kept[1].without(DECENTER)
+    notes = (Note("coordinates", text), *(note for note in kept[0].notes if note.topic != "coordinates"))
+    status = together(kept[0], [solution for solution, _ in left])
+    return dataclasses.replace(kept[0], status=status, notes=notes), kept[1].without(DECENTER)
 
 
-def _seen(centred: Any) -> str:
+def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:
+    """The coordinates to try, as rows of numbers, with the place to begin where that is known."""
+    layout, found = before.target.layout, list[tuple[Any, Any]]()
+    if plan.pseudo_data and not any(np.any(seen.d) for seen in before.target.coordinates.values()):
+        loc, scale = before.guide.frame(np.asarray(before.phi, np.float64), before.target)
+        lanes = Batch(Density([before.target]), np.zeros(1, int), coordinates_of(before.target)[None])
+        rows, x = by_rule(lanes, [before.target], np.concatenate([loc, np.log(scale)])[None])
+        found = [(rows[0], x.reshape(1, 2, -1))] if layout.movable and np.isfinite(x).all() else []
+    if len(plan.coordinates) > 1:
+        halfway = layout.packed(layout.in_coordinates(dict.fromkeys(layout.movable, HALFWAY), float))
+        found += [(row, None) for row in (halfway, *plan.coordinates)]
+    return found
+
+
+def _is_answer(card: AnyReport, tried: list[tuple[Solution, AnyReport]]) -> bool:
+    """Is it right, and does no other bound say that it has missed some of the evidence?"""
+    # The evidence by its weighted draws is no less than any bound, unless these miss some of it.
+    evidence = np.nan_to_num(card.log_evidence, nan=-np.inf) if isinstance(card, Report) else -np.inf
+    return card.verdict in ANSWERS and max(evidence, _height(card)) >= max(_height(other) for _, other in tried)
+
+
+def _height(card: AnyReport) -> float:
+    return float(np.nan_to_num(card.elbo.value, nan=-np.inf))
+
+
+def _seen(layout: Any, row: np.ndarray) -> str:
     """Coordinates in a word."""
-    low, high = np.min(centred), np.max(centred)
-    return "halfway" if low != high or 0 < low < 1 else ("decentred", "centred")[int(low)]
+    each = in_words(layout.unpacked(row))
+    words = set(each.values())
+    return words.pop() if len(words) == 1 else ", ".join(f"{name} {word}" for name, word in each.items())

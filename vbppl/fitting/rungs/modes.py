@@ -17,6 +17,7 @@ from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport
+from vbppl.target.target import coordinates_of
 
 APART = 1.0  # sds between two modes of a mixture
 
@@ -36,8 +37,9 @@ def mix_modes(
             problem,
             targets=[before.target],
             settings=settings,
-            coordinates=np.asarray(before.target.centred)[None],
+            coordinates=coordinates_of(before.target)[None],
             start=place[None],
+            pseudo_data=False,
         )
         fits += fixed_draws.solve_full_rank(one, watch)
     if any(fit.status.was_cut_short for fit in fits):

@@ -31,6 +31,7 @@ from vbppl.inference.deterministic import mean_field
 from vbppl.inference.deterministic.full_rank import FullRankClimb
 from vbppl.inference.deterministic.mean_field import MeanFieldClimb
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
+from vbppl.inference.deterministic.pseudo_data import pseudo_data
 from vbppl.inference.deterministic.restarts import restarts
 from vbppl.inference.deterministic.state import MOST, Stage, State, Work
 from vbppl.inference.solution import Note, Solution
@@ -73,8 +74,9 @@ def _solved(
     if is_full:  # whoever asks for full rank gets it, whenever the fit is cut short
         first = first.put(_everyone(first), is_full=True)
     state, cut = last(restarts(work, first), first, watch, news)
-    if not cut:
-        state, cut = last(stages(work, state), state, watch, news)
+    for stage in (pseudo_data, stages):
+        if not cut:
+            state, cut = last(stage(work, state), state, watch, news)
     if cut:
         state = state.cut_short(cut)
     return [work.solution(state, fit) for fit in range(len(problem.targets))]

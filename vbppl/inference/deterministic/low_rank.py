@@ -43,6 +43,7 @@ from vbppl.inference.deterministic.state import CUT
 from vbppl.inference.solution import Progress, Solution
 from vbppl.target.batched import Batch
 from vbppl.target.batched import Density as CountedDensity
+from vbppl.target.target import coordinates_of
 
 SPENT = 0.01  # part of what turning gained that may be left, while there are rounds to come
 LOSS = 0.01  # part of what the directions gain that the draws may cost
@@ -293,7 +294,7 @@ def _with_directions(problem: Problem, number: int, before: Solution, watch: Wat
     """Add directions; if on fresh draws they gain nothing, finish mean field."""
     began, target, raw_key = time.perf_counter(), before.target, problem.raw_keys[number]
     density = CountedDensity([target])
-    lane = Batch(density, np.zeros(1, int), np.asarray(target.centred)[None])
+    lane = Batch(density, np.zeros(1, int), coordinates_of(target)[None])
 
     def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p, gradient = lane(z[None])
@@ -329,7 +330,7 @@ def _without_directions(
     problem: Problem, number: int, before: Solution, climb: Climb, spent: dict[str, Any], watch: Watch
 ) -> Solution:
     """Mean field to the end, from where it was left."""
-    start, coordinates = np.asarray(before.phi, np.float64)[None], np.asarray(before.target.centred)[None]
+    start, coordinates = np.asarray(before.phi, np.float64)[None], coordinates_of(before.target)[None]
     alone = Problem([before.target], problem.settings, coordinates, start, [problem.raw_keys[number]])
     (after,) = solve_mean_field(alone, watch)
     gained, se = climb.gained

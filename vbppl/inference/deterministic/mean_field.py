@@ -17,7 +17,7 @@ import numpy as np
 from vbppl.core.numerics import lbfgs, newton_cg
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.target.batched import Batch, hessian_times
-from vbppl.target.target import Target
+from vbppl.target.target import Target, in_coordinates
 
 STEPS = 300
 WHITENED_DIM = 64  # up to here there are at least two draws a dimension, so that their second moment is exact
@@ -72,7 +72,7 @@ def descended(
         value = np.where(np.isfinite(at.value), at.value, np.inf)
         # Lanes that have ended count too: one of them may be the best.
         best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(lanes.fits == f) for f in fits)])
-        state = state.put(fits, x=at.x[best], centred=lanes.centred[best]).with_bounds(fits, -at.value[best])
+        state = state.put(fits, x=at.x[best], coordinates=lanes.coordinates[best]).with_bounds(fits, -at.value[best])
         yield state
         at = next(steps)
     return state, at
@@ -112,7 +112,7 @@ class MeanFieldClimb:
         """Go on by Newton's method, in one lane, where L-BFGS has given up at a finite bound."""
         found, fit, one = None, lanes.fits[[lane]], np.array([lane])
         target = self.work.problem.targets[int(fit[0])]
-        target = target.replace(centred=lanes.centred[lane].astype(lanes.density.dtype))
+        target = in_coordinates(target, lanes.coordinates[lane])
         # Its steps see curvature that a history of gradients does not: a far prior is ten thousands of nats away.
         for found in newton(lanes, target, at.x[lane], noise, one, self.work.tolerance):
             # A step may take long, so each is a state, at which a deadline can end the fit.

@@ -34,7 +34,7 @@ from vbppl.inference.deterministic.restarts import SAME_MODE, SHARES, STARTS, co
 from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.batched import Batch, Density, in_full_precision
-from vbppl.target.target import Target
+from vbppl.target.target import Target, coordinates_of
 
 STEPS = 1000
 DRAWS = 32
@@ -105,7 +105,7 @@ class _Work:
 
     def lanes(self, count: int) -> Batch:
         """So many lanes, all of the one target."""
-        return Batch(self.density, np.zeros(count, int), np.tile(np.asarray(self.target.centred), (count, 1)))
+        return Batch(self.density, np.zeros(count, int), np.tile(coordinates_of(self.target), (count, 1)))
 
     def heights(self, z: np.ndarray) -> np.ndarray:
         """The log densities at `z`, `(points, dim)`."""

@@ -48,7 +48,7 @@ def restarts(work: Work, state: State) -> Stage:
     ends = at.x.reshape(*shape, -1)
     for fit in range(count):
         option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), shape[1:]))
-        state = state.put(np.array([fit]), x=ends[fit, option, start], centred=coordinates[option])
+        state = state.put(np.array([fit]), x=ends[fit, option, start], coordinates=coordinates[option])
         searched = _searched(work, state, fit, ends[fit, option], value[fit, option], start)
         notes = _notes(work, fit, option, -value[fit].min(axis=1), searched)
         state = state.with_modes(fit, searched).with_notes(fit, *notes)
@@ -125,9 +125,9 @@ def _notes(work: Work, fit: int, chosen: int, bounds: np.ndarray, searched: Sear
     """What was chosen, by `bounds` of each of the coordinates, and what was left out."""
     notes = []
     if len(bounds) > 1:
-        names = ", ".join(work.problem.targets[fit].layout.movable)
+        names = ", ".join(work.problem.targets[fit].layout.funnels)
         other, gain = 1 - chosen, bounds[chosen] - bounds[1 - chosen]
-        kept, left = ("centred" if work.problem.coordinates[i].any() else "decentred" for i in (chosen, other))
+        kept, left = (("centred", "decentred")[i] for i in (chosen, other))
         notes.append(Note("coordinates", f"{names} {kept} (mean-field bound {gain:.2f} nats above {left})"))
     if work.problem.start is None and isinstance(searched, NotSearched):
         notes.append(Note("modes", f"not looked for: {searched.why}"))

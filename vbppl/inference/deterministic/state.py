@@ -18,6 +18,7 @@ from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.batched import Batch, Density
+from vbppl.target.target import in_coordinates
 
 FEWEST, MOST = 32, 2048  # draws
 LITTLE = 1e-3  # nats to gain: 0.045 sds
@@ -32,7 +33,7 @@ class State:
       x: `(loc, log sd)` of the mean-field guide, `(fits, 2 dim)`.
       factor: of the full-rank guide, `(fits, dim, dim)`; `(fits, 0, 0)` while it is still that of the mean field.
       is_full: which fits have a full-rank guide, whose mean is `loc` too, `(fits,)`.
-      centred: the coordinates, `(fits, movable sites)`.
+      coordinates: how the movable sites are seen, `(fits, numbers)`: see `Layout.packed`.
       decrement: the nats still to gain, `(fits,)`.
       draw_noise: by how many sds other draws would move the optimum, `(fits,)`.
       draws: how many there are, `(fits,)`.
@@ -45,7 +46,7 @@ class State:
     x: np.ndarray
     factor: np.ndarray
     is_full: np.ndarray
-    centred: np.ndarray
+    coordinates: np.ndarray
     decrement: np.ndarray
     draw_noise: np.ndarray
     draws: np.ndarray
@@ -62,7 +63,7 @@ class State:
             x=np.zeros((count, 2 * dim)),
             factor=np.zeros((count, 0, 0)),
             is_full=np.zeros(count, bool),
-            centred=np.tile(problem.coordinates[0], (count, 1)),
+            coordinates=np.tile(problem.coordinates[0], (count, 1)),
             decrement=np.full(count, np.inf),
             draw_noise=np.full(count, np.nan),
             draws=np.zeros(count, int),
@@ -135,7 +136,7 @@ class Work:
 
     def batch(self, state: State, fits: np.ndarray) -> Batch:
         """Lanes of some fits, in the coordinates in which they stand."""
-        return Batch(self.density, fits, state.centred[fits])
+        return Batch(self.density, fits, state.coordinates[fits])
 
     def fewest(self, least: int) -> int:
         """How many draws to begin with: those asked for, else enough, and no fewer than `least`."""
@@ -158,7 +159,7 @@ class Work:
 
     def solution(self, state: State, fit: int) -> Solution:
         """What a fit leaves behind."""
-        target = self.problem.targets[fit].replace(centred=state.centred[fit].astype(self.density.dtype))
+        target = in_coordinates(self.problem.targets[fit], state.coordinates[fit])
         guide, status = FullRank() if state.is_full[fit] else MeanField(), self._status(state, fit)
         phi, bounds = self.phi(state, fit), np.array(state.bounds[fit])
         return Solution(target, guide, phi, bounds, status, state.other_modes[fit], state.notes[fit])
