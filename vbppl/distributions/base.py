@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -136,7 +137,7 @@ class Distribution:
     def variance(self) -> Array:
         """The variance of each number, in the shape of one draw."""
         found = self._moments()[1]
-        return jnp.broadcast_to(found() if callable(found) else found, self.shape())
+        return jnp.broadcast_to(found() if isinstance(found, FunctionType) else found, self.shape())
 
     def cdf(self, x: ArrayLike) -> Array:
         """The probability of at most `x`."""
