@@ -320,9 +320,11 @@ def test_two_modes_that_chains_do_not_mix_between_are_poor():
 
 
 @pytest.mark.slow
-def test_a_mixture_a_mean_field_table_and_a_bare_density_can_be_refined():
+def test_a_bare_density_that_bends_is_right_with_as_many_draws_as_the_card_asks_for():
     banana = vb.density(lambda z: -0.5 * z[0] ** 2 - 0.5 * (z[1] - z[0] ** 2) ** 2, dim=2)
-    refined = vb.refine(vb.fit(banana, "mean_field"))
+    fitted = vb.fit(banana, "mean_field")
+    assert vb.refine(fitted).check().advice == ("vb.refine(posterior, n=4_000)",)
+    refined = vb.refine(fitted, n=4_000)
     assert refined.check().verdict == "good"
     # z1 = z0^2 + noise: mean 1, variance 2 + 1.
     rows = dict(refined.summary().rows)
