@@ -3,7 +3,19 @@
 import importlib
 import sys
 
-NAMES = ("draws", "gpu", "latency", "low_rank", "minibatch", "overhead", "posteriors", "stopping", "vae", "verdict")
+NAMES = (
+    "draws",
+    "gpu",
+    "latency",
+    "low_rank",
+    "minibatch",
+    "overhead",
+    "posteriors",
+    "refine",
+    "stopping",
+    "vae",
+    "verdict",
+)
 
 if len(sys.argv) < 2 or sys.argv[1] not in NAMES:
     sys.exit(f"usage: python -m benchmarks {{{','.join(NAMES)}}} [options]")

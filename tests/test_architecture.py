@@ -246,8 +246,8 @@ def counted(path: Path) -> tuple[int, int]:
 
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
-    # the messages and exact densities do.
-    assert sum(counted(path)[0] for path in FILES) <= 13_140
+    # the messages and exact densities do, and as `refine` does by 530.
+    assert sum(counted(path)[0] for path in FILES) <= 13_680
 
 
 @pytest.mark.parametrize("room", HARD)
@@ -309,7 +309,7 @@ def test_the_guide_protocol_has_at_most_nine_members():
     assert len(members) <= 9, members
 
 
-def test_the_root_lists_at_most_45_names_in_the_order_of_the_wings():
+def test_the_root_lists_at_most_46_names_in_the_order_of_the_wings():
     def step(name: str) -> int:
         thing = getattr(vb, name)
         module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
@@ -317,7 +317,7 @@ def test_the_root_lists_at_most_45_names_in_the_order_of_the_wings():
 
     names = [name for name in vb.__all__ if not name.startswith("__")]
     steps = [step(name) for name in names]
-    assert len(names) <= 45
+    assert len(names) <= 46
     assert steps == sorted(steps), list(zip(steps, names))
 
 
@@ -342,7 +342,7 @@ import sys, jax
 compiled, settings = [], dict(jax.config.values)
 jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
 import vbppl
-heavy = {"arviz_base", "matplotlib", "numpyro", "scipy.optimize", "sklearn", "tqdm"} & set(sys.modules)
+heavy = {"arviz_base", "blackjax", "matplotlib", "numpyro", "scipy.optimize", "sklearn", "tqdm"} & set(sys.modules)
 assert not heavy, heavy
 assert not compiled, compiled
 assert settings == jax.config.values

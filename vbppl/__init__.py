@@ -14,6 +14,7 @@ from vbppl.distributions.interop import foreign
 from vbppl.fitting.calibration import Calibration, calibrate
 from vbppl.fitting.fit import fit
 from vbppl.fitting.fit_many import fit_many
+from vbppl.fitting.refine import refine
 from vbppl.guides.amortized import Amortized
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
@@ -44,6 +45,6 @@ __all__ = [
     "MeanField", "FullRank", "LowRank", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
     "Posterior",
-    "fit", "fit_many", "Calibration", "calibrate",
+    "fit", "fit_many", "refine", "Calibration", "calibrate",
 ]
 # fmt: on

@@ -14,6 +14,7 @@ In order:
 - `progress`: telling a person who waits how far a fit is.
 - `fit`: the five steps.
 - `fit_many`: the same for many data sets or seeds.
+- `refine`: from a posterior to draws of Markov chains that start from it.
 - `calibration`: whether fits are right on average.
 
 To add a solver, write a function `(problem, watch) -> list[Solution]` in `inference/`, let it fill every field of

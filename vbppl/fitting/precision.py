@@ -140,11 +140,14 @@ def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
         (posterior.phi, posterior.target.params, model_of(posterior.target).states),
     )
     target = in_coordinates(Target.of(model), coordinates_of(posterior.target)).replace(params=params)
-    solution = dataclasses.replace(posterior.solution, target=in_mode(target, states, None), phi=phi)
-    return dataclasses.replace(posterior, solution=solution, report=_as_rounded(posterior.report, solution, dtype))
+    double = jax.tree.map(
+        lambda leaf: np.asarray(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, posterior.target
+    )
+    solution = dataclasses.replace(posterior.solution, target=in_mode(target, states, None), phi=phi, in_double=double)
+    return dataclasses.replace(posterior, solution=solution, report=as_rounded(posterior.report, solution, dtype))
 
 
-def _as_rounded(report: AnyReport, solution: Solution, dtype: Any) -> AnyReport:
+def as_rounded(report: AnyReport, solution: Solution, dtype: Any) -> AnyReport:
     """A report that is poor where the session's dtype has too few places for the answer."""
     if not isinstance(report, Report):
         return report

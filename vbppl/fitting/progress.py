@@ -50,13 +50,13 @@ class _Bar:
         if not self.shown and importlib.util.find_spec("tqdm"):
             from tqdm.auto import tqdm
 
-            self.tqdm = tqdm(unit=" steps", desc="fit")
+            self.tqdm = tqdm(unit=" steps", desc=now.task)
         self.shown = True
         if self.tqdm is not None:
             self.tqdm.update(now.step - self.tqdm.n)
-            self.tqdm.set_postfix_str(f"ELBO {now.elbo:.2f}")
+            self.tqdm.set_postfix_str(now.said)
         else:
-            print(f"\rfit: {now.step:,} steps, ELBO {now.elbo:.2f}, {now.seconds:.0f} s", end="", file=sys.stderr)
+            print(f"\r{now.task}: {now.step:,} steps, {now.said}, {now.seconds:.0f} s", end="", file=sys.stderr)
 
     def close(self) -> None:
         if self.tqdm is not None:

@@ -11,6 +11,7 @@ In order:
 - `initialization`: where a fit begins.
 - `deterministic`: on fixed draws to the end, or from the path to a mode.
 - `stochastic`: by noisy steps: minibatches, learnt params, networks.
+- `sampling`: Markov chains from where a fit ended.
 
 To add a solver, see the page of `vbppl/fitting`; to add an objective or a stop rule, that of the last folder.
 """

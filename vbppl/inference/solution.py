@@ -30,6 +30,13 @@ class Progress:
     params: PyTree
     state: PyTree = ()
 
+    task = "fit"
+
+    @property
+    def said(self) -> str:
+        """For a bar."""
+        return f"ELBO {self.elbo:.2f}"
+
     def __repr__(self) -> str:
         return f"Progress(step={self.step:,}, elbo={self.elbo:.3f}, seconds={self.seconds:.2g})"
 
@@ -161,6 +168,7 @@ class Solution:
       status: why the fit ended.
       other_modes: what else was found, or why nothing was looked for.
       notes: what the fit chose by itself, in the order in which it did.
+      in_double: `target` in double precision, on the host, where the fit went on in it and the session does not.
     """
 
     target: Any
@@ -170,6 +178,7 @@ class Solution:
     status: Status = static()
     other_modes: Searched | NotSearched
     notes: tuple[Note, ...] = static(default=())
+    in_double: Any = None
 
     def noted(self, topic: str, text: str) -> Solution:
         """The same with one more note."""

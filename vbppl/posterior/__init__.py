@@ -11,7 +11,8 @@ In order; a file imports only from those above it:
 - `linear_response`: the covariances that mean field leaves out.
 - `row_evidence`: each row by itself, where all latent variables stand in one plate.
 - `judge`: from a solution to its report.
-- `correction`: averages, quantiles and draws of weighted draws.
+- `mcmc`: the same of draws of Markov chains: whether they agree, and what they are worth.
+- `correction`: averages, quantiles and draws of weighted draws, and of chains.
 - `optimality_gap`: how far below the best of its family a fit may lie.
 - `summary`: the table of means, sds and quantiles.
 - `by_row`: the questions about single rows.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import RepeatedDrawsWarning, of_kind
+from vbppl.core.numerics import mcmc
 from vbppl.posterior.weighted_draws import WeightedDraws, values_of
 from vbppl.target.target import Target
 
@@ -33,12 +34,26 @@ class Expectation(NamedTuple):
     se: np.ndarray | np.floating
 
 
-def expectation(f: Callable[..., Any], values: Mapping[str, Any], weights: np.ndarray) -> Expectation:
-    """The weighted mean of `f` over draws of `values`, `(draws, ...)` each."""
+def expectation(f: Callable[..., Any], values: Mapping[str, Any], weights: np.ndarray, chains: int = 0) -> Expectation:
+    """The weighted mean of `f` over draws of `values`, `(draws, ...)` each; `chains` as in `mc_error`."""
     of_kind("f", f, callable(f), "a function of the values of the sites, by their names")
     found = np.asarray(jax.vmap(f)(jax.tree.map(jnp.asarray, dict(values))), np.float64)
     mean = np.tensordot(weights, found, 1)
-    return Expectation(mean[()], np.sqrt(np.tensordot(weights**2, (found - mean) ** 2, 1))[()])
+    return Expectation(mean[()], mc_error(found, weights, chains)[()])
+
+
+def mc_error(values: np.ndarray, weights: np.ndarray, chains: int = 0) -> np.ndarray:
+    """The standard error of the weighted mean of each scalar of `values`, `(draws, ...)`.
+
+    Args:
+      values: independent draws, or those of one Markov chain after the other.
+      weights: they sum to one; of chains all alike.
+      chains: how many; 0 where the draws are independent.
+    """
+    if not chains:
+        return np.sqrt(np.tensordot(weights**2, (values - np.tensordot(weights, values, 1)) ** 2, 1))
+    size = mcmc.ess_mean(values.reshape(chains, len(values) // chains, -1)).reshape(values.shape[1:])
+    return np.sqrt(variance(values, weights) / np.where(np.isnan(size), 1.0, size))
 
 
 def check_levels(q: Any) -> None:

@@ -148,9 +148,7 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
         status=solution.status,
         notes=solution.notes,
     )
-    seen = solution.target.coordinates
-    centred = [repr(name) for name in solution.target.layout.funnels if name in seen and seen[name].weight == 1]
-    advice = (*([f"{report.DECENTER}{', '.join(centred)}): the scale is latent"] if centred else []), report.SAMPLER)
+    advice = (*report.to_decenter(solution.target), report.SAMPLER)
     mendable = mends(draws, errors)
     return decided(card, errors, mendable, advice), mendable
 

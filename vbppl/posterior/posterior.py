@@ -41,8 +41,8 @@ class Posterior(ByRow):
 
     Values are on the sites' supports, by the sites' names; deterministic sites are included.
 
-    It speaks of the best answer that there is: where the verdict is "corrected", of the draws that the judge has
-    weighed, else through the guide.
+    It speaks of the best answer that there is: of the draws of chains where it was refined, of those that the judge has
+    weighed where the verdict is "corrected", else through the guide.
 
     Attributes:
       solution: what the solver gave back.
@@ -56,12 +56,12 @@ class Posterior(ByRow):
 
     @property
     def is_corrected(self) -> bool:
-        """Does it speak of weighted draws in the place of the guide's?"""
-        return self.corrects and self.report.verdict == "corrected"
+        """Does it speak of weighted draws, or of those of chains, in the place of the guide's?"""
+        return self.corrects and self.report.replaces_guide
 
     def uncorrected(self) -> Posterior:
         """The guide alone, whatever the verdict."""
-        return dataclasses.replace(self, corrects=False)
+        return dataclasses.replace(self, corrects=False, report=self.report.of_guide)
 
     @property
     def target(self) -> Target:
@@ -99,8 +99,8 @@ class Posterior(ByRow):
     def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
         """`n` draws: for each site `(n, ...)`.
 
-        Independent ones of the guide; where the verdict is "corrected" weighted ones, each as often as it weighs. Of
-        those there is a limited number: beyond what they are worth some are repeated, which a warning says.
+        Independent ones of the guide; of weighted draws each as often as it weighs, of chains each once. Of these there
+        is a limited number: beyond what they are worth some are repeated, which a warning says.
         """
         check_count(n)
         if self.is_corrected and isinstance(self.report, Report):
@@ -137,7 +137,7 @@ class Posterior(ByRow):
         Args:
           f: from one value of each site, `{"mu": (), "theta": (8,), ...}`, to an array; JAX maps it over the draws.
         """
-        return expectation(f, *self._table_draws())
+        return expectation(f, *self._table_draws(), self.report.chains)
 
     def covariance(self, *names: str) -> np.ndarray:
         """The covariance matrix of all scalars of the sites `names` (all sites if none), in order."""
@@ -166,7 +166,7 @@ class Posterior(ByRow):
         notes += self.report.beside(self.solution).lines()
         values, weights = self._table_draws()
         chosen = {name: values[name] for name in self._checked(names)}
-        return summarise(chosen, notes, weights if self.is_corrected else None)
+        return summarise(chosen, notes, weights if self.is_corrected else None, self.report.chains)
 
     def check(self, gap: bool = False) -> Report:
         """The report card: the verdict, why, and the numbers behind it.

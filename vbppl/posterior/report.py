@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -33,7 +33,7 @@ VERDICTS = ("poor", "unknown", "corrected", "good")  # from the worst to the bes
 
 # Advice. That about coordinates begins so, and is taken back where they were tried (`Report.without`).
 DECENTER = "vb.decenter(model, "
-SAMPLER = "a sampler, such as BlackJAX's NUTS on vb.target(model).log_density"
+SAMPLER = "vb.refine(posterior), which samples on from there"
 CORRECTED = "posterior.uncorrected() for the guide alone; all else speaks of the weighted draws"
 
 COLOURS = {"good": "#1a7f37", "corrected": "#9a6700", "unknown": "#57606a", "poor": "#cf222e"}
@@ -90,6 +90,7 @@ class Report:
       status: why the fit ended.
       notes: what the fit, and judging it, chose by itself, and why.
       cut_short: "interrupted" where a person did not wait for the verdict, else empty.
+      chains: of how many Markov chains the draws are, one chain after the other; 0 where they are weighted ones.
     """
 
     elbo: Estimate
@@ -114,6 +115,7 @@ class Report:
     status: Status = static(default=Status("", False, "", 0, 0))
     notes: tuple[Note, ...] = static(default=())
     cut_short: str = static(default="")
+    chains: int = static(default=0)
 
     @classmethod
     def unfinished(cls, solution: Solution, seconds: float) -> Report:
@@ -141,6 +143,16 @@ class Report:
     def without(self, advice: str) -> Report:
         """The same without the advice that begins so, which has been followed."""
         return dataclasses.replace(self, advice=tuple(step for step in self.advice if not step.startswith(advice)))
+
+    @property
+    def replaces_guide(self) -> bool:
+        """Does a posterior speak of the draws rather than of the guide?"""
+        return self.verdict == "corrected" or self.chains > 0
+
+    @property
+    def of_guide(self) -> AnyReport:
+        """The report on the guide, where this is one on chains that began from it; else the same."""
+        return self
 
     @property
     def tail_is_met(self) -> bool:
@@ -246,6 +258,7 @@ class Unjudged:
       why: why there is nothing to judge.
       verdict: "unjudged".
       reasons: why not good: none.
+      chains: of how many Markov chains there are draws: none.
     """
 
     elbo: Estimate
@@ -253,11 +266,22 @@ class Unjudged:
     why: str = static(default="")
     verdict: str = static(default="unjudged")
     reasons: tuple[str, ...] = static(default=())
+    chains: int = static(default=0)
 
     @property
     def cut_short(self) -> str:
         """Nothing was: see `Report`."""
         return ""
+
+    @property
+    def replaces_guide(self) -> bool:
+        """There are no draws."""
+        return False
+
+    @property
+    def of_guide(self) -> Unjudged:
+        """The same."""
+        return self
 
     def beside(self, solution: Solution) -> Unjudged:
         """The same."""
@@ -368,3 +392,10 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
     for lower, away, _ in other_modes.found:
         reasons.append(f"a restart found another mode, {away:.0f} sd away, whose bound is {lower:.1f} nats lower")
     return reasons
+
+
+def to_decenter(target: Any) -> list[str]:
+    """The advice to decentre the hierarchical sites that are seen centred; none where there are none."""
+    seen = target.coordinates
+    names = [repr(name) for name in target.layout.funnels if name in seen and seen[name].weight == 1]
+    return [f"{DECENTER}{', '.join(names)}): the scale is latent"] if names else []

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from vbppl.core.numerics import mcmc
 from vbppl.core.tables import Table, labels, number
-from vbppl.posterior.correction import variance, weighted_quantile
+from vbppl.posterior.correction import mc_error, variance, weighted_quantile
 
 COLUMNS = ("mean", "sd", "5%", "50%", "95%")
 QUANTILES = (0.05, 0.5, 0.95)
+MORE = {"": (), "corrected": ("MC error",), "refined": ("MC error", "bulk ESS", "tail ESS", "R-hat")}
 SHOWN = 12  # lines for one site, before the middle is left out
 
 
@@ -21,14 +23,14 @@ class Summary:
 
     Attributes:
       sites: for each site its rows: for each scalar its label and mean, sd and 5, 50, 95% quantiles; then, of
-        weighted draws, the Monte Carlo error of the mean.
+        weighted draws, the Monte Carlo error of the mean, and of chains their effective sizes and R-hat too.
       notes: lines to print under the table.
-      is_corrected: whether it is of weighted draws.
+      kind: "corrected" of weighted draws, "refined" of chains, "" of a guide.
     """
 
     sites: tuple[tuple[tuple[str, tuple[float, ...]], ...], ...]
     notes: tuple[str, ...] = ()
-    is_corrected: bool = False
+    kind: str = ""
 
     @property
     def rows(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -46,8 +48,7 @@ class Summary:
                 hidden = len(lines) - SHOWN + 1
                 lines = [*lines[: SHOWN - 3], (f"... {hidden} more",), *lines[-2:]]
             rows += lines
-        columns = (*COLUMNS, "MC error") if self.is_corrected else COLUMNS
-        return Table(("corrected" if self.is_corrected else "", *columns), tuple(rows), self.notes)
+        return Table((self.kind, *COLUMNS, *MORE[self.kind]), tuple(rows), self.notes)
 
     def __str__(self) -> str:
         return str(self.table)
@@ -58,8 +59,10 @@ class Summary:
         return self.table._repr_html_()
 
 
-def summarise(draws: Mapping[str, np.ndarray], notes: Sequence[str], weights: np.ndarray | None = None) -> Summary:
-    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors where they are weighted."""
+def summarise(
+    draws: Mapping[str, np.ndarray], notes: Sequence[str], weights: np.ndarray | None = None, chains: int = 0
+) -> Summary:
+    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors of weighted draws and of chains."""
     sites = []
     count = len(next(iter(draws.values()), ()))
     shares = np.full(count, 1 / max(count, 1)) if weights is None else weights
@@ -69,6 +72,9 @@ def summarise(draws: Mapping[str, np.ndarray], notes: Sequence[str], weights: np
         mean = shares @ flat
         columns = [mean, np.sqrt(variance(flat, shares)), *weighted_quantile(flat, shares, QUANTILES)]
         if weights is not None:
-            columns.append(np.sqrt(shares**2 @ (flat - mean) ** 2))
+            columns.append(mc_error(flat, shares, chains))
+        if chains:
+            each = flat.reshape(chains, count // chains, -1)
+            columns += [mcmc.ess_bulk(each), mcmc.ess_tail(each), mcmc.r_hat(each)]
         sites.append(tuple(zip(labels(name, values.shape[1:]), map(tuple, np.stack(columns, axis=-1).tolist()))))
-    return Summary(tuple(sites), tuple(notes), weights is not None)
+    return Summary(tuple(sites), tuple(notes), "refined" if chains else "corrected" if weights is not None else "")
