@@ -18,6 +18,7 @@ from vbppl.fitting.refine import refine
 from vbppl.guides.amortized import Amortized
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
+from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
 from vbppl.guides.structured import Structured
 from vbppl.inference.deterministic.problem import Deterministic
@@ -42,7 +43,7 @@ __all__ = [
     "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",
     "target", "density", "Target",
-    "MeanField", "FullRank", "LowRank", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
+    "MeanField", "FullRank", "LowRank", "Mixture", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
     "Posterior",
     "fit", "fit_many", "refine", "Calibration", "calibrate",

@@ -38,7 +38,7 @@ def test_it_is_never_called_good_because_restarts_cannot_see_every_mode(posterio
     card = posterior.check()
     assert card.verdict == "corrected"
     assert "there are several modes" in card.reasons[0]
-    assert any(str(note).startswith("guide: a mixture of 2 modes, weights 0.") for note in card.notes)
+    assert any(str(note).startswith("guide: a mixture of 2 normals, weights 0.") for note in card.notes)
 
 
 def test_moments_are_those_of_the_target(posterior):

@@ -89,16 +89,12 @@ def by_hand(y):
         vb.sample("theta", dist.Normal(0.5 * mu + 0.4 * vb.subsample(y), 0.6))
 
 
-def mixed(target, start):
-    one, other = (FullRank().init(target, start._replace(loc=start.loc + shift)) for shift in (-0.5, 0.5))
-    return Mixture.of([one, other], [0.0, -0.7])
-
-
 GUIDES = {
     "mean_field": MeanField(),
     "full_rank": FullRank(),
     "low_rank": LowRank(2),
     "mixture": Mixture(),
+    "mixture_of_two": Mixture(2),
     "structured": Structured("row"),
     "amortized": vb.Amortized("theta", encode, reads="y", params={"slope": 0.4, "log_sd": -0.5}),
     "program": ProgramGuide(by_hand(Y)),
@@ -123,10 +119,8 @@ def fitted(request):
     name, kind = request.param
     guide, target = GUIDES[name], Target.of(groups(Y)) if kind == "model" else density(correlated, 4)
     start = Start(np.array([0.2, 0.4, -0.3, 0.8], jnp.result_type(float)), np.log([0.5, 0.6, 0.7, 0.8]))
-    phi = mixed(target, start) if isinstance(guide, Mixture) else guide.init(target, start)
-    if not isinstance(guide, Mixture):
-        rng = np.random.default_rng(0)
-        phi = jax.tree.map(lambda leaf: np.asarray(leaf + 0.2 * rng.standard_normal(np.shape(leaf)), leaf.dtype), phi)
+    phi, rng = guide.init(target, start), np.random.default_rng(0)
+    phi = jax.tree.map(lambda leaf: np.asarray(leaf + 0.2 * rng.standard_normal(np.shape(leaf)), leaf.dtype), phi)
     return guide, phi, target
 
 

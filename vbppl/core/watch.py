@@ -59,20 +59,22 @@ def last(
         besides is the end that it came to: no further step, so nobody is told of it.
       first: what there is before the first of them.
       watch: is told `news` of each state, if anybody listens.
-      news: what to tell; None for nothing.
+      news: what to tell, which has a `step`: of each step once, since a solver may also stop to look at something
+        else, where a deadline can end it; None for nothing.
 
     Returns:
       the newest whole state, and "" where the states came to their own end, "interrupted" or "deadline".
     """
-    state, states = first, iter(states)
+    state, states, told = first, iter(states), None
     try:
         while True:
             try:
                 state = next(states)
             except StopIteration as end:
                 return (state if end.value is None else end.value), ""
-            if news is not None and watch.has_listener:
-                watch.tell(news(state))
+            if news is not None and watch.has_listener and (now := news(state)).step != told:
+                told = now.step
+                watch.tell(now)
             if watch.is_over:
                 return state, "deadline"
     except KeyboardInterrupt:

@@ -57,8 +57,16 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):
         start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
-        may_move = plan.pseudo_data
-        return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank, None, may_move)
+        return deterministic.Problem(
+            targets,
+            settings,
+            plan.coordinates,
+            start,
+            raw_keys,
+            rank,
+            pseudo_data=plan.pseudo_data,
+            components=getattr(plan.guide, "components", None),
+        )
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
 

@@ -10,7 +10,7 @@ In order:
 - `base.py`: the protocol, `Guide`; where a fit begins, `Start`; what is drawn, `Draws`; guides that weigh rows.
 - `gaussian.py`: mean field and full rank; Laplace and Pathfinder are full rank with another solver.
 - `low_rank.py`: a diagonal and a few directions.
-- `mixture.py`: one Gaussian for each mode.
+- `mixture.py`: several Gaussians: of modes, of widths, of parts.
 - `point.py`: the mode alone.
 - `structured.py`: a Gaussian for what rows share, and normals for the rows' own.
 - `amortized.py`: the same, whose rows are read by an encoder.

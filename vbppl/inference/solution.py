@@ -58,11 +58,22 @@ class Mode(NamedTuple):
       lower: the nats by which its bound is lower.
       away: how many sds away it lies.
       place: mean and log sd of a normal there, `(2, dim)`, in the coordinates of the fit.
+      factor: of its covariance, `(dim, dim)`, where a restart in width has met it; else None.
+      wider: how many times as wide as the fit it then is, on average over the dims.
     """
 
     lower: float
     away: float
     place: np.ndarray
+    factor: np.ndarray | None = None
+    wider: float = 1.0
+
+    def __str__(self) -> str:
+        lower = f"whose bound is {self.lower:.1f} nats lower"
+        if self.factor is None:
+            return f"a restart found another mode, {self.away:.0f} sd away, {lower}"
+        wide = f"{self.wider:.1f} times as wide" if self.wider > 1 else f"{1 / self.wider:.1f} times as narrow"
+        return f"a restart in width found another scale: a normal {wide} fits too, {lower}"
 
 
 @pytree

@@ -389,9 +389,7 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
         reasons.append(f"another set of fixed draws would move the answer by {status.draw_noise:.2g} sd")
     if not status.converged and status.reason != "steps":
         reasons.append(f"the fit did not converge: {status.text}")
-    for lower, away, _ in other_modes.found:
-        reasons.append(f"a restart found another mode, {away:.0f} sd away, whose bound is {lower:.1f} nats lower")
-    return reasons
+    return [*reasons, *map(str, other_modes.found)]
 
 
 def to_decenter(target: Any) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 
 import cases
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.low_rank import LowRank
-from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based, restarts
+from vbppl.inference.deterministic import fixed_draws, low_rank, mixture, mode_based, restarts
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
 from vbppl.target.target import coordinates_of
@@ -26,6 +27,7 @@ SOLVERS = {
     fixed_draws.solve_full_rank: FullRank,
     fixed_draws.solve_richest: FullRank,
     low_rank.solve_low_rank: LowRank,
+    mixture.solve_mixture: vb.Mixture,
     mode_based.solve_laplace: vb.Laplace,
     mode_based.solve_pathfinder: vb.Pathfinder,
 }
@@ -40,9 +42,14 @@ def two_modes(weight=0.05):
 
 
 def problem(*models, start=None):
-    targets = [vb.target(model) for model in models]
+    targets = [model if isinstance(model, vb.Target) else vb.target(model) for model in models]
     keys = [raw_key(0)] * len(models)
     return Problem(targets, Deterministic(), coordinates_of(targets[0])[None], start, keys)
+
+
+def flat(phi):
+    """The parameters of any guide as one vector."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(phi)])
 
 
 def solve(solver, asked, watch=Watch()):
@@ -55,7 +62,7 @@ def test_every_field_is_filled_truly(solver):
     began = time.perf_counter()
     (solution,) = solve(solver, problem(LOGISTIC))
     status = solution.status
-    assert isinstance(solution.guide, SOLVERS[solver]) and np.isfinite(solution.phi).all()
+    assert isinstance(solution.guide, SOLVERS[solver]) and np.isfinite(flat(solution.phi)).all()
     assert solution.target.dim == 3
     assert status.converged and not status.was_cut_short and status.text
     assert status.steps == len(solution.bounds) > 1 and np.isfinite(solution.bounds).all()
@@ -69,7 +76,7 @@ def test_every_field_is_filled_truly(solver):
 @pytest.mark.parametrize("solver", **FEW)
 def test_another_mode_is_told_with_its_place(solver):
     (solution,) = solve(solver, problem(two_modes()))
-    (mode,) = solution.other_modes.found
+    (mode,) = solution.other_modes.held if solver is mixture.solve_mixture else solution.other_modes.found
     assert mode.lower == pytest.approx(np.log(19), abs=0.01) and mode.away == pytest.approx(24, abs=1)
     assert mode.place[0] == pytest.approx(-12, abs=0.05) and mode.place[1] == pytest.approx(0, abs=0.05)
 
@@ -81,7 +88,7 @@ def test_a_deadline_hands_back_the_last_state(solver):
     assert status.reason == "deadline" and status.was_cut_short and not status.converged
     assert "not converged" in status.text and status.steps == len(solution.bounds) == 1
     assert isinstance(solution.guide, vb.MeanField if solver is fixed_draws.solve_richest else SOLVERS[solver])
-    assert np.isfinite(solution.phi).all() and isinstance(solution.other_modes, NotSearched)
+    assert np.isfinite(flat(solution.phi)).all() and isinstance(solution.other_modes, NotSearched)
 
 
 @pytest.mark.parametrize("solver", **FEW)
@@ -89,8 +96,8 @@ def test_an_interrupt_hands_back_the_last_state_and_being_watched_moves_nothing(
     seen = []
     (watched,) = solve(solver, problem(LOGISTIC), Watch(seen.append))
     (alone,) = solve(solver, problem(LOGISTIC))
-    np.testing.assert_array_equal(watched.phi, alone.phi)
-    assert [now.step for now in seen][: alone.status.steps] == list(range(1, alone.status.steps + 1))
+    np.testing.assert_array_equal(flat(watched.phi), flat(alone.phi))
+    assert [now.step for now in seen] == list(range(1, alone.status.steps + 1))
 
     def stop(now):
         if now.step == 3:
@@ -106,7 +113,7 @@ def test_from_a_given_place_nothing_is_searched(solver):
     start = np.array([[[-11.0], [0.0]]])
     (solution,) = solve(solver, problem(two_modes(), start=start))
     assert isinstance(solution.other_modes, NotSearched) and "given" in solution.other_modes.why
-    assert solution.phi[0] == pytest.approx(-12, abs=0.05)
+    assert solution.guide.frame(solution.phi, solution.target)[0] == pytest.approx(-12, abs=0.05)
 
 
 @pytest.mark.parametrize("solver", **FEW)
@@ -116,7 +123,7 @@ def test_targets_side_by_side_are_solved_as_if_alone(solver):
     both = solve(solver, problem(*models))
     for model, found in zip(models, both, strict=True):
         (alone,) = solve(solver, problem(model))
-        np.testing.assert_allclose(found.phi, alone.phi, atol=2e-3)
+        np.testing.assert_allclose(flat(found.phi), flat(alone.phi), atol=2e-3)
         assert found.status.converged
 
 
@@ -157,3 +164,33 @@ def test_coordinates_are_chosen_and_the_target_is_the_one_fitted():
     (solution,) = solve(fixed_draws.solve_mean_field, both)
     assert solution.target.coordinates["theta"].weight == 0.0
     assert [note.topic for note in solution.notes] == ["coordinates"]
+
+
+def nested(dim, narrow=0.3):
+    """Half of it N(0, 1), half N(0, narrow^2): a Gaussian of either width has a bound of -log 2."""
+
+    def log_density(z):
+        one, other = (-jnp.sum(z**2) / 2 / sd**2 - dim * jnp.log(sd) for sd in (1.0, narrow))
+        return jnp.logaddexp(one, other) - jnp.log(2.0) - dim / 2 * jnp.log(2 * jnp.pi)
+
+    return vb.density(log_density, dim)
+
+
+@pytest.mark.parametrize("dim", [10, 50])
+def test_a_restart_in_width_finds_the_other_of_two_scales_where_weights_look_fine(dim):
+    (solution,) = solve(fixed_draws.solve_full_rank, problem(nested(dim)))
+    (mode,) = solution.other_modes.found
+    assert mode.wider == pytest.approx(0.3, rel=0.03) or mode.wider == pytest.approx(1 / 0.3, rel=0.03)
+    assert mode.lower == pytest.approx(0.0, abs=0.1) and mode.away < 0.5
+    assert mode.factor @ mode.factor.T == pytest.approx(np.exp(mode.place[1, 0]) ** 2 * np.eye(dim), abs=0.1)
+    said = str(mode)
+    assert said.startswith("a restart in width found another scale: a normal 3.") and "nats lower" in said
+
+
+def test_a_posterior_like_a_gaussian_pays_two_looks_at_each_width_and_finds_none(monkeypatch):
+    (solution,) = solve(fixed_draws.solve_full_rank, problem(LOGISTIC))
+    monkeypatch.setattr(fixed_draws, "widths", lambda work, state: (yield from ()) or state)
+    (without,) = solve(fixed_draws.solve_full_rank, problem(LOGISTIC))
+    assert solution.status.gradients - without.status.gradients == 4 * 32
+    np.testing.assert_array_equal(solution.phi, without.phi)
+    assert solution.other_modes.found == ()

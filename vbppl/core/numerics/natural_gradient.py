@@ -153,7 +153,7 @@ def ascents(
         reason[lanes[given_up | (idle & ~np.isfinite(before.bound))]] = "stuck"
         reason[lanes[idle & (stalls[lanes] == STALLS) & np.isfinite(before.bound)]] = "rounding"
         shorter = length[lanes] / np.where(idle, 4, 2)
-        length[lanes] = np.where(gains, _next_length(before, new, length[lanes]), shorter)
+        length[lanes] = np.where(gains, next_length(before, new, length[lanes]), shorter)
         at = dataclasses.replace(at.put(lanes, new, gains), reason=reason)
         yield at
 
@@ -161,7 +161,7 @@ def ascents(
 ascend = end_of(ascents)
 
 
-def _next_length(before: Iterates, after: Iterates, r: np.ndarray) -> np.ndarray:
+def next_length(before: Iterates, after: Iterates, r: np.ndarray) -> np.ndarray:
     """The steps that fit the curvature just met (Barzilai and Borwein 1988, in the natural metric).
 
     A step of `r` leaves `1 - r k` of the gradient; for a Gaussian density `k = 1`. A skewed one
@@ -188,6 +188,11 @@ def moves(at: Iterates, other: Iterates) -> np.ndarray:
 
 
 def _step(density: Density, at: Iterates, noise: np.ndarray, r: np.ndarray, lanes: np.ndarray) -> Iterates:
+    return evaluate(density, *proposed(at, r), noise, lanes)
+
+
+def proposed(at: Iterates, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where steps of length `r`, `(lanes,)`, lead: means `(lanes, dim)` and factors `(lanes, dim, dim)`."""
     values, vectors = np.linalg.eigh(at.curvature)
     scaled = r[:, None] * values
     precision = np.where(scaled < 0.5, 1 - scaled, 0.25 / np.maximum(scaled, 0.5))
@@ -195,5 +200,12 @@ def _step(density: Density, at: Iterates, noise: np.ndarray, r: np.ndarray, lane
     turned = (vectors.swapaxes(1, 2) @ at.drift[..., None])[..., 0] / precision
     loc = at.loc + r[:, None] * (at.factor @ (vectors @ turned[..., None]))[..., 0]
     # The symmetric root: a triangular one would also turn the noise, and on fixed draws that changes the bound.
-    factor = at.factor @ (vectors / np.sqrt(precision)[:, None]) @ vectors.swapaxes(1, 2)
-    return evaluate(density, loc, factor, noise, lanes)
+    return loc, at.factor @ (vectors / np.sqrt(precision)[:, None]) @ vectors.swapaxes(1, 2)
+
+
+def divergence(loc: np.ndarray, factor: np.ndarray, other: Iterates) -> np.ndarray:
+    """`KL(N(loc, factor factor^T) || other)` in nats, `(lanes,)`."""
+    inverse = np.linalg.inv(other.factor)
+    ratio, shift = inverse @ factor, (inverse @ (loc - other.loc)[..., None])[..., 0]
+    squares = np.sum(ratio**2, axis=(1, 2)) + np.sum(shift**2, axis=1)
+    return (squares - loc.shape[1]) / 2 - np.linalg.slogdet(ratio)[1]

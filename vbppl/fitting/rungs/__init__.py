@@ -6,7 +6,8 @@ better on fresh draws, and sums what all of it cost.
 
 - `costs`: what several fits cost together.
 - `from_prior`: starts from draws of the prior, where the boxes may have missed.
-- `modes`: a mixture of the modes that restarts met.
+- `components`: a mixture with new components, while they pay.
+- `modes`: a mixture of the modes and widths that restarts met.
 - `coordinates`: other coordinates of hierarchical sites.
 
 To add one: a file here, and its place on the ladder in `escalate.py`.

@@ -32,7 +32,7 @@ from vbppl.inference.deterministic.full_rank import FullRankClimb
 from vbppl.inference.deterministic.mean_field import MeanFieldClimb
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.pseudo_data import pseudo_data
-from vbppl.inference.deterministic.restarts import restarts
+from vbppl.inference.deterministic.restarts import restarts, widths
 from vbppl.inference.deterministic.state import MOST, Stage, State, Work
 from vbppl.inference.solution import Note, Solution
 
@@ -87,12 +87,14 @@ def _to_mean_field(work: Work, state: State) -> Stage:
 
 
 def _to_full_rank(work: Work, state: State) -> Stage:
-    return (yield from _maximised(FullRankClimb(work), state.in_full_rank(), _everyone(state)))
+    state = yield from _maximised(FullRankClimb(work), state.in_full_rank(), _everyone(state))
+    return (yield from widths(work, state))
 
 
 def _to_the_richest(work: Work, state: State) -> Stage:
     simple = state
     state = yield from _maximised(FullRankClimb(work), simple.in_full_rank(), _everyone(state))
+    state = yield from widths(work, state)
     gain = _gain(work, state, simple.x)
     enough = gain >= WORTHWHILE  # a gain that is no number is none
     for fit, nats in enumerate(gain.tolist()):

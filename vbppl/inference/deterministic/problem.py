@@ -53,6 +53,7 @@ class Problem:
       start: mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts.
       raw_keys: of each fit, `(fits, 2)`.
       rank: of a low-rank guide; None for as many directions as are worth their while.
+      components: of a mixture; None for as many as pay.
       precision: "float64" where this is the second half of a fit that rounding limits, whose targets are in double
         precision; None for the session's.
       pseudo_data: whether movable sites may be seen by pseudo-data too.
@@ -66,6 +67,7 @@ class Problem:
     rank: int | None = None
     precision: str | None = None
     pseudo_data: bool = False
+    components: int | None = None
 
     @property
     def dim(self) -> int:

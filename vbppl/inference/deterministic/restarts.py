@@ -2,15 +2,23 @@
 
 Each goes most of the way to its optimum of the mean-field bound; the highest is kept. The ends of the others are
 looked at once more: those that lie far off, with a valley between, are other modes.
+
+From the optimum a full-rank fit restarts once more with the same means, four times as wide and as narrow (`widths`): of
+two scales, one inside the other, a Gaussian fits either, and in ten dims and more draws of one never meet the other.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 
 import numpy as np
 
 from vbppl.core.keys import host_generator
+from vbppl.core.numerics import mixtures, natural_gradient
+from vbppl.core.numerics.mixtures import Components
+from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.guides.gaussian import START_SD
 from vbppl.inference.deterministic import mean_field
 from vbppl.inference.deterministic.state import Stage, State, Work
@@ -24,6 +32,11 @@ SAME_MODE = 4.0  # sds
 RIVAL = 10.0  # nats
 VALLEY = 0.1  # nats that the bound falls between two modes
 SHARES = np.linspace(0, 1, 9)[1:-1, None]  # where between two modes a valley is looked for
+WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent begins anew
+WIDTHS_DIM = 64  # up to here two looks at each are a small part of what a fit costs
+LOOKS, NEARLY = 30, 1e-2  # at a further ascent; nats to gain at its end
+ELSEWHERE, LOWER = 0.25, 3.0  # nats: KL from the optimum; how much lower a bound may be to matter
+PROMISED = 0.05  # nats that both widths together must gain
 
 
 def restarts(work: Work, state: State) -> Stage:
@@ -113,6 +126,83 @@ def compare(ends: np.ndarray, value: np.ndarray, best: int, valley: Callable[[in
             found.append(Mode(float(value[other] - value[best]), away(ends[best], ends[other]), ends[other]))
     spread = float(np.ptp(value[reached])) if reached.any() else np.inf
     return Searched(tuple(found), len(ends), spread)
+
+
+def widths(work: Work, state: State) -> Stage:
+    """Restart full-rank fits from their optimum with other widths; what ends elsewhere is another mode.
+
+    Two looks at each show whether the way leads home, which for a Gaussian density the first step does.
+    """
+    fits = np.flatnonzero(state.is_full & np.isin(state.reason, ("converged", "rounding")))
+    if not len(fits) or not 1 < work.dim <= WIDTHS_DIM or _is_heavy(work):
+        return state
+    lanes, scale = np.repeat(fits, len(WIDER)), np.tile(WIDER, len(fits))
+    noise, batch = work.noise(lanes, work.fewest(2 * work.dim)), work.batch(state, lanes)
+    at = natural_gradient.evaluate(
+        batch, state.loc[lanes], scale[:, None, None] * state.factor[lanes], noise, np.arange(len(lanes))
+    )
+    going = np.arange(len(lanes))
+    for looks in (1, LOOKS):
+        some, tolerance = batch.take(going), np.full(len(going), NEARLY)
+        steps = natural_gradient.ascents(some, at, noise[going], some.rounding, tolerance)
+        for step in itertools.islice(steps, looks + 1):
+            at = step
+            yield state
+        left = np.flatnonzero(_promises(state, lanes[going], at))
+        going, at = going[left], at.take(left)
+    for lane in range(len(going)):
+        state = _with_width(work, state, int(lanes[going[lane]]), at.take(np.array([lane])))
+    return state
+
+
+def _promises(state: State, fits: np.ndarray, at: Iterates) -> np.ndarray:
+    """Which ascents lead elsewhere than to the optima of their fits, and to bounds that matter beside these."""
+    home = Iterates.at(state.loc[fits], state.factor[fits], at.bound, at.drift, at.curvature)
+    sound = np.isfinite(at.decrement) & np.isfinite(at.bound)
+    is_high = at.bound + np.minimum(at.decrement, LOWER) > _height(state, fits) - LOWER
+    chosen = np.flatnonzero(sound & is_high)
+    # Where the next step leads, rather than where it stands: most of the way home is behind it by then.
+    nearer = natural_gradient.divergence(
+        *natural_gradient.proposed(at.take(chosen), np.ones(len(chosen))), home.take(chosen)
+    )
+    now = natural_gradient.divergence(at.loc[chosen], at.factor[chosen], home.take(chosen))
+    promises = np.zeros(len(fits), bool)
+    promises[chosen] = np.minimum(nearer, now) > ELSEWHERE
+    return promises
+
+
+def _height(state: State, fits: np.ndarray) -> np.ndarray:
+    """The bounds of full-rank fits, without the normals' constant, `(fits,)`."""
+    constant = state.loc.shape[1] / 2 * (1 + np.log(2 * np.pi))
+    return np.array([state.bounds[fit][-1] for fit in fits]) - constant
+
+
+def _with_width(work: Work, state: State, fit: int, other: Iterates) -> State:
+    """The state with the normal `other` among the other modes of a fit, if it gains anything beside the optimum."""
+    one, searched = np.array([fit]), state.other_modes[fit]
+    height, here = _height(state, one)[0], (state.loc[fit], state.factor[fit])
+    known = [mode.factor for mode in searched.found if mode.factor is not None]
+    apart = [Iterates.at(other.loc, factor[None], *other.seen[2:]) for factor in known]
+    if any(natural_gradient.divergence(other.loc, other.factor, each)[0] < ELSEWHERE for each in apart):
+        return state
+    both = Components.of(np.array([height, other.bound[0]]), [here[0], other.loc[0]], [here[1], other.factor[0]])
+    batch, gains = work.batch(state, np.array([fit, fit])), []
+    for number in (3, 4):
+        noise = work.noise(np.array([fit, fit]), max(256, 4 * work.dim), number)
+        seen = mixtures.look(batch, both, noise)
+        alone = float(np.mean(seen.log_p[0] - seen.log_each[0, :, 0]))
+        gains.append(mixtures.rebound(seen, mixtures.reweighed(seen)) - alone)
+    gain = np.mean(gains) - abs(gains[0] - gains[1])  # less two standard errors of their mean
+    if not gain > PROMISED:
+        return state
+    _, log_dets = np.linalg.slogdet(np.stack([here[1], other.factor[0]]))
+    place = np.stack([other.loc[0], np.log(other.sd[0])])
+    shift = away(np.stack([here[0], np.log(np.sqrt(np.sum(here[1] ** 2, axis=1)))]), place)
+    wider = float(np.exp((log_dets[1] - log_dets[0]) / work.dim))
+    mode = Mode(float(height - other.bound[0]), shift, place, other.factor[0], wider)
+    if isinstance(searched, NotSearched):
+        return state.with_modes(fit, Searched((mode,), 1, 0.0))
+    return state.with_modes(fit, dataclasses.replace(searched, found=(*searched.found, mode)))
 
 
 def away(end: np.ndarray, other: np.ndarray) -> float:

@@ -1,0 +1,156 @@
+"""Mixtures on densities of known evidence and moments: by name, and where `auto` comes to them by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cases
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+from vbppl.core.keys import raw_key
+from vbppl.core.watch import Watch
+from vbppl.fitting.rungs import components
+from vbppl.guides.gaussian import FullRank
+from vbppl.inference.deterministic import fixed_draws, mixture
+from vbppl.inference.deterministic.problem import Deterministic, Problem
+from vbppl.inference.solution import Mode, Searched
+from vbppl.posterior.judge import judge
+
+pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+
+
+def log_normal(z, loc, sd):
+    return jnp.sum(-(((z - loc) / sd) ** 2) / 2 - jnp.log(sd) - jnp.log(2 * jnp.pi) / 2)
+
+
+def halves(dim, loc, sd, shares=(0.5, 0.5)):
+    """Two normals in `dim` dims, the second at `loc` in every coordinate and of `sd`."""
+
+    def log_density(z):
+        parts = [jnp.log(shares[0]) + log_normal(z, 0.0, 1.0), jnp.log(shares[1]) + log_normal(z, loc, sd)]
+        return jnp.logaddexp(*parts)
+
+    return vb.density(log_density, dim)
+
+
+def banana(z):
+    return log_normal(z[0], 0.0, 1.0) + log_normal(z[1], z[0] ** 2 - 1, 1.0)
+
+
+def values(posterior):
+    (name,) = posterior.mean()
+    return np.ravel(posterior.mean()[name]), np.ravel(posterior.sd()[name])
+
+
+@pytest.mark.parametrize("dim", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_two_scales_of_which_a_gaussian_fits_either_are_both_held(dim):
+    """Evidence 1; variance (1 + 0.09) / 2."""
+    posterior = vb.fit(halves(dim, 0.0, 0.3))
+    mean, sd = values(posterior)
+    assert posterior.report.verdict == "good" and posterior.elbo.value == pytest.approx(0.0, abs=0.02)
+    assert np.abs(mean).max() < 0.1 and np.abs(np.log(sd / np.sqrt(1.09 / 2))).max() < 0.06
+    np.testing.assert_allclose(np.exp(posterior.phi["log_weights"]), 0.5, atol=0.03)
+    assert any(
+        note.topic == "guide" and note.text.startswith("a mixture of 2 normals") for note in posterior.report.notes
+    )
+
+
+def test_a_narrow_mode_is_weighed_by_its_evidence_and_not_by_its_height():
+    """In ten dims a mode of sd 0.05 is 28 nats higher, and holds a tenth; that which holds the rest is not dropped."""
+    target = halves(10, 3.0, 0.05, (0.9, 0.1))
+    problem = Problem([target], Deterministic(), np.zeros((1, 0)), np.zeros((1, 2, 10)), [raw_key(0)])
+    (before,) = fixed_draws.solve_full_rank(problem)
+    narrow = Mode(2.2, 3.0, np.stack([np.full(10, 3.0), np.full(10, np.log(0.05))]))
+    for kept, mode in ((0.0, narrow), (3.0, Mode(-2.2, 60.0, np.zeros((2, 10))))):
+        phi = FullRank().of(np.full(10, kept), np.eye(10) * (0.05 if kept else 1.0)).astype(np.float32)
+        one = dataclasses.replace(before, guide=FullRank(), phi=phi, other_modes=Searched((mode,), 3, 0.0))
+        after = mixture.climbed(problem, one, Watch())
+        assert np.exp(after.phi["log_weights"]) == pytest.approx([0.1, 0.9] if kept else [0.9, 0.1], abs=0.01)
+        assert after.bounds[-1] == pytest.approx(0.0, abs=0.01) and after.other_modes.held == (mode,)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
+def test_a_banana_by_as_many_as_pay(seed):
+    """Evidence 1; means 0, variances 1 and 1 + 2."""
+    posterior = vb.fit(vb.density(banana, 2), vb.Mixture(), seed=seed)
+    mean, sd = values(posterior)
+    assert -0.02 < posterior.elbo.value + 2 * posterior.elbo.se and posterior.elbo.value < 0.01
+    assert posterior.report.verdict in ("good", "corrected")
+    assert np.abs(mean / sd).max() < 0.1 and np.abs(np.log(sd / np.sqrt([1.0, 3.0]))).max() < 0.12
+
+
+def test_so_many_components_as_were_asked_for():
+    one, three = (vb.fit(vb.density(banana, 2), vb.Mixture(count)) for count in (1, 3))
+    assert len(one.phi["log_weights"]) == 1 and len(three.phi["log_weights"]) == 3
+    full = vb.fit(vb.density(banana, 2), "full_rank")
+    assert one.elbo.value == pytest.approx(full.elbo.value, abs=0.02)
+    assert three.elbo.value > one.elbo.value + 0.1
+
+
+def test_a_normal_stays_one_component():
+    posterior = vb.fit(vb.density(lambda z: log_normal(z, 1.0, 2.0), 3), vb.Mixture())
+    assert len(posterior.phi["log_weights"]) == 1 and posterior.report.verdict == "good"
+    assert "at the optimum" in posterior.status.text
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.5])
+def test_a_number_of_components_that_is_none_is_refused(count):
+    with pytest.raises((TypeError, ValueError), match="^components must be "):
+        vb.Mixture(count)
+
+
+def test_a_rejected_component_is_not_proposed_again(monkeypatch):
+    """Each costs as much as the first: two in a row are the end."""
+    asked, best_of = [], mixture.Ascent.best_of
+
+    def recorded(self, where, excluded):
+        asked.append(set(excluded))
+        found = yield from best_of(self, where, excluded)
+        return found
+
+    monkeypatch.setattr(mixture.Ascent, "best_of", recorded)
+    monkeypatch.setattr(mixture.Ascent, "is_better", lambda *_: False)
+    vb.fit(vb.density(banana, 2), vb.Mixture())
+    assert len(asked) == 2 and asked[0] == set() and len(asked[1]) == 1
+
+
+def reported(target, guide="auto"):
+    posterior = vb.fit(target, guide)
+    return posterior.solution, posterior.report
+
+
+def test_where_margins_are_what_is_wrong_their_share_says_so():
+    """Independent log-gammas are all skewness; a banana and two scales are none."""
+    skewed = reported(vb.density(lambda z: jnp.sum(z - jnp.exp(z)), 4), "full_rank")
+    bent = reported(vb.density(banana, 2), "full_rank")
+    assert components.margin_share(*skewed) > 0.9
+    assert components.margin_share(*bent) < 0.3
+
+
+def test_a_posterior_like_a_gaussian_is_asked_for_no_mixture():
+    solution, report = reported(cases.logistic_regression(*cases.logistic_data()))
+    assert report.verdict == "good" and not components.is_asked_for(solution, report)
+
+
+def test_what_is_cut_short_hands_back_a_mixture():
+    target = halves(2, 6.0, 0.5)
+    problem = Problem([target], Deterministic(), np.zeros((1, 0)), None, [raw_key(0)])
+    (before,) = fixed_draws.solve_full_rank(problem)
+    seen = []
+
+    def stop(now):
+        seen.append(now.step)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+
+    after = mixture.climbed(problem, before, Watch(stop))
+    assert after.status.reason == "interrupted" and not after.status.converged
+    assert "log_weights" in after.phi and after.status.gradients > before.status.gradients
+    whole = mixture.climbed(problem, before, Watch())
+    assert whole.status.converged and len(whole.other_modes.held) == 1 and whole.other_modes.found == ()
+    nats, error = mixture.gain(problem, before, whole)
+    assert nats == pytest.approx(np.log(2), abs=0.02) and error < 0.02
+    assert judge(dataclasses.replace(whole), raw_key(0)).verdict == "corrected"

@@ -1,0 +1,251 @@
+"""Natural-gradient steps for mixtures of full-rank Gaussians on fixed draws.
+
+For `q = sum pi_k N(mu_k, L_k L_k^T)`, each component with its own whitened draws `e_kn`, `z_kn = mu_k + L_k e_kn`, and
+`f = log p - log q` with the density of the whole mixture,
+
+    F_k = mean_n f(z_kn),    J = sum pi_k F_k                       (the bound, stratified)
+    h_k = mean_n L_k^T grad f(z_kn),    A_k = sym mean_n (L_k^T grad f) e_kn^T
+    grad log q(z) = -sum_j rho_j(z) L_j^-T L_j^-1 (z - mu_j)        (rho: responsibilities)
+
+and each component makes the step of `natural_gradient` with its own `h` and `A`, which for one component it is
+(natural-gradient mixtures: Lin, Khan and Schmidt 2019, "Fast and Simple Natural-Gradient Variational Inference with
+Mixture of Exponential-family Approximations"; the stratified bound: Morningstar et al. 2021). In the natural metric
+`pi_k` cancels. The weights move in the same step, `log pi_k += F_k - J`, and cost no gradients.
+
+What is still to gain is about `sum pi_k (|h_k|^2/2 + |A_k|^2/4) + Var_pi(F)/2`. On fixed draws `h` and `A` are not the
+gradient of J (that of log q by its own parameters vanishes in expectation only), so an ascent also ends where no step
+raises J: then nothing is left that so few draws could tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from vbppl.core.numerics.natural_gradient import Iterates, divergence, next_length, proposed
+from vbppl.core.watch import end_of
+
+STEPS, SCALES = 60, 6  # steps at most; halvings of one step
+LONGEST = 4.0
+LEVEL, STALLS = 1e-3, 4  # nats by which J may fall in a step; steps without so much of a rise that end an ascent
+
+# `log_p` `(k, draws)` and its gradient `(k, draws, dim)`, and what gives them at `z`, `(k, draws, dim)`.
+Known: TypeAlias = tuple[np.ndarray, np.ndarray]
+Density: TypeAlias = Callable[[np.ndarray], Known]
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """A mixture: `log_weights` `(k,)`, `loc` `(k, dim)` and `factor` `(k, dim, dim)`."""
+
+    log_weights: np.ndarray
+    loc: np.ndarray
+    factor: np.ndarray
+
+    @classmethod
+    def of(cls, log_weights: np.ndarray, loc: Sequence[np.ndarray], factor: Sequence[np.ndarray]) -> Components:
+        """Weights that need not sum to one."""
+        return cls(log_weights - log_sum(np.asarray(log_weights, float)), np.array(loc, float), np.array(factor, float))
+
+    def __len__(self) -> int:
+        return len(self.loc)
+
+    @property
+    def dim(self) -> int:
+        """Of the space."""
+        return self.loc.shape[1]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """They sum to one, `(k,)`."""
+        return np.exp(self.log_weights)
+
+    def take(self, chosen: np.ndarray | list[int]) -> Components:
+        """Some of the components."""
+        return Components.of(self.log_weights[chosen], list(self.loc[chosen]), list(self.factor[chosen]))
+
+    def joined(self, other: Components, weight: float) -> Components:
+        """These, and others that have `weight` of the whole."""
+        log_weights = [self.log_weights + math.log1p(-weight), other.log_weights + math.log(weight)]
+        parts = ([*getattr(self, name), *getattr(other, name)] for name in ("loc", "factor"))
+        return Components.of(np.concatenate(log_weights), *parts)
+
+    def points(self, noise: np.ndarray) -> np.ndarray:
+        """`z` of each component, `(k, draws, dim)`, from `noise` of that shape."""
+        return self.loc[:, None] + noise @ self.factor.swapaxes(1, 2)
+
+    def log_each(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The log density of each component at `z`, `(points, k)`, and the slopes of these, `(points, k, dim)`."""
+        inverse = np.linalg.inv(self.factor)
+        residual = np.einsum("kij,knj->nki", inverse, z[None] - self.loc[:, None])
+        log_norm = -np.linalg.slogdet(self.factor)[1] - self.dim / 2 * math.log(2 * math.pi)
+        return log_norm - np.sum(residual**2, axis=2) / 2, -np.einsum("kij,nki->nkj", inverse, residual)
+
+    def log_density(self, z: np.ndarray) -> np.ndarray:
+        """Of the mixture, `(points,)`."""
+        return log_sum(self.log_weights + self.log_each(z)[0])
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean `(dim,)` and sd of each coordinate `(dim,)`."""
+        mean = self.weights @ self.loc
+        squares = np.sum(self.factor**2, axis=2) + (self.loc - mean) ** 2
+        return mean, np.sqrt(self.weights @ squares)
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What fixed draws say of a mixture.
+
+    Attributes:
+      at: the mixture.
+      noise: the draws, `(k, draws, dim)`.
+      log_p: the target's log density at the points, `(k, draws)`.
+      gradient: its gradient, `(k, draws, dim)`.
+      log_each: the log density of each component there, `(k, draws, k)`.
+      f: `log p - log q`, `(k, draws)`.
+      whitened: `L_k^T grad f`, `(k, draws, dim)`.
+      seen: `F`, `h` and `A` of each, as the iterates of a single Gaussian.
+    """
+
+    at: Components
+    noise: np.ndarray
+    log_p: np.ndarray
+    gradient: np.ndarray
+    log_each: np.ndarray
+    f: np.ndarray
+    whitened: np.ndarray
+    seen: Iterates
+
+    @property
+    def bound(self) -> float:
+        """J, in nats."""
+        return float(self.at.weights @ self.seen.bound)
+
+    @property
+    def decrement(self) -> float:
+        """The nats still to gain, to second order."""
+        return self.left(np.arange(len(self.at)))
+
+    def left(self, moving: np.ndarray) -> float:
+        """The same by moving these components, and all weights."""
+        weights, bound = self.at.weights, self.seen.bound
+        return float(weights[moving] @ self.seen.decrement[moving] + weights @ (bound - self.bound) ** 2 / 2)
+
+
+def look(
+    density: Density, at: Components, noise: np.ndarray, known: Known | None = None, moving: np.ndarray | None = None
+) -> Look:
+    """The bound, drifts and curvatures of a mixture on `noise`, `(k, draws, dim)`.
+
+    Args:
+      density: of the target.
+      at: the mixture.
+      noise: the draws of each component.
+      known: `log_p` and `gradient` of the components that stand still, in their places.
+      moving: the numbers of the others; all by default.
+    """
+    moving = np.arange(len(at)) if moving is None else moving
+    z = at.points(noise)
+    log_p, gradient = np.empty(z.shape[:2]), np.empty(z.shape)
+    if known is not None:
+        still = np.setdiff1d(np.arange(len(at)), moving)
+        # The components that stand still are the first ones, so they have kept their numbers.
+        log_p[still], gradient[still] = known[0][still], known[1][still]
+    if len(moving):
+        log_p[moving], gradient[moving] = density(z[moving])
+    log_each, slopes = at.log_each(z.reshape(-1, at.dim))
+    log_q = log_sum(at.log_weights + log_each)
+    rho = np.exp(at.log_weights + log_each - log_q[:, None])
+    score = np.einsum("nk,nkd->nd", rho, slopes).reshape(z.shape)
+    f, whitened = log_p - log_q.reshape(log_p.shape), (gradient - score) @ at.factor
+    cross = whitened.swapaxes(1, 2) @ noise / noise.shape[1]
+    curvature = (cross + cross.swapaxes(1, 2)) / 2
+    seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), whitened.mean(axis=1), curvature)
+    return Look(at, noise, log_p, gradient, log_each.reshape(*log_p.shape, -1), f, whitened, seen)
+
+
+def reweighed(seen: Look, turns: int = 30) -> Components:
+    """The mixture with the weights that raise the bound most on draws that have been looked at: no gradients."""
+    log_weights = seen.at.log_weights
+    for _ in range(turns):
+        # Of far components this is the optimum in one step; of near ones it goes there by degrees.
+        f = (seen.log_p - log_sum(log_weights + seen.log_each)).mean(axis=1)
+        move = np.clip(f - np.exp(log_weights) @ f, -1, 1)
+        log_weights = log_weights + move - log_sum(log_weights + move)
+    return dataclasses.replace(seen.at, log_weights=log_weights)
+
+
+def rebound(seen: Look, at: Components) -> float:
+    """The bound of the mixture that was looked at with the weights of `at`."""
+    f = seen.log_p - log_sum(at.log_weights + seen.log_each)
+    return float(at.weights @ f.mean(axis=1))
+
+
+def ascents(
+    density: Density, first: Look, tolerance: float, moving: np.ndarray | None = None, steps: int = STEPS
+) -> Iterator[Look]:
+    """Natural-gradient steps of all components and weights, each halved until J does not fall.
+
+    Args:
+      density: of the target.
+      first: a look at where to begin.
+      tolerance: stop when this many nats are still to gain.
+      moving: the components that move; all by default.
+      steps: at most.
+
+    Yields:
+      each look, `first` among them.
+    """
+    everyone = np.arange(len(first.at)) if moving is None else moving
+    now, length, idle, best = first, np.ones(len(everyone)), 0, first.bound
+    yield now
+    for _ in range(steps):
+        if now.left(everyone) <= tolerance or idle >= STALLS or not np.isfinite(now.seen.decrement[everyone]).all():
+            return
+        scale, new = 1.0, None
+        for _ in range(SCALES):
+            tried = look(density, moved(now, length, scale, everyone), first.noise, (now.log_p, now.gradient), everyone)
+            if tried.bound >= now.bound - LEVEL and np.isfinite(tried.seen.decrement[everyone]).all():
+                new = tried
+                break
+            scale /= 2
+        # The normal end: see the head of this file.
+        if new is None:
+            return
+        before, after = now.seen.take(everyone), new.seen.take(everyone)
+        length = np.clip(next_length(before, after, length * scale), 0.1, LONGEST)
+        idle = 0 if new.bound > best + LEVEL else idle + 1
+        now, best = new, max(best, new.bound)
+        yield now
+
+
+ascend = end_of(ascents)
+
+
+def moved(now: Look, length: np.ndarray, scale: float, moving: np.ndarray) -> Components:
+    """The mixture after a step: of `length` for each moving component, times `scale`, and in the weights."""
+    before, room = now.seen.take(moving), max(1.0, now.at.dim / 4)
+    r = length * scale
+    while True:
+        # Not far from where the draws have looked.
+        loc, factor = proposed(before, r)
+        far = ~(divergence(loc, factor, before) <= room) & (r > 1e-6)
+        if not far.any():
+            break
+        r = np.where(far, r / 2, r)
+    locs, factors = now.at.loc.copy(), now.at.factor.copy()
+    locs[moving], factors[moving] = loc, factor
+    move = min(1.0, scale) * np.clip(now.seen.bound - now.bound, -1, 1)
+    return Components.of(now.at.log_weights + move, list(locs), list(factors))
+
+
+def log_sum(values: np.ndarray) -> np.ndarray:
+    """Log of the sum of exponentials along the last axis."""
+    top = np.max(values, axis=-1, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        return np.log(np.sum(np.exp(values - top), axis=-1)) + top[..., 0]

@@ -1,0 +1,67 @@
+"""A mixture of Gaussians for what is bent, ringed, or of several widths: new components while they pay."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vbppl.core.watch import Watch
+from vbppl.fitting.plan import Plan
+from vbppl.fitting.prepare import judged
+from vbppl.guides.gaussian import normal_of
+from vbppl.inference.deterministic import mixture
+from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.solution import Solution
+from vbppl.posterior.report import AnyReport, Report
+
+MIXTURE_DIM = 50
+LOST, TOLD_APART = 0.1, 0.55  # nats below the evidence; how often an ideal judge is right
+SHARE = 0.8  # of what is wrong that lies in the margins, from which on these are to be shaped instead
+WORTHWHILE = 0.05  # nats
+FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
+
+
+def add_components(
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
+    """A mixture in the place of the Gaussian, where something else is wrong than the shape of its margins."""
+    if not isinstance(report, Report) or not is_asked_for(before, report):
+        return before, report
+    after = mixture.climbed(problem, before, watch)
+    if after.status.was_cut_short:
+        return before, report
+    nats, error = mixture.gain(problem, before, after)
+    count, said = len(mixture.components_of(after)), f"{nats:.2f} ± {error:.2f} nats"
+    if not nats > max(2 * error, WORTHWHILE):
+        return mixture.spent(before, after).noted("mixture", f"of {count} tried: {said}, left out"), report
+    again, card = judged(after.noted("mixture", f"of {count}: {said} above what there was"), problem.raw_keys[0], watch)
+    return (before, report) if card.cut_short else (again, card)
+
+
+def is_asked_for(before: Solution, report: Report) -> bool:
+    """Does the report foretell that a mixture gains something?"""
+    lost, apart = report.log_evidence - report.elbo.value, report.told_apart
+    wrong = lost > LOST or apart > TOLD_APART or bool(before.other_modes.held) or report.verdict != "good"
+    return wrong and 1 < before.target.dim <= MIXTURE_DIM and not margin_share(before, report) >= SHARE
+
+
+def margin_share(before: Solution, report: Report) -> float:
+    """How much of `log p - log q` the margins' skewness and tails explain: R^2 by cross-validation, at most 1.
+
+    Regressed on the third and fourth Hermite polynomials of each standardised coordinate at the guide's own draws,
+    where first and second are zero at the optimum. Not a number where the guide is no Gaussian, or draws are few.
+    """
+    draws, normal = report.draws, normal_of(before.guide, before.phi)
+    f = (draws.log_p - draws.log_q)[draws.own]
+    sound = np.isfinite(f)
+    if normal is None or sound.sum() < 4 * FOLDS * before.target.dim or not f[sound].std() > 0:
+        return np.nan
+    t = (draws.z[draws.own][sound] - normal[0]) / np.sqrt(np.sum(normal[1] ** 2, axis=1))
+    f = np.maximum(f[sound], f[sound].mean() - DEEPEST)
+    features = np.concatenate([np.ones((len(t), 1)), t**3 - 3 * t, t**4 - 6 * t**2 + 3], axis=1)
+    # Draws are antithetic, the second half of a set mirrors the first: every fold takes both of a pair.
+    fold, left = np.arange(len(f)) % FOLDS, 0.0
+    for held in range(FOLDS):
+        out = fold == held
+        fitted = np.linalg.lstsq(features[~out], f[~out], rcond=None)[0]
+        left += float(np.sum((f[out] - features[out] @ fitted) ** 2))
+    return 1 - left / float(np.sum((f - f.mean()) ** 2))

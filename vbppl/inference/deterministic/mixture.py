@@ -1,0 +1,310 @@
+"""Mixtures of full-rank Gaussians on fixed draws: components climb together, and more are added while these pay.
+
+It begins with the full-rank fit and the other modes and widths that restarts have met, each at its own optimum; weights
+by the evidence that each accounts for, never by the height of its density, since in many dims a narrow mode is high.
+All climb together (`core/numerics/mixtures`). New components (`new_components`) climb a few steps while the old stand
+still, at the price of their own draws; the best climbs on with all. It is kept where it gains on fresh draws: on few
+fixed ones a bound can rise while the truth falls.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from vbppl.core.keys import host_generator
+from vbppl.core.numerics import mixtures, natural_gradient
+from vbppl.core.numerics.draws import fresh_draws, whitened_draws
+from vbppl.core.numerics.mixtures import Components, Look
+from vbppl.core.numerics.new_components import Candidate, candidates, excess
+from vbppl.core.watch import Watch, last
+from vbppl.guides.gaussian import FullRank, normal_of
+from vbppl.guides.mixture import Mixture
+from vbppl.inference.deterministic import fixed_draws
+from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.deterministic.state import CUT
+from vbppl.inference.solution import Note, Progress, Searched, Solution, Status
+from vbppl.target.batched import Density
+from vbppl.target.target import coordinates_of
+
+FEWEST, A_DIM, MOST = 128, 16, 2048  # draws of a component: at least, for each dim, and at most
+SETS, FRESH = 4, 2048  # of fresh draws behind a choice; all of them together
+GAIN = 0.01  # nats that one more component must gain
+COMPONENTS, NEGLIGIBLE = 12, 0.002  # at most; the weight below which one is left out
+NEAR = 0.03  # total variation that is near enough
+ENOUGH, AT_LAST = 1e-3, 1e-5  # nats to gain at the end of an ascent, and of the last one
+NEARLY = 0.1  # the same, where an ascent that is out of steps may count as ended
+SAME = 0.25  # nats between components that are one
+TRIED, CLIMBED, FAILURES = 3, 9, 2  # steps of all candidates, and of the best two; failures in a row that are the end
+MATTERS = 0.05  # sds that other draws would move the answer, above which there may be more of them
+
+
+class Where(NamedTuple):
+    """Where a fit stands: a look at the mixture, the bounds so far, by how much draws matter, how many were tried."""
+
+    seen: Look
+    bounds: tuple[float, ...]
+    draw_noise: float = np.nan
+    capped: bool = False
+    tried: int = 0
+
+
+Stage: TypeAlias = Generator[Where, None, Where]
+
+
+def solve_mixture(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  # noqa: B008 -- frozen
+    """Fit a mixture to each target: of `problem.components`, or of as many as pay."""
+    solutions = fixed_draws.solve_full_rank(dataclasses.replace(problem, components=None), watch)
+    found = []
+    for fit, solution in enumerate(solutions):
+        one = dataclasses.replace(problem, targets=[problem.targets[fit]], raw_keys=[problem.raw_keys[fit]])
+        cut = solution.status.was_cut_short
+        found.append(as_mixture(solution) if cut else climbed(one, solution, watch))
+    return found
+
+
+def as_mixture(solution: Solution) -> Solution:
+    """The same Gaussian, as a mixture of one."""
+    phi = Mixture.of([np.asarray(solution.phi)], [0.0])
+    return dataclasses.replace(solution, guide=Mixture(), phi=phi)
+
+
+def climbed(problem: Problem, before: Solution, watch: Watch, grows: bool = True) -> Solution:
+    """The mixture that begins with a Gaussian solution, or a mixture, and the other modes that it met."""
+    ascent = Ascent(problem, before)
+    first = ascent.looked(ascent.before)
+    stages = ascent.stages(before, grows)
+    where, cut = last(stages, Where(first, ()), watch, ascent.progress)
+    return ascent.solution(before, where, cut)
+
+
+def gain(problem: Problem, before: Solution, after: Solution) -> tuple[float, float]:
+    """By how many nats the bound of a solution lies above that of another on common fresh draws, and its error."""
+    one, other = (Ascent(problem, solution) for solution in (before, after))
+    return other.gain(other.before, one.before)
+
+
+def spent(before: Solution, after: Solution) -> Solution:
+    """The solution from which another was tried, with what both have cost."""
+    costs = {name: getattr(after.status, name) for name in ("gradients", "seconds", "compiling")}
+    return dataclasses.replace(before, status=dataclasses.replace(before.status, **costs))
+
+
+class Ascent:
+    """What the stages of one fit work with: the density and its draws. Nothing here changes but counts."""
+
+    def __init__(self, problem: Problem, before: Solution):
+        self.target, self.raw, self.number = before.target, problem.raw_keys[0], problem.components
+        self.density, self.began = Density([before.target]), time.perf_counter()
+        self.before, self.steps = components_of(before), len(before.bounds)
+        self.dim = before.target.dim
+        self.draws = problem.settings.draws or max(FEWEST, min(A_DIM * self.dim, MOST // 2), 2 * self.dim)
+
+    def log_p(self, z: np.ndarray) -> mixtures.Known:
+        """Log densities and gradients at `z`, `(k, draws, dim)`."""
+        coordinates = np.tile(coordinates_of(self.target), (len(z), 1))
+        return self.density(z, np.zeros(len(z), int), coordinates)
+
+    def noise(self, numbers: list[int], draws: int) -> np.ndarray:
+        """Fixed draws, a set for each number, `(numbers, draws, dim)`."""
+        rngs = (host_generator(self.raw, f"component {number}, {draws} draws") for number in numbers)
+        return np.stack([whitened_draws(rng, draws, self.dim) for rng in rngs])
+
+    def looked(self, at: Components, draws: int | None = None) -> Look:
+        """A mixture, as fixed draws see it."""
+        return mixtures.look(self.log_p, at, self.noise(list(range(len(at))), draws or self.draws))
+
+    def fresh(self, at: Components, number: int, most: int) -> Look:
+        """The same on fresh draws, which are common to mixtures of up to `most` components."""
+        draws = max(FRESH // SETS // most, 2 * self.dim, 32) // 2 * 2
+        rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in range(len(at)))
+        return mixtures.look(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
+
+    def gain(self, at: Components, other: Components) -> tuple[float, float]:
+        """By how many nats a mixture is better than another on common fresh draws, and the standard error."""
+        most = max(len(at), len(other))
+        gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in range(SETS)]
+        return float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(SETS))
+
+    def is_better(self, at: Components, other: Components) -> bool:
+        """Does a mixture surely gain over another what one more component is worth?"""
+        nats, error = self.gain(at, other)
+        return nats > max(2 * error, GAIN)
+
+    # The stages
+
+    def stages(self, before: Solution, grows: bool) -> Stage:
+        """From the modes to the end."""
+        where = Where(self.looked(self.begun(before)), ())
+        where = yield from self.ascended(where)
+        where = (yield from self.grown(where)) if grows else where
+        if grows and self.number is None and np.any(few := where.seen.at.weights < NEGLIGIBLE):
+            where = yield from self.ascended(where._replace(seen=self.looked(where.seen.at.take(~few))))
+        where = where._replace(draw_noise=self.moves(where.seen))
+        if (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MOST:
+            more = where._replace(seen=self.looked(where.seen.at, 4 * self.draws))
+            more = yield from self.ascended(more, AT_LAST)
+            where = where._replace(bounds=more.bounds)
+            if self.gain(more.seen.at, where.seen.at)[0] > 0:
+                where = more._replace(draw_noise=self.moves(more.seen))
+        return where
+
+    def begun(self, before: Solution) -> Components:
+        """The solution and the other modes that restarts met, each at its own optimum, weighed by their evidence."""
+        found = before.other_modes.found
+        if not found:
+            return self.before
+        loc = np.stack([mode.place[0] for mode in found])
+        factor = np.stack([np.diag(np.exp(m.place[1])) if m.factor is None else m.factor for m in found])
+        noise, lanes = self.noise([*range(1, len(found) + 1)], self.draws), np.arange(len(found))
+
+        def density(z: np.ndarray, lanes: np.ndarray) -> mixtures.Known:
+            return self.log_p(z)
+
+        def rounding(bound: np.ndarray) -> np.ndarray:
+            return 16 * float(np.finfo(self.density.dtype).eps) * np.maximum(np.abs(bound), 1.0)
+
+        at = natural_gradient.evaluate(density, loc, factor, noise, lanes)
+        at = natural_gradient.ascend(density, at, noise, rounding, np.full(len(found), ENOUGH))
+        every = self.before
+        for lane in lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)]:
+            # Two restarts may have met the same mode.
+            same = at.take(np.full(len(every), lane))
+            if np.all(natural_gradient.divergence(every.loc, every.factor, same) > SAME):
+                new = Components.of(np.zeros(1), [at.loc[lane]], [at.factor[lane]])
+                every = every.joined(new, 1 / (len(every) + 1))
+        return mixtures.reweighed(self.looked(every))
+
+    def ascended(self, where: Where, tolerance: float = ENOUGH) -> Stage:
+        """All components together, to where nothing is left that these draws can tell."""
+        begun, first = len(where.bounds), where.seen
+        for seen in mixtures.ascents(self.log_p, first, tolerance):
+            where = where._replace(seen=seen, bounds=(*where.bounds, seen.bound))
+            yield where
+        return where._replace(capped=len(where.bounds) - begun > mixtures.STEPS and where.seen.decrement > NEARLY)
+
+    def grown(self, where: Where) -> Stage:
+        """With new components, while they pay or until there are as many as were asked for."""
+        failures, excluded = 0, set[str]()
+        while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS):
+            if self.number is None and excess(where.seen)[1] < NEAR:
+                break
+            best = yield from self.best_of(where, excluded)
+            if best is None:
+                break
+            what, seen = best
+            after = yield from self.ascended(where._replace(seen=seen, tried=where.tried + 1))
+            if self.number or self.is_better(after.seen.at, where.seen.at):
+                where, failures, excluded = after, 0, set[str]()
+            else:  # it would be the best once more
+                where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
+                excluded.add(what)
+        return where
+
+    def best_of(self, where: Where, excluded: set[str]) -> Generator[Where, None, tuple[str, Look] | None]:
+        """The candidate that promises most after some steps of its own, if one promises anything."""
+        asked = candidates(where.seen, lambda z: self.log_p(z[None])[0][0])
+        every = [(each, self.tried(where, each)) for each in asked if each.what not in excluded]
+        every = [(each, seen) for each, seen in every if np.isfinite(_promise(seen))]
+        for steps, count in ((TRIED, len(every)), (CLIMBED, 2)):
+            every = sorted(every, key=lambda pair: -_promise(pair[1]))[:count]
+            for number, (each, seen) in enumerate(every):
+                every[number] = each, mixtures.ascend(self.log_p, seen, 0.0, each.new, steps)
+                yield where
+        if not every:
+            return None
+        each, seen = max(every, key=lambda pair: _promise(pair[1]))
+        if not (self.number or _promise(seen) > where.seen.bound + GAIN / 2):
+            return None
+        at = mixtures.reweighed(seen)
+        return each.what, mixtures.look(self.log_p, at, seen.noise, (seen.log_p, seen.gradient), each.new[:0])
+
+    def tried(self, where: Where, each: Candidate) -> Look:
+        """A candidate where it begins, with new draws for new components: those of the old ones are known."""
+        seen, first = where.seen, COMPONENTS * (1 + where.tried)
+        new = self.noise([first + number for number in range(len(each.new))], seen.noise.shape[1])
+        noise = np.concatenate([seen.noise[each.old], new])
+        known = seen.log_p[each.old], seen.gradient[each.old]
+        return mixtures.look(self.log_p, each.at, noise, known, each.new)
+
+    def moves(self, seen: Look) -> float:
+        """By how many sds other draws would move the mean of the mixture: the steps that they would make."""
+        _, sd = seen.at.moments()
+        moves = []
+        for number in range(2):
+            drift = self.fresh(seen.at, number, len(seen.at)).seen.drift - seen.seen.drift
+            moves.append(seen.at.weights @ (seen.at.factor @ drift[..., None])[..., 0] / sd)
+        return float(np.sqrt(np.mean(np.square(moves), axis=0)).max(initial=0.0))
+
+    # What is told
+
+    def progress(self, where: Where) -> Progress:
+        """How the fit goes."""
+        bound = where.bounds[-1] if where.bounds else np.nan
+        params = {"guide": self.phi(where.seen.at), "model": self.target.params}
+        return Progress(self.steps + len(where.bounds), bound, time.perf_counter() - self.began, params)
+
+    def phi(self, at: Components) -> dict[str, np.ndarray]:
+        """The parameters of the guide."""
+        each = [FullRank().of(loc, factor).astype(self.density.dtype) for loc, factor in zip(at.loc, at.factor)]
+        return Mixture.of(each, list(at.log_weights))
+
+    def solution(self, before: Solution, where: Where, cut: str) -> Solution:
+        """What the fit leaves behind, with what it has cost before."""
+        seen, status = where.seen, self.status(before.status, where, cut)
+        searched = before.other_modes
+        if isinstance(searched, Searched):
+            held = tuple(mode for mode in searched.found if mode.factor is None)
+            searched = dataclasses.replace(searched, found=(), held=(*searched.held, *held))
+        weights = ", ".join(f"{weight:.2f}" for weight in sorted(seen.at.weights, reverse=True))
+        notes = [note for note in before.notes if note.topic != "guide"]
+        notes.append(Note("guide", f"a mixture of {len(seen.at)} normals, weights {weights}"))
+        bounds = np.concatenate([before.bounds, np.array(where.bounds)])
+        return Solution(self.target, Mixture(), self.phi(seen.at), bounds, status, searched, tuple(notes))
+
+    def status(self, before: Status, where: Where, cut: str) -> Status:
+        """Why it ended: at an optimum, or where no step raises the bound."""
+        left = where.seen.decrement
+        reason = cut or ("capped" if where.capped else "converged" if left <= ENOUGH else "rounding")
+        text = {
+            "converged": f"at the optimum ({left:.0e} nats to gain)",
+            "rounding": f"no step raises the bound ({left:.0e} nats to gain by its gradients)",
+            "capped": f"out of steps with {left:.2g} nats to gain: not converged",
+            **CUT,
+        }[reason]
+        noise = np.nan if cut else where.draw_noise
+        if not cut:
+            text += (
+                f"; {where.seen.noise.shape[1]} fixed draws a component (others would move the mean by {noise:.2g} sd)"
+            )
+        return Status(
+            reason,
+            reason in ("converged", "rounding"),
+            text,
+            steps=before.steps + len(where.bounds),
+            gradients=before.gradients + int(self.density.gradients[0]),
+            seconds=before.seconds + time.perf_counter() - self.began,
+            compiling=before.compiling + self.density.compiling,
+            draw_noise=noise,
+            decrement=left,
+        )
+
+
+def _promise(seen: Look) -> float:
+    """The bound with the best weights."""
+    return mixtures.rebound(seen, mixtures.reweighed(seen))
+
+
+def components_of(solution: Solution) -> Components:
+    """The Gaussian or the mixture that a solution is, in float64."""
+    phi = solution.phi
+    if isinstance(phi, dict):
+        each = [normal_of(FullRank(), np.asarray(part)) for part in phi["components"]]
+        log_weights = np.asarray(phi["log_weights"], np.float64)
+    else:
+        each, log_weights = [normal_of(solution.guide, phi)], np.zeros(1)
+    return Components.of(log_weights, *zip(*each))
