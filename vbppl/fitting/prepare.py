@@ -57,7 +57,7 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):
         start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
-        return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank)
+        return deterministic.Problem(targets, settings, plan.coordinates, start, raw_keys, rank, guide=plan.guide)
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
 

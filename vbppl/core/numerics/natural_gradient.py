@@ -141,7 +141,7 @@ def ascents(
         if not len(lanes):
             yield dataclasses.replace(at, reason=reason, moved=lanes)
             return
-        new = _step(density, before, noise[lanes], length[lanes], lanes)
+        new = evaluate(density, *moved(before, length[lanes]), noise[lanes], lanes)
         # Near the optimum two bounds differ by rounding alone: there the natural gradient decides.
         sound = np.isfinite(new.decrement) & (new.bound >= before.bound - rounding(before.bound))
         idle = sound & (new.bound <= before.bound) & (new.decrement >= before.decrement)
@@ -187,7 +187,8 @@ def moves(at: Iterates, other: Iterates) -> np.ndarray:
     return np.concatenate([means, log_sds], axis=1)
 
 
-def _step(density: Density, at: Iterates, noise: np.ndarray, r: np.ndarray, lanes: np.ndarray) -> Iterates:
+def moved(at: Iterates, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and factor of the Gaussians after steps of `r`, `(lanes,)`."""
     values, vectors = np.linalg.eigh(at.curvature)
     scaled = r[:, None] * values
     precision = np.where(scaled < 0.5, 1 - scaled, 0.25 / np.maximum(scaled, 0.5))
@@ -195,5 +196,4 @@ def _step(density: Density, at: Iterates, noise: np.ndarray, r: np.ndarray, lane
     turned = (vectors.swapaxes(1, 2) @ at.drift[..., None])[..., 0] / precision
     loc = at.loc + r[:, None] * (at.factor @ (vectors @ turned[..., None]))[..., 0]
     # The symmetric root: a triangular one would also turn the noise, and on fixed draws that changes the bound.
-    factor = at.factor @ (vectors / np.sqrt(precision)[:, None]) @ vectors.swapaxes(1, 2)
-    return evaluate(density, loc, factor, noise, lanes)
+    return loc, at.factor @ (vectors / np.sqrt(precision)[:, None]) @ vectors.swapaxes(1, 2)

@@ -10,6 +10,8 @@ last one back, and return the one they end with.
     full_rank     the full-rank bound, by natural-gradient steps
     restarts      several starts in each of the coordinates; which of their ends are other modes
     fixed_draws   the solvers of these two guides, and the loop that gives them more draws while these matter
+    margins       the steps of a Gaussian and of the bends of its margins together
+    copula        the solver that shapes margins, from where a Gaussian's ended
     low_rank      directions by curvature, and the rest by L-BFGS on draws that are matched to them
     mode_based    Laplace and Pathfinder: from the path to a mode
 
