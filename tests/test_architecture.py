@@ -246,8 +246,8 @@ def counted(path: Path) -> tuple[int, int]:
 
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
-    # the messages and exact densities do, as `refine` does by 530 and mixtures by 600.
-    assert sum(counted(path)[0] for path in FILES) <= 14_300
+    # the messages and exact densities do, as `refine` does by 530, mixtures by 600 and shaped margins by 440.
+    assert sum(counted(path)[0] for path in FILES) <= 14_800
 
 
 @pytest.mark.parametrize("room", HARD)

@@ -16,6 +16,7 @@ from vbppl.fitting.fit import fit
 from vbppl.fitting.fit_many import fit_many
 from vbppl.fitting.refine import refine
 from vbppl.guides.amortized import Amortized
+from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
@@ -43,7 +44,7 @@ __all__ = [
     "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",
     "target", "density", "Target",
-    "MeanField", "FullRank", "LowRank", "Mixture", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
+    "MeanField", "FullRank", "LowRank", "Copula", "Mixture", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
     "Posterior",
     "fit", "fit_many", "refine", "Calibration", "calibrate",

@@ -407,7 +407,7 @@ def an_argument_that_fit_does_not_have():
 
 @told(
     """
-guide must be one of 'auto', 'mean_field', 'full_rank', 'low_rank', or a guide, not 'fullrank'.
+guide must be one of 'auto', 'mean_field', 'full_rank', 'low_rank', 'copula', or a guide, not 'fullrank'.
   To mend it: Take one of these, vb.MeanField() or its like, or a function under @vb.guide, applied.
 """
 )

@@ -20,6 +20,7 @@ from vbppl.guides.base import Guide, Start, in_dtype_of
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.layers.base import Layer, Layered
 from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
+from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
@@ -66,7 +67,7 @@ class Bent(Layer):
         return e, -self.forward_and_log_det(psi, e, target)[1]
 
 
-LAYERS = {"sinh_arcsinh": SinhArcsinh(), "bent": Bent()}
+LAYERS = {"sinh_arcsinh": SinhArcsinh(), "yeo_johnson": YeoJohnson(), "bent": Bent()}
 Y = np.array([0.5, -1.0, 2.0])
 
 
@@ -99,6 +100,8 @@ GUIDES = {
     "amortized": vb.Amortized("theta", encode, reads="y", params={"slope": 0.4, "log_sd": -0.5}),
     "program": ProgramGuide(by_hand(Y)),
     "skewed_normals": SkewedNormals(),
+    "copula": vb.Copula(),
+    "copula_mean_field": vb.Copula(MeanField()),
     "layered_mean_field": Layered.of(MeanField(), SinhArcsinh(), Bent()),
     "layered_full_rank": Layered.of(FullRank(), SinhArcsinh()),
 }

@@ -1,8 +1,8 @@
 """What is tried where the report is poor and the guide was ours to choose: the ladder of `rungs/`.
 
 Where the starts disagreed, or nothing converged, draws of the prior are starts too. Other modes that the restarts met
-come next, since they would be there in any coordinates. Then the other coordinates of hierarchical sites, and last
-a mixture of Gaussians.
+come next, since they would be there in any coordinates. Then the other coordinates of hierarchical sites; in those that
+were kept, margins that are not a normal's; and last a mixture of Gaussians.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from vbppl.fitting.plan import Plan
 from vbppl.fitting.rungs.components import add_components
 from vbppl.fitting.rungs.coordinates import move_coordinates
 from vbppl.fitting.rungs.from_prior import begin_at_prior
+from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport
 
 # In order. Each says by itself whether it has anything to offer.
-RUNGS = (begin_at_prior, mix_modes, move_coordinates, add_components)
+RUNGS = (begin_at_prior, mix_modes, move_coordinates, shape_margins, add_components)
 
 
 def escalate(

@@ -53,7 +53,7 @@ def fit(
 
     Args:
       model: a function under `@vb.model`, applied to its arguments; or a bare density, `vb.density(log_density, dim)`.
-      guide: "auto", "mean_field", "full_rank", "low_rank", a guide object (`vb.FullRank()`), or a function
+      guide: "auto", "mean_field", "full_rank", "low_rank", "copula", a guide object (`vb.FullRank()`), or a function
         under `@vb.guide` applied to its arguments.
       method: "auto": `vb.Deterministic()`, on fixed draws to the end, where the guide is Gaussian, all rows are shown
         and no params are learnt, else `vb.Stochastic()`. Either can be given.

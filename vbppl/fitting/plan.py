@@ -20,12 +20,13 @@ from vbppl.core.errors import ModelError, of_kind, one_of
 from vbppl.core.types import PathLike
 from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
+from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
-from vbppl.inference.deterministic import fixed_draws, low_rank, mixture, mode_based
+from vbppl.inference.deterministic import copula, fixed_draws, low_rank, mixture, mode_based
 from vbppl.inference.deterministic.problem import Deterministic, check_full_rank, check_low_rank
 from vbppl.inference.solution import Solution
 from vbppl.inference.stochastic import svi
@@ -67,13 +68,14 @@ SOLVERS: Mapping[type[Guide], Solver] = MappingProxyType(
         MeanField: Solver(fixed_draws.solve_mean_field),
         FullRank: Solver(fixed_draws.solve_full_rank, lambda settings, dim, _: check_full_rank(settings, dim)),
         LowRank: Solver(low_rank.solve_low_rank, lambda settings, _, guide: check_low_rank(settings, guide.rank)),
+        Copula: Solver(copula.solve_copula, copula.check_copula),
         Mixture: Solver(mixture.solve_mixture, lambda settings, dim, _: check_full_rank(settings, dim)),
         Laplace: Solver(mode_based.solve_laplace, climbs=True),
         Pathfinder: Solver(mode_based.solve_pathfinder, climbs=True),
     }
 )
 GUIDES: Mapping[str, Callable[[], Guide]] = MappingProxyType(
-    {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank}
+    {"mean_field": MeanField, "full_rank": FullRank, "low_rank": LowRank, "copula": Copula}
 )
 
 

@@ -57,15 +57,9 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):
         start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
+        moves, guide = plan.pseudo_data, plan.guide
         return deterministic.Problem(
-            targets,
-            settings,
-            plan.coordinates,
-            start,
-            raw_keys,
-            rank,
-            pseudo_data=plan.pseudo_data,
-            components=getattr(plan.guide, "components", None),
+            targets, settings, plan.coordinates, start, raw_keys, rank, pseudo_data=moves, guide=guide
         )
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)

@@ -17,6 +17,7 @@ In order:
 - `program.py`: a guide written as a program.
 - `networks.py`: the networks inside guides: their modes, states, values, and other data.
 - `layers/`: bijections that bend the draws of any flat guide.
+- `copula.py`: a Gaussian with bent margins.
 
 To add one: a file with a `@pytree` class that has `init`, `transform` and `log_prob` (or `draw`), and its name in the
 list of `tests/guides/test_protocol.py`, which holds it to the whole contract.

@@ -165,6 +165,11 @@ def start_log_sd(start: Start) -> np.ndarray:
     return start.log_sd.astype(start.loc.dtype)
 
 
+def correlations_of(guide: Guide) -> str:
+    """Which correlations a normal of this family has: "all", "none"; or "other", as what is no normal has."""
+    return "all" if isinstance(guide, FullRank) else "none" if isinstance(guide, MeanField) else "other"
+
+
 def normal_of(guide: Guide, phi: AnyArray) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean `(dim,)` and factor `(dim, dim)` of the normal that a guide is, in float64; None where it is none."""
     if not isinstance(guide, Gaussian):

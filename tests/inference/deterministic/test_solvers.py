@@ -17,7 +17,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.low_rank import LowRank
-from vbppl.inference.deterministic import fixed_draws, low_rank, mixture, mode_based, restarts
+from vbppl.inference.deterministic import copula, fixed_draws, low_rank, mixture, mode_based, restarts
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
 from vbppl.target.target import coordinates_of
@@ -26,6 +26,7 @@ SOLVERS = {
     fixed_draws.solve_mean_field: MeanField,
     fixed_draws.solve_full_rank: FullRank,
     fixed_draws.solve_richest: FullRank,
+    copula.solve_copula: vb.Copula,
     low_rank.solve_low_rank: LowRank,
     mixture.solve_mixture: vb.Mixture,
     mode_based.solve_laplace: vb.Laplace,
@@ -47,9 +48,9 @@ def problem(*models, start=None):
     return Problem(targets, Deterministic(), coordinates_of(targets[0])[None], start, keys)
 
 
-def flat(phi):
-    """The parameters of any guide as one vector."""
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(phi)])
+def flat(solution):
+    """All parameters, the mean first."""
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(solution.phi)])
 
 
 def solve(solver, asked, watch=Watch()):
@@ -62,7 +63,7 @@ def test_every_field_is_filled_truly(solver):
     began = time.perf_counter()
     (solution,) = solve(solver, problem(LOGISTIC))
     status = solution.status
-    assert isinstance(solution.guide, SOLVERS[solver]) and np.isfinite(flat(solution.phi)).all()
+    assert isinstance(solution.guide, SOLVERS[solver]) and np.isfinite(flat(solution)).all()
     assert solution.target.dim == 3
     assert status.converged and not status.was_cut_short and status.text
     assert status.steps == len(solution.bounds) > 1 and np.isfinite(solution.bounds).all()
@@ -88,7 +89,7 @@ def test_a_deadline_hands_back_the_last_state(solver):
     assert status.reason == "deadline" and status.was_cut_short and not status.converged
     assert "not converged" in status.text and status.steps == len(solution.bounds) == 1
     assert isinstance(solution.guide, vb.MeanField if solver is fixed_draws.solve_richest else SOLVERS[solver])
-    assert np.isfinite(flat(solution.phi)).all() and isinstance(solution.other_modes, NotSearched)
+    assert np.isfinite(flat(solution)).all() and isinstance(solution.other_modes, NotSearched)
 
 
 @pytest.mark.parametrize("solver", **FEW)
@@ -96,7 +97,7 @@ def test_an_interrupt_hands_back_the_last_state_and_being_watched_moves_nothing(
     seen = []
     (watched,) = solve(solver, problem(LOGISTIC), Watch(seen.append))
     (alone,) = solve(solver, problem(LOGISTIC))
-    np.testing.assert_array_equal(flat(watched.phi), flat(alone.phi))
+    np.testing.assert_array_equal(flat(watched), flat(alone))
     assert [now.step for now in seen] == list(range(1, alone.status.steps + 1))
 
     def stop(now):
@@ -123,7 +124,7 @@ def test_targets_side_by_side_are_solved_as_if_alone(solver):
     both = solve(solver, problem(*models))
     for model, found in zip(models, both, strict=True):
         (alone,) = solve(solver, problem(model))
-        np.testing.assert_allclose(flat(found.phi), flat(alone.phi), atol=2e-3)
+        np.testing.assert_allclose(flat(found), flat(alone), atol=2e-3)
         assert found.status.converged
 
 

@@ -141,7 +141,7 @@ def ascents(
         if not len(lanes):
             yield dataclasses.replace(at, reason=reason, moved=lanes)
             return
-        new = _step(density, before, noise[lanes], length[lanes], lanes)
+        new = evaluate(density, *proposed(before, length[lanes]), noise[lanes], lanes)
         # Near the optimum two bounds differ by rounding alone: there the natural gradient decides.
         sound = np.isfinite(new.decrement) & (new.bound >= before.bound - rounding(before.bound))
         idle = sound & (new.bound <= before.bound) & (new.decrement >= before.decrement)
@@ -185,10 +185,6 @@ def moves(at: Iterates, other: Iterates) -> np.ndarray:
     means = (at.factor @ drift[..., None])[..., 0] / at.sd
     log_sds = np.sum((at.factor @ curvature) * at.factor, axis=2) / at.sd**2 / 2
     return np.concatenate([means, log_sds], axis=1)
-
-
-def _step(density: Density, at: Iterates, noise: np.ndarray, r: np.ndarray, lanes: np.ndarray) -> Iterates:
-    return evaluate(density, *proposed(at, r), noise, lanes)
 
 
 def proposed(at: Iterates, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 - `base.py`: the protocol of a layer, and `Layered`.
 - `sinh_arcsinh.py`: skewness and tails, coordinate by coordinate.
+- `yeo_johnson.py`: skewness alone, one number a coordinate.
 
 To add one: a file with a `@pytree` class that has `init`, `forward_and_log_det` and `inverse_and_log_det`, and its name
 in the list of `tests/guides/test_protocol.py`.

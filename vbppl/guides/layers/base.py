@@ -9,6 +9,8 @@ a layer may know plates, and begins near the identity, so that the base finds it
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,11 +71,8 @@ class Layered(Guide):
         return _draw(self, phi, noise, target)
 
     def log_prob(self, phi: PyTree, z: AnyArray, target: Target) -> Array:
-        e, total = z, jnp.zeros(len(z), z.dtype)
-        for layer, psi in reversed(list(zip(self.layers, phi["layers"]))):
-            e, log_det = jax.vmap(lambda one, layer=layer, psi=psi: layer.inverse_and_log_det(psi, one, target))(e)
-            total += log_det
-        return self.base.log_prob(phi["base"], e, target) + total
+        e, log_det = self.straighten(phi, z, target)
+        return self.base.log_prob(phi["base"], e, target) + log_det
 
     def monitored(self, phi: PyTree) -> tuple[Array, Array]:
         return joined([self.base.monitored(phi["base"]), super().monitored(phi["layers"])])
@@ -83,12 +82,61 @@ class Layered(Guide):
         layers = tuple(layer.step_scale(psi, power, unknown) for layer, psi in pairs)
         return {"base": self.base.step_scale(phi["base"], power, unknown), "layers": layers}
 
+    def bend(self, phi: PyTree, e: AnyArray, target: Target) -> tuple[AnyArray, AnyArray]:
+        """Where points of the base `(points, dim)` go, and log |dz/de|, `(points,)`."""
+        return _bent(self.layers, phi["layers"], jnp.asarray(e), target)
+
+    def straighten(self, phi: PyTree, z: AnyArray, target: Target) -> tuple[AnyArray, AnyArray]:
+        """Whence points `(points, dim)` come, and log |de/dz|, `(points,)`."""
+        return _straightened(self.layers, phi["layers"], jnp.asarray(z), target)
+
+
+class Bend(NamedTuple):
+    """A way from the points of a base to `z`, and back; both `(points, dim)` to such and a log |det|, `(points,)`."""
+
+    there: Callable[[AnyArray], tuple[AnyArray, AnyArray]]
+    back: Callable[[AnyArray], tuple[AnyArray, AnyArray]]
+
+
+def stay(points: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """Points that stay where they are."""
+    return points, np.zeros(len(points))
+
+
+STRAIGHT = Bend(stay, stay)
+
+
+def unlayered(guide: Guide, phi: PyTree, target: Target) -> tuple[Guide, PyTree, Bend]:
+    """The guide under its layers with its parameters, and the way through the layers for points on the host."""
+    if isinstance(guide, Layered):
+        # In float64: what few layers do to points costs nothing, and a density is as exact as its parameters.
+        floats = lambda leaf: np.asarray(leaf, np.float64 if jnp.issubdtype(leaf.dtype, jnp.floating) else None)  # noqa: E731
+        phi = jax.tree.map(floats, phi)
+        bend = Bend(lambda e: guide.bend(phi, e, target), lambda z: guide.straighten(phi, z, target))
+        return guide.base, phi["base"], bend
+    return guide, phi, STRAIGHT
+
+
+@jax.jit
+def _bent(layers: tuple[Layer, ...], psis: tuple[PyTree, ...], z: Array, target: Target) -> tuple[Array, Array]:
+    total = jnp.zeros(len(z), z.dtype)
+    for layer, psi in zip(layers, psis):
+        z, log_det = jax.vmap(lambda e, layer=layer, psi=psi: layer.forward_and_log_det(psi, e, target))(z)
+        total += log_det
+    return z, total
+
+
+@jax.jit
+def _straightened(layers: tuple[Layer, ...], psis: tuple[PyTree, ...], z: Array, target: Target) -> tuple[Array, Array]:
+    total = jnp.zeros(len(z), z.dtype)
+    for layer, psi in reversed(list(zip(layers, psis))):
+        z, log_det = jax.vmap(lambda z, layer=layer, psi=psi: layer.inverse_and_log_det(psi, z, target))(z)
+        total += log_det
+    return z, total
+
 
 @functools.partial(jax.jit, inline=True)
 def _draw(guide: Layered, phi: PyTree, noise: Array, target: Target) -> Draws:
     drawn = guide.base.draw(phi["base"], noise, target)
-    z, log_q = drawn.z, drawn.log_q
-    for layer, psi in zip(guide.layers, phi["layers"]):
-        z, log_det = jax.vmap(lambda e, layer=layer, psi=psi: layer.forward_and_log_det(psi, e, target))(z)
-        log_q = log_q - log_det
-    return Draws(z, log_q, drawn.log_weight)
+    z, log_det = guide.bend(phi, drawn.z, target)
+    return Draws(z, drawn.log_q - log_det, drawn.log_weight)

@@ -11,6 +11,8 @@ last one back, and return the one they end with.
     restarts      several starts in each of the coordinates; which of their ends are other modes
     pseudo_data   a further choice of coordinates, by a rule at the best of these ends
     fixed_draws   the solvers of these two guides, and the loop that gives them more draws while these matter
+    margins       the steps of a Gaussian and of the bends of its margins together
+    copula        the solver that shapes margins, from where a Gaussian's ended
     mixture       components of full rank that climb together, and new ones while they pay
     low_rank      directions by curvature, and the rest by L-BFGS on draws that are matched to them
     mode_based    Laplace and Pathfinder: from the path to a mode

@@ -57,8 +57,8 @@ Stage: TypeAlias = Generator[Where, None, Where]
 
 
 def solve_mixture(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  # noqa: B008 -- frozen
-    """Fit a mixture to each target: of `problem.components`, or of as many as pay."""
-    solutions = fixed_draws.solve_full_rank(dataclasses.replace(problem, components=None), watch)
+    """Fit a mixture to each target: of as many components as `problem.guide` asks for, or as pay."""
+    solutions = fixed_draws.solve_full_rank(problem, watch)
     found = []
     for fit, solution in enumerate(solutions):
         one = dataclasses.replace(problem, targets=[problem.targets[fit]], raw_keys=[problem.raw_keys[fit]])
@@ -98,7 +98,11 @@ class Ascent:
     """What the stages of one fit work with: the density and its draws. Nothing here changes but counts."""
 
     def __init__(self, problem: Problem, before: Solution):
-        self.target, self.raw, self.number = before.target, problem.raw_keys[0], problem.components
+        self.target, self.raw, self.number = (
+            before.target,
+            problem.raw_keys[0],
+            getattr(problem.guide, "components", None),
+        )
         self.density, self.began = Density([before.target]), time.perf_counter()
         self.before, self.steps = components_of(before), len(before.bounds)
         self.dim = before.target.dim

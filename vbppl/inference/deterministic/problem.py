@@ -3,13 +3,15 @@
 Every solver of this folder is one function, `(problem, watch) -> list[Solution]`, with a solution for each target:
 
     fixed_draws.solve_mean_field, fixed_draws.solve_full_rank, fixed_draws.solve_richest (the one of these two that is
-    worth its while), low_rank.solve_low_rank, mode_based.solve_laplace, mode_based.solve_pathfinder
+    worth its while), copula.solve_copula, low_rank.solve_low_rank, mode_based.solve_laplace,
+    mode_based.solve_pathfinder
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -53,10 +55,10 @@ class Problem:
       start: mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts.
       raw_keys: of each fit, `(fits, 2)`.
       rank: of a low-rank guide; None for as many directions as are worth their while.
-      components: of a mixture; None for as many as pay.
       precision: "float64" where this is the second half of a fit that rounding limits, whose targets are in double
         precision; None for the session's.
       pseudo_data: whether movable sites may be seen by pseudo-data too.
+      guide: the family that is asked for, where its solver serves several.
     """
 
     targets: Sequence[Target]
@@ -67,7 +69,7 @@ class Problem:
     rank: int | None = None
     precision: str | None = None
     pseudo_data: bool = False
-    components: int | None = None
+    guide: Any = None
 
     @property
     def dim(self) -> int:
