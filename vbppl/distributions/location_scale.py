@@ -68,17 +68,30 @@ def coordinates(dist: Any, seen: Coordinates | None, decentred: bool = False) ->
     loc, scale = dist.location_scale
     if seen is None:
         return Affine(loc, scale)
-    told, shrunk = _told(seen, scale)
+    told, shrunk, q = _told(seen, scale)
+    log_scale = (1 - seen.weight) * jnp.log(scale)
     moved = (1 - seen.weight) * loc + told * scale * (seen.y - loc)
-    return Affine(moved, jnp.exp((1 - seen.weight) * jnp.log(scale)) * shrunk)
+    return _Moved(moved, jnp.exp(log_scale) * shrunk, log_scale - jnp.log(q) / 2)
 
 
-def _told(seen: Coordinates, scale: ArrayLike) -> tuple[Array, Array]:
-    """How far pseudo-data draw a value to themselves, `r / scale`, and narrow it, `1 / sqrt(q)`."""
+@pytree
+class _Moved(Affine):
+    """Of which the log of the scale is known: its own logarithm would take as long to compile as the rest."""
+
+    log_scale: ArrayLike
+
+    def forward_and_log_det(self, z):
+        x = self.loc + self.scale * z
+        return x, jnp.broadcast_to(self.log_scale, x.shape)
+
+
+def _told(seen: Coordinates, scale: ArrayLike) -> tuple[Array, Array, Array]:
+    """How far pseudo-data draw a value to themselves, `r / scale`, and narrow it, `1 / sqrt(q)`; `q`."""
     # Not the scale's square, which overflows at half of the way: zero times infinity would be no number.
     drawn = seen.d * scale
     q = 1 + drawn * scale
-    return drawn / q, 1 / jnp.sqrt(q)
+    shrunk = 1 / jnp.sqrt(q)
+    return drawn * shrunk * shrunk, shrunk, q
 
 
 def log_prob_at(dist: Any, seen: Coordinates | None, z: Array, value: Array) -> Array:
@@ -89,7 +102,7 @@ def log_prob_at(dist: Any, seen: Coordinates | None, z: Array, value: Array) -> 
     if seen is None:
         return standard.log_prob(z)
     (loc, scale), weight = dist.location_scale, seen.weight
-    log_scale, (told, shrunk) = jnp.log(scale), _told(seen, scale)
+    log_scale, (told, shrunk, _) = jnp.log(scale), _told(seen, scale)
     u = jnp.exp(-weight * log_scale) * (z * shrunk - weight * loc * jnp.exp((weight - 1) * log_scale))
     return standard.log_prob(u + told * (seen.y - loc))
 

@@ -121,7 +121,7 @@ class Layout:
         }
 
     def packed(self, seen: Mapping[str, Coordinates]) -> np.ndarray:
-        """How the `movable` sites are seen as one row of numbers, by which solvers hand it on: `(numbers,)`."""
+        """How the `movable` sites are seen as one row of numbers, as solvers hand it on: `(numbers,)`."""
         parts = [np.ravel(part) for name in self.movable for part in jax.tree.leaves(seen[name])]
         return np.concatenate([np.zeros(0), *parts])
 

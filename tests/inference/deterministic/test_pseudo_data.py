@@ -217,3 +217,27 @@ def test_many_fits_have_their_own(posterior):
     for y, each in zip((Y, -Y), many):
         np.testing.assert_allclose(each.target.coordinates["theta"].y, y, atol=0.05)
     assert many[0].elbo.value == pytest.approx(posterior.elbo.value, abs=0.01)
+
+
+def test_a_child_whose_scale_is_known_and_tight_is_decentred_where_the_fit_is_poor():
+    """Rounding hides it beside its parent; against quadrature over the one number that there is."""
+
+    @vb.model
+    def shadow(y):
+        mu = vb.sample("mu", dist.Normal(0.0, 10.0))
+        x = vb.sample("x", dist.Normal(mu, 1e-6))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.StudentT(1.0, x, 0.3), obs=y)
+
+    y, grid = np.array([1.0, 2.0, 2.5, 0.3]), np.linspace(-10, 15, 100_001)
+    weight = st.norm.pdf(grid, 0, 10) * st.cauchy.pdf(y[:, None], grid, 0.3).prod(axis=0)
+    mean = np.sum(grid * weight) / weight.sum()
+    sd = np.sqrt(np.sum((grid - mean) ** 2 * weight) / weight.sum())
+    posterior = vb.fit(shadow(y))
+    seen = posterior.target.coordinates["x"]
+    assert seen.weight == 0.0 and not seen.d.any()
+    assert str(posterior.check().notes[0]).startswith(
+        "coordinates: fitted to the end in 2: ELBO -10.103 ± 0.000 decentred"
+    )
+    assert abs(posterior.mean()["x"] - mean) < 0.1 * sd and posterior.sd()["x"] == pytest.approx(sd, rel=0.1)
+    assert posterior.elbo.value <= np.log(weight.sum() * (grid[1] - grid[0]))

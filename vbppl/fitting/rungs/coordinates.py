@@ -62,16 +62,16 @@ def move_coordinates(
 
 def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:
     """The coordinates to try, as rows of numbers, with the place to begin where that is known."""
-    layout, found = before.target.layout, list[tuple[Any, Any]]()
-    if plan.pseudo_data and not any(np.any(seen.d) for seen in before.target.coordinates.values()):
-        loc, scale = before.guide.frame(np.asarray(before.phi, np.float64), before.target)
-        lanes = Batch(Density([before.target]), np.zeros(1, int), coordinates_of(before.target)[None])
-        rows, x = by_rule(lanes, [before.target], np.concatenate([loc, np.log(scale)])[None])
-        found = [(rows[0], x.reshape(1, 2, -1))] if layout.movable and np.isfinite(x).all() else []
-    if len(plan.coordinates) > 1:
-        halfway = layout.packed(layout.in_coordinates(dict.fromkeys(layout.movable, HALFWAY), float))
-        found += [(row, None) for row in (halfway, *plan.coordinates)]
-    return found
+    layout, among = before.target.layout, [(row, None) for row in plan.coordinates if len(plan.coordinates) > 1]
+    # Halfway is to first order what pseudo-data are.
+    if not plan.pseudo_data or any(np.any(seen.d) for seen in before.target.coordinates.values()):
+        return among
+    halfway = layout.packed(layout.in_coordinates(dict.fromkeys(layout.movable, HALFWAY), float))
+    loc, scale = before.guide.frame(np.asarray(before.phi, np.float64), before.target)
+    lanes = Batch(Density([before.target]), np.zeros(1, int), coordinates_of(before.target)[None])
+    rows, x = by_rule(lanes, [before.target], np.concatenate([loc, np.log(scale)])[None])
+    first = [(rows[0], x.reshape(1, 2, -1))] if layout.movable and np.isfinite(x).all() else []
+    return [*first, *([(halfway, None)] if among else []), *among]
 
 
 def _is_answer(card: AnyReport, tried: list[tuple[Solution, AnyReport]]) -> bool:
