@@ -159,3 +159,15 @@ def test_bound_and_gap_add_up_to_the_log_evidence_at_every_moment(example):
     mean_field, full_rank = (fit["gaps"][-1] for fit in found["fits"].values())
     assert abs(mean_field - found["smallest_mean_field_gap"]) < 0.01
     assert full_rank < 0.01
+
+
+def test_beyond_a_gaussian_bounds_come_near_the_integral_over_a_grid(example):
+    _, found = example("beyond_a_gaussian")
+    for name, each in found.items():
+        exact, gaussian, best = each["log_evidence"], each["gaussian"], each["best"]
+        for posterior in (gaussian, best):
+            assert posterior.elbo.value < exact + 4 * posterior.elbo.se + 1e-3, name
+        assert best.check().verdict in ("good", "corrected"), name
+    ring = found["ring"]
+    assert ring["gaussian"].check().verdict == "poor"
+    assert ring["best"].elbo.value > ring["log_evidence"] - 0.05
