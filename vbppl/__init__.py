@@ -16,6 +16,7 @@ from vbppl.fitting.fit import fit
 from vbppl.fitting.fit_many import fit_many
 from vbppl.guides.amortized import Amortized
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
+from vbppl.guides.layers.conditionally_structured import ConditionallyStructured
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.point import MAP
 from vbppl.guides.structured import Structured
@@ -41,7 +42,8 @@ __all__ = [
     "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",
     "target", "density", "Target",
-    "MeanField", "FullRank", "LowRank", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
+    "MeanField", "FullRank", "LowRank", "ConditionallyStructured", "Structured", "Amortized", "Laplace", "Pathfinder",
+    "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
     "Posterior",
     "fit", "fit_many", "Calibration", "calibrate",

@@ -18,10 +18,9 @@ import time
 import numpy as np
 
 from vbppl.core.keys import host_generator
-from vbppl.core.types import PyTree
 from vbppl.core.watch import Watch
-from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import FullRank, MeanField, normal_of
+from vbppl.guides.layers.base import STRAIGHT, Bend, unlayered
 from vbppl.guides.noise import Nothing
 from vbppl.inference import bound
 from vbppl.inference.bound import WORK, Estimate, work
@@ -31,7 +30,7 @@ from vbppl.posterior.linear_response import Curvature, curvature
 from vbppl.posterior.quantities import Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
-from vbppl.posterior.weighted_draws import TRUSTED_K, Drawn, WeightedDraws, draw, draw_more, reaches_out
+from vbppl.posterior.weighted_draws import TRUSTED_K, Drawn, Ellipsoid, WeightedDraws, draw, draw_more, reaches_out
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.target import Target
 
@@ -76,8 +75,10 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch) -> Report | Unjud
 def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch) -> Report:
     """By draws of all coordinates together."""
     guide, phi, target = solution.guide, solution.phi, solution.target
-    rng, normal = host_generator(raw, "judge"), _normal_of(guide, phi, target)
-    found = _Found(solution, elbo, _tail(normal, target), curvature(guide, phi, target, raw), normal)
+    rng = host_generator(raw, "judge")
+    base, base_phi, bend = unlayered(guide, phi, target)
+    normal = normal_of(base, base_phi) if 0 < target.dim <= quantities.DIRECTION_DIM else None
+    found = _Found(solution, elbo, _tail(normal, target, bend), curvature(guide, phi, target, raw), normal, bend)
     # Intermediate values grow with the data, and so does the price of a draw.
     most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), FEWEST, IN_DOUBT[-1]))
     most = min(most, max(CHEAP, solution.status.gradients))
@@ -109,13 +110,14 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """What is known of a solution before its draws are weighed."""
+    """What is known of a solution before its draws are weighed; `normal` is what `bend` makes the guide of."""
 
     solution: Solution
     elbo: Estimate
     tail: Worst
     curved: Curvature
     normal: tuple[np.ndarray, np.ndarray] | None
+    bend: Bend = STRAIGHT
 
 
 def _kept(card: Report) -> Report:
@@ -126,8 +128,7 @@ def _kept(card: Report) -> Report:
 def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
     """What the draws show, with the verdict, and whether averages over the weighted draws are right."""
     solution, draws = found.solution, drawn.weighed()
-    factor = found.curved.factor if found.curved.factor is not None else (found.normal[1] if found.normal else None)
-    errors = quantities.errors(solution.target, draws, factor)
+    errors = quantities.errors(solution.target, draws, _factor(found, draws))
     card = Report(
         found.elbo,
         draws,
@@ -151,6 +152,16 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
     advice = (*([f"{report.DECENTER}{', '.join(centred)}): the scale is latent"] if centred else []), report.SAMPLER)
     mendable = mends(draws, errors)
     return decided(card, errors, mendable, advice), mendable
+
+
+def _factor(found: _Found, draws: WeightedDraws) -> np.ndarray | None:
+    """Of the covariance whose narrow directions are looked at: of what is bent, by the moments of its draws."""
+    if found.curved.factor is not None or found.normal is None:
+        return found.curved.factor
+    if found.bend is STRAIGHT:
+        return found.normal[1]
+    own = draws.z[draws.own]
+    return Ellipsoid.around(own, np.full(len(own), 1 / len(own))).factor
 
 
 def mends(draws: WeightedDraws, errors: Errors) -> bool:
@@ -198,13 +209,8 @@ def _corrected_by_linear_response(
     return card
 
 
-def _normal_of(guide: Guide, phi: PyTree, target: Target) -> tuple[np.ndarray, np.ndarray] | None:
-    """Mean and factor of the normal that the guide is; None where it is none, or where factors are dear."""
-    return normal_of(guide, phi) if 0 < target.dim <= quantities.DIRECTION_DIM else None
-
-
-def _tail(normal: tuple[np.ndarray, np.ndarray] | None, target: Target) -> Worst:
+def _tail(normal: tuple[np.ndarray, np.ndarray] | None, target: Target, bend: Bend = STRAIGHT) -> Worst:
     """What lies along the ridges, where they can be looked at."""
     if normal is None or target.dim > TAIL_DIM or target.data_size > HEAVY:
         return report.NOTHING
-    return quantities.tail(target, normal, lambda z: evaluate(target, z)[0])
+    return quantities.tail(target, normal, lambda z: evaluate(target, z)[0], bend)

@@ -37,6 +37,7 @@ import numpy as np
 
 from vbppl.core.pytree import pytree, static
 from vbppl.core.tables import label
+from vbppl.guides.layers.base import STRAIGHT, Bend
 from vbppl.posterior.weighted_draws import WeightedDraws, values_of
 from vbppl.target.target import Target
 
@@ -250,22 +251,28 @@ def _told_apart(columns: np.ndarray, draws: WeightedDraws, excess: np.ndarray, n
 
 
 def tail(
-    target: Target, normal: tuple[np.ndarray, np.ndarray], log_density: Callable[[np.ndarray], np.ndarray]
+    target: Target,
+    normal: tuple[np.ndarray, np.ndarray],
+    log_density: Callable[[np.ndarray], np.ndarray],
+    bend: Bend = STRAIGHT,
 ) -> Worst:
     """How much wider than a normal guide the density is along its ridges, out to ten sds: the log of it.
 
     The ridge of a coordinate runs through the guide's conditional means of the others. Along it a Gaussian
     falls off by `t^2 / 2` at `t` sds, further out than any draw goes; a density with heavier tails does not. Both
     are compared by the sds of the quantities that vary along it, as a user sees them.
+
+    Of a guide that bends a normal the ridges are those of the normal, and bent like its draws.
     """
     loc, factor = normal
     covariance = factor @ factor.T
     # E[z | z_i at t sds] = loc + t Cov[:, i] / sd_i: a column for each coordinate.
     ridges = (covariance / np.sqrt(np.diagonal(covariance))).T
-    points = loc + T[:, None, None] * ridges
-    log_p = log_density(points.reshape(-1, len(loc))).reshape(len(T), -1)
-    log_p = np.where(np.isfinite(log_p), log_p, -np.inf)
-    values = values_of(target, points.reshape(-1, len(loc))) if target.layout.reported else {}
+    straight = loc + T[:, None, None] * ridges
+    z, log_det = (np.asarray(part, np.float64) for part in bend.there(straight.reshape(-1, len(loc))))
+    log_p = (log_density(z) + log_det).reshape(len(T), -1)
+    log_p, points = np.where(np.isfinite(log_p), log_p, -np.inf), z.reshape(straight.shape)
+    values = values_of(target, z) if target.layout.reported else {}
     worst = Worst(0.0, "not looked at")
     for i, name in enumerate(target.layout.coordinates):
         if not np.isfinite(log_p[:, i]).any():

@@ -32,6 +32,7 @@ from vbppl.core.pytree import pytree
 from vbppl.core.types import PyTree
 from vbppl.guides.base import Guide, in_dtype_of
 from vbppl.guides.gaussian import normal_of
+from vbppl.guides.layers.base import STRAIGHT, Bend, unlayered
 from vbppl.guides.noise import Normals
 from vbppl.inference.bound import log_prob, weighed_draws
 from vbppl.target.batched import evaluate
@@ -276,13 +277,38 @@ class Drawn:
         return Drawn(*parts, proposals=(*self.proposals, *other.proposals))
 
 
+@dataclasses.dataclass(frozen=True)
+class Bent:
+    """A normal, seen through layers or as it is: what needs no compiled program to be drawn from and weighed."""
+
+    straight: Ellipsoid
+    bend: Bend
+
+    @classmethod
+    def of(cls, guide: Guide, phi: PyTree, target: Target) -> Bent | None:
+        """The guide as such a normal; None where it is none."""
+        base, base_phi, bend = unlayered(guide, phi, target)
+        normal = normal_of(base, base_phi)
+        return cls(Ellipsoid(*normal), bend) if normal else None
+
+    def at(self, e: np.ndarray) -> np.ndarray:
+        """The points `(draws, dim)` that belong to `e`."""
+        return np.asarray(self.bend.there(self.straight.at(e))[0], np.float64)
+
+    def log_density(self, z: np.ndarray) -> np.ndarray:
+        """Its log density, `(draws,)`."""
+        u, log_det = (np.asarray(part, np.float64) for part in self.bend.back(z))
+        return self.straight.log_normal(u) + log_det
+
+
 def draw(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> Drawn:
     """So many draws: three in four of them the guide's own, the others far out where there is an ellipsoid."""
     if not reaches_out(guide, target):
         return _own(guide, phi, target, rng, draws)
     own = _own(guide, phi, target, rng, round(OWN * draws) // 2 * 2)
-    normal = normal_of(guide, phi)
-    around = Ellipsoid(*normal) if normal else Ellipsoid.around(own.z, np.full(len(own.z), 1 / len(own.z)))
+    bent = Bent.of(guide, phi, target)
+    is_normal = bent is not None and bent.bend is STRAIGHT
+    around = bent.straight if bent and is_normal else Ellipsoid.around(own.z, np.full(len(own.z), 1 / len(own.z)))
     count = draws - len(own.z)
     return own.joined(_others(guide, phi, target, around.far(rng, count), around.log_far))
 
@@ -305,12 +331,12 @@ def reaches_out(guide: Guide, target: Target) -> bool:
 
 
 def _own(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> Drawn:
-    normal = normal_of(guide, phi) if reaches_out(guide, target) else None
-    if normal is None:
+    bent = Bent.of(guide, phi, target) if reaches_out(guide, target) else None
+    if bent is None:
         log_p, log_q, z = weighed_draws(guide, phi, target, rng, draws)
     else:
-        z = _rounded(phi, Ellipsoid(*normal).at(fresh_draws(rng, draws, target.dim)))
-        log_p, log_q = evaluate(target, z)[0], Ellipsoid(*normal).log_normal(z)
+        z = _rounded(phi, bent.at(fresh_draws(rng, draws, target.dim)))
+        log_p, log_q = evaluate(target, z)[0], bent.log_density(z)
     return Drawn(z, log_p, log_q, np.ones(len(z), bool))
 
 
@@ -318,8 +344,8 @@ def _others(
     guide: Guide, phi: PyTree, target: Target, z: np.ndarray, log_density: Callable[[np.ndarray], np.ndarray]
 ) -> Drawn:
     """Points that are not the guide's."""
-    z, normal = _rounded(phi, z), normal_of(guide, phi)
-    log_q = Ellipsoid(*normal).log_normal(z) if normal else np.asarray(log_prob(guide, phi, z, target), np.float64)
+    z, bent = _rounded(phi, z), Bent.of(guide, phi, target)
+    log_q = bent.log_density(z) if bent else np.asarray(log_prob(guide, phi, z, target), np.float64)
     return Drawn(z, evaluate(target, z)[0], log_q, np.zeros(len(z), bool), ((len(z), log_density),))
 
 

@@ -8,6 +8,7 @@ better on fresh draws, and sums what all of it cost.
 - `from_prior`: starts from draws of the prior, where the boxes may have missed.
 - `modes`: a mixture of the modes that restarts met.
 - `coordinates`: other coordinates of hierarchical sites.
+- `hypers`: hyperparameters that are bent, and depend on the scales among them.
 
 To add one: a file here, and its place on the ladder in `escalate.py`.
 """

@@ -11,6 +11,7 @@ last one back, and return the one they end with.
     restarts      several starts in each of the coordinates; which of their ends are other modes
     fixed_draws   the solvers of these two guides, and the loop that gives them more draws while these matter
     low_rank      directions by curvature, and the rest by L-BFGS on draws that are matched to them
+    conditionally_structured   hyperparameters that are bent and depend on scales, by L-BFGS
     mode_based    Laplace and Pathfinder: from the path to a mode
 
 To add one: write `solve_...` in a file of its own, fill every field of `Solution`, add it to the table of

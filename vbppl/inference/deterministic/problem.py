@@ -3,7 +3,8 @@
 Every solver of this folder is one function, `(problem, watch) -> list[Solution]`, with a solution for each target:
 
     fixed_draws.solve_mean_field, fixed_draws.solve_full_rank, fixed_draws.solve_richest (the one of these two that is
-    worth its while), low_rank.solve_low_rank, mode_based.solve_laplace, mode_based.solve_pathfinder
+    worth its while), low_rank.solve_low_rank, conditionally_structured.solve_conditionally_structured,
+    mode_based.solve_laplace, mode_based.solve_pathfinder
 """
 
 from __future__ import annotations
