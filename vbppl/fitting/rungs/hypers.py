@@ -30,13 +30,17 @@ def structure_hypers(
     search = Search(dataclasses.replace(problem, targets=[before.target]), 0, before)
     after, x = search.climbed(watch)
     if after.status.was_cut_short:
-        return search.spent(before), report
+        return before, report
+
+    def told(solution: Solution, text: str) -> Solution:
+        return search.spent(solution).noted("hyperparameters", text)
+
     gained = search.compared(x)
-    tried = f"a conditionally structured Gaussian gains {gained}"
-    if not gained.is_sure(WORTHWHILE):
-        return search.spent(before).noted("hyperparameters", f"{tried}, left out"), report
-    after = search.spent(after).noted("hyperparameters", f"{tried}, kept")
-    after, card = judged(after, problem.raw_keys[0], watch)
-    if card.cut_short or VERDICTS.index(card.verdict) < VERDICTS.index(report.verdict):
-        return search.spent(before).noted("hyperparameters", f"{tried}, but would be {card.verdict}"), report
-    return after, card
+    tried, left = f"a conditionally structured Gaussian gains {gained}", "left out"
+    if gained.is_sure(WORTHWHILE):
+        after, card = judged(told(after, f"{tried}, kept"), problem.raw_keys[0], watch)
+        if not card.cut_short and VERDICTS.index(card.verdict) >= VERDICTS.index(report.verdict):
+            return after, card
+        left = f"but would be {card.verdict}"
+    before = told(before, f"{tried}, {left}")
+    return before, report.beside(before)

@@ -259,6 +259,7 @@ class Search:
             rich, plain = (self.family.log_weights(self.evaluate, at, noise) for at in (x, self.first.x))
             gains.append(float(np.mean(rich - plain)))
             weights.append((rich, plain))
+        # A better bound whose weights vary more has fitted its draws, or made a tail too light.
         sds = np.std(np.concatenate(weights, axis=1), axis=1)
         return Gain(float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(SETS)), float(sds[0] / sds[1]))
 
@@ -291,6 +292,7 @@ class Search:
 
     def _draw_noise(self, at: lbfgs.Minima, metric: np.ndarray) -> float:
         """How far other draws would move a mean, in sds, or a log sd, at the worst."""
+        # The curvature met on the way tells how far a slope that is not zero there would move the optimum.
         moves = []
         for number in range(2):
             rng = host_generator(self._raw, f"conditional, looked {number}")
