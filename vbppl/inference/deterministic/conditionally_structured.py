@@ -44,8 +44,8 @@ from vbppl.inference.solution import Progress, Solution
 from vbppl.target.batched import Batch, Density
 
 FEWEST, A_DIMENSION = 1024, 4  # draws, and for each dimension
-# Of L-BFGS, and nats still to gain: too few by what it has met of the curvature. At 1e-3 a density of the family was left
-# .014 nats away, at 1e-4 .001, for a third more gradients.
+# Of L-BFGS, and nats still to gain: too few by what it has met of the curvature. At 1e-3 a density of the family was
+# left .014 nats away, at 1e-4 .001, for a third more gradients.
 STEPS, ENOUGH = 40, 1e-4
 SETS = 4  # of other draws, by which the draws' noise is told, and the gain
 
