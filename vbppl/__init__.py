@@ -18,6 +18,7 @@ from vbppl.fitting.refine import refine
 from vbppl.guides.amortized import Amortized
 from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
+from vbppl.guides.layers.conditionally_structured import ConditionallyStructured
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.point import MAP
@@ -44,7 +45,8 @@ __all__ = [
     "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",
     "target", "density", "Target",
-    "MeanField", "FullRank", "LowRank", "Copula", "Mixture", "Structured", "Amortized", "Laplace", "Pathfinder", "MAP",
+    "MeanField", "FullRank", "LowRank", "Copula", "Mixture", "ConditionallyStructured", "Structured", "Amortized",
+    "Laplace", "Pathfinder", "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
     "Posterior",
     "fit", "fit_many", "refine", "Calibration", "calibrate",

@@ -18,7 +18,9 @@ import vbppl.distributions as dist
 from vbppl.core.pytree import pytree
 from vbppl.guides.base import Guide, Start, in_dtype_of
 from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.layers.affine import Affine
 from vbppl.guides.layers.base import Layer, Layered
+from vbppl.guides.layers.conditional import Conditional
 from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
 from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.guides.low_rank import LowRank
@@ -67,7 +69,15 @@ class Bent(Layer):
         return e, -self.forward_and_log_det(psi, e, target)[1]
 
 
-LAYERS = {"sinh_arcsinh": SinhArcsinh(), "yeo_johnson": YeoJohnson(), "bent": Bent()}
+STRUCTURED = (Conditional((1,), (0, 3)), Affine((1, 0, 3, 2)), SinhArcsinh((1, 0, 3)))
+LAYERS = {
+    "sinh_arcsinh": SinhArcsinh(),
+    "sinh_arcsinh_of_some": STRUCTURED[2],
+    "affine": STRUCTURED[1],
+    "conditional": STRUCTURED[0],
+    "yeo_johnson": YeoJohnson(),
+    "bent": Bent(),
+}
 Y = np.array([0.5, -1.0, 2.0])
 
 
@@ -104,6 +114,7 @@ GUIDES = {
     "copula_mean_field": vb.Copula(MeanField()),
     "layered_mean_field": Layered.of(MeanField(), SinhArcsinh(), Bent()),
     "layered_full_rank": Layered.of(FullRank(), SinhArcsinh()),
+    "conditionally_structured": vb.ConditionallyStructured(layers=STRUCTURED),
 }
 
 

@@ -26,7 +26,7 @@ def scales(y):
 
 TARGET = vb.target(scales(Y))
 LAYER = SinhArcsinh()
-PSI = np.random.default_rng(0).normal(size=(4, TARGET.dim)) * 0.3
+PSI = np.random.default_rng(0).normal(size=(5, TARGET.dim)) * 0.3
 
 
 def test_its_density_is_that_of_the_change_of_variables(x64):
@@ -40,7 +40,7 @@ def test_its_density_is_that_of_the_change_of_variables(x64):
 
 def test_its_mass_is_that_of_the_target(x64):
     target = vb.density(lambda z: -0.5 * jnp.sum((z - 1.0) ** 2), 1)
-    pulled = Pullback(target, LAYER, np.array([[0.3], [-0.2], [0.4], [0.3]]))
+    pulled = Pullback(target, LAYER, np.array([[0.3], [-0.2], [0.4], [-0.1], [0.3]]))
     density = jax.jit(pulled.log_density)
     mass, _ = scipy.integrate.quad(lambda e: np.exp(density(np.array([e]))), -30, 30, limit=200)
     np.testing.assert_allclose(mass, np.sqrt(2 * np.pi), rtol=1e-7)

@@ -2,7 +2,8 @@
 
 Where the starts disagreed, or nothing converged, draws of the prior are starts too. Other modes that the restarts met
 come next, since they would be there in any coordinates. Then the other coordinates of hierarchical sites; in those that
-were kept, margins that are not a normal's; and last a mixture of Gaussians.
+were kept, hyperparameters that depend on the scales among them, where the report is no better than corrected; margins
+that are not a normal's; and last a mixture of Gaussians.
 """
 
 from __future__ import annotations
@@ -14,14 +15,23 @@ from vbppl.fitting.plan import Plan
 from vbppl.fitting.rungs.components import add_components
 from vbppl.fitting.rungs.coordinates import move_coordinates
 from vbppl.fitting.rungs.from_prior import begin_at_prior
+from vbppl.fitting.rungs.hypers import structure_hypers
 from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport
 
-# In order. Each says by itself whether it has anything to offer.
-RUNGS = (begin_at_prior, mix_modes, move_coordinates, shape_margins, add_components)
+# In order, with the verdicts that call for it. Each says by itself whether it has anything to offer.
+NO_ANSWER, NOT_GOOD = ("poor", "unknown"), ("poor", "unknown", "corrected")
+RUNGS = (
+    (begin_at_prior, NO_ANSWER),
+    (mix_modes, NO_ANSWER),
+    (move_coordinates, NO_ANSWER),
+    (structure_hypers, NOT_GOOD),
+    (shape_margins, NO_ANSWER),
+    (add_components, NO_ANSWER),
+)
 
 
 def escalate(
@@ -39,8 +49,9 @@ def _climbed(
     """From rung to rung, until one brings an answer or time is over."""
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
         return solution, report
-    for rung in RUNGS:
-        if report.verdict not in ("poor", "unknown") or solution.status.was_cut_short or watch.is_over:
+    for rung, verdicts in RUNGS:
+        if solution.status.was_cut_short or watch.is_over:
             break
-        solution, report = rung(plan, problem, solution, report, watch)
+        if report.verdict in verdicts:
+            solution, report = rung(plan, problem, solution, report, watch)
     return solution, report

@@ -22,11 +22,19 @@ from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
 from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
+from vbppl.guides.layers.conditionally_structured import ConditionallyStructured, resolved
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
-from vbppl.inference.deterministic import copula, fixed_draws, low_rank, mixture, mode_based
+from vbppl.inference.deterministic import (
+    conditionally_structured,
+    copula,
+    fixed_draws,
+    low_rank,
+    mixture,
+    mode_based,
+)
 from vbppl.inference.deterministic.problem import Deterministic, check_full_rank, check_low_rank
 from vbppl.inference.solution import Solution
 from vbppl.inference.stochastic import svi
@@ -70,6 +78,10 @@ SOLVERS: Mapping[type[Guide], Solver] = MappingProxyType(
         LowRank: Solver(low_rank.solve_low_rank, lambda settings, _, guide: check_low_rank(settings, guide.rank)),
         Copula: Solver(copula.solve_copula, copula.check_copula),
         Mixture: Solver(mixture.solve_mixture, lambda settings, dim, _: check_full_rank(settings, dim)),
+        ConditionallyStructured: Solver(
+            conditionally_structured.solve_conditionally_structured,
+            lambda settings, dim, _: check_full_rank(settings, dim),
+        ),
         Laplace: Solver(mode_based.solve_laplace, climbs=True),
         Pathfinder: Solver(mode_based.solve_pathfinder, climbs=True),
     }
@@ -143,7 +155,7 @@ def plan(
 def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
     """The family that was asked for, or the richest that is worth a try."""
     if isinstance(guide, Guide):
-        return guide
+        return resolved(guide, target)
     if isinstance(guide, Model):
         return ProgramGuide(guide.with_arrays(owned))
     if isinstance(guide, str) and guide == "auto":

@@ -21,6 +21,7 @@ The files, in order:
 - `density`: the one run and its `Terms`; the compiled functions.
 - `plain`: a plain function as a model of one flat site.
 - `target`: `Target`, and its two makers.
+- `drivers`: the sites on which the scales of others depend.
 - `batched`: one compiled value and gradient for many points, coordinates and data sets; Hessian-vector products.
 - `pullback`: a target in the coordinates before a layer.
 - `guide_program`: the second face: a guide written as a program is run beside the model's density.

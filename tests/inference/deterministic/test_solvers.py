@@ -17,7 +17,15 @@ from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.low_rank import LowRank
-from vbppl.inference.deterministic import copula, fixed_draws, low_rank, mixture, mode_based, restarts
+from vbppl.inference.deterministic import (
+    conditionally_structured,
+    copula,
+    fixed_draws,
+    low_rank,
+    mixture,
+    mode_based,
+    restarts,
+)
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
 from vbppl.target.target import coordinates_of
@@ -29,6 +37,7 @@ SOLVERS = {
     copula.solve_copula: vb.Copula,
     low_rank.solve_low_rank: LowRank,
     mixture.solve_mixture: vb.Mixture,
+    conditionally_structured.solve_conditionally_structured: vb.ConditionallyStructured,
     mode_based.solve_laplace: vb.Laplace,
     mode_based.solve_pathfinder: vb.Pathfinder,
 }

@@ -9,6 +9,7 @@ better on fresh draws, and sums what all of it cost.
 - `components`: a mixture with new components, while they pay.
 - `modes`: a mixture of the modes and widths that restarts met.
 - `coordinates`: other coordinates of hierarchical sites.
+- `hypers`: hyperparameters that are bent, and depend on the scales among them.
 - `margins`: a Gaussian copula, where coordinates are skewed.
 
 To add one: a file here, and its place on the ladder in `escalate.py`.

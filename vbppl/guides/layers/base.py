@@ -18,13 +18,19 @@ import numpy as np
 
 from vbppl.core.pytree import pytree
 from vbppl.core.types import AnyArray, Array, PyTree
-from vbppl.guides.base import Draws, Guide, Start, joined
+from vbppl.guides.base import Draws, Guide, Start, is_traced, joined
 from vbppl.guides.noise import Noise
 from vbppl.target.target import Target
 
 
 class Layer:
-    """The protocol. `psi` are the parameters."""
+    """The protocol. `psi` are the parameters.
+
+    Attributes:
+      takes_many: it takes points `(..., dim)`, of NumPy's as well: on the host nothing is compiled then.
+    """
+
+    takes_many = False
 
     def init(self, target: Target, start: Start) -> PyTree:
         """The parameters to begin with: near the identity."""
@@ -68,7 +74,11 @@ class Layered(Guide):
         return self.base.noise(target)
 
     def draw(self, phi: PyTree, noise: AnyArray, target: Target) -> Draws:
-        return _draw(self, phi, noise, target)
+        if not self._is_here((phi, noise, target)):
+            return _draw(self, phi, noise, target)
+        drawn = self.base.draw(phi["base"], noise, target)
+        z, log_det = self.bend(phi, drawn.z, target)
+        return Draws(z, drawn.log_q - log_det, drawn.log_weight)
 
     def log_prob(self, phi: PyTree, z: AnyArray, target: Target) -> Array:
         e, log_det = self.straighten(phi, z, target)
@@ -84,11 +94,32 @@ class Layered(Guide):
 
     def bend(self, phi: PyTree, e: AnyArray, target: Target) -> tuple[AnyArray, AnyArray]:
         """Where points of the base `(points, dim)` go, and log |dz/de|, `(points,)`."""
+        if self._is_here((phi, e, target)):
+            return _through(self.layers, phi["layers"], np.asarray(e), target, "forward_and_log_det")
         return _bent(self.layers, phi["layers"], jnp.asarray(e), target)
 
     def straighten(self, phi: PyTree, z: AnyArray, target: Target) -> tuple[AnyArray, AnyArray]:
         """Whence points `(points, dim)` come, and log |de/dz|, `(points,)`."""
+        if self._is_here((phi, z, target)):
+            layers, psis = self.layers[::-1], phi["layers"][::-1]
+            return _through(layers, psis, np.asarray(z), target, "inverse_and_log_det")
         return _straightened(self.layers, phi["layers"], jnp.asarray(z), target)
+
+    def _is_here(self, tree: PyTree) -> bool:
+        """On the host, by layers that can be there."""
+        return all(layer.takes_many for layer in self.layers) and not is_traced(tree)
+
+
+def among(
+    places: tuple[int, ...] | None, move: Callable[[AnyArray], tuple[AnyArray, AnyArray]], points: AnyArray
+) -> tuple[AnyArray, AnyArray]:
+    """`points`, `(..., dim)`, with those at `places` moved; and what else `move` says."""
+    if places is None:
+        return move(points)
+    at, rest = np.array(places, int), np.setdiff1d(np.arange(points.shape[-1]), places)
+    moved, more = move(points[..., at])
+    joined = points.__array_namespace__().concatenate([moved, points[..., rest]], axis=-1)
+    return joined[..., np.argsort(np.concatenate([at, rest]))], more
 
 
 class Bend(NamedTuple):
@@ -115,6 +146,17 @@ def unlayered(guide: Guide, phi: PyTree, target: Target) -> tuple[Guide, PyTree,
         bend = Bend(lambda e: guide.bend(phi, e, target), lambda z: guide.straighten(phi, z, target))
         return guide.base, phi["base"], bend
     return guide, phi, STRAIGHT
+
+
+def _through(
+    layers: tuple[Layer, ...], psis: tuple[PyTree, ...], points: np.ndarray, target: Target, way: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points on the host through some layers, one way or the other, and the sum of the log |det|."""
+    total = np.zeros(len(points))
+    for layer, psi in zip(layers, psis):
+        points, log_det = getattr(layer, way)(jax.tree.map(np.asarray, psi), points, target)
+        total = total + log_det
+    return points, total
 
 
 @jax.jit

@@ -15,6 +15,7 @@ last one back, and return the one they end with.
     copula        the solver that shapes margins, from where a Gaussian's ended
     mixture       components of full rank that climb together, and new ones while they pay
     low_rank      directions by curvature, and the rest by L-BFGS on draws that are matched to them
+    conditionally_structured   hyperparameters that are bent and depend on scales, by L-BFGS
     mode_based    Laplace and Pathfinder: from the path to a mode
 
 To add one: write `solve_...` in a file of its own, fill every field of `Solution`, add it to the table of

@@ -303,6 +303,12 @@ def _promise(seen: Look) -> float:
     return mixtures.rebound(seen, mixtures.reweighed(seen))
 
 
+def is_of_normals(solution: Solution) -> bool:
+    """Is the guide a Gaussian or a mixture of such, and nothing that is bent?"""
+    phi = solution.phi
+    return isinstance(phi, dict) and "components" in phi or normal_of(solution.guide, phi) is not None
+
+
 def components_of(solution: Solution) -> Components:
     """The Gaussian or the mixture that a solution is, in float64."""
     phi = solution.phi

@@ -3,7 +3,8 @@
 Every solver of this folder is one function, `(problem, watch) -> list[Solution]`, with a solution for each target:
 
     fixed_draws.solve_mean_field, fixed_draws.solve_full_rank, fixed_draws.solve_richest (the one of these two that is
-    worth its while), copula.solve_copula, low_rank.solve_low_rank, mode_based.solve_laplace,
+    worth its while), copula.solve_copula, mixture.solve_mixture,
+    conditionally_structured.solve_conditionally_structured, low_rank.solve_low_rank, mode_based.solve_laplace,
     mode_based.solve_pathfinder
 """
 

@@ -1,0 +1,46 @@
+"""Hyperparameters that depend on the scales among them: a conditionally structured Gaussian in a normal's place."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from vbppl.core.watch import Watch
+from vbppl.fitting.plan import Plan
+from vbppl.fitting.prepare import judged
+from vbppl.guides.gaussian import normal_of
+from vbppl.guides.layers.conditionally_structured import hyperparameters_of
+from vbppl.inference.deterministic.conditionally_structured import Search
+from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.solution import Solution
+from vbppl.posterior.report import VERDICTS, AnyReport
+
+DIM = 256  # dims up to which the search costs less than the fit before it
+WORTHWHILE = 0.02  # nats
+
+
+def structure_hypers(
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
+    """Bend what drives scales, and let what is beside it depend on it; keep that where new draws see a gain."""
+    is_normal = before.target.dim <= DIM and normal_of(before.guide, before.phi) is not None
+    if not (is_normal and before.status.converged) or before.other_modes.found:
+        return before, report
+    if not hyperparameters_of(before.target)[0]:  # nothing drives anything
+        return before, report
+    search = Search(dataclasses.replace(problem, targets=[before.target]), 0, before)
+    after, x = search.climbed(watch)
+    if after.status.was_cut_short:
+        return before, report
+
+    def told(solution: Solution, text: str) -> Solution:
+        return search.spent(solution).noted("hyperparameters", text)
+
+    gained = search.compared(x)
+    tried, left = f"a conditionally structured Gaussian gains {gained}", "left out"
+    if gained.is_sure(WORTHWHILE):
+        after, card = judged(told(after, f"{tried}, kept"), problem.raw_keys[0], watch)
+        if not card.cut_short and VERDICTS.index(card.verdict) >= VERDICTS.index(report.verdict):
+            return after, card
+        left = f"but would be {card.verdict}"
+    before = told(before, f"{tried}, {left}")
+    return before, report.beside(before)

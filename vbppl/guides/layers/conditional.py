@@ -1,0 +1,57 @@
+"""A normal whose scale and mean depend on others: what a latent scale does to the hyperparameters beside it.
+
+With `g` some of the coordinates, the drivers, and `x` others, all of them standard normal,
+
+    x <- exp(4 tanh(A g / 4)) x + B (g^2 - 1).
+
+So the sd of each driven coordinate is log-linear in the drivers, between e^-4 and e^4 where draws are many sds out, and
+its mean is bowed; what is linear in `g` an `Affine` layer behind this one adds (Tan, Bhaskaran and Nott 2020,
+"Conditionally structured variational Gaussian approximation with importance weights"; Kock, Tan, Bansal and Nott 2025,
+"Variational inference for hierarchical models with conditional scale and skewness corrections").
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vbppl.core.pytree import pytree, static
+from vbppl.core.types import AnyArray, PyTree
+from vbppl.guides.base import Start
+from vbppl.guides.layers.base import Layer, among
+from vbppl.target.target import Target
+
+MOST = 4.0  # that a log sd can change
+
+
+@pytree
+class Conditional(Layer):
+    """`psi` is `{"slope": A, "bow": B}`, `(driven, drivers)` each.
+
+    Attributes:
+      drivers: the coordinates that others depend on.
+      driven: those that do.
+    """
+
+    drivers: tuple[int, ...] = static()
+    driven: tuple[int, ...] = static()
+    takes_many = True
+
+    def init(self, target: Target, start: Start) -> PyTree:
+        nothing = np.zeros((len(self.driven), len(self.drivers)), start.loc.dtype)
+        return {"slope": nothing, "bow": nothing}
+
+    def forward_and_log_det(self, psi: PyTree, e: AnyArray, target: Target | None) -> tuple[AnyArray, AnyArray]:
+        log_sd, mean = self._given(psi, e)
+        move = lambda x: (mean + log_sd.__array_namespace__().exp(log_sd) * x, log_sd.sum(-1))  # noqa: E731
+        return among(self.driven, move, e)
+
+    def inverse_and_log_det(self, psi: PyTree, z: AnyArray, target: Target | None) -> tuple[AnyArray, AnyArray]:
+        log_sd, mean = self._given(psi, z)  # the drivers stay where they are
+        move = lambda x: (log_sd.__array_namespace__().exp(-log_sd) * (x - mean), -log_sd.sum(-1))  # noqa: E731
+        return among(self.driven, move, z)
+
+    def _given(self, psi: PyTree, e: AnyArray) -> tuple[AnyArray, AnyArray]:
+        """Log sd and mean of the driven coordinates, `(..., driven)` each."""
+        g = e[..., np.array(self.drivers, int)]
+        xp = g.__array_namespace__()
+        return MOST * xp.tanh(g @ psi["slope"].T / MOST), (g**2 - 1) @ psi["bow"].T

@@ -1,0 +1,71 @@
+"""A Gaussian for hierarchies: the hyperparameters' scales depend on one another, and each has two tails of its own.
+
+    e ~ N(0, I),    Conditional: drivers move mean and sd of other hyperparameters,    Affine: z = loc + L e,
+    SinhArcsinh: each hyperparameter is bent on its own.
+
+Drivers are what prior scales depend on. With few groups a Gaussian is wrong of them in two ways: their own tails are
+not a normal's, and the sds of means grow with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from vbppl.core.pytree import pytree
+from vbppl.core.types import PyTree
+from vbppl.guides.base import Guide, Start
+from vbppl.guides.gaussian import MeanField
+from vbppl.guides.layers.affine import Affine
+from vbppl.guides.layers.base import Layer, Layered
+from vbppl.guides.layers.conditional import Conditional
+from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
+from vbppl.target.drivers import drivers_of
+from vbppl.target.target import Target
+
+
+@pytree
+class ConditionallyStructured(Layered):
+    """A full-rank Gaussian whose hyperparameters are bent, and depend on the scales among them.
+
+    Hyperparameters are the latent sites outside plates; those on which the scale of a latent site depends, or whose
+    support is not the whole real line, drive the others. See the head of this file's module.
+
+    Attributes:
+      base: standard normals, which stay what they are.
+      layers: `Conditional`, `Affine`, `SinhArcsinh`; found for a target by `over`.
+    """
+
+    base: MeanField = dataclasses.field(default_factory=MeanField)
+    layers: tuple[Layer, ...] = ()
+
+    def over(self, target: Target) -> ConditionallyStructured:
+        """The same with its layers, which follow from the model: nothing is evaluated."""
+        drivers, driven, rows = hyperparameters_of(target)
+        bent = SinhArcsinh((*drivers, *driven))
+        return dataclasses.replace(
+            self, layers=(Conditional(drivers, driven), Affine((*drivers, *driven, *rows)), bent)
+        )
+
+    def init(self, target: Target, start: Start) -> PyTree:
+        psis = tuple(layer.init(target, start) for layer in self.layers)
+        return {"base": np.zeros((2, target.dim), start.loc.dtype), "layers": jax.tree.map(np.asarray, psis)}
+
+
+def resolved(guide: Guide, target: Target) -> Guide:
+    """The guide with what follows from the model, where it leaves that open."""
+    return guide.over(target) if isinstance(guide, ConditionallyStructured) and not guide.layers else guide
+
+
+def hyperparameters_of(target: Target) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The places of drivers, of the hyperparameters that they drive, and of all the others."""
+    layout, names = target.layout, drivers_of(target)
+    drivers, driven, rows = list[int](), list[int](), list[int]()
+    for slot in layout.slots:
+        places, one = range(slot.start, slot.stop), slot.stop - slot.start == 1
+        # What moves with its own scale is a row, plate or not; a single one may be a hyperparameter all the same.
+        is_hyper = not slot.plates and (one or slot.name not in layout.movable)
+        (rows if not is_hyper else drivers if slot.name in names else driven).extend(places)
+    return tuple(drivers), tuple(driven), tuple(rows)
