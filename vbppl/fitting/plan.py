@@ -27,14 +27,8 @@ from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
-from vbppl.inference.deterministic import (
-    conditionally_structured,
-    copula,
-    fixed_draws,
-    low_rank,
-    mixture,
-    mode_based,
-)
+from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based
+from vbppl.inference.deterministic.beyond import conditionally_structured, copula, mixture
 from vbppl.inference.deterministic.problem import Deterministic, check_full_rank, check_low_rank
 from vbppl.inference.solution import Solution
 from vbppl.inference.stochastic import svi

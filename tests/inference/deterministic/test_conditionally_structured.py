@@ -12,7 +12,7 @@ import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.fitting.escalate import RUNGS
 from vbppl.guides.layers.conditionally_structured import coordinates_of
-from vbppl.inference.deterministic.conditionally_structured import Family, Gain, Search
+from vbppl.inference.deterministic.beyond.conditionally_structured import Family, Gain, Search
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.target.drivers import drivers_of
 

@@ -11,8 +11,8 @@ import vbppl as vb
 from vbppl.core.errors import ModelError
 from vbppl.core.numerics.draws import whitened_draws
 from vbppl.guides.layers.yeo_johnson import LIMIT, bent
-from vbppl.inference.deterministic import margins
-from vbppl.inference.deterministic.margins import Frame
+from vbppl.inference.deterministic.beyond import margins
+from vbppl.inference.deterministic.beyond.margins import Frame
 
 LOC, FACTOR = np.array([0.2, -0.1]), np.array([[1.0, 0.0], [0.8, 0.4]])
 FRAME, P = Frame(np.array([0.0, 0.1]), np.array([1.2, 0.8])), np.array([0.4, -0.3])

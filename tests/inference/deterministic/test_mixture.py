@@ -14,7 +14,8 @@ from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.fitting.rungs import components
 from vbppl.guides.gaussian import FullRank
-from vbppl.inference.deterministic import fixed_draws, mixture
+from vbppl.inference.deterministic import fixed_draws
+from vbppl.inference.deterministic.beyond import mixture
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import Mode, Searched
 from vbppl.posterior.judge import judge

@@ -17,15 +17,8 @@ from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.low_rank import LowRank
-from vbppl.inference.deterministic import (
-    conditionally_structured,
-    copula,
-    fixed_draws,
-    low_rank,
-    mixture,
-    mode_based,
-    restarts,
-)
+from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based, restarts
+from vbppl.inference.deterministic.beyond import conditionally_structured, copula, mixture
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
 from vbppl.target.target import coordinates_of

@@ -8,7 +8,7 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judged
 from vbppl.guides.gaussian import normal_of
-from vbppl.inference.deterministic import mixture
+from vbppl.inference.deterministic.beyond import mixture
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport, Report

@@ -9,7 +9,7 @@ from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judged
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.layers.conditionally_structured import hyperparameters_of
-from vbppl.inference.deterministic.conditionally_structured import Search
+from vbppl.inference.deterministic.beyond.conditionally_structured import Search
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport

@@ -10,7 +10,7 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judged
 from vbppl.guides.gaussian import correlations_of
-from vbppl.inference.deterministic.copula import Margins
+from vbppl.inference.deterministic.beyond.copula import Margins
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport

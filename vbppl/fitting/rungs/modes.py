@@ -6,7 +6,7 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import FULL_RANK_DIM, Plan
 from vbppl.fitting.prepare import judged
 from vbppl.fitting.rungs.components import MIXTURE_DIM
-from vbppl.inference.deterministic import mixture
+from vbppl.inference.deterministic.beyond import mixture
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport

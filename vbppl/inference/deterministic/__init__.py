@@ -11,11 +11,8 @@ last one back, and return the one they end with.
     restarts      several starts in each of the coordinates; which of their ends are other modes
     pseudo_data   a further choice of coordinates, by a rule at the best of these ends
     fixed_draws   the solvers of these two guides, and the loop that gives them more draws while these matter
-    margins       the steps of a Gaussian and of the bends of its margins together
-    copula        the solver that shapes margins, from where a Gaussian's ended
-    mixture       components of full rank that climb together, and new ones while they pay
+    beyond/       families beyond one Gaussian, from where its fit has ended
     low_rank      directions by curvature, and the rest by L-BFGS on draws that are matched to them
-    conditionally_structured   hyperparameters that are bent and depend on scales, by L-BFGS
     mode_based    Laplace and Pathfinder: from the path to a mode
 
 To add one: write `solve_...` in a file of its own, fill every field of `Solution`, add it to the table of

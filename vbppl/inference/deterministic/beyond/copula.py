@@ -22,9 +22,9 @@ from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import correlations_of
 from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.inference.bound import Estimate
-from vbppl.inference.deterministic import margins
+from vbppl.inference.deterministic.beyond import margins
+from vbppl.inference.deterministic.beyond.margins import Bent, Frame
 from vbppl.inference.deterministic.fixed_draws import solve_full_rank, solve_mean_field
-from vbppl.inference.deterministic.margins import Bent, Frame
 from vbppl.inference.deterministic.problem import Deterministic, Problem, check_full_rank
 from vbppl.inference.deterministic.state import CUT, LITTLE
 from vbppl.inference.solution import Progress, Solution

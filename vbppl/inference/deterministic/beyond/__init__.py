@@ -1,0 +1,9 @@
+"""Families beyond one Gaussian, each fitted on fixed draws from where a Gaussian's fit has ended.
+
+    margins                    the steps of a Gaussian and of the bends of its margins together
+    copula                     the solver that shapes margins
+    mixture                    components of full rank that climb together, and new ones while they pay
+    conditionally_structured   hyperparameters that are bent and depend on scales, by L-BFGS
+
+To add one: as for any solver; and where `fit` may choose it, a rung in `fitting/rungs/`.
+"""
