@@ -310,7 +310,7 @@ def test_the_guide_protocol_has_at_most_nine_members():
     assert len(members) <= 9, members
 
 
-def test_the_root_lists_at_most_46_names_in_the_order_of_the_wings():
+def test_the_root_lists_at_most_49_names_in_the_order_of_the_wings():
     def step(name: str) -> int:
         thing = getattr(vb, name)
         module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
@@ -318,7 +318,7 @@ def test_the_root_lists_at_most_46_names_in_the_order_of_the_wings():
 
     names = [name for name in vb.__all__ if not name.startswith("__")]
     steps = [step(name) for name in names]
-    assert len(names) <= 46
+    assert len(names) <= 49
     assert steps == sorted(steps), list(zip(steps, names))
 
 

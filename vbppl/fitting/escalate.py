@@ -50,8 +50,12 @@ def _climbed(
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
         return solution, report
     for rung, verdicts in RUNGS:
-        if solution.status.was_cut_short or watch.is_over:
-            break
-        if report.verdict in verdicts:
+        if report.verdict not in verdicts or solution.status.was_cut_short:
+            continue
+        if watch.is_over:
+            return solution.noted("ended", "out of time before all was tried that may better the answer"), report
+        try:
             solution, report = rung(plan, problem, solution, report, watch)
+        except KeyboardInterrupt:  # what earlier rungs have found stays
+            return solution.noted("ended", "interrupted while a better answer was looked for"), report
     return solution, report

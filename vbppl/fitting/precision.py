@@ -22,11 +22,12 @@ from vbppl.fitting.plan import Method, Plan
 from vbppl.fitting.prepare import judged, prepare
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.initialization import InitializationError
-from vbppl.inference.solution import NotSearched, Solution
+from vbppl.inference.solution import Solution, searched_both
 from vbppl.model.model import Model
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport, Report
 from vbppl.target.batched import HEAVY, evaluate
+from vbppl.target.plain import is_plain
 from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode, model_of
 
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
@@ -70,7 +71,7 @@ def refined(
         double = prepare(plan, [Target.of(model)], problem.raw_keys)
         is_place = solution.status.converged and bool(np.isfinite(report.elbo.value))  # else there may be better ones
         if is_place:
-            loc, scale = solution.guide.frame(np.asarray(solution.phi, np.float64), solution.target)
+            loc, scale = solution.guide.frame(_in_double(solution.phi), solution.target)
             place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
             given = coordinates_of(solution.target)[None]
             double = dataclasses.replace(double, start=place, coordinates=given, pseudo_data=False)
@@ -114,11 +115,16 @@ def limit_of(solution: Solution, report: Report) -> str:
     return f"rounding in {dtype} moves the log density by {noise:.2g} nats" if noise > NOISE else ""
 
 
+def _in_double(phi: Any) -> Any:
+    """The parameters of any guide in double precision."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), phi)
+
+
 def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
     """The second half of a fit, with what the first half has found and both have cost."""
     one, two = before.status, after.status
     costs = {name: getattr(one, name) + getattr(two, name) for name in ("steps", "gradients", "seconds", "compiling")}
-    modes = before.other_modes if is_place and isinstance(after.other_modes, NotSearched) else after.other_modes
+    modes = searched_both(before.other_modes, after.other_modes) if is_place else after.other_modes
     kept = tuple(note for note in before.notes if note.topic == "coordinates" and is_place)
     return dataclasses.replace(
         after,
@@ -135,9 +141,10 @@ def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
     floats = [leaf for leaf in jax.tree.leaves(posterior.phi) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating)]
     if all(np.asarray(leaf).dtype == dtype for leaf in floats):
         return posterior
+    held = {} if is_plain(posterior.target.model) else model_of(posterior.target).states
     phi, params, states = jax.tree.map(
         lambda leaf: np.asarray(leaf, dtype) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf,
-        (posterior.phi, posterior.target.params, model_of(posterior.target).states),
+        (posterior.phi, posterior.target.params, held),
     )
     target = in_coordinates(Target.of(model), coordinates_of(posterior.target)).replace(params=params)
     double = jax.tree.map(

@@ -170,6 +170,11 @@ def correlations_of(guide: Guide) -> str:
     return "all" if isinstance(guide, FullRank) else "none" if isinstance(guide, MeanField) else "other"
 
 
+def is_normal(guide: Guide) -> bool:
+    """Is this family one of normals?"""
+    return isinstance(guide, Gaussian)
+
+
 def normal_of(guide: Guide, phi: AnyArray) -> tuple[np.ndarray, np.ndarray] | None:
     """Mean `(dim,)` and factor `(dim, dim)` of the normal that a guide is, in float64; None where it is none."""
     if not isinstance(guide, Gaussian):

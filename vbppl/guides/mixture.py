@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import whole_number
+from vbppl.core.numerics.mixtures import Components
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array
-from vbppl.guides.base import Draws, Guide, Start
-from vbppl.guides.gaussian import FullRank
+from vbppl.guides.base import Draws, Guide, Start, is_traced
+from vbppl.guides.gaussian import FullRank, normal_of
 from vbppl.guides.noise import Noise, Normals
 from vbppl.target.target import Target
 
@@ -64,8 +65,13 @@ class Mixture(Guide):
         log_weights = normalised(phi["log_weights"]) - math.log(len(noise))
         return Draws(z, self.log_prob(phi, z, target), xp.repeat(log_weights, len(noise)))
 
-    def log_prob(self, phi: Mapping[str, Any], z: Any, target: Target | None = None) -> Array:
-        return _log_prob(dict(phi), jnp.asarray(z))
+    def log_prob(self, phi: Mapping[str, Any], z: Any, target: Target | None = None) -> AnyArray:
+        if is_traced((phi, z)):
+            return _log_prob(dict(phi), jnp.asarray(z))
+        # On the host without a program, of which each number of draws would be another one.
+        each = [normal_of(FullRank(), part) for part in np.asarray(phi["components"])]
+        found = Components.of(np.asarray(phi["log_weights"], np.float64), *zip(*each))
+        return found.log_density(np.asarray(z, np.float64))
 
 
 def normalised(log_weights: AnyArray) -> AnyArray:

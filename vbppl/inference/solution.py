@@ -96,6 +96,15 @@ class Searched:
         return f"restarts: {self.starts}, their bounds within {self.spread:.2g} nats" if self.starts > 1 else ""
 
 
+def searched_both(before: Searched | NotSearched, after: Searched | NotSearched) -> Searched | NotSearched:
+    """What a fit and another one have met that began where the first had ended: its modes, and the second's widths."""
+    widths = tuple(mode for mode in after.found if mode.factor is not None)
+    if isinstance(before, NotSearched):
+        return after if widths else before
+    places = tuple(mode for mode in before.found if mode.factor is None)
+    return dataclasses.replace(before, found=(*places, *widths))
+
+
 @pytree
 class NotSearched:
     """Other modes were not looked for, and why."""

@@ -11,10 +11,11 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judged, prepare
 from vbppl.fitting.rungs.costs import together
+from vbppl.guides.gaussian import is_normal
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
 from vbppl.inference.initialization import InitializationError
-from vbppl.inference.solution import Note, Solution
+from vbppl.inference.solution import Note, Solution, searched_both
 from vbppl.posterior.report import DECENTER, AnyReport, Report
 from vbppl.target.batched import Batch, Density
 from vbppl.target.target import coordinates_of
@@ -27,7 +28,12 @@ def move_coordinates(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """Fit in other coordinates too, until an answer is right; keep it, else the highest bound."""
-    if before.other_modes.found:  # they would be there in any coordinates
+    # Other modes would be there in any coordinates, and what is no Gaussian already has to stay what it is.
+    if (
+        not (is_normal(before.guide) and before.target.layout.movable)
+        or before.other_modes.found
+        or before.other_modes.held
+    ):
         return before, report
     now, tried, layout = coordinates_of(before.target), [(before, report)], before.target.layout
     for row, place in _others(plan, before):
@@ -42,7 +48,7 @@ def move_coordinates(
             text = f"{_seen(layout, row)} ones were tried: no start has a finite density there"
             tried = [(tried[0][0].noted("coordinates", text), report), *tried[1:]]
             continue
-        after = after if place is None else dataclasses.replace(after, other_modes=before.other_modes)
+        after = after if place is None else _found_by_both(before, after)
         after, again = judged(after, problem.raw_keys[0], watch)
         if after.status.was_cut_short or again.cut_short:
             break
@@ -58,6 +64,11 @@ def move_coordinates(
     notes = (Note("coordinates", text), *(note for note in kept[0].notes if note.topic != "coordinates"))
     status = together(kept[0], [solution for solution, _ in left])
     return dataclasses.replace(kept[0], status=status, notes=notes), kept[1].without(DECENTER)
+
+
+def _found_by_both(before: Solution, after: Solution) -> Solution:
+    """The second fit, which began where the first had ended, with the modes that this one has met."""
+    return dataclasses.replace(after, other_modes=searched_both(before.other_modes, after.other_modes))
 
 
 def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:

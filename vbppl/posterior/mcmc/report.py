@@ -171,7 +171,7 @@ def _reasons(report: ChainReport, found: Chains) -> tuple[str, ...]:
     if report.divergences:
         share = f"{report.divergences:,} of {total:,} paths diverged"
         reasons.append(f"{share}: they could not follow the density where it bends most")
-    for lower, away, (mean, log_sd), *_ in report.other_modes.found:
+    for lower, away, (mean, log_sd), *_ in (*report.other_modes.found, *report.other_modes.held):
         off = np.abs(found.z.reshape(-1, found.z.shape[2]) - mean) / np.exp(log_sd)
         if not off.max(axis=1).min(initial=np.inf) < NEAR:
             what = f"the other mode, {away:.0f} sd away, whose bound is {lower:.1f} nats lower"

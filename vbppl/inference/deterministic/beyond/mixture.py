@@ -22,7 +22,7 @@ from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.mixtures import Components, Look
 from vbppl.core.numerics.new_components import Candidate, candidates, excess
 from vbppl.core.watch import Watch, last
-from vbppl.guides.gaussian import FullRank, normal_of
+from vbppl.guides.gaussian import FullRank, is_normal, normal_of
 from vbppl.guides.mixture import Mixture
 from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.problem import Problem
@@ -306,7 +306,7 @@ def _promise(seen: Look) -> float:
 def is_of_normals(solution: Solution) -> bool:
     """Is the guide a Gaussian or a mixture of such, and nothing that is bent?"""
     phi = solution.phi
-    return isinstance(phi, dict) and "components" in phi or normal_of(solution.guide, phi) is not None
+    return isinstance(phi, dict) and "components" in phi or is_normal(solution.guide)
 
 
 def components_of(solution: Solution) -> Components:

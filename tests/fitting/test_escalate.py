@@ -1,0 +1,85 @@
+"""The ladder as a whole: what one rung leaves is what the next one gets, whatever family it is by then."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+from vbppl.fitting import escalate
+from vbppl.fitting.rungs.modes import mix_modes
+
+NO_ANSWER = ("poor", "unknown", "corrected", "good")
+
+
+def two_modes(z):
+    """Weights .85 and .15, at 6 and -6 in each of three dims."""
+    one, other = (-0.5 * jnp.sum((z - at) ** 2) for at in (6.0, -6.0))
+    return jnp.logaddexp(jnp.log(0.85) + one, jnp.log(0.15) + other)
+
+
+def skewed(z):
+    return jnp.sum(0.3 * z - jnp.exp(z))
+
+
+def wavy(z):
+    return skewed(z[2:]) - z[0] ** 2 / 2 - ((z[1] - jnp.sin(2 * z[0])) / 0.15) ** 2 / 2
+
+
+def funnel(z):
+    return skewed(z[3:]) - z[0] ** 2 / 8 - jnp.sum(z[1:3] ** 2) * jnp.exp(-z[0]) / 2 - z[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("density", "dim", "guide"), [(wavy, 8, vb.Mixture), (funnel, 7, vb.Copula)])
+@pytest.mark.filterwarnings("ignore::vbppl.PoorFitWarning")
+def test_a_rung_that_is_kept_and_still_poor_is_handed_on(density, dim, guide):
+    posterior = vb.fit(vb.density(density, dim))
+    assert isinstance(posterior.guide, guide) and posterior.check().verdict == "poor"
+    assert posterior.elbo.value > vb.fit(vb.density(density, dim), "full_rank").elbo.value + 0.3
+
+
+def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, NO_ANSWER), (interrupted, NO_ANSWER)))
+    posterior = vb.fit(vb.density(two_modes, 3))
+    assert isinstance(posterior.guide, vb.Mixture)
+    # Four standard errors of a thousand draws, whose sd is 4.4.
+    np.testing.assert_allclose(posterior.mean()["z"], 6 * (0.85 - 0.15), atol=4 * 4.4 / 1000**0.5)
+    assert any(str(note).startswith("ended: interrupted") for note in posterior.check().notes)
+
+
+def test_the_time_that_is_over_before_a_rung_is_told(monkeypatch):
+    over = type("Over", (vb.fitting.escalate.Watch,), {"is_over": True})
+    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, NO_ANSWER),))
+    posterior = vb.fit(vb.density(two_modes, 3), "full_rank")
+    plan = type("Plan", (), {"is_automatic": True, "settings": vb.Deterministic()})
+    solution, report = escalate.escalate(plan, None, posterior.solution, posterior.report, over())
+    assert solution.notes[-1].topic == "ended" and report is posterior.report
+
+
+def test_chains_that_lose_a_mode_that_a_mixture_holds_are_poor():
+    pytest.importorskip("blackjax")
+    posterior = vb.fit(vb.density(two_modes, 3))
+    assert posterior.check().verdict in ("good", "corrected")
+    with pytest.warns(vb.PoorFitWarning):
+        refined = vb.refine(posterior, n=200, chains=1, seed=0)
+    assert any("no chain came to the other mode" in reason for reason in refined.check().reasons)
+
+
+def test_a_second_half_in_float64_keeps_the_modes_of_the_first_beside_the_widths_of_its_own():
+    """Two modes far apart in the first of six dims, two scales in the others, and a constant that rounding swallows."""
+
+    def density(z):
+        far = jnp.logaddexp(jnp.log(2 / 3) - (z[0] - 6) ** 2 / 2, jnp.log(1 / 3) - (z[0] + 6) ** 2 / 2)
+        wide, narrow = (-jnp.sum(z[1:] ** 2) / 2 / sd**2 - 5 * jnp.log(sd) for sd in (1.0, 0.2))
+        return 4e6 + far + jnp.logaddexp(wide, narrow)
+
+    posterior = vb.fit(vb.density(density, 6))
+    assert any(str(note).startswith("precision") for note in posterior.check().notes)
+    assert posterior.check().verdict in ("good", "corrected")
+    assert posterior.mean()["z"][0] == pytest.approx(2.0, abs=0.6)
+    assert posterior.sd()["z"][0] == pytest.approx(np.sqrt(33.0), rel=0.05)
