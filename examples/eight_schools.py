@@ -18,9 +18,9 @@ sigma = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 # %% [markdown]
 # The true effects `theta` vary around `mu` with standard deviation `tau`. Such a hierarchy is a funnel: where `tau` is
-# small, every `theta` must be close to `mu`. `fit` notices, tries the coordinates `(theta - mu) / tau` as well, keeps
-# the better, and says so in the details of its report. The guide is still not quite the posterior in the spread of
-# `tau`, so the answer is corrected: everything below speaks of draws that are weighed by importance.
+# small, every `theta` must be close to `mu`. `fit` notices, and sees each `theta` through what its row alone says of it;
+# where its own report is then not content, it lets `tau` be skewed and move the others. What it chose is in the details
+# of its report, and what it prints below speaks of the answer that the report vouches for.
 
 
 # %%
