@@ -18,9 +18,9 @@ sigma = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
 # %% [markdown]
 # The true effects `theta` vary around `mu` with standard deviation `tau`. Such a hierarchy is a funnel: where `tau` is
-# small, every `theta` must be close to `mu`. `fit` notices, and sees each `theta` through what its row alone says of it;
-# where its own report is then not content, it lets `tau` be skewed and move the others. What it chose is in the details
-# of its report, and what it prints below speaks of the answer that the report vouches for.
+# small, every `theta` must be close to `mu`. `fit` notices, and sees each `theta` through what its row alone says of
+# it; where its own report is then not content, it lets `tau` be skewed and move the others. What it chose is in the
+# details of its report, and what it prints below speaks of the answer that the report vouches for.
 
 
 # %%

@@ -35,6 +35,8 @@ MEANT = {
     "Elbo warm_up": {"2.5"},
     "Elbo free_bits": {"2.5"},
     "Target.log_density rows": {"None"},
+    "Mixture components": {"None"},
+    "refine target_accept": {"None"},
     **dict.fromkeys(("batch_size", "callback", "constraint", "draws", "fitted", "kind", "method", "model"), {"None"}),
     **dict.fromkeys(("objective", "optimizer", "params", "plate", "precision", "progress", "rank", "start"), {"None"}),
     **dict.fromkeys(("steps", "subsample_size", "support", "validation", "values"), {"None"}),

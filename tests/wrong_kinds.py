@@ -15,6 +15,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.fitting.plan import plan
 from vbppl.guides.base import Start
+from vbppl.guides.layers.yeo_johnson import YeoJohnson
 
 WRONG = {
     "None": None,
@@ -119,6 +120,12 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
 
     return {
         "LowRank": (fitted(vb.LowRank, guide=1), {"rank": 1}),
+        "Copula": (fitted(vb.Copula, guide=1), {"base": vb.FullRank(), "layers": (YeoJohnson(),)}),
+        "Mixture": (fitted(vb.Mixture, guide=1), {"components": 1}),
+        "ConditionallyStructured": (
+            fitted(vb.ConditionallyStructured, guide=1),
+            {"base": vb.MeanField(), "layers": ()},
+        ),
         "Structured": (begun(vb.Structured), {"plates": "rows", "shared": vb.FullRank()}),
         "Amortized": (begun(vb.Amortized), amortized),
         "Elbo": (vb.Elbo, {"warm_up": 0, "free_bits": 0.0}),
@@ -170,6 +177,10 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Posterior.log_evidence": (encoded.log_evidence, {"model": rows, "guide": None, "n": 4, "seed": 0}),
         "Posterior.amortisation_gap": (encoded.amortisation_gap, {"model": rows, "guide": None, "rows": 2, "seed": 0}),
         "Posterior.encode": (encoded.encode, {"rows": Y}),
+        "refine": (
+            vb.refine,
+            {"posterior": p, "n": 4, "chains": 1, "seed": 0, "target_accept": None, "seconds": 20.0, "progress": False},
+        ),
         "Report.require": (p.check().require, {"verdict": "corrected"}),
     }
 

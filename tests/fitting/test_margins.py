@@ -91,13 +91,11 @@ def test_skewed_posteriors_are_answered(case, log_sd, seed):
 
 
 def test_what_was_gained_is_told_and_the_tail_is_that_of_the_bent_guide():
-    """Thirty equal shares: a Gaussian lies 1.6 nats below, and where the first verdict is not good they are gained."""
-    model, mean, sd = of_simplex()
-    posterior = vb.fit(model)
-    assert max(errors(posterior, mean, sd)) < 0.1
+    """Gammas of shapes .3 to 5, whose Gaussian is poor for the tails of the small ones."""
+    posterior = vb.fit(of_gammas()[0])
     note = next(note for note in posterior.report.notes if note.topic == "margins")
-    assert note.text.startswith("a Gaussian copula with shaped margins gains 1.5") and note.text.endswith("nats, kept")
-    assert is_bent(posterior) and posterior.guide.base.__class__ is vb.MeanField
+    assert note.text.startswith("a Gaussian copula with shaped margins gains 0.") and note.text.endswith("nats, kept")
+    assert is_bent(posterior)
     assert posterior.report.verdict == "good" and posterior.report.ess > 0.4
     assert abs(posterior.report.tail.value) < 0.35  # that of the normal is cut off at the walls
 

@@ -156,7 +156,7 @@ def test_auto_chooses_the_coordinates_by_the_bound_and_says_so():
     said = r"coordinates: theta by pseudo-data \(mean-field bound \d\.\d\d nats above theta decentred\)"
     assert re.fullmatch(said, choice)
     assert choice in posterior.check().details
-    assert posterior.elbo.value == pytest.approx(-31.40, abs=0.02)
+    assert -31.42 < posterior.elbo.value < -31.30  # the evidence is -31.311
     assert set(posterior.mean()) == {"mu", "tau", "theta"} and posterior.mean()["theta"].shape == (8,)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import of_kind
 from vbppl.core.pytree import pytree
 from vbppl.core.types import AnyArray, Array
 from vbppl.guides.base import Draws, is_traced
@@ -25,7 +26,8 @@ class Copula(Layered):
     What has a long tail to one side is met: the log of a scale that may be zero, a share that may be none, a parameter
     at a wall. Dependence stays that of a normal, so a funnel is not. See `guides/layers/yeo_johnson`.
 
-    >>> Copula(), Copula(MeanField())
+    >>> import vbppl as vb
+    >>> vb.Copula(), vb.Copula(vb.MeanField())
     (Copula(base=FullRank()), Copula(base=MeanField()))
 
     Attributes:
@@ -34,6 +36,10 @@ class Copula(Layered):
 
     base: Gaussian = dataclasses.field(default_factory=FullRank)
     layers: tuple[YeoJohnson, ...] = dataclasses.field(default=(YeoJohnson(),), repr=False)
+
+    def __post_init__(self) -> None:
+        is_bends = isinstance(self.layers, tuple) and all(isinstance(layer, YeoJohnson) for layer in self.layers)
+        of_kind("layers", self.layers, is_bends and bool(self.layers), "a tuple of YeoJohnson()")
 
     @staticmethod
     def of(base: Gaussian, normal: tuple[np.ndarray, np.ndarray], *bends: np.ndarray) -> Mapping[str, Any]:

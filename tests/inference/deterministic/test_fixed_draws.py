@@ -97,7 +97,7 @@ def test_what_all_sets_of_one_size_have_in_common_shows_too():
     def steep():
         vb.sample("x", dist.Gamma(0.3, 1.0))
 
-    posterior = vb.fit(steep())
+    posterior = vb.fit(steep(), "mean_field")
     error = abs(posterior.phi[0, 0] - (np.log(0.3) - 0.5 / 0.3)) * np.sqrt(0.3)
     assert posterior.status.draw_noise > error / 6 > 1e-3
     exact = 0.3 * (np.log(0.3) - 0.5 / 0.3) - 0.3 - math.lgamma(0.3) + 0.5 * (1 + np.log(2 * np.pi / 0.3))

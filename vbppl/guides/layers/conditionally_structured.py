@@ -14,6 +14,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from vbppl.core.errors import of_kind
 from vbppl.core.pytree import pytree
 from vbppl.core.types import PyTree
 from vbppl.guides.base import Guide, Start
@@ -40,6 +41,11 @@ class ConditionallyStructured(Layered):
 
     base: MeanField = dataclasses.field(default_factory=MeanField)
     layers: tuple[Layer, ...] = ()
+
+    def __post_init__(self) -> None:
+        of_kind("base", self.base, isinstance(self.base, MeanField), "vb.MeanField()")
+        is_layers = isinstance(self.layers, tuple) and all(isinstance(layer, Layer) for layer in self.layers)
+        of_kind("layers", self.layers, is_layers, "a tuple of layers; () for those that follow from the model")
 
     def over(self, target: Target) -> ConditionallyStructured:
         """The same with its layers, which follow from the model: nothing is evaluated."""
