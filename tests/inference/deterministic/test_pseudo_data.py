@@ -220,6 +220,7 @@ def test_many_fits_have_their_own(posterior):
     assert many[0].elbo.value == pytest.approx(-31.40, abs=0.01)  # the best Gaussian: many fits do not climb on
 
 
+@pytest.mark.slow
 def test_a_child_whose_scale_is_known_and_tight_is_decentred_where_the_fit_is_poor():
     """Rounding hides it beside its parent; against quadrature over the one number that there is."""
 
