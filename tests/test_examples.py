@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from scipy import special, stats
@@ -19,8 +20,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(autouse=True)
 def examples_can_be_imported(monkeypatch):
-    """As when they are run from their own folder."""
+    """As when they are run from their own folder; the style of their pictures does not outlast them."""
     monkeypatch.syspath_prepend(EXAMPLES)
+    with matplotlib.rc_context():
+        yield
 
 
 @pytest.fixture
