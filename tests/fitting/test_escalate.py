@@ -10,7 +10,7 @@ import vbppl as vb
 from vbppl.fitting import escalate
 from vbppl.fitting.rungs.modes import mix_modes
 
-NO_ANSWER = ("poor", "unknown", "corrected", "good")
+ANY = ("poor", "unknown", "corrected", "good")
 
 
 def two_modes(z):
@@ -44,7 +44,7 @@ def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeyp
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, NO_ANSWER), (interrupted, NO_ANSWER)))
+    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, ANY), (interrupted, ANY)))
     posterior = vb.fit(vb.density(two_modes, 3))
     assert isinstance(posterior.guide, vb.Mixture)
     # Four standard errors of a thousand draws, whose sd is 4.4.
@@ -54,7 +54,7 @@ def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeyp
 
 def test_the_time_that_is_over_before_a_rung_is_told(monkeypatch):
     over = type("Over", (vb.fitting.escalate.Watch,), {"is_over": True})
-    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, NO_ANSWER),))
+    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, ANY),))
     posterior = vb.fit(vb.density(two_modes, 3), "full_rank")
     plan = type("Plan", (), {"is_automatic": True, "settings": vb.Deterministic()})
     solution, report = escalate.escalate(plan, None, posterior.solution, posterior.report, over())

@@ -11,12 +11,10 @@ import numpy as np
 
 from vbppl.core.errors import of_kind
 from vbppl.core.pytree import pytree
-from vbppl.core.types import AnyArray, Array
-from vbppl.guides.base import Draws, is_traced
+from vbppl.core.types import Array
 from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.layers.base import Layered
 from vbppl.guides.layers.yeo_johnson import YeoJohnson
-from vbppl.target.target import Target
 
 
 @pytree
@@ -45,31 +43,6 @@ class Copula(Layered):
     def of(base: Gaussian, normal: tuple[np.ndarray, np.ndarray], *bends: np.ndarray) -> Mapping[str, Any]:
         """The `phi` of this normal `(loc, factor)`, and of these layers."""
         return {"base": base.of(*normal), "layers": bends}
-
-    # Its layers take many points as they take one: on the host nothing is compiled.
-
-    def bend(self, phi: Mapping[str, Any], e: AnyArray, target: Target) -> tuple[AnyArray, AnyArray]:
-        if is_traced((phi, e, target)):
-            return super().bend(phi, e, target)
-        z, total = e, np.zeros(len(e))
-        for layer, psi in zip(self.layers, phi["layers"]):
-            z, log_det = layer.forward_and_log_det(np.asarray(psi), np.asarray(z), target)
-            total = total + log_det
-        return z, total
-
-    def straighten(self, phi: Mapping[str, Any], z: AnyArray, target: Target) -> tuple[AnyArray, AnyArray]:
-        if is_traced((phi, z, target)):
-            return super().straighten(phi, z, target)
-        e, total = z, np.zeros(len(z))
-        for layer, psi in reversed(list(zip(self.layers, phi["layers"]))):
-            e, log_det = layer.inverse_and_log_det(np.asarray(psi), np.asarray(e), target)
-            total = total + log_det
-        return e, total
-
-    def draw(self, phi: Mapping[str, Any], noise: AnyArray, target: Target) -> Draws:
-        drawn = self.base.draw(phi["base"], noise, target)
-        z, log_det = self.bend(phi, drawn.z, target)
-        return Draws(z, drawn.log_q - log_det, drawn.log_weight)
 
     def monitored(self, phi: Mapping[str, Any]) -> tuple[Array, Array]:
         # Each margin by three of its points: a bend and its frame can make up for each other.

@@ -14,7 +14,6 @@ from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport, Report
 
 MIXTURE_DIM = 50
-LOST, TOLD_APART = 0.1, 0.55  # nats below the evidence; how often an ideal judge is right
 SHARE = 0.8  # of what is wrong that lies in the margins, from which on these are to be shaped instead
 WORTHWHILE = 0.05  # nats
 FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
@@ -25,7 +24,9 @@ def add_components(
 ) -> tuple[Solution, AnyReport]:
     """A mixture in the place of the Gaussian, where something else is wrong than the shape of its margins."""
     # Components of what is bent already would have to climb in bent coordinates, which nobody has written.
-    if not isinstance(report, Report) or not mixture.is_of_normals(before) or not is_asked_for(before, report):
+    if not isinstance(report, Report) or not mixture.is_of_normals(before):
+        return before, report
+    if not 1 < before.target.dim <= MIXTURE_DIM or margin_share(before, report) >= SHARE:
         return before, report
     after = mixture.climbed(problem, before, watch)
     if after.status.was_cut_short:
@@ -36,13 +37,6 @@ def add_components(
         return mixture.spent(before, after).noted("mixture", f"of {count} tried: {said}, left out"), report
     again, card = judged(after.noted("mixture", f"of {count}: {said} above what there was"), problem.raw_keys[0], watch)
     return (before, report) if card.cut_short else (again, card)
-
-
-def is_asked_for(before: Solution, report: Report) -> bool:
-    """Does the report foretell that a mixture gains something?"""
-    lost, apart = report.log_evidence - report.elbo.value, report.told_apart
-    wrong = lost > LOST or apart > TOLD_APART or bool(before.other_modes.held) or report.verdict != "good"
-    return wrong and 1 < before.target.dim <= MIXTURE_DIM and not margin_share(before, report) >= SHARE
 
 
 def margin_share(before: Solution, report: Report) -> float:

@@ -62,6 +62,8 @@ def straightened(t: AnyArray, p: AnyArray) -> tuple[AnyArray, AnyArray]:
 class YeoJohnson(Layer):
     """`psi` is `(3, dim)`: `c`, `log s`, `arctanh(p / .95)`."""
 
+    takes_many = True
+
     @staticmethod
     def of(centre: np.ndarray, scale: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The `psi` of these, `(dim,)` each, `|p|` up to `LIMIT`."""
