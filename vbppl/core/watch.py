@@ -27,16 +27,28 @@ class Watch:
     >>> watch = Watch.lasting(60.0)
     >>> watch.is_over
     False
+
+    Attributes:
+      tell: is given news of each step.
+      doing: is given, in a few words, what is done from now on, steps or not.
+      deadline: when it is over.
+      keeps: whether what there is at an interrupt is kept; False where an older answer stands, which its owner keeps.
     """
 
     tell: Callable[[Any], None] = _nobody
+    doing: Callable[[str], None] = _nobody
     deadline: float = math.inf
-    keeps: bool = True  # what there is at an interrupt; False where an older answer stands, which is kept by its owner
+    keeps: bool = True
 
     @classmethod
-    def lasting(cls, seconds: float | None = None, tell: Callable[[Any], None] = _nobody) -> Watch:
+    def lasting(
+        cls,
+        seconds: float | None = None,
+        tell: Callable[[Any], None] = _nobody,
+        doing: Callable[[str], None] = _nobody,
+    ) -> Watch:
         """A watch that is over in so many seconds from now; None for never."""
-        return cls(tell, math.inf if seconds is None else time.perf_counter() + seconds)
+        return cls(tell, doing, math.inf if seconds is None else time.perf_counter() + seconds)
 
     @property
     def has_listener(self) -> bool:

@@ -64,7 +64,8 @@ def fit(
       seconds: by the clock, after which the best so far is returned, with its report; compiling is not cut short.
       precision: "auto": the session's, and float64 from where rounding limits a fit on fixed draws, which the card
         says; "session": the session's only; or "float64", for this fit alone.
-      progress: True or False for a progress bar; None for one only where a person watches a long fit.
+      progress: True or False for signs of life on stderr or in the notebook's cell; None for them only after 2 seconds,
+        or, where stderr is no terminal, in a line every 10 seconds.
       callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit. What it raises, `fit`
         raises; but a KeyboardInterrupt is Ctrl-C.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
@@ -82,6 +83,7 @@ def fit(
     with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
         target = Target.of(model)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
+        watch.doing("compiling")
         with explaining([target]):
             problem = prepare(planned, [target], [raw])
             try:

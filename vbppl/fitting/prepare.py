@@ -185,6 +185,7 @@ def begun(solution: Solution) -> Solution:
 
 def judged(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
+    watch.doing("judging")
     report = judge(solution, raw, watch)
     if report.cut_short:
         text = f"{solution.status.text}; interrupted before it was judged"

@@ -103,6 +103,7 @@ class Chains:
       frame: in which they move.
       seconds: since the first step.
       cut_short: "interrupted" or "deadline", or "" where they came to their end.
+      of: the steps that each is to make.
     """
 
     z: np.ndarray
@@ -115,8 +116,9 @@ class Chains:
     frame: Frame
     seconds: float = 0.0
     cut_short: str = ""
+    of: int | None = None
 
-    task = "refine"
+    stage = "chains"
 
     def again(self, target: Target, n: int, acceptance: float, raw_key: np.ndarray, watch: Watch) -> Chains:
         """Other draws in the place of these, from where these end; a cut in the warm-up leaves these."""
@@ -156,7 +158,7 @@ class Chains:
 
     @property
     def said(self) -> str:
-        """For a bar."""
+        """What a person is told besides the steps."""
         return f"{len(self)} draws, {self.diverged.sum()} divergences"
 
 
@@ -180,7 +182,8 @@ def sample(
     """`n` draws of each of the chains that start at `start`, `(chains, dim)`, after a warm-up."""
     chains, dim = start.shape
     none = np.zeros((chains, 0))
-    first = Chains(np.zeros((chains, 0, dim)), none, none.astype(bool), none, FIRST_STEP, 0, 0, frame)
+    steps = STEPS * (sum(WINDOWS) + -(-n // STEPS))
+    first = Chains(np.zeros((chains, 0, dim)), none, none.astype(bool), none, FIRST_STEP, 0, 0, frame, of=steps)
     walk = _walk(target, start, first, n, raw_key, acceptance)
     found, cut_short = last(walk, first, watch, lambda now: now)
     return dataclasses.replace(found, cut_short=cut_short if len(found) < n else "")

@@ -306,7 +306,7 @@ def _with_directions(problem: Problem, number: int, before: Solution, watch: Wat
     def progress(climb: Climb) -> Progress:
         seconds = before.status.seconds + time.perf_counter() - began
         params = {"guide": _phi(climb.at), "model": target.params}
-        return Progress(len(before.bounds) + len(climb.bounds), climb.bounds[-1], seconds, params)
+        return Progress(len(before.bounds) + len(climb.bounds), climb.bounds[-1], seconds, params, stage="low rank")
 
     first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(raw_key, "low rank")
     search = Search(evaluate, first, problem.rank, rng, rounding, problem.settings.draws)

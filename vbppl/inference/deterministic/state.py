@@ -155,7 +155,8 @@ class Work:
         """What to tell of the first fit, which is the only one where somebody listens."""
         params = {"guide": self.phi(state, 0), "model": self.problem.targets[0].params}
         bounds = state.bounds[0]
-        return Progress(len(bounds), bounds[-1] if bounds else np.nan, time.perf_counter() - self.began, params)
+        bound, seconds = bounds[-1] if bounds else np.nan, time.perf_counter() - self.began
+        return Progress(len(bounds), bound, seconds, params, stage="full rank" if state.is_full[0] else "mean field")
 
     def solution(self, state: State, fit: int) -> Solution:
         """What a fit leaves behind."""

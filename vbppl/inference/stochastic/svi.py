@@ -103,7 +103,8 @@ def progress_of(state: State) -> Progress:
     """What is told of a state."""
     carry, chunk = state.position.carry, state.bounds[state.told :]
     mean = float(chunk[np.isfinite(chunk)].mean()) if np.isfinite(chunk).any() else math.nan
-    return Progress(int(state.position.step), mean, state.seconds, carry.params, carry.state)
+    step, of = int(state.position.step), state.schedule.asked
+    return Progress(step, mean, state.seconds, carry.params, carry.state, "stochastic steps", of)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -320,7 +320,13 @@ class Search:
     def _progress(self, climb: Climb) -> Progress:
         steps, params = self.before.status.steps + len(climb.bounds), self.target.params
         seconds = self.before.status.seconds + time.perf_counter() - self._began
-        return Progress(steps, self._bounds(climb)[-1], seconds, {"guide": self._phi(climb), "model": params})
+        return Progress(
+            steps,
+            self._bounds(climb)[-1],
+            seconds,
+            {"guide": self._phi(climb), "model": params},
+            stage="hyperparameters",
+        )
 
     def _bounds(self, climb: Climb) -> np.ndarray:
         return np.append(self.before.bounds, np.array(climb.bounds) + self.target.dim / 2 * (1 + np.log(2 * np.pi)))

@@ -178,7 +178,9 @@ class Margins:
     def _progress(self, climb: Climb) -> Progress:
         steps, params = self._before.status.steps + len(climb.bounds), self._before.target.params
         seconds = self._before.status.seconds + time.perf_counter() - self._began
-        return Progress(steps, climb.bounds[-1], seconds, {"guide": self._phi(climb.at), "model": params})
+        return Progress(
+            steps, climb.bounds[-1], seconds, {"guide": self._phi(climb.at), "model": params}, stage="bent margins"
+        )
 
     def spent(self, solution: Solution) -> Solution:
         """The Gaussian, or the copula, with what has been spent by now."""

@@ -250,7 +250,9 @@ class Ascent:
         """How the fit goes."""
         bound = where.bounds[-1] if where.bounds else np.nan
         params = {"guide": self.phi(where.seen.at), "model": self.target.params}
-        return Progress(self.steps + len(where.bounds), bound, time.perf_counter() - self.began, params)
+        return Progress(
+            self.steps + len(where.bounds), bound, time.perf_counter() - self.began, params, stage="mixture"
+        )
 
     def phi(self, at: Components) -> dict[str, np.ndarray]:
         """The parameters of the guide."""
