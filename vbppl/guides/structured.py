@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.compiling import in_batches
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import HALF_LOG_TWO_PI, sum_rightmost
@@ -310,4 +311,4 @@ def _draw(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Draws:
 @jax.jit
 def _bounds_in_turn(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Array:
     one = lambda e: guide.bound(phi, e[None], target)[0]  # noqa: E731
-    return jax.lax.map(one, noise, batch_size=min(AT_ONCE, len(noise)))
+    return in_batches(one, noise, AT_ONCE)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.compiling import ByWork, in_batches
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.types import AnyArray, Array, PyTree
@@ -156,7 +157,8 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
-    return log_prob(guide, phi, jnp.atleast_2d(z), target).reshape(log_det.shape) - log_det
+    log_q = np.asarray(log_prob(guide, phi, np.atleast_2d(z), target)).reshape(np.shape(log_det))
+    return jnp.asarray(log_q - np.asarray(log_det))
 
 
 def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict[str, Any], float]]]:
@@ -232,7 +234,7 @@ def _few_at_once(function: Any, noise: Array, side_by_side: int) -> Any:
     """`function` of all draws of the noise, of which so many are looked at together."""
     if side_by_side >= len(noise):
         return function(noise)
-    one = jax.lax.map(lambda e: function(e[None]), noise, batch_size=side_by_side)
+    one = in_batches(lambda e: function(e[None]), noise, side_by_side)
     return jax.tree.map(lambda leaf: leaf[:, 0], one)
 
 
@@ -265,10 +267,12 @@ def _drawn(
     return _few_at_once(some, noise, side_by_side)
 
 
-@jax.jit
 def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> Array:
     """The guide's log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
-    return guide.log_prob(phi, jnp.asarray(z), target)
+    return _log_prob(np.size(z) + target.data_size, guide, phi, z, target)
+
+
+_log_prob = ByWork(lambda guide, phi, z, target: guide.log_prob(phi, jnp.asarray(z), target))
 
 
 def _read_in_parts(name: str) -> ModelError:

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.keys import wrap
 from vbppl.core.types import Array
 from vbppl.core.watch import Watch, last
-from vbppl.target.batched import compiler_options, evaluate, in_full_precision, on_accelerator
+from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
 
 STEPS = 50  # of each chain in a call

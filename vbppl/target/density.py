@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.compiling import OverDraws
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, static
 from vbppl.core.special import HALF_LOG_TWO_PI
@@ -280,12 +281,11 @@ def _finite_sites(target: Any, z: Array) -> dict[str, Array]:
 
 @jax.jit
 def constrained(target: Evaluable, z: Array) -> dict[str, Array]:
-    """The values of the latent and deterministic sites at a point `(dim,)`, or at points `(n, dim)`."""
+    """The values of the latent and deterministic sites at a point `(dim,)`."""
+    return run(target, z, {}, False).reported
 
-    def one(z):
-        return run(target, z, {}, False).reported
 
-    return jax.vmap(one)(z) if z.ndim == 2 else one(z)
+constrained_draws = OverDraws(lambda z, target: run(target, z, {}, False).reported, side_by_side=None)
 
 
 @pytree
@@ -322,13 +322,20 @@ def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
     return found
 
 
-@jax.jit
 def unconstrained(target: Evaluable, values: dict[str, Array]) -> tuple[Array, Array]:
     """The `z` at one value for each latent site, and log |dx/dz|; or at draws of them."""
     # Draws are told from one value by their shapes, which only the sites' outlines know.
-    one = functools.partial(unconstrained_at, target, rows={})
-    draws = leading_draws(abstract_sites(target.model), values)
-    return one(values) if draws is None else jax.vmap(one)(values)
+    if leading_draws(abstract_sites(target.model), values) is None:
+        return _unconstrained(values, target)
+    return _unconstrained_draws(values, target)
+
+
+def _unconstrained_at_all_rows(values: dict[str, Array], target: Evaluable) -> tuple[Array, Array]:
+    return unconstrained_at(target, values, {})
+
+
+_unconstrained = jax.jit(_unconstrained_at_all_rows)
+_unconstrained_draws = OverDraws(_unconstrained_at_all_rows, side_by_side=None)
 
 
 def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -216,7 +216,8 @@ class Layout:
                 details="\n".join(f"{slot.name}: {slot.shape}" for slot in self.slots),
                 mend="Give a value of its shape, or draws of it, for each latent site.",
             )
-        return {slot.name: jnp.asarray(values[slot.name]) for slot in self.slots}
+        found = {slot.name: values[slot.name] for slot in self.slots}
+        return {name: value if isinstance(value, jax.Array) else np.asarray(value) for name, value in found.items()}
 
 
 def shown_slices(layout: Layout, rows: Mapping[str, Any]) -> dict[str, tuple[int, Shape]]:

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.compiling import compiler_options, on_accelerator
 from vbppl.core.keys import named, wrap
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array, ArrayLike, PyTree
 from vbppl.guides.base import Guide
 from vbppl.inference.stochastic.objectives import Inputs, Objective
 from vbppl.inference.stochastic.schedule import THIN, Phase
-from vbppl.target.batched import compiler_options, on_accelerator
 from vbppl.target.target import Target
 
 CHUNK = 1000
