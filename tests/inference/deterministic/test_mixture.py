@@ -68,7 +68,7 @@ def test_a_narrow_mode_is_weighed_by_its_evidence_and_not_by_its_height():
     for kept, mode in ((0.0, narrow), (3.0, Mode(-2.2, 60.0, np.zeros((2, 10))))):
         phi = FullRank().of(np.full(10, kept), np.eye(10) * (0.05 if kept else 1.0)).astype(np.float32)
         one = dataclasses.replace(before, guide=FullRank(), phi=phi, other_modes=Searched((mode,), 3, 0.0))
-        after = mixture.climbed(problem, one, Watch())
+        after = mixture.Ascent(problem, one).climbed(Watch())
         assert np.exp(after.phi["log_weights"]) == pytest.approx([0.1, 0.9] if kept else [0.9, 0.1], abs=0.01)
         assert after.bounds[-1] == pytest.approx(0.0, abs=0.01) and after.other_modes.held == (mode,)
 
@@ -140,18 +140,21 @@ def test_what_is_cut_short_hands_back_a_mixture():
     target = halves(2, 6.0, 0.5)
     problem = Problem([target], Deterministic(), np.zeros((1, 0)), None, [raw_key(0)])
     (before,) = fixed_draws.solve_full_rank(problem)
-    seen = []
+    seen, ascent = [], mixture.Ascent(problem, before)
 
     def stop(now):
         seen.append(now.step)
         if len(seen) == 1:
             raise KeyboardInterrupt
 
-    after = mixture.climbed(problem, before, Watch(stop))
+    after = ascent.climbed(Watch(stop))
     assert after.status.reason == "interrupted" and not after.status.converged
+    assert len(after.phi["log_weights"]) == 2 and len(after.other_modes.held) == 1
+    alone = ascent._told(ascent.first, "")  # a mode that no component holds is still to be told
+    assert alone.found == before.other_modes.found and alone.held == ()
     assert "log_weights" in after.phi and after.status.gradients > before.status.gradients
-    whole = mixture.climbed(problem, before, Watch())
+    whole = ascent.climbed(Watch())
     assert whole.status.converged and len(whole.other_modes.held) == 1 and whole.other_modes.found == ()
-    nats, error = mixture.gain(problem, before, whole)
+    nats, error = ascent.gained(whole)
     assert nats == pytest.approx(np.log(2), abs=0.02) and error < 0.02
     assert judge(dataclasses.replace(whole), raw_key(0)).verdict == "corrected"

@@ -29,6 +29,7 @@ import numpy as np
 
 from vbppl.core.numerics import natural_gradient
 from vbppl.core.watch import Watch, last
+from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.inference.deterministic.full_rank import FullRankClimb
 from vbppl.inference.deterministic.mean_field import MeanFieldClimb
@@ -39,7 +40,6 @@ from vbppl.inference.deterministic.state import MOST, Stage, State, Work
 from vbppl.inference.solution import Note, Solution
 
 DRAW_NOISE = 0.01  # sds
-WORTHWHILE = 0.05  # nats that the richer guide must gain to be kept
 LATE = {"interrupted": "interrupted", "deadline": "out of time"}
 
 
@@ -120,9 +120,9 @@ def _in_width(work: Work, state: State, simple: State) -> Stage:
 
 
 def _to_the_richest(work: Work, state: State, simple: State) -> Stage:
-    gain = _gain(work, state, simple.x)
-    enough = gain >= WORTHWHILE  # a gain that is no number is none
-    for fit, nats in enumerate(gain.tolist()):
+    gain = [each.least for each in _gains(work, state, simple.x)]
+    enough = np.array(gain) >= WORTHWHILE  # a gain that is no number is none
+    for fit, nats in enumerate(gain):
         kept, left = "full rank, {:.2f} nats above mean field", "mean field; full rank would gain {:.2f} nats"
         said = kept.format(nats) if enough[fit] else left.format(max(nats, 0.0))
         state = state.with_notes(fit, Note("guide", said))
@@ -163,12 +163,12 @@ def _worst(moves: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(moves), axis=0)).max(axis=1, initial=0.0)
 
 
-def _gain(work: Work, state: State, simple: np.ndarray) -> np.ndarray:
-    """The nats that full rank surely gains over mean field at `simple`, on common new draws, `(fits,)`."""
+def _gains(work: Work, state: State, simple: np.ndarray) -> list[Estimate]:
+    """The nats that full rank gains over mean field at `simple`, on common new draws, for each fit."""
     fits, gains = _everyone(state), []
     lanes = work.batch(state, fits)
     for number in (3, 4):
         noise = work.noise(fits, int(state.draws.max()), number)
         rich = natural_gradient.evaluate(lanes, state.loc, state.factor, noise, fits).bound
         gains.append(rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0])
-    return np.mean(gains, axis=0) - np.abs(gains[0] - gains[1])  # less two standard errors of their mean
+    return [Estimate.of(sets) for sets in zip(*gains)]

@@ -20,6 +20,7 @@ from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.mixtures import Components
 from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.guides.gaussian import START_SD
+from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.inference.initialization import find_starts, no_initialization
@@ -36,7 +37,6 @@ WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent b
 WIDTHS_DIM = 64  # up to here two looks at each are a small part of what a fit costs
 LOOKS, NEARLY = 30, 1e-2  # at a further ascent; nats to gain at its end
 ELSEWHERE, LOWER = 0.25, 3.0  # nats: KL from the optimum; how much lower a bound may be to matter
-PROMISED = 0.05  # nats that both widths together must gain
 
 
 def restarts(work: Work, state: State) -> Stage:
@@ -192,8 +192,7 @@ def _with_width(work: Work, state: State, fit: int, other: Iterates) -> State:
         seen = mixtures.look(batch, both, noise)
         alone = float(np.mean(seen.log_p[0] - seen.log_each[0, :, 0]))
         gains.append(mixtures.rebound(seen, mixtures.reweighed(seen)) - alone)
-    gain = np.mean(gains) - abs(gains[0] - gains[1])  # less two standard errors of their mean
-    if not gain > PROMISED:
+    if not Estimate.of(gains).least > WORTHWHILE:
         return state
     _, log_dets = np.linalg.slogdet(np.stack([here[1], other.factor[0]]))
     place = np.stack([other.loc[0], np.log(other.sd[0])])
