@@ -201,11 +201,13 @@ class Posterior(ByRow):
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
         """`n` draws weighed by importance, whatever the verdict: what `sample` gives where it is "corrected".
 
+        Of a refined posterior, whose draws are those of chains and weigh all the same, what `sample` gives.
+
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
         """
         check_count(n)
-        if isinstance(self.report, Unjudged) or not self.report.draws.trusted:
+        if isinstance(self.report, Unjudged) or not (self.report.chains or self.report.draws.trusted):
             worth = "" if isinstance(self.report, Unjudged) else self.report.draws.worth
             raise ValueError(f"importance weights cannot repair this guide{worth}. See posterior.check().")
         return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
