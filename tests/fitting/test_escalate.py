@@ -14,10 +14,11 @@ from vbppl.core.watch import Watch
 from vbppl.fitting import escalate
 from vbppl.fitting.plan import plan
 from vbppl.fitting.prepare import prepare
-from vbppl.fitting.rungs import choice
+from vbppl.fitting.rungs import choice, components
 from vbppl.fitting.rungs.components import add_components
 from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
+from vbppl.inference.deterministic.beyond.mixture import Ascent
 
 ANY = ("poor", "unknown", "corrected", "good")
 
@@ -125,3 +126,21 @@ def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
     assert len(kept) == 1 and kept[0].notes[-1].text.endswith("kept") and "nats" in kept[0].notes[-1].text
     assert after.guide is posterior.guide and card.verdict == "unknown"
     assert after.notes[-1].text.endswith("but would be poor") and after.status.gradients >= kept[0].status.gradients
+
+
+def test_beside_weighted_draws_a_banana_is_held_by_a_mixture_within_a_budget(monkeypatch):
+    """Evidence 1. A good guide is looked for where it lies .1 nats off, at a price beside what the fit took."""
+    tried = []
+
+    def recorded(self, *args, **kwargs):
+        tried.append(self.budget)
+        return climbed(self, *args, **kwargs)
+
+    climbed = Ascent.climbed
+    monkeypatch.setattr(Ascent, "climbed", recorded)
+    posterior = vb.fit(vb.density(lambda z: banana(z) - jnp.log(2 * jnp.pi), 2))
+    assert posterior.report.verdict == "good" and -0.02 < posterior.elbo.value < 0.01
+    assert tried == [components.CHEAP] and posterior.status.gradients < 1.2 * components.CHEAP
+    monkeypatch.setattr(components, "GAP", 0.5)
+    plain = vb.fit(vb.density(lambda z: banana(z) - jnp.log(2 * jnp.pi), 2))
+    assert plain.report.verdict == "corrected" and len(tried) == 1 and plain.elbo.value < -0.2

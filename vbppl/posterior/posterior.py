@@ -199,9 +199,7 @@ class Posterior(ByRow):
         return linear_response(self.target, loc, log_sd, self._checked(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
-        """`n` draws weighed by importance, whatever the verdict: what `sample` gives where it is "corrected".
-
-        Of a refined posterior, whose draws are those of chains and weigh all the same, what `sample` gives.
+        """`n` draws weighed by importance, whatever the verdict: what `sample` gives of weighted draws or of chains.
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.

@@ -8,6 +8,7 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.rungs.choice import unless_worse
 from vbppl.guides.gaussian import normal_of
+from vbppl.inference import bound
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, Solution
@@ -15,6 +16,9 @@ from vbppl.posterior.report import AnyReport, Report
 
 MIXTURE_DIM = 50
 SHARE = 0.8  # of what is wrong that lies in the margins, from which on these are to be shaped instead
+# Where weighted draws are an answer: the gap in nats from which on a good guide is looked for, and at what price beside
+# the fit, or in gradients of a cheap density.
+GAP, TIMES, CHEAP = 0.1, 2, 100_000
 FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
 
 
@@ -27,7 +31,13 @@ def add_components(
         return before, report
     if not 1 < before.target.dim <= MIXTURE_DIM or margin_share(before, report) >= SHARE:
         return before, report
-    ascent = Ascent(problem, before)
+    budget = np.inf
+    if report.verdict == "corrected":
+        if not report.log_evidence - report.elbo.value > GAP:
+            return before, report
+        each = bound.work(before.guide, before.phi, before.target) + 10 * before.target.dim
+        budget = max(TIMES * before.status.gradients, min(CHEAP, bound.WORK / max(each, 1)))
+    ascent = Ascent(problem, before, budget=budget)
     after = ascent.climbed(watch)
     if after.status.was_cut_short:
         return before, report

@@ -20,14 +20,15 @@ from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.mixtures import Components, Look
 from vbppl.core.numerics.new_components import Candidate, candidates, excess
-from vbppl.core.watch import Watch, last
+from vbppl.core.watch import Watch, last, result_of
 from vbppl.guides.gaussian import FullRank, is_normal, normal_of
 from vbppl.guides.mixture import Mixture
 from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.deterministic.restarts import SAME_MODE, away
+from vbppl.inference.deterministic.restarts import SAME_MODE, away, in_width
+from vbppl.inference.deterministic.state import FEWEST as FEWEST_IN_WIDTH
 from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Mode, Note, NotSearched, Progress, Searched, Solution
 
@@ -74,8 +75,10 @@ def as_mixture(solution: Solution) -> Solution:
 class Ascent(Continued):
     """What the stages of one fit work with: it begins with a Gaussian solution, or a mixture."""
 
-    def __init__(self, problem: Problem, before: Solution, number: int = 0):
+    def __init__(self, problem: Problem, before: Solution, number: int = 0, budget: float = np.inf):
+        """Get ready; once `budget` gradients are spent no more components are tried."""
         super().__init__(problem, number, before)
+        self.budget = budget
         self.number, self.first = getattr(problem.guide, "components", None), components_of(before)
         self.draws = self.asked or max(FEWEST, min(A_DIM * self.dim, MOST // 2), 2 * self.dim)
 
@@ -87,6 +90,11 @@ class Ascent(Continued):
     def gained(self, after: Solution) -> Estimate:
         """By how many nats a mixture's bound lies above that of what it began with, on common fresh draws."""
         return self.gain(components_of(after), self.first)
+
+    @property
+    def is_affordable(self) -> bool:
+        """Is there any of the budget left?"""
+        return bool(self.density.gradients[0] < self.budget)
 
     def log_p(self, z: np.ndarray) -> mixtures.Known:
         """Log densities and gradients at `z`, `(k, draws, dim)`."""
@@ -127,7 +135,8 @@ class Ascent(Continued):
         if grows and self.number is None and np.any(few := where.seen.at.weights < NEGLIGIBLE):
             where = yield from self.ascended(where._replace(seen=self.looked(where.seen.at.take(~few))))
         where = where._replace(draw_noise=self.moves(where.seen))
-        if (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MOST:
+        matters = (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MOST
+        if matters and self.is_affordable:
             more = where._replace(seen=self.looked(where.seen.at, 4 * self.draws))
             more = yield from self.ascended(more, AT_LAST)
             where = where._replace(bounds=more.bounds)
@@ -149,13 +158,16 @@ class Ascent(Continued):
 
         at = natural_gradient.evaluate(density, loc, factor, noise, lanes)
         at = natural_gradient.ascend(density, at, noise, self.rounding, np.full(len(found), ENOUGH))
+        at = at.take(lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)])
+        # The widths of the best mode were looked at by its fit; those of the others are for some hundred gradients.
+        few = self.noise([*range(1, len(at.loc) + 1)], max(FEWEST_IN_WIDTH, 2 * self.dim))
+        _, others = result_of(in_width(density, at, few, self.rounding))
         every = self.first
-        for lane in lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)]:
+        for end in [ends.take(np.array([lane])) for ends in (at, others) for lane in range(len(ends.loc))]:
             # Two restarts may have met the same mode.
-            same = at.take(np.full(len(every), lane))
+            same = end.take(np.zeros(len(every), int))
             if np.all(natural_gradient.divergence(every.loc, every.factor, same) > SAME):
-                new = Components.of(np.zeros(1), [at.loc[lane]], [at.factor[lane]])
-                every = every.joined(new, 1 / (len(every) + 1))
+                every = every.joined(Components.of(np.zeros(1), [*end.loc], [*end.factor]), 1 / (len(every) + 1))
         return mixtures.reweighed(self.looked(every))
 
     def ascended(self, where: Where, tolerance: float = ENOUGH) -> Stage:
@@ -169,7 +181,7 @@ class Ascent(Continued):
     def grown(self, where: Where) -> Stage:
         """With new components, while they pay or until there are as many as were asked for."""
         failures, excluded = 0, set[str]()
-        while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS):
+        while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS) and self.is_affordable:
             if self.number is None and excess(where.seen)[1] < NEAR:
                 break
             best = yield from self.best_of(where, excluded)
@@ -238,24 +250,24 @@ class Ascent(Continued):
         reason = cut or ("capped" if where.capped else "converged" if left <= ENOUGH else "flat")
         draws = f"{seen.noise.shape[1]} fixed draws a component"
         status = ended(reason, left, np.nan if cut else where.draw_noise, draws)
-        others = {"other_modes": self._told(seen.at, cut), "notes": tuple(notes)}
+        others = {"other_modes": told(self.before.other_modes, seen.at, cut), "notes": tuple(notes)}
         return self.solution(Mixture(), self.phi(seen.at), where.bounds, status, **others)
 
-    def _told(self, at: Components, cut: str) -> Searched | NotSearched:
-        """The modes that were met: which of them are held by a component, and which are left."""
-        searched = self.before.other_modes
-        if isinstance(searched, NotSearched) or (cut and len(at) == 1):
-            return searched
-        ends = np.stack([at.loc, np.log(np.sqrt(np.sum(at.factor**2, axis=2)))], axis=1)
 
-        def is_held(mode: Mode) -> bool:
-            return any(away(mode.place, end) <= SAME_MODE for end in ends)
+def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched | NotSearched:
+    """The modes that restarts have met: which of them are held by a component, and which are left."""
+    if isinstance(searched, NotSearched) or (cut and len(at) == 1):
+        return searched
+    ends = np.stack([at.loc, np.log(np.sqrt(np.sum(at.factor**2, axis=2)))], axis=1)
 
-        # A width that is left out gains nothing, and a mode so low holds too little to be missed.
-        places = [mode for mode in searched.found if mode.factor is None]
-        held = tuple(mode for mode in places if is_held(mode))
-        left = tuple(mode for mode in places if not is_held(mode) and mode.lower < -np.log(NEGLIGIBLE))
-        return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
+    def is_held(mode: Mode) -> bool:
+        return any(away(mode.place, end) <= SAME_MODE for end in ends)
+
+    # A width that is left out gains nothing, and a mode so low holds too little to be missed.
+    places = [mode for mode in searched.found if mode.factor is None]
+    held = tuple(mode for mode in places if is_held(mode))
+    left = tuple(mode for mode in places if not is_held(mode) and mode.lower < -np.log(NEGLIGIBLE))
+    return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
 
 
 def _promise(seen: Look) -> float:
