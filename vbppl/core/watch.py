@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 State = TypeVar("State")
+Result = TypeVar("Result")
 Args = ParamSpec("Args")
 
 
@@ -107,3 +108,19 @@ def end_of(solver: Callable[Args, Iterable[State]]) -> Callable[Args, State]:
         return end
 
     return solve
+
+
+def result_of(stage: Generator[Any, None, Result]) -> Result:
+    """What a generator returns, of whose way nobody is told.
+
+    >>> def three():
+    ...     yield 1
+    ...     return 3
+    >>> result_of(three())
+    3
+    """
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return end.value

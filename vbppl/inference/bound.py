@@ -7,7 +7,7 @@ its share of all, so that neither many rows nor what is read from files has to b
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,7 @@ WORK = 4e8  # draws times numbers in the data
 NUMBERS = 2**23  # that intermediate values of a block of rows may hold
 FEWEST = 4  # draws behind a term of the bound
 MOST = 2**26  # numbers that draws of all rows may hold
+WORTHWHILE = 0.05  # nats that a richer guide must gain to be kept
 
 
 class Estimate(NamedTuple):
@@ -37,6 +38,25 @@ class Estimate(NamedTuple):
 
     value: float
     se: float
+
+    @classmethod
+    def of(cls, sets: Sequence[float]) -> Estimate:
+        """The mean of what independent sets of draws say, and how much they differ."""
+        return cls(float(np.mean(sets)), float(np.std(sets, ddof=1) / np.sqrt(len(sets))))
+
+    def is_sure(self, least: float = WORTHWHILE) -> bool:
+        """Is a gain so great, and beyond two standard errors?"""
+        return bool(least < self.value < np.inf and self.value > 2 * self.se)
+
+    @property
+    def least(self) -> float:
+        """Less two standard errors."""
+        return self.value - 2 * self.se
+
+    @property
+    def in_words(self) -> str:
+        """For a note."""
+        return f"{self.value:.2f} ± {self.se:.2f} nats"
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ± {self.se:.3f}"
