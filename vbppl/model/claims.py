@@ -24,6 +24,7 @@ from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, parameters
 from vbppl.distributions.constraints import base, integer, matrix, scalar, vector
 from vbppl.distributions.families.counts import Poisson
+from vbppl.distributions.location_scale import vector_dim
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import check_range
@@ -220,7 +221,7 @@ def _of_prior(claim: Claim, prior: Any) -> Iterator[Claim]:
     support = prior.support
     while isinstance(support, base.Independent):
         support = support.base
-    if isinstance(support, scalar.Real) and prior.location_scale:
+    if isinstance(support, scalar.Real) and prior.location_scale and not vector_dim(prior):
         loc, scale = prior.location_scale
         yield dataclasses.replace(claim, value=loc - INSIDE * scale)
 
