@@ -294,5 +294,5 @@ def shown_of(data: PyTree, plate: str, shown: Any) -> PyTree:
 def _unread(shape: Shape, dtype: np.dtype) -> Array:
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     least = jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else False if dtype.kind == "b" else jnp.iinfo(dtype).min
-    # Behind a barrier nobody takes them for numbers that are known: see `core/known.py`.
+    # Behind a barrier nobody takes them for numbers that are known: see `core/programs/known.py`.
     return jax.lax.optimization_barrier(jnp.full(shape, least, dtype))

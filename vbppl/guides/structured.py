@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import in_batches
 from vbppl.core.errors import ModelError, of_kind
+from vbppl.core.programs.compiling import in_batches
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import HALF_LOG_TWO_PI, sum_rightmost
 from vbppl.core.types import AnyArray, Array, PyTree, Shape

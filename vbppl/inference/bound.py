@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import ByWork, in_batches
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
+from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.guides.base import Draws, Guide, in_dtype_of
 from vbppl.guides.networks import network_size

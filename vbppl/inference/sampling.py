@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.keys import wrap
+from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.types import Array
 from vbppl.core.watch import Watch, last
 from vbppl.target.batched import evaluate

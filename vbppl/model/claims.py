@@ -1,8 +1,8 @@
 """What a model claims of its numbers, and where they show that it is not true.
 
 Observations lie on their supports; a scale is positive; probabilities have the sum one. Where such a number follows
-from the model's arguments alone, NumPy looks at it before anything compiles (`core/known.py`), and the message names
-the place. Numbers that depend on latent variables are looked at where a fit has failed, at a point.
+from the model's arguments alone, NumPy looks at it before anything compiles (`core/programs/known.py`), and the message
+names the place. Numbers that depend on latent variables are looked at where a fit has failed, at a point.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.known import Known
+from vbppl.core.programs.known import Known
 from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, parameters
 from vbppl.distributions.constraints import base, integer, matrix, scalar, vector

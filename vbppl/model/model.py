@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import OverDraws
 from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
+from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import OverDraws
 from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import named, wrap
+from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
 from vbppl.distributions.location_scale import Coordinates, coordinates
 from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required

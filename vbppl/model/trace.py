@@ -18,8 +18,8 @@ import numpy as np
 from jax.experimental import checkify
 
 from vbppl.core.errors import ModelError
-from vbppl.core.nonfinite import first_nan
 from vbppl.core.plain_words import brief, in_plain_words
+from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
 from vbppl.model.arguments import missing_in

@@ -34,10 +34,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import ByWork, in_batches
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import latin_hypercube, whitened_draws
+from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.tables import Table, labels, number
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import in_batches
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator, named, wrap
 from vbppl.core.numerics import psis
+from vbppl.core.programs.compiling import in_batches
 from vbppl.core.types import Array, PyTree
 from vbppl.guides import networks
 from vbppl.guides.base import Guide, row_wise

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.errors import ModelError
+from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.types import Array, ArrayLike
 from vbppl.target.target import Target, coordinates_of, in_coordinates
 

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import OverDraws
 from vbppl.core.errors import ModelError
+from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, static
 from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array

@@ -18,7 +18,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.tables import labels
-from vbppl.core.types import Array, Shape
+from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
 from vbppl.distributions.location_scale import Coordinates, precisions_shape
@@ -214,7 +214,7 @@ class Layout:
             raise ModelError("the site was there only when the model was first run.", site=lost[0], mend=mend)
         return {name: values[name] for name in self.reported}
 
-    def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:
+    def latent_values(self, values: Mapping[str, Any]) -> dict[str, AnyArray]:
         """The values of the latent sites among `values`, none of which may be missing."""
         missing = [slot.name for slot in self.slots if slot.name not in by_name(values)]
         if missing:

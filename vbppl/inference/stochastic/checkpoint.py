@@ -18,9 +18,9 @@ import jax
 import numpy as np
 
 from vbppl.core import archive
-from vbppl.core.compiling import on_accelerator
 from vbppl.core.errors import ModelError, VbpplWarning
 from vbppl.core.numerics.convergence import Convergence
+from vbppl.core.programs.compiling import on_accelerator
 from vbppl.core.types import PathLike, PyTree
 from vbppl.inference.stochastic.early_stopping import Ending
 from vbppl.inference.stochastic.schedule import Phase, Schedule

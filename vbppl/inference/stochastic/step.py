@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.compiling import compiler_options, on_accelerator
 from vbppl.core.keys import named, wrap
+from vbppl.core.programs.compiling import compiler_options, on_accelerator
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array, ArrayLike, PyTree
 from vbppl.guides.base import Guide

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import vbppl as vb
-from vbppl.core.compiling import FEW, FEWEST, HEAVY, MOST, ByWork, OverDraws, in_batches
+from vbppl.core.programs.compiling import FEW, FEWEST, HEAVY, MOST, ByWork, OverDraws, in_batches
 
 
 def one(draw, by):

@@ -63,10 +63,14 @@ class ByWork:
 
     def __call__(self, work: int, *args: Any, **static: Any) -> Any:
         """The results of `function(*args, **static)`, of which so many numbers are looked at."""
+        return self.at(work)(*args, **static)
+
+    def at(self, work: int) -> Any:
+        """The program for so much work."""
         level = 0 if work < HEAVY else 2
         if level not in self._compiled:  # not before: to ask for the backend starts it
             self._compiled[level] = jax.jit(self._function, compiler_options=compiler_options(level), **self._options)
-        return self._compiled[level](*args, **static)
+        return self._compiled[level]
 
 
 class OverDraws:
@@ -82,7 +86,7 @@ class OverDraws:
 
         def program(draws: Any, *shared: Any) -> Any:
             if side_by_side is None:
-                return jax.vmap(lambda draw: one(draw, *shared))(draws)
+                return jax.vmap(one, (0, *(None for _ in shared)))(draws, *shared)
             return in_batches(lambda draw: one(draw, *shared), draws, side_by_side)
 
         self._program, self._compiled = program, ByWork(program)
@@ -97,12 +101,12 @@ class OverDraws:
         leaves, structure = jax.tree.flatten(jax.device_get(draws))
         shared, n = jax.device_put(shared), len(leaves[0])
         work = n * sum(np.size(leaf) for leaf in jax.tree.leaves(shared))
-        size = _size(n, work)
+        size, program = _size(n, work), self._compiled.at(work)
         blocks = range(0, n, size)
         found: list[np.ndarray] = []
         for begin in blocks:
             block = structure.unflatten([_padded(leaf[begin : begin + size], size) for leaf in leaves])
-            parts, results = jax.tree.flatten(jax.device_get(self._compiled(work, jax.device_put(block), *shared)))
+            parts, results = jax.tree.flatten(jax.device_get(program(jax.device_put(block), *shared)))
             if len(blocks) == 1:
                 return jax.device_put(results.unflatten([part[:n] for part in parts]))
             found = found or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
