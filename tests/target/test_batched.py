@@ -8,6 +8,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.core.programs import compiling
 from vbppl.target import batched
 from vbppl.target.batched import evaluate
 
@@ -86,7 +87,7 @@ def product(x, y):
     ("accelerated", "asked", "said"), [(True, None, "HIGHEST"), (False, None, "DEFAULT"), (True, "bfloat16", "DEFAULT")]
 )
 def test_products_on_an_accelerator_are_exact_unless_the_session_asks_for_others(accelerated, asked, said, monkeypatch):
-    monkeypatch.setattr(batched, "on_accelerator", lambda: accelerated)
+    monkeypatch.setattr(compiling, "on_accelerator", lambda: accelerated)
     target = vb.target(product(np.ones((3, 2)), np.ones(3)))
     leaves, structure = jax.tree.flatten(target)
     seen = np.zeros((batched.ROWS, 0), np.float32), np.zeros(512, np.int32)

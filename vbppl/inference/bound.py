@@ -177,8 +177,12 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
-    log_q = np.asarray(log_prob(guide, phi, np.atleast_2d(z), target)).reshape(np.shape(log_det))
-    return jnp.asarray(log_q - np.asarray(log_det))
+    return _log_prob_of_values(jnp.size(z) + target.data_size, guide, phi, z, log_det, target)
+
+
+@ByWork
+def _log_prob_of_values(guide: Guide, phi: PyTree, z: Array, log_det: Array, target: Target) -> Array:
+    return guide.log_prob(phi, jnp.atleast_2d(z), target).reshape(log_det.shape) - log_det
 
 
 def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict[str, Any], float]]]:

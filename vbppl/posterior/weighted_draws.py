@@ -23,7 +23,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +56,8 @@ ENOUGH = 300  # effective draws
 
 def values_of(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
     """The values of all sites at `z`, `(draws, dim)`, on the host."""
-    return jax.device_get(target.constrain(z.astype(jnp.result_type(float))))
+    found = target.constrain(z.astype(jnp.result_type(float)))
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def told_apart(target: Target, z: np.ndarray) -> np.ndarray:

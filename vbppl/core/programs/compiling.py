@@ -62,8 +62,11 @@ class ByWork:
         self._compiled: dict[int, Any] = {}
 
     def __call__(self, work: int, *args: Any, **static: Any) -> Any:
-        """The results of `function(*args, **static)`, of which so many numbers are looked at."""
-        return self.at(work)(*args, **static)
+        """The results of `function(*args, **static)`, of which so many numbers are looked at.
+
+        Where they are traced they become a part of the program around them, which has a level of its own.
+        """
+        return (self._function if _is_traced(args) else self.at(work))(*args, **static)
 
     def at(self, work: int) -> Any:
         """The program for so much work."""
@@ -96,7 +99,7 @@ class OverDraws:
 
         Where they are traced they become a part of the program around them.
         """
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((draws, shared))):
+        if _is_traced((draws, shared)):
             return self._program(draws, *shared)
         leaves, structure = jax.tree.flatten(jax.device_get(draws))
         shared, n = jax.device_put(shared), len(leaves[0])
@@ -113,6 +116,10 @@ class OverDraws:
             for whole, part in zip(found, parts):
                 whole[begin : begin + size] = part[: n - begin]
         return jax.device_put(results.unflatten(found))
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _size(n: int, work: int) -> int:
