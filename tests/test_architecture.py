@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import io
 import re
@@ -89,6 +90,7 @@ def imports(path: Path) -> list[Path]:
     return files
 
 
+@functools.cache
 def pairs() -> list[tuple[Path, Path]]:
     """Every file with each file that it imports."""
     return [(path, other) for path in FILES for other in imports(path)]

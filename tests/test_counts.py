@@ -144,8 +144,8 @@ def largest_constant(text):
 
 @pytest.mark.parametrize("method", [ONE, MANY], ids=["one", "many"])
 def test_data_are_no_constant_of_the_stochastic_program(method, monkeypatch):
-    text = lowered(many_rows(np.arange(10**6, dtype=np.float32)), "mean_field", method, monkeypatch).as_text()
-    assert "tensor<1000000xf32>" in text  # the argument
+    text = lowered(many_rows(np.arange(10**5, dtype=np.float32)), "mean_field", method, monkeypatch).as_text()
+    assert "tensor<100000xf32>" in text  # the argument
     assert largest_constant(text) <= 1000
     assert len(text) < 10**6
 
@@ -193,12 +193,3 @@ def test_programs_have_one_text_whatever_the_hash_seed():
         hashes.add(run.stdout)
     assert len(hashes) == 1
     assert len(hashes.pop().strip()) == len(hashlib.sha256().hexdigest())
-
-
-@GUIDES
-@pytest.mark.parametrize("method", ["auto", ONE, MANY], ids=["auto", "one", "many"])
-def test_a_progress_bar_changes_no_bit(guide, method, capsys):
-    plain, monitored = (vb.fit(SCHOOLS, guide, method=method, progress=progress) for progress in (False, True))
-    np.testing.assert_array_equal(plain.phi, monitored.phi)
-    np.testing.assert_array_equal(plain.history, monitored.history)
-    assert plain.elbo == monitored.elbo

@@ -213,14 +213,17 @@ def test_times_are_said_as_people_say_them(seconds, text):
     assert progress._clock(seconds) == text
 
 
+@pytest.mark.parametrize("method", ["auto", vb.Stochastic(steps=100)], ids=["auto", "stochastic"])
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
-def test_a_sign_changes_no_bit_of_the_answer(guide, log):
+def test_a_sign_changes_no_bit_of_the_answer(guide, method, log):
     read = log()
     model = cases.normal_normal(cases.PAIRS)
-    shown, silent = vb.fit(model, guide, progress=True), vb.fit(model, guide, progress=False)
+    shown, silent = (vb.fit(model, guide, method=method, progress=progress) for progress in (True, False))
     np.testing.assert_array_equal(shown.phi, silent.phi)
+    np.testing.assert_array_equal(shown.history, silent.history)
     assert shown.elbo == silent.elbo
-    assert f"done: {shown.status.steps:,} steps, ELBO" in read()
+    of = "" if method == "auto" else " of 100"
+    assert f"done: {shown.status.steps:,}{of} steps, ELBO" in read()
 
 
 def test_a_fit_says_what_it_is_doing(told):

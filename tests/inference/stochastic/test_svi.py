@@ -373,14 +373,14 @@ def check(name, seed):
 
 
 @quiet
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name[0] in "257"])
 def test_stochastic_steps_reach_the_known_optimum(name):
     check(name, 0)
 
 
 @quiet
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 10))
+@pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_steps_reach_the_known_optimum_from_every_seed(name, seed):
     check(name, seed)
