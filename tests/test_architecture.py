@@ -247,8 +247,8 @@ def counted(path: Path) -> tuple[int, int]:
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
     # the messages and exact densities do; as `refine` does by 530, mixtures by 600, shaped margins by 440 and
-    # hyperparameters that depend on each other by 540.
-    assert sum(counted(path)[0] for path in FILES) <= 15_300
+    # hyperparameters that depend on each other by 540; rows given these, by a Newton step, by 520.
+    assert sum(counted(path)[0] for path in FILES) <= 15_800
 
 
 @pytest.mark.parametrize("room", HARD)

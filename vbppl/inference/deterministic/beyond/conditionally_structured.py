@@ -102,6 +102,7 @@ class Family:
     hypers: int
     loc: np.ndarray
     factor: np.ndarray
+    gradients = 0  # besides what `evaluate` is asked for
 
     @classmethod
     def around(cls, places: tuple[tuple[int, ...], ...], normal: tuple[np.ndarray, np.ndarray]) -> Family:
@@ -226,20 +227,35 @@ class Gain(NamedTuple):
 
 
 class Search:
-    """From a Gaussian to a conditionally structured one: what one fit works with. Nothing here changes but counts."""
+    """From a Gaussian to a conditionally structured one: what one fit works with. Nothing here changes but counts.
 
-    def __init__(self, problem: Problem, number: int, before: Solution):
-        """Get ready to go on from `before`, a Gaussian, fitted to target `number` of the problem."""
+    Attributes:
+      words: what the family is called in what a user reads.
+      guide: the family, over this target.
+      family: the same with its parameters in a flat vector.
+    """
+
+    words = "a conditionally structured Gaussian"
+
+    def __init__(self, problem: Problem, number: int, before: Solution, goes_on: bool = True):
+        """Get ready to go on from `before`, a Gaussian, fitted to target `number` of the problem; or to end with it."""
+        self._goes_on = goes_on
         self.before, self.target, self._began = before, before.target, time.perf_counter()
         self._raw, asked = problem.raw_keys[number], problem.settings.draws
         guide = cast(Gaussian, before.guide)
         phi = np.asarray(before.phi, np.float64)
-        self.family = Family.around(hyperparameters_of(self.target), (guide.loc(phi), np.asarray(guide.factor(phi))))
+        self._normal = guide.loc(phi), np.asarray(guide.factor(phi))
         self._density = Density([self.target])
         self._lane = Batch(self._density, np.zeros(1, int), coordinates_of(self.target)[None])
         self.draws = asked or max(FEWEST, A_DIMENSION * self.target.dim)
+        self.guide, self.family = self._made()
         self._noise = whitened_draws(host_generator(self._raw, "conditional"), self.draws, self.target.dim)
         self.first = Climb(np.zeros(sum(self.family.sizes)), (), np.inf)
+
+    def _made(self) -> tuple[Any, Any]:
+        """The guide over the target, and its family around the Gaussian."""
+        family = Family.around(hyperparameters_of(self.target), self._normal)
+        return ConditionallyStructured().over(self.target), family
 
     def climbed(self, watch: Watch) -> tuple[Solution, np.ndarray]:
         """The solution at the end, and its parameters."""
@@ -259,12 +275,16 @@ class Search:
         for number in range(SETS):
             rng = host_generator(self._raw, f"conditional, compared {number}")
             noise = fresh_draws(rng, self.draws // 2, self.target.dim)
-            rich, plain = (self.family.log_weights(self.evaluate, at, noise) for at in (x, self.first.x))
+            rich, plain = self.family.log_weights(self.evaluate, x, noise), self._plain(noise)
             gains.append(float(np.mean(rich - plain)))
             weights.append((rich, plain))
         # A better bound whose weights vary more has fitted its draws, or made a tail too light.
         sds = np.std(np.concatenate(weights, axis=1), axis=1)
         return Gain(float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(SETS)), float(sds[0] / sds[1]))
+
+    def _plain(self, noise: np.ndarray) -> np.ndarray:
+        """`log p - log q` of the Gaussian at draws, `(draws,)`, without the normals' constant."""
+        return self.family.log_weights(self.evaluate, self.first.x, noise)
 
     def evaluate(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The density and its gradient, in float64."""
@@ -279,7 +299,7 @@ class Search:
             return -np.array([value]), -gradient[None]
 
         # No scale changes by more than e in one step.
-        longest = lbfgs.no_longer_than(1.0, slice(self.target.dim, None))
+        longest = lbfgs.no_longer_than(1.0, slice(family.dim, None))
         bounds = ()
         steps = lbfgs.descend(
             negated, self.first.x[None], lambda x: metric[None], self._lane.rounding, ENOUGH, STEPS, longest
@@ -301,14 +321,14 @@ class Search:
             rng = host_generator(self._raw, f"conditional, looked {number}")
             noise = whitened_draws(rng, self.draws, self.target.dim)
             slope = -self.family.bound(self.evaluate, at.x[0], noise)[1] - at.gradient[0]
-            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.target.dim])
+            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.family.dim])
         return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 
     def spent(self, solution: Solution) -> Solution:
         """The same with what has been spent by now."""
         status = self.before.status
         costs = {
-            "gradients": status.gradients + int(self._density.gradients[0]),
+            "gradients": status.gradients + int(self._density.gradients[0]) + self.family.gradients,
             "seconds": status.seconds + time.perf_counter() - self._began,
             "compiling": status.compiling + self._density.compiling,
         }
@@ -330,8 +350,8 @@ class Search:
         # Where so little is left, a step that gains nothing is what rounding looks like.
         reason = "rounding" if reason == "stuck" and left <= LITTLE else reason
         text = {
-            "converged": f"at the optimum of a conditionally structured Gaussian ({left:.0e} nats to gain)",
-            "rounding": f"at the optimum of a conditionally structured Gaussian to rounding ({left:.0e} nats to gain)",
+            "converged": f"at the optimum of {self.words} ({left:.0e} nats to gain)",
+            "rounding": f"at the optimum of {self.words} to rounding ({left:.0e} nats to gain)",
             "capped": f"out of steps with {left:.2g} nats to gain: not converged",
             "stuck": f"no step improves the bound, yet {left:.2g} nats seem to be left: not converged",
             **CUT,
@@ -349,8 +369,7 @@ class Search:
             draw_noise=noise,
             decrement=left,
         )
-        guide = ConditionallyStructured().over(self.target)
-        after = dataclasses.replace(self.before, guide=guide, phi=self._phi(climb), bounds=bounds, status=status)
+        after = dataclasses.replace(self.before, guide=self.guide, phi=self._phi(climb), bounds=bounds, status=status)
         return self.spent(after)
 
 
@@ -360,16 +379,20 @@ def solve_conditionally_structured(problem: Problem, watch: Watch = Watch()) -> 
     Raises:
       ModelError: fixed draws are asked for on which there is no maximum.
     """
+    return solved_from_full_rank(problem, watch, Search)
+
+
+def solved_from_full_rank(problem: Problem, watch: Watch, search_of: type[Search]) -> list[Solution]:
+    """Full rank to each target, and from there a search; where the one was cut short, its Gaussian in the family."""
     check_full_rank(problem.settings, problem.dim)
     solutions, cut = [], ""
     heard = watch if len(problem.targets) == 1 else Watch(deadline=watch.deadline)
     for number, before in enumerate(solve_full_rank(problem, watch)):
-        search = Search(problem, number, before)
         if cut or before.status.was_cut_short or not np.isfinite(before.phi).all():
             reason = cut or before.status.reason
-            solution = search.at_start(reason)
+            solution = search_of(problem, number, before, goes_on=False).at_start(reason)
         else:
-            solution, _ = search.climbed(heard)
+            solution, _ = search_of(problem, number, before).climbed(heard)
             cut = solution.status.reason if solution.status.was_cut_short else ""
         solutions.append(solution)
     return solutions
