@@ -125,6 +125,7 @@ class NewtonStep(Layer):
         hessian = jnp.where(sound[:, None, None], hessian, jnp.eye(self.width, dtype=sd.dtype))
         factor = modified_cholesky((hessian + hessian.swapaxes(-2, -1)) / 2)
         step = solved(factor, slope)
+        step = jnp.where(jnp.isfinite(step).all(-1, keepdims=True), step, 0.0)  # far out it may overflow
         longest = LONGEST * np.sqrt(held.sum(-1))
         length = jnp.sqrt(jnp.maximum((step**2).sum(-1), 1e-12))
         step = step * jnp.minimum(1.0, longest / length)[:, None]
