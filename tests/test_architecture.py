@@ -249,9 +249,9 @@ def counted(path: Path) -> tuple[int, int]:
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
     # the messages and exact densities do; as `refine` does by 530, mixtures by 600, shaped margins by 440 and
-    # hyperparameters that depend on each other by 540, signs of life by 60, programs over draws by 70, pseudo-data of
-    # vectors by 220.
-    assert sum(counted(path)[0] for path in FILES) <= 15_600
+    # hyperparameters that depend on each other by 540, rows given these by 520, pseudo-data of vectors by 220, signs of
+    # life by 60, programs over draws by 70.
+    assert sum(counted(path)[0] for path in FILES) <= 16_100
 
 
 @pytest.mark.parametrize("room", HARD)

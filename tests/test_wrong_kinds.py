@@ -76,6 +76,7 @@ def test_wrong_kinds_are_refused_by_name(group):
 def public() -> dict[str, Any]:
     """All that a user may call, by name."""
     names = {name: getattr(vb, name) for name in vb.__all__}
+    names |= {name: getattr(vb.guides, name) for name in vb.guides.__all__}
     for owner in METHODS:
         members = inspect.getmembers(owner, callable)
         names |= {f"{owner.__name__}.{name}": member for name, member in members if name[0] != "_"}

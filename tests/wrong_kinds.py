@@ -126,6 +126,10 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             fitted(vb.ConditionallyStructured, guide=1),
             {"base": vb.MeanField(), "layers": ()},
         ),
+        "ConditionalLaplace": (
+            fitted(vb.guides.ConditionalLaplace, guide=1),
+            {"base": vb.MeanField(), "layers": ()},
+        ),
         "Structured": (begun(vb.Structured), {"plates": "rows", "shared": vb.FullRank()}),
         "Amortized": (begun(vb.Amortized), amortized),
         "Elbo": (vb.Elbo, {"warm_up": 0, "free_bits": 0.0}),

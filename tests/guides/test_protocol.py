@@ -21,6 +21,7 @@ from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.layers.affine import Affine
 from vbppl.guides.layers.base import Layer, Layered
 from vbppl.guides.layers.conditional import Conditional
+from vbppl.guides.layers.newton_step import NewtonStep
 from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
 from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.guides.low_rank import LowRank
@@ -70,11 +71,13 @@ class Bent(Layer):
 
 
 STRUCTURED = (Conditional((1,), (0, 3)), Affine((1, 0, 3, 2)), SinhArcsinh((1, 0, 3)))
+NESTED = (Conditional((0,), ()), Affine((0,)), SinhArcsinh((0,)), NewtonStep((0,), ((1,), (2, 3))))
 LAYERS = {
     "sinh_arcsinh": SinhArcsinh(),
     "sinh_arcsinh_of_some": STRUCTURED[2],
     "affine": STRUCTURED[1],
     "conditional": STRUCTURED[0],
+    "newton_step": NESTED[3],
     "yeo_johnson": YeoJohnson(),
     "bent": Bent(),
 }
@@ -115,6 +118,7 @@ GUIDES = {
     "layered_mean_field": Layered.of(MeanField(), SinhArcsinh(), Bent()),
     "layered_full_rank": Layered.of(FullRank(), SinhArcsinh()),
     "conditionally_structured": vb.ConditionallyStructured(layers=STRUCTURED),
+    "conditional_laplace": vb.guides.ConditionalLaplace(layers=NESTED),
 }
 
 

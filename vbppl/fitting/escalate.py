@@ -1,10 +1,11 @@
 """What is tried where the report is poor and the guide was ours to choose: the ladder of `rungs/`.
 
-Where the starts disagreed, or nothing converged, draws of the prior are starts too. Other modes that the restarts met
-come next, since they would be there in any coordinates. Then the other coordinates of hierarchical sites; in those that
-were kept, hyperparameters that depend on the scales among them, where the report is no better than corrected; margins
-that are not a normal's; and last a mixture of Gaussians, also where weighted draws are an answer already, but the guide
-is none, and for a price beside what the fit took.
+Where the starts disagreed, or nothing converged, draws of the prior are starts too. Rows that no coordinates can move
+(decentred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
+lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
+coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
+the report is no better than corrected, as for rows; margins that are not a normal's; and last a mixture of Gaussians,
+also where weighted draws are an answer already, but the guide is none, and for a price beside what the fit took.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from vbppl.fitting.rungs.from_prior import begin_at_prior
 from vbppl.fitting.rungs.hypers import structure_hypers
 from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
+from vbppl.fitting.rungs.rows import condition_rows
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import AnyReport
@@ -27,6 +29,7 @@ from vbppl.posterior.report import AnyReport
 NO_ANSWER, NOT_GOOD = ("poor", "unknown"), ("poor", "unknown", "corrected")
 RUNGS = (
     (begin_at_prior, NO_ANSWER),
+    (condition_rows, NOT_GOOD),
     (mix_modes, NO_ANSWER),
     (move_coordinates, NO_ANSWER),
     (structure_hypers, NOT_GOOD),

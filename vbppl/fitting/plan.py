@@ -22,13 +22,14 @@ from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
 from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
+from vbppl.guides.layers.conditional_laplace import ConditionalLaplace
 from vbppl.guides.layers.conditionally_structured import ConditionallyStructured, resolved
 from vbppl.guides.low_rank import LowRank
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
 from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based
-from vbppl.inference.deterministic.beyond import conditionally_structured, copula, mixture
+from vbppl.inference.deterministic.beyond import conditional_laplace, conditionally_structured, copula, mixture
 from vbppl.inference.deterministic.problem import Deterministic, check_full_rank, check_low_rank
 from vbppl.inference.solution import Solution
 from vbppl.inference.stochastic import svi
@@ -75,6 +76,9 @@ SOLVERS: Mapping[type[Guide], Solver] = MappingProxyType(
         ConditionallyStructured: Solver(
             conditionally_structured.solve_conditionally_structured,
             lambda settings, dim, _: check_full_rank(settings, dim),
+        ),
+        ConditionalLaplace: Solver(
+            conditional_laplace.solve_conditional_laplace, lambda settings, dim, _: check_full_rank(settings, dim)
         ),
         Laplace: Solver(mode_based.solve_laplace, climbs=True),
         Pathfinder: Solver(mode_based.solve_pathfinder, climbs=True),

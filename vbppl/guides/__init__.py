@@ -22,3 +22,7 @@ In order:
 To add one: a file with a `@pytree` class that has `init`, `transform` and `log_prob` (or `draw`), and its name in the
 list of `tests/guides/test_protocol.py`, which holds it to the whole contract.
 """
+
+from vbppl.guides.layers.conditional_laplace import ConditionalLaplace
+
+__all__ = ["ConditionalLaplace"]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree
 from vbppl.core.tables import labels
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
@@ -225,6 +226,27 @@ class Layout:
             )
         found = {slot.name: values[slot.name] for slot in self.slots}
         return {name: value if isinstance(value, jax.Array) else np.asarray(value) for name, value in found.items()}
+
+
+@pytree
+class Apart:
+    """A flat vector, slot by slot: what is differentiated by some of them passes by all that depends on others alone.
+
+    A derivative by a part of one array goes through the rest too, with zeros: where a prior's normalising constant
+    depends on hyperparameters, second derivatives by the rows then cost, and compile, third ones of `lgamma`.
+    """
+
+    parts: tuple[Array, ...]
+
+    def __getitem__(self, at: slice) -> Array:
+        """One slot, by where it lies."""
+        starts = np.cumsum([0, *(part.shape[0] for part in self.parts)])
+        return self.parts[int(np.searchsorted(starts, at.start, side="right")) - 1]
+
+    @property
+    def whole(self) -> Array:
+        """The flat vector."""
+        return jnp.concatenate(self.parts)
 
 
 def shown_slices(layout: Layout, rows: Mapping[str, Any]) -> dict[str, tuple[int, Shape]]:

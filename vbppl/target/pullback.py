@@ -28,6 +28,7 @@ from vbppl.core.pytree import pytree
 from vbppl.core.types import Array, PyTree
 from vbppl.distributions.base import forwarded
 from vbppl.target.density import Term, Terms
+from vbppl.target.layout import Apart
 
 
 @pytree
@@ -51,7 +52,7 @@ class Pullback:
                 "a layer bends whole vectors, so a point that holds the rows shown alone has no image.",
                 mend="Show all rows, or bend a guide of the rows themselves.",
             )
-        z, log_det = self._forward(z)
+        z, log_det = self._forward(z.whole if isinstance(z, Apart) else z)
         terms = self.target.run(z, rows)
         # Not scaled by N/B: the layer bends the coordinates of every row, whichever are shown.
         number = 1 + sum(term.name.startswith("layer ") for term in terms.terms)

@@ -37,7 +37,7 @@ from vbppl.distributions.location_scale import Coordinates
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
 from vbppl.target.density import Terms, constrained, constrained_draws, log_density, made_params, run, unconstrained
-from vbppl.target.layout import Layout
+from vbppl.target.layout import Apart, Layout
 from vbppl.target.plain import is_plain, plain_density
 
 
@@ -137,11 +137,11 @@ class Target:
 
         Args:
           z: a point `(dim,)`; where `shown`, of the coordinates of the rows shown alone, `(shown_dim,)`: the slots
-            one after the other, each of the shape `slot.shown(lengths)`.
+            one after the other, each of the shape `slot.shown(lengths)`. Or all coordinates, as `Apart`.
           rows: as in `log_density`.
           shown: which of the two `z` is.
         """
-        z = jnp.asarray(z) if shown else self.layout.flat(z)
+        z = z if isinstance(z, Apart) else jnp.asarray(z) if shown else self.layout.flat(z)
         return run(self, z, self._read(rows), shown)
 
     def _read(self, rows: Mapping[str, Any] | None) -> dict[str, Any]:

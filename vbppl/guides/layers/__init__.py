@@ -6,6 +6,8 @@
 - `affine.py`: location and scale of what other layers have bent.
 - `conditional.py`: scales and means of some coordinates that depend on others.
 - `conditionally_structured.py`: these three as a guide of hierarchies.
+- `newton_step.py`: the mode and curvature of rows, given all else.
+- `conditional_laplace.py`: all four as a guide of hierarchies.
 
 To add one: a file with a `@pytree` class that has `init`, `forward_and_log_det` and `inverse_and_log_det`, and its name
 in the list of `tests/guides/test_protocol.py`.

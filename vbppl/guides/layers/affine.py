@@ -8,7 +8,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.guides.base import Start
 from vbppl.guides.gaussian import FullRank
-from vbppl.guides.layers.base import Layer
+from vbppl.guides.layers.base import Layer, among
 from vbppl.target.target import Target
 
 FULL_RANK = FullRank()
@@ -19,7 +19,7 @@ class Affine(Layer):
     """`psi` are the parameters of `FullRank` in this order: what comes first depends on nothing that comes later.
 
     Attributes:
-      order: the coordinates, each once.
+      order: the coordinates that are moved, each once.
     """
 
     order: tuple[int, ...] = static()
@@ -29,14 +29,12 @@ class Affine(Layer):
         return FULL_RANK.init(target, start.of(np.array(self.order)))
 
     def forward_and_log_det(self, psi: AnyArray, e: AnyArray, target: Target | None) -> tuple[AnyArray, AnyArray]:
-        moved = FULL_RANK.transform(psi, e[..., np.array(self.order)])
-        return moved[..., np.argsort(self.order)], self._log_det(psi, e)
+        return among(self.order, lambda e: (FULL_RANK.transform(psi, e), self._log_det(psi, e)), e)
 
     def inverse_and_log_det(self, psi: AnyArray, z: AnyArray, target: Target | None) -> tuple[AnyArray, AnyArray]:
         xp = psi.__array_namespace__()
-        away = z[..., np.array(self.order)] - psi[0]
-        e = xp.linalg.solve(FULL_RANK.factor(psi), away.T).T
-        return e[..., np.argsort(self.order)], -self._log_det(psi, z)
+        solve = lambda z: xp.linalg.solve(FULL_RANK.factor(psi), (z - psi[0]).T).T  # noqa: E731
+        return among(self.order, lambda z: (solve(z), -self._log_det(psi, z)), z)
 
     def step_scale(self, psi: Array, power: Array, unknown: Array) -> PyTree:
         return FULL_RANK.step_scale(psi, power, unknown)

@@ -4,6 +4,8 @@
     copula                     the solver that shapes margins
     mixture                    components of full rank that climb together, and new ones while they pay
     conditionally_structured   hyperparameters that are bent and depend on scales, by L-BFGS
+    hessian_blocks             what falls apart given the hyperparameters
+    conditional_laplace        rows by a Newton step given the hyperparameters, by L-BFGS
 
 To add one: as for any solver; and where `fit` may choose it, a rung in `fitting/rungs/`.
 """

@@ -101,6 +101,7 @@ class Family:
     hypers: int
     loc: np.ndarray
     factor: np.ndarray
+    gradients = 0  # besides what `evaluate` is asked for
 
     @classmethod
     def around(cls, places: tuple[tuple[int, ...], ...], normal: tuple[np.ndarray, np.ndarray]) -> Family:
@@ -224,17 +225,32 @@ class Gain(NamedTuple):
 
 
 class Search(Continued):
-    """From a Gaussian to a conditionally structured one: what one fit works with. Nothing here changes but counts."""
+    """From a Gaussian to a conditionally structured one: what one fit works with. Nothing here changes but counts.
 
-    def __init__(self, problem: Problem, number: int, before: Solution):
-        """Get ready to go on from `before`, a Gaussian, fitted to target `number` of the problem."""
+    Attributes:
+      words: what the family is called in what a user reads.
+      stage: what its steps are for.
+      guide: the family, over this target.
+      family: the same with its parameters in a flat vector.
+    """
+
+    words, stage = "a conditionally structured Gaussian", "hyperparameters"
+
+    def __init__(self, problem: Problem, number: int, before: Solution, goes_on: bool = True):
+        """Get ready to go on from `before`, a Gaussian, fitted to target `number` of the problem; or to end with it."""
         super().__init__(problem, number, before)
         guide = cast(Gaussian, before.guide)
         phi = np.asarray(before.phi, np.float64)
-        self.family = Family.around(hyperparameters_of(self.target), (guide.loc(phi), np.asarray(guide.factor(phi))))
+        self._goes_on, self._normal = goes_on, (guide.loc(phi), np.asarray(guide.factor(phi)))
         self.draws = self.asked or max(FEWEST, A_DIMENSION * self.dim)
+        self.guide, self.family = self._made()
         self._noise = whitened_draws(host_generator(self.raw, "conditional"), self.draws, self.dim)
         self.first = Climb(np.zeros(sum(self.family.sizes)), (), np.inf)
+
+    def _made(self) -> tuple[Any, Any]:
+        """The guide over the target, and its family around the Gaussian."""
+        family = Family.around(hyperparameters_of(self.target), self._normal)
+        return ConditionallyStructured().over(self.target), family
 
     def climbed(self, watch: Watch) -> tuple[Solution, np.ndarray]:
         """The solution at the end, and its parameters."""
@@ -252,12 +268,16 @@ class Search(Continued):
         for number in range(SETS):
             rng = host_generator(self.raw, f"conditional, compared {number}")
             noise = fresh_draws(rng, self.draws // 2, self.dim)
-            rich, plain = (self.family.log_weights(self.evaluate, at, noise) for at in (x, self.first.x))
+            rich, plain = self.family.log_weights(self.evaluate, x, noise), self._plain(noise)
             gains.append(float(np.mean(rich - plain)))
             weights.append((rich, plain))
         # A better bound whose weights vary more has fitted its draws, or made a tail too light.
         sds = np.std(np.concatenate(weights, axis=1), axis=1)
         return Gain(Estimate.of(gains), float(sds[0] / sds[1]))
+
+    def _plain(self, noise: np.ndarray) -> np.ndarray:
+        """`log p - log q` of the Gaussian at draws, `(draws,)`, without the normals' constant."""
+        return self.family.log_weights(self.evaluate, self.first.x, noise)
 
     def _steps(self) -> Any:
         metric, family = self.family.metric, self.family
@@ -267,7 +287,7 @@ class Search(Continued):
             return -np.array([value]), -gradient[None]
 
         # No scale changes by more than e in one step.
-        longest = lbfgs.no_longer_than(1.0, slice(self.dim, None))
+        longest = lbfgs.no_longer_than(1.0, slice(family.dim, None))
         bounds = ()
         steps = lbfgs.descend(
             negated, self.first.x[None], lambda x: metric[None], self.rounding, ENOUGH, STEPS, longest
@@ -289,22 +309,29 @@ class Search(Continued):
             rng = host_generator(self.raw, f"conditional, looked {number}")
             noise = whitened_draws(rng, self.draws, self.dim)
             slope = -self.family.bound(self.evaluate, at.x[0], noise)[1] - at.gradient[0]
-            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.dim])
+            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.family.dim])
         return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
+
+    def spent(self, solution: Solution, *others: Solution) -> Solution:
+        """Together with what the family asked for by a program of its own."""
+        solution = super().spent(solution, *others)
+        gradients = solution.status.gradients + self.family.gradients
+        return dataclasses.replace(solution, status=dataclasses.replace(solution.status, gradients=gradients))
 
     def _phi(self, climb: Climb) -> dict[str, Any]:
         return self.family.phi(climb.x, self.density.dtype)
 
     def _progress(self, climb: Climb) -> Progress:
-        return self.progress(self._phi(climb), self._bounds(climb), "hyperparameters")
+        return self.progress(self._phi(climb), self._bounds(climb), self.stage)
 
     def _bounds(self, climb: Climb) -> list[float]:
         return [bound + self.dim / 2 * (1 + np.log(2 * np.pi)) for bound in climb.bounds]
 
     def _solution(self, climb: Climb) -> Solution:
-        draws, of = f"{self.draws} fixed draws", " of a conditionally structured Gaussian"
-        status = ended(climb.reason, climb.decrement, climb.draw_noise, draws, of)
-        return self.solution(ConditionallyStructured().over(self.target), self._phi(climb), self._bounds(climb), status)
+        status = ended(
+            climb.reason, climb.decrement, climb.draw_noise, f"{self.draws} fixed draws", f" of {self.words}"
+        )
+        return self.solution(self.guide, self._phi(climb), self._bounds(climb), status)
 
 
 def solve_conditionally_structured(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -313,12 +340,17 @@ def solve_conditionally_structured(problem: Problem, watch: Watch = Watch()) -> 
     Raises:
       ModelError: fixed draws are asked for on which there is no maximum.
     """
+    return solved_from_full_rank(problem, watch, Search)
+
+
+def solved_from_full_rank(problem: Problem, watch: Watch, search_of: type[Search]) -> list[Solution]:
+    """Full rank to each target, and from there a search; where the one was cut short, its Gaussian in the family."""
     check_full_rank(problem.settings, problem.dim)
 
     def go_on(number: int, before: Solution, watch: Watch) -> Solution:
-        return Search(problem, number, before).climbed(watch)[0]
+        return search_of(problem, number, before).climbed(watch)[0]
 
     def as_it_is(before: Solution) -> Solution:
-        return Search(problem, 0, before).at_start()
+        return search_of(problem, 0, before, goes_on=False).at_start()
 
     return one_by_one(solve_full_rank(problem, watch), watch, go_on, as_it_is)
