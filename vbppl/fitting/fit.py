@@ -116,11 +116,11 @@ def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
         text = f"site '{name}' of {model!r} is latent, since the argument {name} is None."
         said.append(VbpplWarning(f"{text} Was it forgotten?"))
     if (not status.converged and status.reason != "steps") or status.skipped:
-        said.append(NotConvergedWarning(f"the fit of {model!r}: {status}."))
+        said.append(NotConvergedWarning(f"the fit of {model}: {status}."))
     elif report.verdict in ("poor", "unknown"):
         why = "; ".join(report.reasons[len(causes) :])
-        said.append(PoorFitWarning(f"the fit of {model!r} is {report.verdict}: {why}. See posterior.check()."))
-    said += [PoorFitWarning(f"the fit of {model!r}: {cause}.") for cause in causes]
+        said.append(PoorFitWarning(f"the fit of {model} is {report.verdict}: {why}. See posterior.check()."))
+    said += [PoorFitWarning(f"the fit of {model}: {cause}.") for cause in causes]
     for warning in said:
         warnings.warn(warning, stacklevel=3)
 

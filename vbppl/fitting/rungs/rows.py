@@ -15,7 +15,7 @@ from vbppl.posterior.report import AnyReport
 from vbppl.target.drivers import drivers_of
 
 DIM = 256  # dims up to which the blocks cost less than the fit before them
-PROMISED = 0.05  # nats
+PROMISED = 0.1  # nats: compiling costs seconds
 WORTHWHILE = 0.02  # nats
 
 
