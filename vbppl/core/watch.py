@@ -32,6 +32,7 @@ class Watch:
     tell: Callable[[Any], None] = _nobody
     deadline: float = math.inf
     keeps: bool = True  # what there is at an interrupt; False where an older answer stands, which is kept by its owner
+    agreed: Callable[[bool], Any] | None = None  # where processes fit together: the first one's clock counts for all
 
     @classmethod
     def lasting(cls, seconds: float | None = None, tell: Callable[[Any], None] = _nobody) -> Watch:
@@ -46,7 +47,8 @@ class Watch:
     @property
     def is_over(self) -> bool:
         """Has the deadline passed?"""
-        return time.perf_counter() > self.deadline
+        over = time.perf_counter() > self.deadline
+        return bool(self.agreed(over)) if self.agreed and self.deadline < math.inf else over
 
 
 def last(
@@ -78,7 +80,7 @@ def last(
             if watch.is_over:
                 return state, "deadline"
     except KeyboardInterrupt:
-        if not watch.keeps:
+        if not watch.keeps or watch.agreed:  # together there is no state that all have
             raise
         return state, "interrupted"
 

@@ -12,6 +12,8 @@ from typing import Never
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
+from vbppl.data import devices
+from vbppl.data.source import mesh_of
 from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
@@ -79,8 +81,9 @@ def fit(
     """
     check_call(seconds, progress, callback, precision, foreign)
     raw = raw_key(seed)
-    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
+    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)), devices.together():
         target = Target.of(model)
+        watch = dataclasses.replace(watch, agreed=devices.agreed if devices.spans_processes(mesh_of(target)) else None)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
         with explaining([target]):
             problem = prepare(planned, [target], [raw])
@@ -98,6 +101,8 @@ def fit(
                 solution, report = escalate(planned, problem, solution, report, watch)
                 causes = causes_of(model, solution, report)
         except KeyboardInterrupt:
+            if watch.agreed:
+                raise
             solution = solution.noted("ended", "interrupted while a better answer was looked for")
     posterior = in_session_precision(Posterior(solution, advised(report, causes)), model)
     _warn(posterior, model, causes)

@@ -27,6 +27,7 @@ import numpy as np
 from vbppl.core.keys import wrap
 from vbppl.core.types import Array
 from vbppl.core.watch import Watch, last
+from vbppl.data import devices
 from vbppl.target.batched import compiler_options, evaluate, in_full_precision, on_accelerator
 from vbppl.target.target import Target
 
@@ -193,7 +194,7 @@ def _walk(
     began, frame, (program, new_tuning) = time.perf_counter(), now.frame, _program()
     log_p, gradient = evaluate(target, start)
     state: Any = (frame.residual(start), log_p, frame.slope(gradient))
-    target, dtype = jax.device_put(target), jnp.result_type(float)
+    target, dtype = devices.put(target), jnp.result_type(float)
 
     def call(adapts: bool) -> tuple[Any, Any, Any]:
         numbers = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (state, tuning, frame, acceptance))

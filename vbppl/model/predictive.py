@@ -14,6 +14,7 @@ import numpy as np
 from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import named, wrap
 from vbppl.core.types import AnyArray, Array
+from vbppl.data import devices
 from vbppl.distributions.location_scale import Coordinates, coordinates
 from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required
 from vbppl.model.model import Model
@@ -61,7 +62,7 @@ def predict(
         _say_drawn_from_prior(name, given_shapes[name], latent[name])
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
-    new = _forward(*jax.device_put((model, kept, z, dict(seen or {}), dict(params), raw_key)), n)
+    new = devices.readable(_forward(*devices.put((model, kept, z, dict(seen or {}), dict(params), raw_key)), n))
     fixed = {*kept, *z} - set(anew)
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
@@ -92,7 +93,7 @@ def log_likelihood(
     found: dict[str, np.ndarray] = {}
     for _, rows in parts:
         shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
-        part = _log_likelihood(model, shown, dict(params), rows)
+        part = devices.readable(_log_likelihood(model, shown, dict(params), rows))
         if not rows:
             return part
         for name, values in part.items():

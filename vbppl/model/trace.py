@@ -21,6 +21,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.nonfinite import first_nan
 from vbppl.core.plain_words import brief, in_plain_words
 from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.data import devices
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.handlers import at_point, at_site, given, parts_of
@@ -136,6 +137,7 @@ def check_numbers(model: Any, observations: bool = True, which: str = "") -> Non
     leaves = jax.tree.leaves(model)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return
+    leaves = [leaf if devices.is_here(leaf) else None for leaf in leaves]  # of others' rows NumPy knows nothing
     error, details = _abstract_run(model)[1].first_error(leaves, observations), ""
     if error is None and (missing := missing_in(model.arguments, model.function)):
         error, details = _abstract_run(model)[1].error_of_nan(leaves), missing
