@@ -32,7 +32,7 @@ class Watch:
     tell: Callable[[Any], None] = _nobody
     deadline: float = math.inf
     keeps: bool = True  # what there is at an interrupt; False where an older answer stands, which is kept by its owner
-    agreed: Callable[[bool], Any] | None = None  # where processes fit together: the first one's clock counts for all
+    agreed: Callable[[Any], Any] | None = None  # where processes fit together: the first one's clock counts for all
 
     @classmethod
     def lasting(cls, seconds: float | None = None, tell: Callable[[Any], None] = _nobody) -> Watch:

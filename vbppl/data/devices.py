@@ -9,6 +9,7 @@ died says so.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,8 +20,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from vbppl.core import archive
 from vbppl.core.errors import ModelError
-from vbppl.core.types import PyTree
+from vbppl.core.types import PathLike, PyTree
 
 
 def mesh_of(tree: PyTree) -> Any:
@@ -95,6 +97,30 @@ def agreed(tree: PyTree) -> PyTree:
     parts = (raw[end - leaf.nbytes : end] for end, leaf in zip(ends, leaves))
     found = [np.frombuffer(part.tobytes(), leaf.dtype).reshape(leaf.shape) for part, leaf in zip(parts, leaves)]
     return jax.tree.unflatten(structure, [part.copy() for part in found])
+
+
+def first_reads(path: PathLike) -> bytes:
+    """In all processes what the first one finds in a file; nothing where it finds none."""
+    content = b""
+    if jax.process_index() == 0 and os.path.exists(path):
+        with open(path, "rb") as file:
+            content = file.read()
+    size = int(agreed(np.int64(len(content))))
+    found = np.frombuffer(content, np.uint8) if len(content) == size else np.zeros(size, np.uint8)
+    return agreed(found).tobytes() if size else b""
+
+
+def digest(tree: PyTree, mesh: Mesh | None) -> str:
+    """A short hash of arrays; those of which each process holds a part are hashed part by part."""
+    parts = [
+        part
+        for leaf in jax.tree.leaves(tree)
+        for part in ([leaf] if is_here(leaf) else [shard.data for shard in leaf.addressable_shards])
+    ]
+    mine = archive.digest(*parts)
+    if not spans_processes(mesh):
+        return mine
+    return archive.digest(multihost_utils.process_allgather(np.frombuffer(mine.encode(), np.uint8)))
 
 
 @contextlib.contextmanager

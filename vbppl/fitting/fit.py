@@ -91,6 +91,8 @@ def fit(
                 (solution,) = planned.solve(problem, watch)
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
+        if watch.agreed:  # to the last bit, whatever their linear algebra
+            solution = dataclasses.replace(solution, phi=watch.agreed(solution.phi))
         solution, report = judged(begun(solution), raw, watch)
         causes: Sequence[Cause] = ()
         watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer, to be bettered

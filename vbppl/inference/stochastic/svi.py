@@ -47,7 +47,9 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     checkpoint: Checkpoint | NoCheckpoint = NoCheckpoint()
     if problem.checkpoint is not None:
         fed, _ = next(run.fed(run.setup, first.position, 1))
-        checkpoint = Checkpoint(problem.checkpoint, fingerprint(problem, fed, first))
+        checkpoint = Checkpoint(
+            problem.checkpoint, fingerprint(problem, fed, first), devices.spans_processes(run.setup.mesh)
+        )
     with checkpoint.locked():
         try:
             first = checkpoint.restored(first)
