@@ -73,5 +73,7 @@ if __name__ == "__main__":
     asked = parser.parse_args()
     if asked.process is None:
         sys.exit(start(asked.processes, asked.rows))
-    jax.distributed.initialize(f"127.0.0.1:{asked.port}", asked.processes, asked.process)
+    # The others of one that has died are to wait seconds, not minutes.
+    patience = {"heartbeat_timeout_seconds": 20, "shutdown_timeout_seconds": 20}
+    jax.distributed.initialize(f"127.0.0.1:{asked.port}", asked.processes, asked.process, **patience)
     main(asked.process, asked.processes, asked.rows)

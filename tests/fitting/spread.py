@@ -126,10 +126,25 @@ def kept(shared, data):
 
 
 @vb.model
+def slopes(x, y):
+    slope = vb.sample("slope", dist.Normal(0.0, 1.0).expand((2,)).to_event(1))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(vb.subsample(x, event_dim=1) @ slope, 1.0), obs=vb.subsample(y))
+
+
+@vb.model
 def line(x, y):
     slope = vb.sample("slope", dist.Normal(0.0, 1.0).expand((20,)).to_event(1))
     with vb.plate("row", len(y)):
         vb.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+
+
+def few(shared, data):
+    """What is quick to compile: on fixed draws, and in minibatches."""
+    x, y = (shared(data)[name] for name in ("x", "y"))
+    numbers = told(vb.fit(slopes(x, y), "mean_field"), "slope")
+    steps = told(vb.fit(slopes(x, y), "mean_field", batch_size=30, method=vb.Stochastic(steps=40)), "slope")
+    return numbers | {f"{name} in minibatches": value for name, value in steps.items()}
 
 
 def memory(shared, data):
@@ -142,7 +157,7 @@ def memory(shared, data):
     return told(posterior, "slope") | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
-CASES = {case.__name__: case for case in (fixed, minibatch, vae, predicted, many, source, kept, memory)}
+CASES = {case.__name__: case for case in (fixed, minibatch, vae, predicted, many, few, source, kept, memory)}
 
 
 def alone(given):
