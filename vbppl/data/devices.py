@@ -9,6 +9,7 @@ died says so.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 from collections.abc import Iterator
@@ -77,9 +78,14 @@ def readable(tree: PyTree) -> PyTree:
     """The arrays whole in this process, also those of which it holds a part; every process must call it."""
 
     def gathered(leaf: Any) -> Any:
-        return leaf if is_here(leaf) else jax.jit(lambda x: x, out_shardings=whole(leaf.sharding.mesh))(leaf)
+        return leaf if is_here(leaf) else _gathering(leaf.sharding.mesh)(leaf)
 
     return jax.tree.map(gathered, tree)
+
+
+@functools.cache
+def _gathering(mesh: Mesh) -> Any:
+    return jax.jit(lambda leaf: leaf, out_shardings=whole(mesh))
 
 
 def on_host(tree: PyTree) -> PyTree:
@@ -90,6 +96,8 @@ def on_host(tree: PyTree) -> PyTree:
 def agreed(tree: PyTree) -> PyTree:
     """The numbers of the first process in all of them, to the bit; each must call this with arrays of equal shapes."""
     leaves, structure = jax.tree.flatten(tree)
+    if not leaves:
+        return tree
     leaves = [np.asarray(leaf) for leaf in leaves]
     # As bytes: doubles would become what the session has.
     raw = np.concatenate([np.frombuffer(leaf.tobytes(), np.uint8) for leaf in leaves])

@@ -15,6 +15,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.types import PyTree
 from vbppl.data import devices
 from vbppl.data.padded import PaddedRows
+from vbppl.data.readers import empty
 from vbppl.data.source import Source
 
 
@@ -40,7 +41,8 @@ def shard(*data: PyTree) -> Any:
     Raises:
       ModelError: there is no array with rows, or processes disagree on more than rows.
     """
-    mesh = Mesh(np.array(jax.devices()), ("rows",), axis_types=(AxisType.Auto,))
+    everything = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(everything), ("rows",), axis_types=(AxisType.Auto,))
     leaves, structure = jax.tree.flatten(data, is_leaf=lambda leaf: isinstance(leaf, Source))
     at = [number for number, leaf in enumerate(leaves) if not isinstance(leaf, Source)]
     leaves = [leaf.over(mesh) if isinstance(leaf, Source) else leaf for leaf in leaves]
@@ -86,22 +88,26 @@ def _counts(leaves: list[Any], is_split: list[bool], count: int) -> np.ndarray:
 
 
 def _split(leaf: Any, counts: np.ndarray, mesh: Mesh) -> Any:
-    """The rows of all processes, split evenly over the devices."""
-    rows, each = int(counts.sum()), -(-int(counts.sum()) // mesh.size)
+    """The rows of all processes, in order, split evenly over the devices."""
+    rows, each, leaf = int(counts.sum()), -(-int(counts.sum()) // mesh.size), np.asarray(leaf)
     whose = np.array([device.process_index for device in mesh.devices.flat])
-    first = {process: int(np.argmax(whose == process)) * each for process in range(len(counts))}
-    room = {process: int(np.sum(whose == process)) * each for process in range(len(counts))}
-    places = np.split(np.arange(rows), np.cumsum(counts)[:-1])  # of each process' rows
-    away = [(at < first[p]) | (at >= first[p] + room[p]) for p, at in enumerate(places)]
-    me, most = jax.process_index() if len(counts) > 1 else 0, max(map(np.count_nonzero, away))
-    mine = np.zeros((room[me], *leaf.shape[1:]), leaf.dtype)
-    mine[places[me][~away[me]] - first[me]] = np.asarray(leaf)[~away[me]]
-    if most:  # some rows belong to other processes' devices: few, where all have about as many
+    ends = each * np.searchsorted(whose, np.arange(len(counts) + 1))
+    given = [range(stop - count, stop) for count, stop in zip(counts.tolist(), np.cumsum(counts).tolist())]
+    room = [range(*pair) for pair in zip(ends.tolist(), ends[1:].tolist())]
+    kept = [range(*np.clip([to.start, to.stop], own.start, own.stop).tolist()) for own, to in zip(given, room)]
+    # Where processes have about as many rows, few belong to another's devices.
+    away = [np.r_[own.start : stay.start, stay.stop : own.stop] for own, stay in zip(given, kept)]
+    me = jax.process_index() if len(counts) > 1 else 0
+    own, stay, to, most = given[me], kept[me], room[me], max(map(len, away))
+    mine = empty((len(to), *leaf.shape[1:]), leaf.dtype)
+    mine[max(rows - to.start, 0) :] = 0
+    if stay:
+        mine[stay.start - to.start : stay.stop - to.start] = leaf[stay.start - own.start : stay.stop - own.start]
+    if most:
         sent = np.zeros((most, *leaf.shape[1:]), leaf.dtype)
-        sent[: away[me].sum()] = np.asarray(leaf)[away[me]]
-        for p, part in enumerate(np.asarray(multihost_utils.process_allgather(sent))):
-            at = places[p][away[p]] - first[me]
-            here = (at >= 0) & (at < room[me])
-            mine[at[here]] = part[: len(at)][here]
+        sent[: len(away[me])] = leaf[away[me] - own.start]
+        for at, part in zip(away, np.asarray(multihost_utils.process_allgather(sent))):
+            here = np.flatnonzero((at >= to.start) & (at < to.stop))
+            mine[at[here] - to.start] = part[here]
     array = jax.make_array_from_process_local_data(devices.along(mesh), mine, (each * mesh.size, *leaf.shape[1:]))
     return array if each * mesh.size == rows else PaddedRows(array, rows)

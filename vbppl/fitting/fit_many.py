@@ -16,6 +16,7 @@ from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
+from vbppl.data import devices
 from vbppl.fitting.plan import plan
 from vbppl.fitting.prepare import begun, explaining, judged, prepare
 from vbppl.guides.base import Guide
@@ -84,7 +85,11 @@ def solved_side_by_side(
     planned = plan(targets[0], guide, method)
     for begin in range(0, len(targets), AT_ONCE):
         part = slice(begin, begin + AT_ONCE)
-        with np.errstate(all="ignore"), explaining(targets[part]):  # what is not finite is told by the status
+        with (
+            np.errstate(all="ignore"),
+            explaining(targets[part]),
+            devices.together(),
+        ):  # what is not finite is told by the status
             solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
         yield from solutions
         if any(solution.status.was_cut_short for solution in solutions):
