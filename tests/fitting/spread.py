@@ -82,7 +82,7 @@ def minibatch(shared, data):
 
 
 def vae(shared, data):
-    posterior = vb.fit(autoencoder(shared(data["images"])), encoder(), batch_size=20, method=vb.Stochastic(steps=50))
+    posterior = vb.fit(autoencoder(shared(data)["images"]), encoder(), batch_size=20, method=vb.Stochastic(steps=50))
     weights = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), posterior.params["decoder"])
     return weights | {"bound": posterior.elbo.value}
 
@@ -136,7 +136,7 @@ def slopes(x, y):
 def line(x, y):
     slope = vb.sample("slope", dist.Normal(0.0, 1.0).expand((20,)).to_event(1))
     with vb.plate("row", len(y)):
-        vb.sample("y", dist.Normal(x @ slope, 1.0), obs=y)
+        vb.sample("y", dist.Normal(vb.subsample(x, event_dim=1) @ slope, 1.0), obs=vb.subsample(y))
 
 
 def few(shared, data):
@@ -152,10 +152,9 @@ def memory(shared, data):
     table = np.load(ASKED.folder / "rows.npy", mmap_mode="r")
     ends = np.linspace(0, len(table), ASKED.processes + 1).astype(int)
     mine = slice(ends[ASKED.number], ends[ASKED.number + 1])
-    x, y = table[mine, 1:], table[mine, 0]  # still on the disk: what is not shared, the fit reads whole
-    if ASKED.processes > 1:
-        x, y = vb.shard(x, y)
-    posterior = vb.fit(line(x, y), "mean_field", method=vb.Deterministic(draws=32))
+    x, y = table[mine, 1:], table[mine, 0]
+    x, y = vb.shard(x, y) if ASKED.processes > 1 else (np.array(x), np.array(y))
+    posterior = vb.fit(line(x, y), "mean_field", batch_size=1000, method=vb.Stochastic(steps=50))
     return told(posterior, "slope") | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
 
 
@@ -170,12 +169,8 @@ def alone(given):
 def on_many(given):
     """The rows of this process, over all devices."""
     rows = np.array_split(np.arange(ROWS), ASKED.processes)[ASKED.number]
-    names = [name for name, value in given.items() if name != "images" and np.ndim(value)]
-    return given | dict(zip(names, vb.shard(*(given[name][rows] for name in names)))) | images_of(given, rows)
-
-
-def images_of(given, rows):
-    return {"images": vb.shard(given["images"][rows])} if "images" in given else {}
+    names = [name for name, value in given.items() if np.ndim(value)]
+    return given | dict(zip(names, vb.shard([given[name][rows] for name in names])))
 
 
 def main() -> None:
