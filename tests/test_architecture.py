@@ -247,8 +247,9 @@ def counted(path: Path) -> tuple[int, int]:
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
     # the messages and exact densities do; as `refine` does by 530, mixtures by 600, shaped margins by 440 and
-    # hyperparameters that depend on each other by 540, and several devices and processes by 300.
-    assert sum(counted(path)[0] for path in FILES) <= 15_600
+    # hyperparameters that depend on each other by 540, signs of life by 60, programs over draws by 70, pseudo-data of
+    # vectors by 220, several devices and processes by 300.
+    assert sum(counted(path)[0] for path in FILES) <= 15_900
 
 
 @pytest.mark.parametrize("room", HARD)
@@ -343,7 +344,7 @@ import sys, jax
 compiled, settings = [], dict(jax.config.values)
 jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
 import vbppl
-heavy = {"arviz_base", "blackjax", "matplotlib", "numpyro", "scipy.optimize", "sklearn", "tqdm"} & set(sys.modules)
+heavy = {"arviz_base", "blackjax", "matplotlib", "numpyro", "IPython", "scipy.optimize", "sklearn"} & set(sys.modules)
 assert not heavy, heavy
 assert not compiled, compiled
 assert settings == jax.config.values

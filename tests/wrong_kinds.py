@@ -151,9 +151,19 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         ),
         "fit_many": (
             vb.fit_many,
-            {"model": mean, "datasets": [{"y": Y}], "guide": "mean_field", "method": None, "seeds": 0},
+            {
+                "model": mean,
+                "datasets": [{"y": Y}],
+                "guide": "mean_field",
+                "method": None,
+                "seeds": 0,
+                "progress": False,
+            },
         ),
-        "calibrate": (vb.calibrate, {"model": m, "n": 2, "fitted": m, "guide": "mean_field", "draws": 3, "seed": 0}),
+        "calibrate": (
+            vb.calibrate,
+            {"model": m, "n": 2, "fitted": m, "guide": "mean_field", "draws": 3, "seed": 0, "progress": False},
+        ),
     }
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vbppl as vb
+from vbppl.core.keys import raw_key
+from vbppl.core.watch import Watch
 from vbppl.fitting import escalate
+from vbppl.fitting.plan import plan
+from vbppl.fitting.prepare import prepare
+from vbppl.fitting.rungs import choice, components
+from vbppl.fitting.rungs.components import add_components
+from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
+from vbppl.inference.deterministic.beyond.mixture import Ascent
 
 ANY = ("poor", "unknown", "corrected", "good")
 
@@ -83,3 +93,54 @@ def test_a_second_half_in_float64_keeps_the_modes_of_the_first_beside_the_widths
     assert posterior.check().verdict in ("good", "corrected")
     assert posterior.mean()["z"][0] == pytest.approx(2.0, abs=0.6)
     assert posterior.sd()["z"][0] == pytest.approx(np.sqrt(33.0), rel=0.05)
+
+
+def banana(z):
+    return -(z[0] ** 2) / 2 - (z[1] - z[0] ** 2) ** 2 / 2
+
+
+PLACES = {
+    mix_modes: lambda: vb.fit(vb.density(two_modes, 3), "full_rank"),
+    add_components: lambda: vb.fit(vb.density(banana, 2), "full_rank"),
+    shape_margins: lambda: vb.fit(vb.density(skewed, 3), "full_rank"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::vbppl.PoorFitWarning")
+@pytest.mark.parametrize("rung", [mix_modes, add_components, shape_margins], ids=lambda f: f.__name__)
+def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
+    """Whatever it gains: a density that each has something to offer for, of which all reports are poor from then on."""
+    kept = []
+
+    def judged(solution, *_):
+        kept.append(solution)
+        return solution, dataclasses.replace(posterior.report, verdict="poor")
+
+    posterior = PLACES[rung]()
+    monkeypatch.setattr(choice, "judged", judged)
+    target, raw = posterior.target, raw_key(0)
+    planned = plan(target, "full_rank")
+    problem = prepare(planned, [target], [raw])
+    report = dataclasses.replace(posterior.report, verdict="unknown")
+    after, card = rung(planned, problem, posterior.solution, report, Watch())
+    assert len(kept) == 1 and kept[0].notes[-1].text.endswith("kept") and "nats" in kept[0].notes[-1].text
+    assert after.guide is posterior.guide and card.verdict == "unknown"
+    assert after.notes[-1].text.endswith("but would be poor") and after.status.gradients >= kept[0].status.gradients
+
+
+def test_beside_weighted_draws_a_banana_is_held_by_a_mixture_within_a_budget(monkeypatch):
+    """Evidence 1. A good guide is looked for where it lies .1 nats off, at a price beside what the fit took."""
+    tried = []
+
+    def recorded(self, *args, **kwargs):
+        tried.append(self.budget)
+        return climbed(self, *args, **kwargs)
+
+    climbed = Ascent.climbed
+    monkeypatch.setattr(Ascent, "climbed", recorded)
+    posterior = vb.fit(vb.density(lambda z: banana(z) - jnp.log(2 * jnp.pi), 2))
+    assert posterior.report.verdict == "good" and -0.02 < posterior.elbo.value < 0.01
+    assert tried == [components.CHEAP] and posterior.status.gradients < 1.2 * components.CHEAP
+    monkeypatch.setattr(components, "GAP", 0.5)
+    plain = vb.fit(vb.density(lambda z: banana(z) - jnp.log(2 * jnp.pi), 2))
+    assert plain.report.verdict == "corrected" and len(tried) == 1 and plain.elbo.value < -0.2

@@ -1,12 +1,18 @@
-"""A bar is drawn only for a person who waits; a callback is always told; neither changes the fit."""
+"""A fit gives signs of life in a terminal, a notebook and a log; neither they nor a callback move it."""
 
 from __future__ import annotations
 
-import importlib.util
+import io
+import os
+import pty
+import re
 import sys
-import types
+import textwrap
+import time
 
 import cases
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 
@@ -14,108 +20,185 @@ import vbppl as vb
 from vbppl.fitting import progress
 from vbppl.inference.solution import Progress
 
-LATE = progress.PATIENCE + 1
 
-
-def now(step, seconds=LATE):
-    return Progress(step, -1.5, seconds, {})
-
-
-class Bars(types.ModuleType):
-    """In the place of tqdm: remembers what it is told."""
-
-    def __init__(self):
-        super().__init__("tqdm.auto")
-        self.made, self.closed, self.texts = [], 0, []
-
-    def tqdm(self, **options):
-        self.made.append(options)
-        self.n = 0
-        return self
-
-    def update(self, steps):
-        self.n += steps
-
-    def set_postfix_str(self, text):
-        self.texts.append(text)
-
-    def close(self):
-        self.closed += 1
+def now(step, of=None, stage="full rank"):
+    return Progress(step, -1.5, 0.1, {}, stage=stage, of=of)
 
 
 @pytest.fixture
-def bars(monkeypatch):
-    """A recording tqdm."""
-    fake = Bars()
-    monkeypatch.setitem(sys.modules, "tqdm.auto", fake)
-    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
-    sys.modules["tqdm"].__spec__ = importlib.util.spec_from_loader("tqdm", None)
-    return fake
+def quick(monkeypatch):
+    """Waits of hundredths of a second in the place of seconds."""
+    for display in (progress._Terminal, progress._Log):
+        monkeypatch.setattr(display, "patience", 0.03)
+        monkeypatch.setattr(display, "every", 0.02)
 
 
 @pytest.fixture
-def no_tqdm(monkeypatch):
-    """As if tqdm were not installed."""
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tqdm" else find(name))
+def terminal(monkeypatch):
+    """Makes a real terminal of stderr, within the test; gives a function that reads what was written to it."""
+    ours, theirs = pty.openpty()
+    stderr = open(theirs, "w", buffering=1)
+    os.set_blocking(ours, False)
+
+    def read():
+        try:
+            return os.read(ours, 1 << 16).decode()
+        except BlockingIOError:
+            return ""
+
+    def opened():
+        monkeypatch.setattr(sys, "stderr", stderr)
+        monkeypatch.setenv("COLUMNS", "80")
+        return read
+
+    yield opened
+    stderr.close()
+    os.close(ours)
 
 
-def is_terminal(monkeypatch, answer):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: answer, raising=False)
+@pytest.fixture
+def log(monkeypatch):
+    """Makes a file of stderr, within the test; gives a function that reads what was written to it."""
+
+    def opened():
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        return sys.stderr.getvalue
+
+    return opened
 
 
-def test_tqdm_shows_the_steps_and_the_bound_and_is_closed(bars):
-    with progress.watching(True, None) as watch:
-        watch.tell(now(10, seconds=0.0))
-        watch.tell(now(30))
-    assert len(bars.made) == 1 and bars.closed == 1
-    assert bars.n == 30
-    assert bars.texts == ["ELBO -1.50", "ELBO -1.50"]
+@pytest.fixture
+def told(monkeypatch):
+    """All that a fit says it is doing."""
+    said = []
+
+    class Sign(progress._Sign):
+        def __setattr__(self, name, value):
+            if name == "doing":
+                said.append(value)
+            super().__setattr__(name, value)
+
+    monkeypatch.setattr(progress, "_Sign", Sign)
+    return said
 
 
-def test_without_tqdm_one_line_is_written_over(no_tqdm, capsys):
-    with progress.watching(True, None) as watch:
-        watch.tell(now(1000, seconds=0.2))
-        watch.tell(now(2000, seconds=3.0))
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "\rfit: 1,000 steps, ELBO -1.50, 0 s\rfit: 2,000 steps, ELBO -1.50, 3 s\n"
+def test_a_terminal_has_one_line_that_is_written_over(quick, terminal):
+    read = terminal()
+    with progress.watching() as watch:
+        watch.doing("compiling")
+        time.sleep(0.1)
+        watch.tell(now(1200))
+        time.sleep(0.1)
+    text = read()
+    assert re.search(r"\rcompiling, 0\.\d+ s", text)
+    assert re.search(r"\rfull rank: 1,200 steps, ELBO -1\.50, 0\.\d+ s", text)
+    assert re.search(r"\rdone: 1,200 steps, ELBO -1\.50, 0\.\d+ s *\r\n$", text) and text.count("\n") == 1
 
 
-@pytest.mark.parametrize("asked", [False, None])
-def test_nothing_is_shown_where_it_is_not_asked_for_and_nobody_watches(asked, bars, capsys, monkeypatch):
-    is_terminal(monkeypatch, False)
-    with progress.watching(asked, None) as watch:
+def test_a_longer_line_leaves_nothing_behind_a_shorter_one(quick, terminal):
+    read = terminal()
+    with progress.watching() as watch:
+        watch.doing("a" * 40)
+        time.sleep(0.1)
+        watch.doing("b")
+        time.sleep(0.1)
+    lines = read().split("\r")
+    assert max(map(len, lines)) < 80
+    assert any(line.startswith("b, ") and len(line) >= 40 for line in lines)
+
+
+def test_a_line_is_never_longer_than_the_terminal(quick, terminal, monkeypatch):
+    read = terminal()
+    monkeypatch.setenv("COLUMNS", "20")
+    with progress.watching(seconds=100.0) as watch:
+        watch.doing("c" * 200)
+        time.sleep(0.1)
+    assert max(len(line.strip("\n")) for line in read().split("\r")) == 19
+
+
+@pytest.mark.parametrize("step, of, bar", [(0, 4000, ""), (1000, 4000, "####"), (4000, 4000, "#" * 16)])
+def test_a_bar_shows_what_is_left_where_that_is_known(quick, terminal, step, of, bar):
+    read = terminal()
+    with progress.watching(True) as watch:
+        watch.tell(now(step, of))
+        time.sleep(0.1)
+    assert f"\r[{bar:<16}] full rank: {step:,} of 4,000 steps" in read()
+
+
+def test_the_time_that_is_left_is_known_from_the_deadline(quick, terminal):
+    read = terminal()
+    with progress.watching(True, seconds=0.2):
+        time.sleep(0.15)
+    assert re.search(r"\r\[#{8,15} *\] reading the model, 0\.\d+ s of 0\.2 s", read())
+
+
+def test_a_log_has_whole_lines(quick, log):
+    read = log()
+    with progress.watching() as watch:
+        watch.tell(now(1200))
+        time.sleep(0.1)
+    lines = read().splitlines()
+    assert len(lines) >= 2 and lines[-1].startswith("vbppl: done: 1,200 steps")
+    assert all(line.startswith("vbppl: ") for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["log", "terminal"])
+def test_nobody_is_told_of_a_short_fit(kind, request):
+    read = request.getfixturevalue(kind)()
+    with progress.watching() as watch:
         watch.tell(now(10))
-    with progress.watching(asked, lambda told: None) as watch:
-        watch.tell(now(10))
-    assert not bars.made and capsys.readouterr() == ("", "")
+    assert read() == ""
 
 
-def test_a_person_sees_a_bar_only_after_some_patience(bars, monkeypatch):
-    is_terminal(monkeypatch, True)
-    with progress.watching(None, None) as watch:
-        watch.tell(now(10, seconds=progress.PATIENCE / 2))
-        assert not bars.made
-        watch.tell(now(20))
-        assert bars.made and bars.n == 20
+def test_patience_is_of_two_seconds_before_a_screen_and_of_ten_in_a_log():
+    assert progress._Terminal.patience == progress._Notebook.patience == 2.0
+    assert progress._Log.patience == progress._Log.every == 10.0
 
 
-def test_false_means_never_even_for_a_person(bars, monkeypatch):
-    is_terminal(monkeypatch, True)
+@pytest.mark.parametrize("kind", ["log", "terminal"])
+def test_false_means_never(quick, kind, request):
+    read = request.getfixturevalue(kind)()
     with progress.watching(False, lambda told: None) as watch:
         watch.tell(now(10))
-    assert not bars.made
+        time.sleep(0.1)
+    assert read() == ""
 
 
-def test_a_bar_that_was_never_shown_leaves_no_line(no_tqdm, capsys, monkeypatch):
-    is_terminal(monkeypatch, True)
-    with progress.watching(None, None) as watch:
-        watch.tell(now(10, seconds=0.0))
-    assert capsys.readouterr().err == ""
+def test_without_stderr_there_is_no_sign_and_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress.watching() as watch:
+        watch.tell(now(10))
 
 
-def test_the_callback_is_told_whether_or_not_there_is_a_bar(bars):
+def test_only_the_first_of_several_processes_speaks(quick, log, monkeypatch):
+    read = log()
+    monkeypatch.setattr(progress.jax, "process_index", lambda: 1)
+    with progress.watching() as watch:
+        watch.tell(now(10))
+        time.sleep(0.1)
+    assert read() == ""
+
+
+def test_a_fit_that_fails_says_where(quick, log):
+    read = log()
+    with pytest.raises(RuntimeError), progress.watching(True) as watch:
+        watch.doing("judging")
+        time.sleep(0.05)
+        raise RuntimeError
+    assert re.search(r"vbppl: judging, broken off, 0\.\d+ s\n$", read())
+
+
+def test_nothing_draws_when_the_fit_is_over(quick, log):
+    read = log()
+    with progress.watching(True):
+        time.sleep(0.05)
+    length = len(read())
+    time.sleep(0.1)
+    assert len(read()) == length
+
+
+def test_the_callback_is_told_whether_or_not_there_is_a_sign(log):
+    log()
     for asked in (True, False):
         seen = []
         with progress.watching(asked, seen.append) as watch:
@@ -123,17 +206,54 @@ def test_the_callback_is_told_whether_or_not_there_is_a_bar(bars):
         assert seen == [now(10)]
 
 
-def test_the_bar_is_closed_where_the_fit_fails(bars):
-    with pytest.raises(RuntimeError), progress.watching(True, None) as watch:
-        watch.tell(now(10))
-        raise RuntimeError
-    assert bars.closed == 1
+@pytest.mark.parametrize(
+    "seconds, text", [(0.25, "0.25 s"), (14.4, "14 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (7260, "2 h 1 min")]
+)
+def test_times_are_said_as_people_say_them(seconds, text):
+    assert progress._clock(seconds) == text
 
 
 @pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
-def test_a_bar_changes_no_bit_of_the_answer(guide, bars):
+def test_a_sign_changes_no_bit_of_the_answer(guide, log):
+    read = log()
     model = cases.normal_normal(cases.PAIRS)
     shown, silent = vb.fit(model, guide, progress=True), vb.fit(model, guide, progress=False)
-    assert bars.n == shown.status.steps and bars.closed == 1
     np.testing.assert_array_equal(shown.phi, silent.phi)
     assert shown.elbo == silent.elbo
+    assert f"done: {shown.status.steps:,} steps, ELBO" in read()
+
+
+def test_a_fit_says_what_it_is_doing(told):
+    vb.fit(cases.normal_normal(cases.PAIRS), "full_rank", progress=True)
+    assert list(dict.fromkeys(told)) == ["reading the model", "compiling", "full rank", "judging", "done"]
+
+
+def test_many_fits_say_how_far_they_are(told):
+    vb.fit_many(cases.normal_normal(cases.PAIRS), seeds=[0, 1], progress=True)
+    assert told[1:] == ["fitting 1 to 2 of 2", "judging fit 1 of 2", "judging fit 2 of 2", "done"]
+
+
+def test_a_notebook_keeps_one_output_which_needs_no_widgets():
+    source = """
+    import numpy as np, time, vbppl as vb
+    from vbppl.fitting import progress
+    print(type(progress._display()).__name__)
+    with progress.watching(True, seconds=60.0) as watch:
+        watch.doing("<compiling>")
+        time.sleep(0.5)
+    """
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(source))])
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    printed, shown = notebook.cells[0].outputs
+    assert printed["text"] == "_Notebook\n"
+    assert re.fullmatch(r"done, 0\.\d+ s of 1 min 0 s", shown["data"]["text/plain"])
+    assert re.fullmatch(r"<small>done, 0\.\d+ s of 1 min 0 s</small>", shown["data"]["text/html"])
+
+
+def test_the_text_of_a_notebook_s_bar_is_escaped(monkeypatch):
+    pages = []
+    monkeypatch.setattr(progress._Notebook, "_put", lambda self, page, text: pages.append(page))
+    progress._Notebook().show("a < b", 0.25)
+    progress._Notebook().show("a < b", float("nan"))
+    assert ' value="0.250"' in pages[0] and pages[0].endswith("</progress> a &lt; b")
+    assert "value" not in pages[1]

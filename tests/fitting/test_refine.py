@@ -209,6 +209,23 @@ def test_chains_that_disagree_diverge_or_stand_still_are_poor_for_these_reasons(
     assert reasons(fitted, still)[0][0] == "the chains did not move"
 
 
+def test_the_words_for_one_chain_promise_no_more_than_its_halves_tell(fitted):
+    z = np.random.default_rng(0).normal(size=(1, 1000, 2))
+    card = judge_chains(fitted.solution, fitted.report, fitted.target, chains(fitted, z))
+    assert card.lines()[0] == "verdict: good as far as one chain can tell" and "NUTS: 1 chain of 1,000 draws;" in str(
+        card
+    )
+    assert card.lines()[1].startswith("  worst R-hat of the halves of the one chain 1.0")
+    why, _ = reasons(fitted, z + 10 * (np.arange(1000) < 500)[None, :, None])
+    assert why[0].startswith("the halves of the one chain differ in beta[")
+    # So few draws that weights would not be trusted: these weigh all the same.
+    posterior = dataclasses.replace(
+        fitted, report=judge_chains(fitted.solution, fitted.report, fitted.target, chains(fitted, z[:, :200]))
+    )
+    draws = posterior.resample(50, seed=1)["beta"]
+    np.testing.assert_array_equal(draws, posterior.sample(50, seed=1)["beta"])
+
+
 def test_a_mode_that_the_fit_has_met_and_no_chain_has_is_a_reason(fitted):
     z = np.random.default_rng(0).normal(size=(4, 500, 2))
     mode = Mode(0.5, 30.0, np.array([[30.0, 0.0], [0.0, 0.0]]))

@@ -107,3 +107,13 @@ def test_a_guide_of_many_dims_is_weighed_by_its_own_draws():
     target = vb.density(lambda z: -0.5 * jnp.sum(z**2), weighted_draws.FAR_DIM + 1)
     phi = np.zeros((2, target.dim), np.float32)
     assert draw(vb.MeanField(), phi, target, np.random.default_rng(0), 200).own.all()
+
+
+def test_the_evidence_is_known_where_no_weight_is_twice_the_others_whatever_the_shape_of_their_tail():
+    """All but even ones with a Pareto tail of shape 2, beside one draw that has met what no other has."""
+    zeros, tail = np.zeros(2000), stats.genpareto.ppf((np.arange(200) + 0.5) / 200, 2.0)
+    for rise, is_known in ((0.5, True), (30.0, False)):
+        weights = np.concatenate([np.ones(1800), 1 + rise * tail / tail[-1]])
+        draws = WeightedDraws.of(zeros[:, None], np.log(weights), zeros, zeros, np.arange(2000) < 1500)
+        assert draws.pareto_k > 0.7 and not draws.trusted and draws.tells_evidence is is_known
+        assert draws.log_evidence == pytest.approx(np.log(weights.mean()), abs=1e-3)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 State = TypeVar("State")
+Result = TypeVar("Result")
 Args = ParamSpec("Args")
 
 
@@ -27,17 +28,29 @@ class Watch:
     >>> watch = Watch.lasting(60.0)
     >>> watch.is_over
     False
+
+    Attributes:
+      tell: is given news of each step.
+      doing: is given, in a few words, what is done from now on, steps or not.
+      deadline: when it is over.
+      keeps: whether what there is at an interrupt is kept; False where an older answer stands, which its owner keeps.
     """
 
     tell: Callable[[Any], None] = _nobody
+    doing: Callable[[str], None] = _nobody
     deadline: float = math.inf
-    keeps: bool = True  # what there is at an interrupt; False where an older answer stands, which is kept by its owner
+    keeps: bool = True
     agreed: Callable[[Any], Any] | None = None  # where processes fit together: the first one's clock counts for all
 
     @classmethod
-    def lasting(cls, seconds: float | None = None, tell: Callable[[Any], None] = _nobody) -> Watch:
+    def lasting(
+        cls,
+        seconds: float | None = None,
+        tell: Callable[[Any], None] = _nobody,
+        doing: Callable[[str], None] = _nobody,
+    ) -> Watch:
         """A watch that is over in so many seconds from now; None for never."""
-        return cls(tell, math.inf if seconds is None else time.perf_counter() + seconds)
+        return cls(tell, doing, math.inf if seconds is None else time.perf_counter() + seconds)
 
     @property
     def has_listener(self) -> bool:
@@ -97,3 +110,19 @@ def end_of(solver: Callable[Args, Iterable[State]]) -> Callable[Args, State]:
         return end
 
     return solve
+
+
+def result_of(stage: Generator[Any, None, Result]) -> Result:
+    """What a generator returns, of whose way nobody is told.
+
+    >>> def three():
+    ...     yield 1
+    ...     return 3
+    >>> result_of(three())
+    3
+    """
+    while True:
+        try:
+            next(stage)
+        except StopIteration as end:
+            return end.value

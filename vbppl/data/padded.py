@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, Shape
-from vbppl.data import devices
 
 
 @pytree

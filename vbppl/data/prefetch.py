@@ -15,10 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.keys import named, wrap
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array
-from vbppl.data import devices
 from vbppl.data.readers import prefetched
 from vbppl.data.shuffle import Minibatches
 from vbppl.data.source import Source, mesh_of, part_of

@@ -12,9 +12,9 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import Array
-from vbppl.data import devices
 from vbppl.data.readers import prefetched
 from vbppl.data.source import RowBlock, Source, mesh_of, part_of, places_of
 

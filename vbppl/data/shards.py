@@ -10,10 +10,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
-from vbppl.core import archive
+from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError
 from vbppl.core.types import PyTree
-from vbppl.data import devices
 from vbppl.data.padded import PaddedRows
 from vbppl.data.readers import empty
 from vbppl.data.source import Source

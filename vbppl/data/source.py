@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array, PyTree, Shape
-from vbppl.data import devices
 from vbppl.data.padded import PaddedRows, is_padded, without_padding
 from vbppl.data.readers import Batches, reader_of
 
@@ -369,5 +369,5 @@ def shown_of(data: PyTree, plate: str, shown: Any) -> PyTree:
 def _unread(shape: Shape, dtype: np.dtype) -> Array:
     dtype = jax.dtypes.canonicalize_dtype(dtype)
     least = jnp.nan if jnp.issubdtype(dtype, jnp.inexact) else False if dtype.kind == "b" else jnp.iinfo(dtype).min
-    # Behind a barrier nobody takes them for numbers that are known: see `core/known.py`.
+    # Behind a barrier nobody takes them for numbers that are known: see `core/programs/known.py`.
     return jax.lax.optimization_barrier(jnp.full(shape, least, dtype))

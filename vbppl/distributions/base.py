@@ -50,8 +50,9 @@ class Distribution:
       domain: where `_log_density` holds: the support, or with its edge, where the formula has a limit.
       parameter_dims: for each parameter that is itself an event, how many of its rightmost
         dimensions do not belong to the batch (0 where not listed).
-      location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws;
-        None of any other. Such a site can be seen decentred (`location_scale.py`).
+      location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws; of a
+        multivariate normal the mean and the Cholesky factor; None of any other. Such a site can be seen decentred
+        (`location_scale.py`).
     """
 
     support: ClassVar[Bijector]

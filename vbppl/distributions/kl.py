@@ -58,12 +58,13 @@ def kl_by_coordinate(q: Distribution, p: Distribution) -> Array:
     return jnp.broadcast_to(each, shape)
 
 
-def normal_beside(p: Distribution, loc: Array, sd: Array) -> Distribution | None:
+def normal_beside(p: Distribution, loc: Array, sd: Array, factor: Array | None = None) -> Distribution | None:
     """What `x` is if its unconstrained `z` is `N(loc, sd)`, where that has a closed-form divergence from `p`.
 
     Args:
       p: the distribution that it is to be compared with: its family decides.
       loc, sd: of shape batch + event of `p`.
+      factor: of vectors, the lower triangular factor of the covariance, in the place of `sd`.
 
     >>> q = normal_beside(LogNormal(0.0, 1.0), jnp.asarray(1.0), jnp.asarray(1.0))
     >>> print(type(q).__name__, kl_divergence(q, LogNormal(0.0, 1.0)))
@@ -74,7 +75,8 @@ def normal_beside(p: Distribution, loc: Array, sd: Array) -> Distribution | None
         if type(core) is family:
             return family(loc, sd).to_event(dims)
     if type(core) is MultivariateNormal:
-        return MultivariateNormal(loc, scale_tril=sd[..., None] * jnp.eye(sd.shape[-1], dtype=sd.dtype)).to_event(dims)
+        factor = sd[..., None] * jnp.eye(sd.shape[-1], dtype=sd.dtype) if factor is None else factor
+        return MultivariateNormal(loc, scale_tril=factor).to_event(dims)
     return None
 
 

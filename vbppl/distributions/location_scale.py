@@ -20,6 +20,16 @@ therefore independent of everything that `loc` and `scale` depend on, whatever t
 
     value = (1 - w) loc + r (y - loc) + scale^(1 - w) / sqrt(q) z.
 
+Of a multivariate normal the scale is its Cholesky factor `T`, with the diagonal `t`, and pseudo-data have a matrix of
+precisions `D`. A vector is then distributed, given `loc` and `T`, as
+
+    value = loc + T (m + C z),    C C' = (I + T' D T)^-1,  m = C C' T' D (y - loc),
+
+with `C` lower triangular: `T C` goes from `T` to the Cholesky factor of `D^-1`, and at neither end turns as `T` does.
+With a weight `w`, and the same in other units of the value,
+
+    value = (1 - w) (loc + T t^-w C z) + w t^(1 - w) C z + T m.
+
 The density of the value is asked at its standard form, straight from `z`,
 
     u = (value - loc) / scale = scale^-w (z / sqrt(q) - w loc scale^(w - 1)) + r / scale (y - loc),
@@ -35,12 +45,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.types import Array, ArrayLike
-from vbppl.distributions.base import ExpandedDistribution, Independent, MaskedDistribution, Wrapper
-from vbppl.distributions.constraints.scalar import Affine
+from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, Wrapper
+from vbppl.distributions.constraints.base import as_float
+from vbppl.distributions.constraints.scalar import Affine, Real
+from vbppl.distributions.families.multivariate import MultivariateNormal, solve_lower
 from vbppl.distributions.families.real import LocationScale
+
+TOLD = 32  # numbers in a vector, up to which it has pseudo-data: their precisions take dim^2 numbers, and dim^3 work
 
 
 @pytree
@@ -50,12 +65,23 @@ class Coordinates:
     Attributes:
       weight: 1.0 if it is centred, 0.0 if not, or between.
       y: pseudo-data, of the shape of the site's slice of the flat vector; of no consequence where `d` is zero.
-      d: their precisions, of the same shape; not below zero.
+      d: their precisions, of the same shape; not below zero. Of vectors `(..., rank, dim)`, a factor: `D = d' d`.
     """
 
     weight: ArrayLike
     y: ArrayLike = 0.0
     d: ArrayLike = 0.0
+
+
+def vector_dim(dist: Any) -> int:
+    """How many numbers a matrix moves together: the dims of a multivariate normal; 0 where each is moved by itself."""
+    core = _core(dist)
+    return core.event_shape[-1] if isinstance(core, MultivariateNormal) else 0
+
+
+def precisions_shape(shape: Shape, dim: int) -> Shape:
+    """The shape of `Coordinates.d` of a site whose slice of the flat vector has this shape, and that `vector_dim`."""
+    return (*shape[:-1], dim if dim <= TOLD else 0, dim) if dim else shape
 
 
 def coordinates(dist: Any, seen: Coordinates | None, decentred: bool = False) -> Any:
@@ -66,6 +92,11 @@ def coordinates(dist: Any, seen: Coordinates | None, decentred: bool = False) ->
     if dist.location_scale is None or (seen is None and not decentred):
         return dist.support
     loc, scale = dist.location_scale
+    if vector_dim(dist):
+        factor = jnp.asarray(scale)
+        if seen is None:
+            return AffineVectors(loc, factor)
+        return MovedVectors(loc, factor, seen.weight, *_told_vectors(seen, loc, factor))
     if seen is None:
         return Affine(loc, scale)
     told, shrunk, q = _told(seen, scale)
@@ -94,13 +125,127 @@ def _told(seen: Coordinates, scale: ArrayLike) -> tuple[Array, Array, Array]:
     return drawn * shrunk * shrunk, shrunk, q
 
 
-def log_prob_at(dist: Any, seen: Coordinates | None, z: Array, value: Array) -> Array:
-    """The log density of the `value` that a slice `z` of the flat vector stands for in such coordinates."""
+@pytree
+class AffineVectors(Real):
+    """All vectors; `x = loc + factor z`, with a lower triangular factor. Log |dx/dz| is told number by number."""
+
+    loc: ArrayLike
+    factor: Array
+
+    def forward_and_log_det(self, z):
+        x = self.loc + _times(self.factor, as_float(z))
+        return x, jnp.broadcast_to(self._log_diagonal, x.shape)
+
+    def inverse(self, x):
+        return solve_lower(self.factor, x - self.loc)
+
+    @property
+    def _log_diagonal(self) -> Array:
+        return jnp.log(jnp.diagonal(self.factor, axis1=-2, axis2=-1))
+
+    @property
+    def matrix(self) -> Array:
+        """The derivative of the value by `z`, lower triangular."""
+        return self.factor
+
+
+@pytree
+class MovedVectors(AffineVectors):
+    """Vectors in coordinates that are data: `factor` is `T`, `told` and `shrunk` are `m` and `C`, or 0 and None."""
+
+    weight: ArrayLike
+    told: ArrayLike
+    shrunk: Array | None
+
+    def forward_and_log_det(self, z):
+        kept, narrow = self._kept_and_narrow(z)
+        x = (1 - self.weight) * (self.loc + _times(self.factor, narrow)) + self.weight * kept
+        log_det = (1 - self.weight) * self._log_diagonal
+        if self.shrunk is not None:
+            x = x + _times(self.factor, self.told)
+            log_det = log_det + jnp.log(jnp.diagonal(self.shrunk, axis1=-2, axis2=-1))
+        return x, jnp.broadcast_to(log_det, x.shape)
+
+    def inverse(self, x):
+        x = x - (1 - self.weight) * self.loc
+        if self.shrunk is None:
+            return solve_lower(self._unshrunk, x)
+        return solve_lower(self.shrunk, solve_lower(self._unshrunk, x - _times(self.factor, self.told)))
+
+    def standard(self, z: Array) -> Array:
+        """`T^-1 (value - loc)`."""
+        kept, narrow = self._kept_and_narrow(z)
+        return (1 - self.weight) * narrow + self.weight * solve_lower(self.factor, kept - self.loc) + self.told
+
+    def _kept_and_narrow(self, z: ArrayLike) -> tuple[Array, Array]:
+        """`t^(1 - w) C z` and `t^-w C z`: each is `C z` itself, to the last bit, where all depends on it."""
+        z, log_diagonal = as_float(z), self._log_diagonal
+        z = z if self.shrunk is None else _times(self.shrunk, z)
+        return jnp.exp((1 - self.weight) * log_diagonal) * z, jnp.exp(-self.weight * log_diagonal) * z
+
+    @property
+    def _unshrunk(self) -> Array:
+        """The derivative of the value by `C z`."""
+        kept, narrow = (jnp.exp((power - self.weight) * self._log_diagonal)[..., None, :] for power in (1, 0))
+        eye = jnp.eye(self.factor.shape[-1], dtype=self.factor.dtype)
+        return (1 - self.weight) * self.factor * narrow + self.weight * kept * eye
+
+    @property
+    def matrix(self) -> Array:
+        return self._unshrunk if self.shrunk is None else self._unshrunk @ self.shrunk
+
+
+def _told_vectors(seen: Coordinates, loc: ArrayLike, factor: Array) -> tuple[ArrayLike, Array | None]:
+    """How far pseudo-data draw vectors to themselves, `m`, and narrow them, `C`; 0 and None where there are none."""
+    if np.ndim(seen.d) < 2 or not np.shape(seen.d)[-2]:
+        return 0.0, None
+    d = jnp.asarray(seen.d)
+    drawn = d @ factor
+    shrunk = _factor_of_inverse(drawn)
+    away = _times(d, seen.y - loc)
+    return _times(shrunk, _times_transposed(shrunk, _times_transposed(drawn, away))), shrunk
+
+
+def _factor_of_inverse(rows: Array) -> Array:
+    """The lower triangular `C` with `C C' = (I + B' B)^-1` for `rows` `B`, `(..., rank, dim)`.
+
+    One row after the other (Carlson 1973, "Fast triangular formulation of the square root filter"). `B' B` itself is
+    never formed: where it is large and singular, a Cholesky factor of the sum would lose the identity to rounding.
+    """
+    dim = rows.shape[-1]
+    eye, below = jnp.eye(dim, dtype=rows.dtype), jnp.asarray(np.tri(dim, k=-1), rows.dtype)
+
+    def step(factor: Array, row: Array) -> tuple[Array, None]:
+        row = _times_transposed(factor, row)
+        after = 1 + jnp.square(row) @ below
+        both = after + jnp.square(row)
+        lower = below * row[..., None] * (row / jnp.sqrt(both * after))[..., None, :]
+        return factor @ (jnp.sqrt(after / both)[..., None] * eye - lower), None
+
+    first = jnp.broadcast_to(eye, (*rows.shape[:-2], dim, dim))
+    return jax.lax.scan(step, first, jnp.moveaxis(rows, -2, 0), unroll=min(rows.shape[-2], 4))[0]
+
+
+def _times(matrix: Array, x: Array) -> Array:
+    return jnp.einsum("...ij,...j->...i", matrix, x)
+
+
+def _times_transposed(matrix: Array, x: Array) -> Array:
+    return jnp.einsum("...ji,...j->...i", matrix, x)
+
+
+def log_prob_at(dist: Any, seen: Coordinates | None, moved: Any, z: Array, value: Array) -> Array:
+    """The log density of the `value` that a slice `z` of the flat vector stands for in such coordinates.
+
+    `moved` is the bijector that has made it.
+    """
     standard = _in_standard_units(dist)
     if standard is None:  # a family of the user's own: only it knows its density
         return dist.log_prob(value)
     if seen is None:
         return standard.log_prob(z)
+    if isinstance(moved, MovedVectors):
+        return standard.log_prob(moved.standard(z))
     (loc, scale), weight = dist.location_scale, seen.weight
     log_scale, (told, shrunk, _) = jnp.log(scale), _told(seen, scale)
     u = jnp.exp(-weight * log_scale) * (z * shrunk - weight * loc * jnp.exp((weight - 1) * log_scale))
@@ -111,20 +256,27 @@ def log_prob_at(dist: Any, seen: Coordinates | None, z: Array, value: Array) -> 
 class _StandardUnits(Wrapper):
     """`base_dist`, whose density is asked at `u` in the place of `loc + scale u`."""
 
-    base_dist: LocationScale
+    base_dist: Distribution
 
     def log_prob(self, x):
         core: Any = self.base_dist
+        if isinstance(core, MultivariateNormal):
+            return core.log_prob_of_standard(x)
         standard = dataclasses.replace(core, loc=jnp.zeros_like(core.loc), scale=jnp.ones_like(core.scale))
         return standard.log_prob(x) - jnp.log(core.scale)
 
 
+def _core(dist: Any) -> Any:
+    """What the wrappers are around that leave a family's location and scale as they are."""
+    while isinstance(dist, (ExpandedDistribution, Independent, MaskedDistribution)):
+        dist = dist.base_dist
+    return dist
+
+
 def _in_standard_units(dist: Any) -> Any:
     """The same in the wrappers around it; None where the family inside is not known to move and stretch."""
-    core = dist
-    while isinstance(core, (ExpandedDistribution, Independent, MaskedDistribution)):
-        core = core.base_dist
-    if not isinstance(core, LocationScale):
+    core = _core(dist)
+    if not isinstance(core, (LocationScale, MultivariateNormal)):
         return None
     inner = _StandardUnits(core)
     return jax.tree.map(lambda part: inner if part is core else part, dist, is_leaf=lambda part: part is core)

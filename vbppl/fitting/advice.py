@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vbppl.data import devices
+from vbppl.core import devices
 from vbppl.inference.solution import Solution
 from vbppl.model.model import Model
 from vbppl.model.trace import advice_of_indices

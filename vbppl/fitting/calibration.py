@@ -23,6 +23,8 @@ from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.tables import labels
 from vbppl.core.types import Seed
 from vbppl.fitting.fit_many import solved_side_by_side
+from vbppl.fitting.plan import check_call
+from vbppl.fitting.progress import watching
 from vbppl.guides.base import Guide
 from vbppl.inference.bound import sample
 from vbppl.inference.deterministic.problem import Deterministic
@@ -138,6 +140,7 @@ def calibrate(
     guide: str | Guide = "auto",
     draws: int = DRAWS,
     seed: Seed = 0,
+    progress: bool | None = None,
 ) -> Calibration:
     """Draw parameters and data from `model`, fit all the data sets, and test the ranks of the parameters.
 
@@ -156,6 +159,7 @@ def calibrate(
       guide: as in `vb.fit`.
       draws: of each posterior.
       seed: an int or a JAX key.
+      progress: as in `vb.fit`.
 
     Raises:
       ModelError: the model observes nothing, or cannot be fitted on fixed draws.
@@ -163,6 +167,7 @@ def calibrate(
     check_applied(model)
     check_applied(model if fitted is None else fitted, "fitted")
     whole_number("draws", draws)
+    check_call(None, progress, None)
     raw, fitted = raw_key(seed), model if fitted is None else fitted
     observed = [name for name in Target.of(model).layout.observed if name in model.sample(1)]
     if not observed:
@@ -171,13 +176,14 @@ def calibrate(
     models = [fitted.condition({name: truth[name][i] for name in observed}) for i in range(n)]
     latent = [slot.name for slot in Target.of(models[0]).layout.slots if slot.name in truth]
     ranks, unconverged = [], 0
-    for i, fit in enumerate(solved_side_by_side(models, guide, Deterministic(), [raw] * n)):
-        unconverged += not fit.status.converged
-        values = sample(fit.guide, fit.phi, fit.target, host_generator(raw, f"ranks {i}"), draws)
-        below = [(np.asarray(values[name]) < truth[name][i]).sum(axis=0).ravel() for name in latent]
-        ranks.append(np.concatenate(below))
-        if fit.status.was_cut_short:
-            raise KeyboardInterrupt
+    with watching(progress) as watch:
+        for i, fit in enumerate(solved_side_by_side(models, guide, Deterministic(), [raw] * n, watch)):
+            unconverged += not fit.status.converged
+            values = sample(fit.guide, fit.phi, fit.target, host_generator(raw, f"ranks {i}"), draws)
+            below = [(np.asarray(values[name]) < truth[name][i]).sum(axis=0).ravel() for name in latent]
+            ranks.append(np.concatenate(below))
+            if fit.status.was_cut_short:
+                raise KeyboardInterrupt
     names = [label for name in latent for label in labels(name, truth[name].shape[1:])]
     return Calibration(tuple(names), np.array(ranks), draws, unconverged)
 

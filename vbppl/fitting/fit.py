@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Never
 
+from vbppl.core import devices
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
-from vbppl.data import devices
 from vbppl.data.source import mesh_of
 from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.escalate import escalate
@@ -66,7 +66,8 @@ def fit(
       seconds: by the clock, after which the best so far is returned, with its report; compiling is not cut short.
       precision: "auto": the session's, and float64 from where rounding limits a fit on fixed draws, which the card
         says; "session": the session's only; or "float64", for this fit alone.
-      progress: True or False for a progress bar; None for one only where a person watches a long fit.
+      progress: True or False for signs of life on stderr or in the notebook's cell; None for them only after 2 seconds,
+        or, where stderr is no terminal, in a line every 10 seconds.
       callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit. What it raises, `fit`
         raises; but a KeyboardInterrupt is Ctrl-C.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
@@ -85,6 +86,7 @@ def fit(
         target = Target.of(model)
         watch = dataclasses.replace(watch, agreed=devices.agreed if devices.spans_processes(mesh_of(target)) else None)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
+        watch.doing("compiling")
         with explaining([target]):
             problem = prepare(planned, [target], [raw])
             try:

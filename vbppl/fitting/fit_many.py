@@ -12,13 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
-from vbppl.data import devices
-from vbppl.fitting.plan import plan
+from vbppl.fitting.plan import check_call, plan
 from vbppl.fitting.prepare import begun, explaining, judged, prepare
+from vbppl.fitting.progress import watching
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
@@ -36,6 +37,7 @@ def fit_many(
     *,
     method: Deterministic | None = None,
     seeds: Seed | Sequence[Seed] = 0,
+    progress: bool | None = None,
 ) -> list[Posterior]:
     """Fit a model to many data sets of equal shapes, or from many seeds, side by side.
 
@@ -58,6 +60,7 @@ def fit_many(
       guide: "auto", or one that is fitted without stochastic steps: "mean_field", "full_rank", `vb.Laplace()`, ...
       method: how the fixed draws are made; the session's precision is used.
       seeds: one for all fits, or one for each.
+      progress: as in `vb.fit`.
 
     Returns:
       the posteriors, in order; fewer, the last one marked as interrupted, where a person interrupts.
@@ -65,31 +68,32 @@ def fit_many(
     Raises:
       ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
     """
+    check_call(None, progress, None)
     models, seeds = _each(model, datasets, seeds)
     raws = [raw_key(seed, "each of seeds") for seed in seeds]
     posteriors: list[Posterior] = []
     method = Deterministic() if method is None else method
-    for solution, raw in zip(solved_side_by_side(models, guide, method, raws), raws):
-        solution = solution if posteriors else begun(solution)
-        posteriors.append(Posterior(*judged(solution, raw, Watch())))
-        if posteriors[-1].status.was_cut_short:
-            break
+    with watching(progress) as watch:
+        for solution, raw in zip(solved_side_by_side(models, guide, method, raws, watch), raws):
+            solution = solution if posteriors else begun(solution)
+            watch.doing(f"judging fit {len(posteriors) + 1:,} of {len(models):,}")
+            posteriors.append(Posterior(*judged(solution, raw, Watch())))
+            if posteriors[-1].status.was_cut_short:
+                break
     return posteriors
 
 
 def solved_side_by_side(
-    models: Sequence[Model], guide: str | Guide, method: Deterministic, raws: Sequence[np.ndarray]
+    models: Sequence[Model], guide: str | Guide, method: Deterministic, raws: Sequence[np.ndarray], watch: Watch
 ) -> Iterator[Solution]:
     """The solution for each model, not judged yet; they end early where a person interrupts."""
     targets = [Target.of(_checked(each, number, models[0])) for number, each in enumerate(models)]
     planned = plan(targets[0], guide, method)
     for begin in range(0, len(targets), AT_ONCE):
         part = slice(begin, begin + AT_ONCE)
-        with (
-            np.errstate(all="ignore"),
-            explaining(targets[part]),
-            devices.together(),
-        ):  # what is not finite is told by the status
+        watch.doing(f"fitting {begin + 1:,} to {min(part.stop, len(targets)):,} of {len(targets):,}")
+        # What is not finite is told by the status.
+        with np.errstate(all="ignore"), explaining(targets[part]), devices.together():
             solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
         yield from solutions
         if any(solution.status.was_cut_short for solution in solutions):

@@ -142,7 +142,8 @@ def plan(
         solve = fixed_draws.solve_richest if richer else solver.solve
     # Whoever decentres sites by hand has chosen.
     may_move = is_automatic and is_deterministic and all(seen.weight == 1 for seen in target.coordinates.values())
-    coordinates = _coordinates(target, may_move)
+    goes_on = is_deterministic and not is_automatic and not (solver is not None and solver.climbs)
+    coordinates = _coordinates(target, may_move, start if goes_on else None)
     return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint, may_move)
 
 
@@ -215,9 +216,15 @@ def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, 
     return "" if target.dim else "a model without latent sites"
 
 
-def _coordinates(target: Target, is_free: bool) -> np.ndarray:
-    """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`."""
+def _coordinates(target: Target, is_free: bool, start: Start) -> np.ndarray:
+    """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`.
+
+    A guide that was asked for goes on in those of the posterior from which it starts.
+    """
     layout, given = target.layout, coordinates_of(target)
+    is_chosen = any(seen.weight != 1 for seen in target.coordinates.values())
+    if isinstance(start, Posterior) and start.target.layout == layout and not is_chosen:
+        return coordinates_of(start.target)[None]
     if not (is_free and layout.funnels):
         return given[None]
     # Where the scale is known, decentring is a linear map, which changes nothing but the way there.

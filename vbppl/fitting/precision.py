@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.watch import Watch
-from vbppl.data import devices
 from vbppl.fitting.plan import Method, Plan
 from vbppl.fitting.prepare import judged, prepare
 from vbppl.inference.deterministic.problem import Deterministic, Problem

@@ -28,7 +28,7 @@ from vbppl.guides.gaussian import START_SD
 from vbppl.guides.program import ProgramGuide
 from vbppl.inference.deterministic import problem as deterministic
 from vbppl.inference.initialization import InitializationError, climbed, starts_of
-from vbppl.inference.solution import NotSearched, Solution
+from vbppl.inference.solution import NotSearched, Solution, searched_both
 from vbppl.inference.stochastic import minibatch
 from vbppl.inference.stochastic import problem as stochastic
 from vbppl.model.trace import abstract_sites
@@ -132,7 +132,8 @@ def solved_from_prior(plan: Plan, problem: Any, watch: Watch, error: Initializat
     (solution,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
     only = NotSearched("a draw of the prior was the only start")
     text = f"the boxes held none; one of {BLOCK} draws of the prior was taken"
-    return dataclasses.replace(solution, other_modes=only).noted("starts", text)
+    modes = searched_both(only, solution.other_modes)
+    return dataclasses.replace(solution, other_modes=modes).noted("starts", text)
 
 
 def _stochastic(plan: Plan, target: Target, raw: np.ndarray) -> stochastic.Problem:
@@ -185,6 +186,7 @@ def begun(solution: Solution) -> Solution:
 
 def judged(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
+    watch.doing("judging")
     report = judge(solution, raw, watch)
     if report.cut_short:
         text = f"{solution.status.text}; interrupted before it was judged"

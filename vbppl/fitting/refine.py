@@ -68,7 +68,7 @@ def refine(
         diverge all once more with 0.99, by shorter steps.
       seconds: by the clock, after which the draws so far are returned; compiling is not cut short. Ctrl-C does the
         same.
-      progress: True or False for a progress bar; None for one only where a person watches a long run.
+      progress: as in `vb.fit`.
 
     Returns:
       a posterior that speaks of the draws of all chains in all that it says: `sample`, `summary` (with R-hat and
@@ -90,12 +90,14 @@ def refine(
     raw, solution, dtype = raw_key(seed), posterior.solution, jnp.result_type(float)
     in_double = solution.in_double is not None
     with watching(progress, None, seconds) as watch, computing_in("float64" if in_double else None):
+        watch.doing("compiling")
         target = solution.in_double if in_double else solution.target
         start, frame = _start(posterior, target, host_generator(raw, "refine"), chains)
         found, notes = sampling.sample(target, start, frame, n, raw, accept[0], watch), ()
         if found.diverged.any() and len(accept) > 1 and not found.cut_short:
             lost = f"{found.diverged.sum():,} paths diverged with {accept[0]}, so all was drawn again with {accept[1]}"
             found, notes = found.again(target, n, accept[1], raw, watch), (Note("target_accept", lost),)
+        watch.doing("judging")
         began = time.perf_counter()
         report = judge_chains(solution, posterior.report.of_guide, target, found, notes) if len(found) else None
     if report is None:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError, of_kind
+from vbppl.core.programs.compiling import in_batches
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.special import HALF_LOG_TWO_PI, sum_rightmost
 from vbppl.core.types import AnyArray, Array, PyTree, Shape
@@ -310,4 +311,4 @@ def _draw(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Draws:
 @jax.jit
 def _bounds_in_turn(guide: RowGuide, phi: PyTree, noise: Array, target: Target) -> Array:
     one = lambda e: guide.bound(phi, e[None], target)[0]  # noqa: E731
-    return jax.lax.map(one, noise, batch_size=min(AT_ONCE, len(noise)))
+    return in_batches(one, noise, AT_ONCE)

@@ -7,17 +7,18 @@ its share of all, so that neither many rows nor what is read from files has to b
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
+from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.types import AnyArray, Array, PyTree
-from vbppl.data import devices
 from vbppl.guides.base import Draws, Guide, in_dtype_of
 from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
@@ -30,6 +31,7 @@ WORK = 4e8  # draws times numbers in the data
 NUMBERS = 2**23  # that intermediate values of a block of rows may hold
 FEWEST = 4  # draws behind a term of the bound
 MOST = 2**26  # numbers that draws of all rows may hold
+WORTHWHILE = 0.05  # nats that a richer guide must gain to be kept
 
 
 class Estimate(NamedTuple):
@@ -37,6 +39,25 @@ class Estimate(NamedTuple):
 
     value: float
     se: float
+
+    @classmethod
+    def of(cls, sets: Sequence[float]) -> Estimate:
+        """The mean of what independent sets of draws say, and how much they differ."""
+        return cls(float(np.mean(sets)), float(np.std(sets, ddof=1) / np.sqrt(len(sets))))
+
+    def is_sure(self, least: float = WORTHWHILE) -> bool:
+        """Is a gain so great, and beyond two standard errors?"""
+        return bool(least < self.value < np.inf and self.value > 2 * self.se)
+
+    @property
+    def least(self) -> float:
+        """Less two standard errors."""
+        return self.value - 2 * self.se
+
+    @property
+    def in_words(self) -> str:
+        """For a note."""
+        return f"{self.value:.2f} ± {self.se:.2f} nats"
 
     def __str__(self) -> str:
         return f"{self.value:.3f} ± {self.se:.3f}"
@@ -157,7 +178,8 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
-    return log_prob(guide, phi, jnp.atleast_2d(z), target).reshape(log_det.shape) - log_det
+    log_q = np.asarray(log_prob(guide, phi, np.atleast_2d(z), target)).reshape(np.shape(log_det))
+    return jnp.asarray(log_q - np.asarray(log_det))
 
 
 def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict[str, Any], float]]]:
@@ -233,7 +255,7 @@ def _few_at_once(function: Any, noise: Array, side_by_side: int) -> Any:
     """`function` of all draws of the noise, of which so many are looked at together."""
     if side_by_side >= len(noise):
         return function(noise)
-    one = jax.lax.map(lambda e: function(e[None]), noise, batch_size=side_by_side)
+    one = in_batches(lambda e: function(e[None]), noise, side_by_side)
     return jax.tree.map(lambda leaf: leaf[:, 0], one)
 
 
@@ -266,10 +288,12 @@ def _drawn(
     return _few_at_once(some, noise, side_by_side)
 
 
-@jax.jit
 def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> Array:
     """The guide's log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
-    return guide.log_prob(phi, jnp.asarray(z), target)
+    return _log_prob(np.size(z) + target.data_size, guide, phi, z, target)
+
+
+_log_prob = ByWork(lambda guide, phi, z, target: guide.log_prob(phi, jnp.asarray(z), target))
 
 
 def _read_in_parts(name: str) -> ModelError:

@@ -25,7 +25,7 @@ from vbppl.target.batched import BLOCK, Density, evaluate
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.target import Target, coordinates_of
 
-RADII = (10.0, 2.0, 1.0, 0.1)
+RADII = (10.0, 5.0, 2.0, 0.1)  # of scales and logits most candidates that meet a narrow mode begin 3 to 10 away
 CLIMB = 16
 FIRST_STEP, LONGEST = 0.1, 0.5
 ASCENT = 200  # steps of L-BFGS to a mode

@@ -24,11 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.keys import wrap
+from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.types import Array
 from vbppl.core.watch import Watch, last
-from vbppl.data import devices
-from vbppl.target.batched import compiler_options, evaluate, in_full_precision, on_accelerator
+from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
 
 STEPS = 50  # of each chain in a call
@@ -104,6 +105,7 @@ class Chains:
       frame: in which they move.
       seconds: since the first step.
       cut_short: "interrupted" or "deadline", or "" where they came to their end.
+      of: the steps that each is to make.
     """
 
     z: np.ndarray
@@ -116,8 +118,9 @@ class Chains:
     frame: Frame
     seconds: float = 0.0
     cut_short: str = ""
+    of: int | None = None
 
-    task = "refine"
+    stage = "chains"
 
     def again(self, target: Target, n: int, acceptance: float, raw_key: np.ndarray, watch: Watch) -> Chains:
         """Other draws in the place of these, from where these end; a cut in the warm-up leaves these."""
@@ -157,7 +160,7 @@ class Chains:
 
     @property
     def said(self) -> str:
-        """For a bar."""
+        """What a person is told besides the steps."""
         return f"{len(self)} draws, {self.diverged.sum()} divergences"
 
 
@@ -181,7 +184,8 @@ def sample(
     """`n` draws of each of the chains that start at `start`, `(chains, dim)`, after a warm-up."""
     chains, dim = start.shape
     none = np.zeros((chains, 0))
-    first = Chains(np.zeros((chains, 0, dim)), none, none.astype(bool), none, FIRST_STEP, 0, 0, frame)
+    steps = STEPS * (sum(WINDOWS) + -(-n // STEPS))
+    first = Chains(np.zeros((chains, 0, dim)), none, none.astype(bool), none, FIRST_STEP, 0, 0, frame, of=steps)
     walk = _walk(target, start, first, n, raw_key, acceptance)
     found, cut_short = last(walk, first, watch, lambda now: now)
     return dataclasses.replace(found, cut_short=cut_short if len(found) < n else "")

@@ -22,6 +22,8 @@ class Progress:
       seconds: since the first step.
       params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
       state: what the objective hands from step to step besides, if anything.
+      stage: what the steps are for: "mean field", "full rank", "stochastic steps", ...
+      of: the steps after which the fit ends, where their number was asked for.
     """
 
     step: int
@@ -29,12 +31,12 @@ class Progress:
     seconds: float
     params: PyTree
     state: PyTree = ()
-
-    task = "fit"
+    stage: str = "climbing"
+    of: int | None = None
 
     @property
     def said(self) -> str:
-        """For a bar."""
+        """What a person is told besides the steps."""
         return f"ELBO {self.elbo:.2f}"
 
     def __repr__(self) -> str:

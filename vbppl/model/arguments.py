@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
-from vbppl.data import devices
 from vbppl.data.padded import is_padded
 from vbppl.data.source import UNNAMED, Source, is_source
 from vbppl.model.shapes import as_numbers

@@ -1,8 +1,8 @@
 """What a model claims of its numbers, and where they show that it is not true.
 
 Observations lie on their supports; a scale is positive; probabilities have the sum one. Where such a number follows
-from the model's arguments alone, NumPy looks at it before anything compiles (`core/known.py`), and the message names
-the place. Numbers that depend on latent variables are looked at where a fit has failed, at a point.
+from the model's arguments alone, NumPy looks at it before anything compiles (`core/programs/known.py`), and the message
+names the place. Numbers that depend on latent variables are looked at where a fit has failed, at a point.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import jax
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.known import Known
+from vbppl.core.programs.known import Known
 from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, parameters
 from vbppl.distributions.constraints import base, integer, matrix, scalar, vector
 from vbppl.distributions.families.counts import Poisson
+from vbppl.distributions.location_scale import vector_dim
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import check_range
@@ -220,7 +221,7 @@ def _of_prior(claim: Claim, prior: Any) -> Iterator[Claim]:
     support = prior.support
     while isinstance(support, base.Independent):
         support = support.base
-    if isinstance(support, scalar.Real) and prior.location_scale:
+    if isinstance(support, scalar.Real) and prior.location_scale and not vector_dim(prior):
         loc, scale = prior.location_scale
         yield dataclasses.replace(claim, value=loc - INSIDE * scale)
 

@@ -19,13 +19,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
+from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
-from vbppl.data import devices
 from vbppl.data.source import Source, unpadded
 from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
@@ -227,7 +229,7 @@ class Model(Program):
         of_kind("params", params, params is None or isinstance(params, Mapping), "a dict of values, posterior.params")
         n, whole = whole_number("n", n), self.loaded()
         check_numbers(whole, observations=False)
-        return _prior_draws(*devices.put((whole, _own_params(self, params or {}), raw_key(seed))), n)
+        return _prior_draws(np.arange(n, dtype=np.uint32), whole, _own_params(self, params or {}), raw_key(seed))
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
@@ -348,12 +350,10 @@ def _own_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: params[name] for name in own}
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def _prior_draws(model: Model, params: dict[str, Any], raw: Array, n: int) -> dict[str, Array]:
-    def draw(key):
-        return values_of(model.trace(drawn_anew(given(params, from_prior(key)))))
-
-    return jax.vmap(draw)(jax.random.split(wrap(raw), n))
+@OverDraws
+def _prior_draws(number: Array, model: Model, params: dict[str, Any], raw: Array) -> dict[str, Array]:
+    key = jax.random.fold_in(wrap(raw), number)
+    return values_of(model.trace(drawn_anew(given(params, from_prior(key)))))
 
 
 @jax.jit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,18 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import named, wrap
+from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
-from vbppl.data import devices
 from vbppl.distributions.location_scale import Coordinates, coordinates
 from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import take_rows
 from vbppl.model.trace import Outline, abstract_sites, values_of
-
-AT_ONCE = 64  # draws run side by side: bounds the memory that intermediate values take
 
 
 def predict(
@@ -62,7 +60,9 @@ def predict(
         _say_drawn_from_prior(name, given_shapes[name], latent[name])
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
-    new = devices.readable(_forward(*devices.put((model, kept, z, dict(seen or {}), dict(params), raw_key)), n))
+    new = devices.readable(
+        _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), raw_key)
+    )
     fixed = {*kept, *z} - set(anew)
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
@@ -93,7 +93,8 @@ def log_likelihood(
     found: dict[str, np.ndarray] = {}
     for _, rows in parts:
         shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
-        part = devices.readable(_log_likelihood(model, shown, dict(params), rows))
+        n = next((len(values) for values in shown.values()), 1)
+        part = devices.readable(_log_likelihood((np.arange(n), shown), model, dict(params), rows))
         if not rows:
             return part
         for name, values in part.items():
@@ -129,41 +130,33 @@ def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> 
     )
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def _forward(
+def _predicted(
+    draw: tuple[Array, dict[str, Array], dict[str, Array]],
     model: Model,
-    draws: dict[str, Array],
-    z: dict[str, Array],
     seen: dict[str, Coordinates],
     params: dict[str, Any],
     raw_key: Array,
-    n: int,
 ) -> dict[str, Array]:
-    def one(draw: tuple[Array, dict[str, Array], dict[str, Array]]) -> dict[str, Array]:
-        raw_key, values, z = draw
-        key = wrap(raw_key)
+    """All values of a run, with the draw's own key for what it does not have."""
+    number, values, z = draw
+    key = jax.random.fold_in(wrap(raw_key), number)
 
-        def value_of(site: Site) -> Array:
-            if site.name in z:
-                return coordinates(site.dist, seen.get(site.name)).forward(z[site.name])
-            return site.dist.sample(named(key, site.name))
+    def value_of(site: Site) -> Array:
+        if site.name in z:
+            return coordinates(site.dist, seen.get(site.name)).forward(z[site.name])
+        return site.dist.sample(named(key, site.name))
 
-        return values_of(model.trace(drawn_anew(given({**values, **params}, answered(value_of)))))
-
-    keys = jax.random.key_data(jax.random.split(wrap(raw_key), n))
-    return jax.lax.map(one, (keys, draws, z), batch_size=min(n, AT_ONCE))
+    return values_of(model.trace(drawn_anew(given({**values, **params}, answered(value_of)))))
 
 
-@jax.jit
-def _log_likelihood(
-    model: Model, draws: dict[str, Array], params: dict[str, Any], rows: dict[str, Any]
+def _densities(
+    draw: tuple[Array, dict[str, Array]], model: Model, params: dict[str, Any], rows: dict[str, Any]
 ) -> dict[str, Array]:
-    def one(values: dict[str, Array]) -> dict[str, Array]:
-        sites = model.trace(at_rows(rows, given({**values, **params}, required)))
-        observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
-        return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
+    """The log densities of what is observed, given a draw of all else, of which there may be nothing but a number."""
+    _, values = draw
+    sites = model.trace(at_rows(rows, given({**values, **params}, required)))
+    observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
+    return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
 
-    if not draws:
-        return jax.tree.map(lambda value: value[None], one({}))
-    n = jax.tree.leaves(draws)[0].shape[0]
-    return jax.lax.map(one, draws, batch_size=min(n, AT_ONCE))
+
+_forward, _log_likelihood = OverDraws(_predicted), OverDraws(_densities)

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
-from vbppl.core.nonfinite import first_nan
 from vbppl.core.plain_words import brief, in_plain_words
+from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
-from vbppl.data import devices
+from vbppl.distributions.location_scale import vector_dim
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.handlers import at_point, at_site, given, parts_of
@@ -72,6 +73,7 @@ class Outline:
     is_discrete: bool = False
     has_rsample: bool = False
     location_scale: bool = False
+    vector_dim: int = 0
     movable: bool = False
     hierarchical: bool = False
     has_training_mode: bool = False
@@ -93,7 +95,8 @@ class Outline:
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             has_both = not site.observed and dist.location_scale is not None
-            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, has_both)
+            moves = has_both, vector_dim(dist) if has_both else 0
+            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
 
     def row(self) -> tuple[str, ...]:
         """Its line in a table of shapes."""

@@ -135,7 +135,7 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
         found.elbo,
         draws,
         solution.other_modes,
-        log_evidence=draws.log_evidence if draws.trusted else np.nan,
+        log_evidence=draws.log_evidence if draws.tells_evidence else np.nan,
         mean_error=_worst(np.abs(errors.mean), errors.mean_se, errors),
         log_sd_error=_worst(errors.log_sd, errors.log_sd_se, errors),
         tail=found.tail,

@@ -37,6 +37,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import latin_hypercube, whitened_draws
+from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.tables import Table, labels, number
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide
@@ -133,7 +134,7 @@ def linear_response(
 def _solve_densely(
     target: Target, eta: np.ndarray, noise: np.ndarray, units: np.ndarray, slopes: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    hessian = np.asarray(_hessian(target, eta, noise), np.float64) * units[:, None] * units
+    hessian = np.asarray(_hessian(_work(target), target, eta, noise), np.float64) * units[:, None] * units
     if not np.isfinite(hessian).all():
         return slopes.T, "the Hessian of the bound is not finite"
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
@@ -176,10 +177,15 @@ def _slopes(
             f"the covariances of {len(found):,} scalars in {target.dim:,} dims do not fit in memory.",
             mend="Name the sites that matter: posterior.linear_response('mu', 'tau').",
         )
-    return found, np.asarray(_mean_slopes(target, eta, noise, names))
+    return found, np.asarray(_mean_slopes(_work(target), target, eta, noise, names))
 
 
-@functools.partial(jax.jit, static_argnames="names")
+def _work(target: Target) -> int:
+    """The numbers that are looked at for one direction."""
+    return DRAWS * max(target.data_size, target.dim)
+
+
+@functools.partial(ByWork, static_argnames="names")
 def _mean_slopes(target: Target, eta: Array, noise: Array, names: tuple[str, ...]) -> Array:
     """Backwards from each scalar, some at a time: all at once would hold `(scalars, draws, dim)` numbers."""
 
@@ -190,14 +196,14 @@ def _mean_slopes(target: Target, eta: Array, noise: Array, names: tuple[str, ...
 
     mean, pull = jax.vjp(means, eta)
     one = lambda i: pull(jnp.zeros_like(mean).at[i].set(1))[0]  # noqa: E731
-    return jax.lax.map(one, jnp.arange(len(mean)), batch_size=AT_ONCE)
+    return in_batches(one, jnp.arange(len(mean)), AT_ONCE)
 
 
-@jax.jit
+@ByWork
 def _hessian(target: Target, eta: Array, noise: Array) -> Array:
     """All columns, some at a time: forward over reverse."""
     columns = jnp.eye(len(eta), dtype=eta.dtype)
-    return jax.lax.map(lambda v: hessian_times(target, eta, noise, v), columns, batch_size=8)
+    return in_batches(lambda v: hessian_times(target, eta, noise, v), columns, 8)
 
 
 class Curvature(NamedTuple):

@@ -199,13 +199,13 @@ class Posterior(ByRow):
         return linear_response(self.target, loc, log_sd, self._checked(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
-        """`n` draws weighed by importance, whatever the verdict: what `sample` gives where it is "corrected".
+        """`n` draws weighed by importance, whatever the verdict: what `sample` gives of weighted draws or of chains.
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
         """
         check_count(n)
-        if isinstance(self.report, Unjudged) or not self.report.draws.trusted:
+        if isinstance(self.report, Unjudged) or not (self.report.chains or self.report.draws.trusted):
             worth = "" if isinstance(self.report, Unjudged) else self.report.draws.worth
             raise ValueError(f"importance weights cannot repair this guide{worth}. See posterior.check().")
         return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)

@@ -21,6 +21,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator, named, wrap
 from vbppl.core.numerics import psis
+from vbppl.core.programs.compiling import in_batches
 from vbppl.core.types import Array, PyTree
 from vbppl.guides import networks
 from vbppl.guides.base import Guide, row_wise
@@ -262,7 +263,7 @@ def _gains(guide: Guide, phi: PyTree, target: Target, rows: dict[str, Array], ra
         log_p = 0.0
         for sign in (1.0, -1.0):
             noise = jax.tree.map(lambda leaf, sign=sign: sign * leaf, half)
-            log_p += jax.lax.map(lambda e: by_row(points(table, e)), noise, batch_size=8).mean(0)
+            log_p += in_batches(lambda e: by_row(points(table, e)), noise, 8).mean(0)
         entropies = (log_sd.reshape(len(log_sd), -1).sum(axis=1) for _, log_sd in table.values())
         return log_p / 2 + sum(entropies)
 

@@ -17,7 +17,6 @@ import re
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
+from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.types import Array, ArrayLike
-from vbppl.data import devices
 from vbppl.target.target import Target, coordinates_of, in_coordinates
 
 BLOCK = 32  # points that are evaluated side by side
@@ -38,30 +38,6 @@ ROWS = 16  # kinds of coordinates that one call can take
 TOGETHER = 2**18  # numbers of many data sets that are looked at together
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
 ROOM = 2**29  # numbers that the intermediate values of a block may hold on an accelerator
-
-
-def on_accelerator() -> bool:
-    """Whether programs run on a device that waits for the host, as a GPU does wherever a loop's length is data."""
-    return jax.default_backend() != "cpu"
-
-
-def compiler_options() -> dict[str, Any] | None:
-    """How a program is compiled: on a processor one level below LLVM's highest, which is XLA's default.
-
-    The highest took 1.2 to 2.1 times the CPU seconds (a chunk of steps of eight schools 4.3 beside 2.1), and no program
-    of ours ran faster by it; one level lower still, those with large data take four times as long.
-    """
-    return None if on_accelerator() else {"xla_backend_optimization_level": 2}
-
-
-def in_full_precision() -> AbstractContextManager[Any]:
-    """Products as exact as their numbers, which fits on fixed draws rely on, unless the session asks for others.
-
-    By default a GPU rounds the factors of a product to 10 bits: on an H100 a logistic regression of 100,000 rows then
-    took 2.3 times the gradients and ended .012 sd off; exact products gave the processor's answer in as many gradients.
-    """
-    asked = jax.config.jax_default_matmul_precision is not None  # pyright: ignore[reportAttributeAccessIssue]
-    return jax.default_matmul_precision("highest") if on_accelerator() and not asked else contextlib.nullcontext()
 
 
 def points_side_by_side(data_size: int, accelerated: bool) -> int:

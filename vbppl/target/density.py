@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, static
 from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
-from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at
+from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
 from vbppl.model.handlers import answered, at_point, at_rows, states_of
 from vbppl.model.model import Model, leading_draws
 from vbppl.model.modules import Parts, parts
@@ -86,6 +87,8 @@ class Term:
         """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
         if self.moved is not None:
             # An affine map of a normal is a normal, whatever the family of the prior.
+            if vector_dim(self.dist):
+                return normal_beside(self.dist, self.moved.forward(loc), sd, self.moved.matrix * sd[..., None, :])
             loc, sd = self.moved.forward(loc), self.moved.scale * sd
         return normal_beside(self.dist, loc, sd)
 
@@ -241,7 +244,7 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
             part = _at_rows_shown(site, part)
         value, log_dets[site.name] = bijector.forward_and_log_det(part)
         if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
-            moved[site.name] = bijector, log_prob_at(site.dist, seen, part, value)
+            moved[site.name] = bijector, log_prob_at(site.dist, seen, bijector, part, value)
         return value
 
     sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
@@ -280,22 +283,21 @@ def _finite_sites(target: Any, z: Array) -> dict[str, Array]:
 
 @jax.jit
 def constrained(target: Evaluable, z: Array) -> dict[str, Array]:
-    """The values of the latent and deterministic sites at a point `(dim,)`, or at points `(n, dim)`."""
+    """The values of the latent and deterministic sites at a point `(dim,)`."""
+    return run(target, z, {}, False).reported
 
-    def one(z):
-        return run(target, z, {}, False).reported
 
-    return jax.vmap(one)(z) if z.ndim == 2 else one(z)
+constrained_draws = OverDraws(lambda z, target: run(target, z, {}, False).reported, side_by_side=None)
 
 
 @pytree
 class Prior:
-    """What a movable site's prior is at a point: each in the shape of the site's slice of `z`.
+    """What a movable site's prior is at a point, block by block of what is moved together: a number, or a vector.
 
     Attributes:
-      value: the site's.
+      value: the site's, `(blocks, dim)`, as `loc` and `slope`.
       loc: of its family.
-      scale: of its family.
+      scale: of its family, or the Cholesky factor, `(blocks, dim, dim)`, as `curvature` and `stretch`.
       slope: the derivative of the site's own log density by its value.
       curvature: the second derivative.
       stretch: the derivative of the value by `z`.
@@ -315,20 +317,42 @@ def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
     terms, found = run(target, z, {}, False), {}
     for name in target.layout.movable:
         term, value = terms[name], terms.reported[name]
-        slope_at = jax.grad(lambda value, dist=term.dist: jnp.sum(dist.log_prob(value)))
-        slopes = jax.jvp(slope_at, (value,), (jnp.ones_like(value),))
-        parts = (*term.dist.location_scale, *slopes, term.moved.scale)
-        found[name] = Prior(value, *(jnp.broadcast_to(part, value.shape) for part in parts))
+        found[name] = _prior_at(term, value)
     return found
 
 
-@jax.jit
+def _prior_at(term: Term, value: Array) -> Prior:
+    slope_at = jax.grad(lambda value: jnp.sum(term.dist.log_prob(value)))
+    (loc, scale), is_vector = term.dist.location_scale, vector_dim(term.dist) > 0
+    shape = value.shape if is_vector else (*value.shape, 1)  # of blocks
+    # Blocks are independent given what comes before, so a column of all of them comes at once.
+    along = jnp.eye(shape[-1], dtype=value.dtype).reshape(-1, *(1,) * (len(shape) - 1), shape[-1])
+    along = jnp.broadcast_to(along, (shape[-1], *shape)).reshape(-1, *value.shape)
+    columns = jax.vmap(lambda ones: jax.jvp(slope_at, (value,), (ones,))[1])(along)
+    curvature = jnp.stack([column.reshape(shape) for column in columns], axis=-1)
+    scales = (scale, term.moved.matrix) if is_vector else (scale, term.moved.scale)
+    scales = tuple(jnp.broadcast_to(each, (*value.shape, shape[-1]) if is_vector else value.shape) for each in scales)
+    vectors = (value, jnp.broadcast_to(loc, value.shape), slope_at(value))
+    dim = shape[-1]
+    value, loc, slope = (each.reshape(-1, dim) for each in vectors)
+    scale, stretch = (each.reshape(-1, dim, dim) for each in scales)
+    return Prior(value, loc, scale, slope, curvature.reshape(-1, dim, dim), stretch)
+
+
 def unconstrained(target: Evaluable, values: dict[str, Array]) -> tuple[Array, Array]:
     """The `z` at one value for each latent site, and log |dx/dz|; or at draws of them."""
     # Draws are told from one value by their shapes, which only the sites' outlines know.
-    one = functools.partial(unconstrained_at, target, rows={})
-    draws = leading_draws(abstract_sites(target.model), values)
-    return one(values) if draws is None else jax.vmap(one)(values)
+    if leading_draws(abstract_sites(target.model), values) is None:
+        return _unconstrained(values, target)
+    return _unconstrained_draws(values, target)
+
+
+def _unconstrained_at_all_rows(values: dict[str, Array], target: Evaluable) -> tuple[Array, Array]:
+    return unconstrained_at(target, values, {})
+
+
+_unconstrained = jax.jit(_unconstrained_at_all_rows)
+_unconstrained_draws = OverDraws(_unconstrained_at_all_rows, side_by_side=None)
 
 
 def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:

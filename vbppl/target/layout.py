@@ -18,10 +18,10 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.tables import labels
-from vbppl.core.types import Array, Shape
+from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Coordinates, precisions_shape
 from vbppl.model.arguments import by_name
 from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import Outline
@@ -31,7 +31,8 @@ from vbppl.model.trace import Outline
 class Slot:
     """Where a latent site lies in the flat vector: `z[start:stop]`, of shape `unconstrained`.
 
-    `plates` are the plates around it, and `axes` says which axis of `unconstrained` each of them owns.
+    `plates` are the plates around it, and `axes` says which axis of `unconstrained` each of them owns. `vector_dim`
+    numbers are moved together where it is seen in other coordinates; 0 where each is by itself.
     """
 
     name: str
@@ -42,11 +43,17 @@ class Slot:
     stop: int
     plates: tuple[str, ...]
     axes: tuple[int, ...] = ()
+    vector_dim: int = 0
 
     @property
     def event_dim(self) -> int:
         """How many of the rightmost axes of `unconstrained` belong to the event."""
         return len(self.unconstrained) - len(self.shape) + len(self.event_shape)
+
+    @property
+    def told(self) -> tuple[Shape, Shape]:
+        """The shapes of its pseudo-data and of their precisions: see `Coordinates`."""
+        return self.unconstrained, precisions_shape(self.unconstrained, self.vector_dim)
 
     def shown(self, lengths: Mapping[str, int]) -> Shape:
         """`unconstrained` where plates show so many rows only, by their names."""
@@ -114,10 +121,10 @@ class Layout:
 
     def in_coordinates(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Coordinates]:
         """How the `movable` sites are seen that are centred as far as `weights` say, without pseudo-data."""
-        shapes = {slot.name: slot.unconstrained for slot in self.slots}
         return {
-            name: Coordinates(np.asarray(weights[name], dtype), *np.zeros((2, *shapes[name]), dtype))
-            for name in self.movable
+            slot.name: Coordinates(np.asarray(weights[slot.name], dtype), *(np.zeros(s, dtype) for s in slot.told))
+            for slot in self.slots
+            if slot.name in self.movable
         }
 
     def packed(self, seen: Mapping[str, Coordinates]) -> np.ndarray:
@@ -130,10 +137,10 @@ class Layout:
         found, start = {}, 0
         for slot in self.slots:
             if slot.name in self.movable:
-                size = slot.stop - slot.start
-                weight, *parts = row[start], row[start + 1 :][:size], row[start + 1 + size :][:size]
-                found[slot.name] = Coordinates(weight, *(part.reshape(slot.unconstrained) for part in parts))
-                start += 1 + 2 * size
+                stops = start + 1 + np.cumsum([math.prod(shape) for shape in slot.told])
+                parts = row[start + 1 : stops[0]], row[stops[0] : stops[1]]
+                found[slot.name] = Coordinates(row[start], *(p.reshape(s) for p, s in zip(parts, slot.told)))
+                start = int(stops[1])
         return found
 
     @property
@@ -207,7 +214,7 @@ class Layout:
             raise ModelError("the site was there only when the model was first run.", site=lost[0], mend=mend)
         return {name: values[name] for name in self.reported}
 
-    def latent_values(self, values: Mapping[str, Any]) -> dict[str, Array]:
+    def latent_values(self, values: Mapping[str, Any]) -> dict[str, AnyArray]:
         """The values of the latent sites among `values`, none of which may be missing."""
         missing = [slot.name for slot in self.slots if slot.name not in by_name(values)]
         if missing:
@@ -216,7 +223,8 @@ class Layout:
                 details="\n".join(f"{slot.name}: {slot.shape}" for slot in self.slots),
                 mend="Give a value of its shape, or draws of it, for each latent site.",
             )
-        return {slot.name: jnp.asarray(values[slot.name]) for slot in self.slots}
+        found = {slot.name: values[slot.name] for slot in self.slots}
+        return {name: value if isinstance(value, jax.Array) else np.asarray(value) for name, value in found.items()}
 
 
 def shown_slices(layout: Layout, rows: Mapping[str, Any]) -> dict[str, tuple[int, Shape]]:
@@ -258,4 +266,5 @@ def _slot(site: Outline, start: int) -> Slot:
         start + math.prod(site.unconstrained),
         tuple(frame.name for frame in site.frames),
         tuple(batch + frame.dim for frame in site.frames),
+        site.vector_dim,
     )

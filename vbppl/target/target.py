@@ -28,16 +28,16 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, yes_or_no
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array
-from vbppl.data import devices
 from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
 from vbppl.distributions.location_scale import Coordinates
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
-from vbppl.target.density import Terms, constrained, log_density, made_params, run, unconstrained
+from vbppl.target.density import Terms, constrained, constrained_draws, log_density, made_params, run, unconstrained
 from vbppl.target.layout import Layout
 from vbppl.target.plain import is_plain, plain_density
 
@@ -151,7 +151,9 @@ class Target:
 
     def constrain(self, z: Any) -> dict[str, Array]:
         """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
-        return self.layout.in_order(devices.readable(constrained(self, self.layout.flat(z, batched=True))))
+        z = self.layout.flat(z, batched=True)
+        values = constrained(self, z) if z.ndim == 1 else constrained_draws(z, self)
+        return self.layout.in_order(devices.readable(values))
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""

@@ -272,3 +272,22 @@ def test_a_step_leaves_the_state_before_it_alone():
     assert len({id(state.loc) for state in states[:-1]}) == len(states) - 1
     bounds = [float(state.bound[0]) for state in states]
     assert bounds == sorted(bounds) and len(set(bounds)) > 3
+
+
+def test_the_decrement_is_half_the_squared_length_in_the_fisher_metric_and_so_is_the_product_of_steps():
+    """A step of `r` leads `r^2` decrements of KL away; the product is the one that belongs to this length."""
+    rng, eye = np.random.default_rng(3), np.eye(4)
+    drift, curvature = rng.standard_normal((2, 1, 4)), rng.standard_normal((2, 1, 4, 4))
+    curvature = curvature + curvature.swapaxes(2, 3)
+    here = np.zeros((1, 4)), eye[None] + np.tril(rng.standard_normal((4, 4)))[None], np.zeros(1)
+    before, after = (natural_gradient.Iterates.at(*here, h, a) for h, a in zip(drift, curvature))
+    r = np.full(1, 1e-4)
+    far = natural_gradient.divergence(*natural_gradient.proposed(before, r), before)
+    assert far / r**2 == pytest.approx(before.decrement, rel=1e-3)
+    longer, shorter = (
+        natural_gradient.Iterates.at(*here, drift[0] + sign * drift[1], curvature[0] + sign * curvature[1]).decrement
+        for sign in (1, -1)
+    )
+    kept = (longer - shorter) / 4 / before.decrement  # of the gradient, after a step of 1: by polarisation
+    expected = np.clip(1 / (1 - kept), 0.1, 10.0) if (kept < 0.9).all() else 10.0
+    assert natural_gradient.next_length(before, after, np.ones(1)) == pytest.approx(expected, rel=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import cases
@@ -41,6 +42,18 @@ def test_full_rank_on_fewer_than_two_draws_a_dimension_is_refused_with_the_reaso
         "bound has no maximum, and below 10 no exact moments.\n"
         "  To mend it: Give at least 10 draws, or leave draws=None."
     )
+
+
+def test_full_rank_in_more_dimensions_than_fit_in_memory_is_refused_before_anything_is_computed(compilations):
+    before = compilations()
+    with pytest.raises(vb.ModelError) as error:
+        vb.fit(vb.density(lambda z: -jnp.sum(z**2), 10**6), "full_rank")
+    assert re.fullmatch(
+        r"a full-rank guide of 1,000,000 dimensions takes about 192,000 GB while it is fitted, and there are [\d,]+.\n"
+        r"  To mend it: Fit guide='low_rank' or guide='mean_field'.",
+        str(error.value),
+    )
+    assert compilations() == before
 
 
 def test_full_rank_on_two_draws_a_dimension_is_exact_for_a_gaussian():

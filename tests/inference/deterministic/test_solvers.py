@@ -197,3 +197,25 @@ def test_a_posterior_like_a_gaussian_pays_two_looks_at_each_width_and_finds_none
     assert solution.status.gradients - without.status.gradients == 4 * 32
     np.testing.assert_array_equal(solution.phi, without.phi)
     assert solution.other_modes.found == ()
+
+
+@pytest.mark.parametrize("why", ["deadline", "interrupted"])
+@pytest.mark.parametrize("solver", [fixed_draws.solve_full_rank, fixed_draws.solve_richest, mixture.solve_mixture])
+def test_what_ends_a_restart_in_width_leaves_the_fit_converged(solver, why, monkeypatch):
+    over = []
+
+    class Ending(Watch):
+        is_over = property(lambda self: bool(over))
+
+    def widths(work, state):
+        if why == "interrupted":
+            raise KeyboardInterrupt
+        over.append(True)
+        yield state
+
+    (whole,) = solve(fixed_draws.solve_full_rank, problem(LOGISTIC))
+    monkeypatch.setattr(fixed_draws, "widths", widths)
+    (solution,) = solve(solver, problem(LOGISTIC), Ending())
+    assert solution.status.reason == why and solution.status.was_cut_short and solution.status.converged
+    assert solution.status.text.startswith("at the optimum (") and "before all was looked at" in solution.status.text
+    np.testing.assert_array_equal(np.ravel(flat(solution))[: whole.phi.size], np.ravel(whole.phi))

@@ -102,8 +102,15 @@ class MultivariateNormal(Distribution):
         noise = jax.random.normal(key, shape, self.dtype)
         return self.loc + jnp.einsum("...ij,...j->...i", jnp.asarray(self.scale_tril, self.dtype), noise)
 
+    @property
+    def location_scale(self) -> tuple[ArrayLike, ArrayLike]:
+        return self.loc, self.scale_tril
+
     def log_prob(self, x):
-        u = solve_lower(self.scale_tril, x - self.loc)
+        return self.log_prob_of_standard(solve_lower(self.scale_tril, x - self.loc))
+
+    def log_prob_of_standard(self, u: Array) -> Array:
+        """The log density of `loc + scale_tril u`."""
         diagonal = jnp.diagonal(jnp.asarray(self.scale_tril), axis1=-2, axis2=-1)
         half_log_det = jnp.sum(jnp.log(diagonal), axis=-1) + HALF_LOG_TWO_PI * diagonal.shape[-1]
         return -0.5 * jnp.sum(jnp.square(u), axis=-1) - half_log_det

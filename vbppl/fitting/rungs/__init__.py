@@ -5,6 +5,7 @@ with its report, or the one that it got, with a note of what was tried and what 
 better on fresh draws, and sums what all of it cost.
 
 - `costs`: what several fits cost together.
+- `choice`: a richer solution is kept where its report is no worse.
 - `from_prior`: starts from draws of the prior, where the boxes may have missed.
 - `components`: a mixture with new components, while they pay.
 - `modes`: a mixture of the modes and widths that restarts met.

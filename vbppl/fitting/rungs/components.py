@@ -6,16 +6,19 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.prepare import judged
+from vbppl.fitting.rungs.choice import unless_worse
 from vbppl.guides.gaussian import normal_of
-from vbppl.inference.deterministic.beyond import mixture
+from vbppl.inference import bound
+from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.solution import Solution
+from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import AnyReport, Report
 
 MIXTURE_DIM = 50
 SHARE = 0.8  # of what is wrong that lies in the margins, from which on these are to be shaped instead
-WORTHWHILE = 0.05  # nats
+# Where weighted draws are an answer: the gap in nats from which on a good guide is looked for, and at what price beside
+# the fit, or in gradients of a cheap density.
+GAP, TIMES, CHEAP = 0.1, 2, 100_000
 FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
 
 
@@ -24,19 +27,26 @@ def add_components(
 ) -> tuple[Solution, AnyReport]:
     """A mixture in the place of the Gaussian, where something else is wrong than the shape of its margins."""
     # Components of what is bent already would have to climb in bent coordinates, which nobody has written.
-    if not isinstance(report, Report) or not mixture.is_of_normals(before):
+    if not isinstance(report, Report) or not is_of_normals(before):
         return before, report
     if not 1 < before.target.dim <= MIXTURE_DIM or margin_share(before, report) >= SHARE:
         return before, report
-    after = mixture.climbed(problem, before, watch)
+    budget = np.inf
+    if report.verdict == "corrected":
+        if not report.log_evidence - report.elbo.value > GAP:
+            return before, report
+        each = bound.work(before.guide, before.phi, before.target) + 10 * before.target.dim
+        budget = max(TIMES * before.status.gradients, min(CHEAP, bound.WORK / max(each, 1)))
+    ascent = Ascent(problem, before, budget=budget)
+    after = ascent.climbed(watch)
     if after.status.was_cut_short:
         return before, report
-    nats, error = mixture.gain(problem, before, after)
-    count, said = len(mixture.components_of(after)), f"{nats:.2f} ± {error:.2f} nats"
-    if not nats > max(2 * error, WORTHWHILE):
-        return mixture.spent(before, after).noted("mixture", f"of {count} tried: {said}, left out"), report
-    again, card = judged(after.noted("mixture", f"of {count}: {said} above what there was"), problem.raw_keys[0], watch)
-    return (before, report) if card.cut_short else (again, card)
+    gain = ascent.gained(after)
+    tried = f"a mixture of {len(components_of(after))} normals gains {gain.in_words}"
+    if not gain.is_sure():
+        return ascent.spent(before).noted("mixture", f"{tried}, left out"), report
+    before, after = ascent.spent(before), ascent.spent(after)
+    return unless_worse(problem, before, report, after, Note("mixture", tried), watch)
 
 
 def margin_share(before: Solution, report: Report) -> float:

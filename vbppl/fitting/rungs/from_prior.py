@@ -12,7 +12,7 @@ from vbppl.fitting.prepare import from_prior, judged, prepare
 from vbppl.fitting.rungs.costs import together
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.initialization import LOWER, InitializationError
-from vbppl.inference.solution import Searched, Solution
+from vbppl.inference.solution import Searched, Solution, searched_both
 from vbppl.posterior.report import AnyReport
 from vbppl.target.batched import BLOCK, evaluate
 
@@ -43,5 +43,6 @@ def begin_at_prior(
     text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"
     if isinstance(searched, Searched):
         modes = Searched((), searched.starts + BLOCK, searched.spread)
+        modes = searched_both(modes, after.other_modes)
         after = dataclasses.replace(after, other_modes=modes, status=together(after, [before]))
     return after.noted("starts", text), card.beside(after)

@@ -6,13 +6,13 @@ import dataclasses
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.prepare import judged
+from vbppl.fitting.rungs.choice import unless_worse
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.layers.conditionally_structured import hyperparameters_of
 from vbppl.inference.deterministic.beyond.conditionally_structured import Search
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.solution import Solution
-from vbppl.posterior.report import VERDICTS, AnyReport
+from vbppl.inference.solution import Note, Solution
+from vbppl.posterior.report import AnyReport
 
 DIM = 256  # dims up to which the search costs less than the fit before it
 WORTHWHILE = 0.02  # nats
@@ -31,16 +31,10 @@ def structure_hypers(
     after, x = search.climbed(watch)
     if after.status.was_cut_short:
         return before, report
-
-    def told(solution: Solution, text: str) -> Solution:
-        return search.spent(solution).noted("hyperparameters", text)
-
     gained = search.compared(x)
-    tried, left = f"a conditionally structured Gaussian gains {gained}", "left out"
+    tried = Note("hyperparameters", f"a conditionally structured Gaussian gains {gained}")
+    before, after = search.spent(before), search.spent(after)
     if gained.is_sure(WORTHWHILE):
-        after, card = judged(told(after, f"{tried}, kept"), problem.raw_keys[0], watch)
-        if not card.cut_short and VERDICTS.index(card.verdict) >= VERDICTS.index(report.verdict):
-            return after, card
-        left = f"but would be {card.verdict}"
-    before = told(before, f"{tried}, {left}")
+        return unless_worse(problem, before, report, after, tried, watch)
+    before = before.noted(tried.topic, f"{tried.text}, left out")
     return before, report.beside(before)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.prepare import judged
+from vbppl.fitting.rungs.choice import unless_worse
 from vbppl.guides.gaussian import correlations_of
 from vbppl.inference.deterministic.beyond.copula import Margins
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.solution import Solution
-from vbppl.posterior.report import VERDICTS, AnyReport
+from vbppl.inference.solution import Note, Solution
+from vbppl.posterior.report import AnyReport
 
 PROMISED = 0.03  # nats: of what promised less, nothing gained more
-WORTHWHILE = 0.05  # nats
 
 
 def shape_margins(
@@ -30,11 +27,7 @@ def shape_margins(
     if bent is None or after.status.was_cut_short:
         return work.spent(before), report
     gain = work.gain(bent)
-    after, by = work.spent(after), f"{gain.value:.2f} ± {gain.se:.2f} nats"
-    tried = f"a Gaussian copula with shaped margins gains {by}"
-    if not (WORTHWHILE < gain.value < np.inf and gain.value > 2 * gain.se):
+    after, tried = work.spent(after), f"a Gaussian copula with shaped margins gains {gain.in_words}"
+    if not gain.is_sure():
         return work.spent(before).noted("margins", f"{tried}, too little to be kept"), report
-    after, card = judged(after.noted("margins", f"{tried}, kept"), problem.raw_keys[0], watch)
-    if card.cut_short or VERDICTS.index(card.verdict) < VERDICTS.index(report.verdict):
-        return work.spent(before).noted("margins", f"{tried}, but would be {card.verdict}"), report
-    return after, card
+    return unless_worse(problem, work.spent(before), report, after, Note("margins", tried), watch)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import FULL_RANK_DIM, Plan
-from vbppl.fitting.prepare import judged
+from vbppl.fitting.rungs.choice import unless_worse
 from vbppl.fitting.rungs.components import MIXTURE_DIM
-from vbppl.inference.deterministic.beyond import mixture
+from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.solution import Solution
+from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import AnyReport
 
 
@@ -18,11 +18,14 @@ def mix_modes(
     """A full-rank Gaussian for each mode that the restarts found, which then climb together, and are joined by more."""
     if not before.other_modes.found or before.target.dim > FULL_RANK_DIM:
         return before, report
-    after = mixture.climbed(problem, before, watch, grows=before.target.dim <= MIXTURE_DIM)
+    ascent = Ascent(problem, before)
+    after = ascent.climbed(watch, grows=before.target.dim <= MIXTURE_DIM)
     if after.status.was_cut_short:
         return before, report
-    nats, error = mixture.gain(problem, before, after)
-    if len(mixture.components_of(after)) == 1 or not nats > 0:
-        text = f"a mixture of them was tried: {nats:.2f} ± {error:.2f} nats, left out"
-        return mixture.spent(before, after).noted("modes", text), report
-    return judged(after, problem.raw_keys[0], watch)
+    gain = ascent.gained(after)
+    tried = f"a mixture of {len(components_of(after))} normals, begun with those met, gains {gain.in_words}"
+    # Of far modes any gain is worth it: one of a thousandth is a thousandth of a nat.
+    if len(components_of(after)) == 1 or not gain.value > 0:
+        return ascent.spent(before).noted("modes", f"{tried}, left out"), report
+    before, after = ascent.spent(before), ascent.spent(after)
+    return unless_worse(problem, before, report, after, Note("modes", tried), watch)

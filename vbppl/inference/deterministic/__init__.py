@@ -11,6 +11,7 @@ last one back, and return the one they end with.
     restarts      several starts in each of the coordinates; which of their ends are other modes
     pseudo_data   a further choice of coordinates, by a rule at the best of these ends
     fixed_draws   the solvers of these two guides, and the loop that gives them more draws while these matter
+    continued     what goes on from where a simpler family's fit has ended
     beyond/       families beyond one Gaussian, from where its fit has ended
     low_rank      directions by curvature, and the rest by L-BFGS on draws that are matched to them
     mode_based    Laplace and Pathfinder: from the path to a mode

@@ -21,12 +21,15 @@ evaluation. All fits of a call advance side by side, so a hundred data sets cost
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 from vbppl.core.numerics import natural_gradient
 from vbppl.core.watch import Watch, last
+from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.inference.deterministic.full_rank import FullRankClimb
 from vbppl.inference.deterministic.mean_field import MeanFieldClimb
@@ -37,7 +40,7 @@ from vbppl.inference.deterministic.state import MOST, Stage, State, Work
 from vbppl.inference.solution import Note, Solution
 
 DRAW_NOISE = 0.01  # sds
-WORTHWHILE = 0.05  # nats that the richer guide must gain to be kept
+LATE = {"interrupted": "interrupted", "deadline": "out of time"}
 
 
 def solve_mean_field(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -52,7 +55,7 @@ def solve_full_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
       ModelError: fixed draws are asked for on which there is no maximum.
     """
     check_full_rank(problem.settings, problem.dim)
-    return _solved(problem, watch, _to_full_rank, is_full=True)
+    return _solved(problem, watch, _to_full_rank, _in_width, is_full=True)
 
 
 def solve_richest(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -62,24 +65,46 @@ def solve_richest(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
       ModelError: fixed draws are asked for on which there is no maximum.
     """
     check_full_rank(problem.settings, problem.dim)
-    return _solved(problem, watch, _to_the_richest)
+    return _solved(problem, watch, _to_full_rank, _in_width, _to_the_richest)
+
+
+# From a state and the mean-field one that a family began with.
+Later: TypeAlias = Callable[[Work, State, State], Stage]
 
 
 def _solved(
-    problem: Problem, watch: Watch, stages: Callable[[Work, State], Stage], is_full: bool = False
+    problem: Problem, watch: Watch, family: Callable[[Work, State], Stage], *later: Later, is_full: bool = False
 ) -> list[Solution]:
-    """Restarts, then the `stages` of one family; what cuts them short hands back the last whole state."""
+    """Restarts, then the stages of one `family`; what cuts them short hands back the last whole state.
+
+    `later` stages look at what is whole already: what cuts one of these short leaves it as it was before.
+    """
     work, first = Work(problem), State.first(problem)
     news = work.progress if len(problem.targets) == 1 else None
     if is_full:  # whoever asks for full rank gets it, whenever the fit is cut short
         first = first.put(_everyone(first), is_full=True)
     state, cut = last(restarts(work, first), first, watch, news)
-    for stage in (pseudo_data, stages):
+    simple = state
+    for stage in (pseudo_data, family):
         if not cut:
+            simple = state
             state, cut = last(stage(work, state), state, watch, news)
     if cut:
         state = state.cut_short(cut)
-    return [work.solution(state, fit) for fit in range(len(problem.targets))]
+    late = ""
+    for further in later if not cut else ():
+        if not late:
+            steps = further(work, state, simple)
+            after, late = last(steps, state, watch, news if further is not _in_width else None)  # no steps of the fit
+            state = state if late else after
+    solutions = [work.solution(state, fit) for fit in range(len(problem.targets))]
+    return [_ended_late(solution, late) for solution in solutions] if late else solutions
+
+
+def _ended_late(solution: Solution, cut: str) -> Solution:
+    """A solution that had come to its own end, when something ended what was looked at from there."""
+    text = f"{solution.status.text}; {LATE[cut]} before all was looked at that is beside it"
+    return dataclasses.replace(solution, status=dataclasses.replace(solution.status, reason=cut, text=text))
 
 
 def _to_mean_field(work: Work, state: State) -> Stage:
@@ -87,17 +112,17 @@ def _to_mean_field(work: Work, state: State) -> Stage:
 
 
 def _to_full_rank(work: Work, state: State) -> Stage:
-    state = yield from _maximised(FullRankClimb(work), state.in_full_rank(), _everyone(state))
+    return (yield from _maximised(FullRankClimb(work), state.in_full_rank(), _everyone(state)))
+
+
+def _in_width(work: Work, state: State, simple: State) -> Stage:
     return (yield from widths(work, state))
 
 
-def _to_the_richest(work: Work, state: State) -> Stage:
-    simple = state
-    state = yield from _maximised(FullRankClimb(work), simple.in_full_rank(), _everyone(state))
-    state = yield from widths(work, state)
-    gain = _gain(work, state, simple.x)
-    enough = gain >= WORTHWHILE  # a gain that is no number is none
-    for fit, nats in enumerate(gain.tolist()):
+def _to_the_richest(work: Work, state: State, simple: State) -> Stage:
+    gain = [each.least for each in _gains(work, state, simple.x)]
+    enough = np.array(gain) >= WORTHWHILE  # a gain that is no number is none
+    for fit, nats in enumerate(gain):
         kept, left = "full rank, {:.2f} nats above mean field", "mean field; full rank would gain {:.2f} nats"
         said = kept.format(nats) if enough[fit] else left.format(max(nats, 0.0))
         state = state.with_notes(fit, Note("guide", said))
@@ -138,12 +163,12 @@ def _worst(moves: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(moves), axis=0)).max(axis=1, initial=0.0)
 
 
-def _gain(work: Work, state: State, simple: np.ndarray) -> np.ndarray:
-    """The nats that full rank surely gains over mean field at `simple`, on common new draws, `(fits,)`."""
+def _gains(work: Work, state: State, simple: np.ndarray) -> list[Estimate]:
+    """The nats that full rank gains over mean field at `simple`, on common new draws, for each fit."""
     fits, gains = _everyone(state), []
     lanes = work.batch(state, fits)
     for number in (3, 4):
         noise = work.noise(fits, int(state.draws.max()), number)
         rich = natural_gradient.evaluate(lanes, state.loc, state.factor, noise, fits).bound
         gains.append(rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0])
-    return np.mean(gains, axis=0) - np.abs(gains[0] - gains[1])  # less two standard errors of their mean
+    return [Estimate.of(sets) for sets in zip(*gains)]

@@ -24,9 +24,7 @@ more than that: their cost, in nats, is that of the Newton step that other sets 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Generator
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,12 +35,12 @@ from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.lanczos import GAIN, Density, Normal, Spectrum, gain, matched_draws, spectrum
 from vbppl.core.watch import Watch, last
 from vbppl.guides.low_rank import LowRank, pack
+from vbppl.inference.bound import Estimate
+from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.fixed_draws import solve_mean_field
 from vbppl.inference.deterministic.problem import DRAWS_A_DIRECTION, Problem, check_low_rank
 from vbppl.inference.deterministic.state import CUT
-from vbppl.inference.solution import Progress, Solution
-from vbppl.target.batched import Batch
-from vbppl.target.batched import Density as CountedDensity
+from vbppl.inference.solution import Progress, Solution, Status
 from vbppl.target.target import coordinates_of
 
 SPENT = 0.01  # part of what turning gained that may be left, while there are rounds to come
@@ -254,7 +252,7 @@ class Search:
 
 def compare(
     density: Density, at: Normal, base: Normal, rng: np.random.Generator, draws: int = FRESH_DRAWS
-) -> tuple[tuple[float, float], tuple[float, float]]:
+) -> tuple[Estimate, Estimate]:
     """The bound of `at`, up to a constant, and its gain over `base`: each with its standard error, in nats.
 
     Both see the same fresh draws, which the fit has never seen; errors are taken between sets.
@@ -264,8 +262,8 @@ def compare(
         noise = fresh_draws(rng, draws, len(at.loc))
         bounds = [density(q.loc + q.factor_times(noise))[0].mean() + q.log_det for q in (at, base)]
         found.append((bounds[0], bounds[0] - bounds[1]))
-    means, ses = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / np.sqrt(FRESH_SETS)
-    return (float(means[0]), float(ses[0])), (float(means[1]), float(ses[1]))
+    bound, gained = (Estimate.of(sets) for sets in zip(*found))
+    return bound, gained
 
 
 def solve_low_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -276,72 +274,50 @@ def solve_low_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     """
     check_low_rank(problem.settings, problem.rank)
     few = dataclasses.replace(problem.settings, draws=problem.settings.draws or FEWEST)
-    solutions, cut = [], ""
-    heard = watch if len(problem.targets) == 1 else Watch(deadline=watch.deadline)
-    for number, before in enumerate(solve_mean_field(dataclasses.replace(problem, settings=few), watch)):
-        mean_and_log_sd = np.asarray(before.phi, np.float64)
-        if cut:  # of an earlier one: nobody waits for the rest
-            before = _with_status(before, reason=cut, converged=False, text=CUT[cut])
-        if before.status.was_cut_short or not np.isfinite(mean_and_log_sd).all():
-            solutions.append(_packed(before, Normal.mean_field(*mean_and_log_sd), problem.rank))
-        else:
-            solutions.append(_with_directions(problem, number, before, heard))
-            cut = solutions[-1].status.reason if solutions[-1].status.was_cut_short else ""
-    return solutions
+
+    def go_on(number: int, before: Solution, watch: Watch) -> Solution:
+        return _with_directions(problem, number, before, watch)
+
+    def as_it_is(before: Solution) -> Solution:
+        return _packed(before, Normal.mean_field(*np.asarray(before.phi, np.float64)), problem.rank)
+
+    return one_by_one(solve_mean_field(dataclasses.replace(problem, settings=few), watch), watch, go_on, as_it_is)
 
 
 def _with_directions(problem: Problem, number: int, before: Solution, watch: Watch) -> Solution:
     """Add directions; if on fresh draws they gain nothing, finish mean field."""
-    began, target, raw_key = time.perf_counter(), before.target, problem.raw_keys[number]
-    density = CountedDensity([target])
-    lane = Batch(density, np.zeros(1, int), coordinates_of(target)[None])
-
-    def evaluate(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_p, gradient = lane(z[None])
-        return log_p[0], gradient[0]
-
-    def rounding(value: float) -> float:
-        return float(lane.rounding(np.array(value)))
+    work = Continued(problem, number, before)
 
     def progress(climb: Climb) -> Progress:
-        seconds = before.status.seconds + time.perf_counter() - began
-        params = {"guide": _phi(climb.at), "model": target.params}
-        return Progress(len(before.bounds) + len(climb.bounds), climb.bounds[-1], seconds, params)
+        return work.progress(_phi(climb.at), climb.bounds, "low rank")
 
-    first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(raw_key, "low rank")
-    search = Search(evaluate, first, problem.rank, rng, rounding, problem.settings.draws)
+    first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(work.raw, "low rank")
+    search = Search(work.evaluate, first, problem.rank, rng, work.rounding, work.asked)
     climb, cut = last(search.rounds(), search.first, watch, progress)
     if cut:
         climb = dataclasses.replace(climb, reason=cut)
-    spent = {
-        "gradients": before.status.gradients + climb.gradients,
-        "seconds": before.status.seconds + time.perf_counter() - began,
-        "compiling": before.status.compiling + density.compiling,
-    }
     gained, se = climb.gained
     if gained > max(2 * se, GAIN):
-        bounds = np.append(before.bounds, climb.bounds)
-        solution = dataclasses.replace(before, bounds=bounds)
-        return _packed(_with_status(solution, **spent, **_told(climb, len(bounds))), climb.at, problem.rank)
-    return _without_directions(problem, number, before, climb, spent, watch)
+        return work.solution(LowRank(problem.rank), _phi(climb.at), climb.bounds, _ended(climb, before.status))
+    return _without_directions(problem, work, climb, watch)
 
 
-def _without_directions(
-    problem: Problem, number: int, before: Solution, climb: Climb, spent: dict[str, Any], watch: Watch
-) -> Solution:
+def _without_directions(problem: Problem, work: Continued, climb: Climb, watch: Watch) -> Solution:
     """Mean field to the end, from where it was left."""
+    before = work.before
     start, coordinates = np.asarray(before.phi, np.float64)[None], coordinates_of(before.target)[None]
-    alone = Problem([before.target], problem.settings, coordinates, start, [problem.raw_keys[number]])
+    alone = Problem([before.target], problem.settings, coordinates, start, [work.raw])
     (after,) = solve_mean_field(alone, watch)
     gained, se = climb.gained
     said = f"directions would gain {gained:.2g} ± {se:.1g} nats and were left out; mean field is {after.status.text}"
-    spent = {name: more + getattr(after.status, name) for name, more in spent.items()}
-    after = dataclasses.replace(after, other_modes=before.other_modes, notes=(*before.notes, *after.notes))
-    at = Normal.mean_field(*np.asarray(after.phi, np.float64))
-    return _packed(_with_status(after, text=said, **spent), at, problem.rank)
+    status = dataclasses.replace(after.status, text=said)
+    notes = (*before.notes, *after.notes)
+    told = dataclasses.replace(after, status=status, other_modes=before.other_modes, notes=notes)
+    after = work.spent(told, after)
+    return _packed(after, Normal.mean_field(*np.asarray(after.phi, np.float64)), problem.rank)
 
 
-def _told(climb: Climb, steps: int) -> dict[str, Any]:
+def _ended(climb: Climb, before: Status) -> Status:
     """How a fit with directions ended."""
     turn, rank, (gained, se) = f"{climb.turn:.1g} nats to gain by turning", len(climb.at.stretch), climb.gained
     said = {
@@ -352,11 +328,7 @@ def _told(climb: Climb, steps: int) -> dict[str, Any]:
     noise = np.inf if np.isnan(climb.draw_noise) else climb.draw_noise
     said += f"; {climb.draws} fixed draws (others would move the answer by {noise:.2g} sd, {climb.loss:.2g} nats)"
     end = {"reason": climb.reason, "converged": climb.reason == "converged", "text": said}
-    return {**end, "steps": steps, "draw_noise": noise, "decrement": climb.decrement}
-
-
-def _with_status(solution: Solution, **changes: Any) -> Solution:
-    return dataclasses.replace(solution, status=dataclasses.replace(solution.status, **changes))
+    return dataclasses.replace(before, **end, draw_noise=noise, decrement=climb.decrement)
 
 
 def _packed(solution: Solution, at: Normal, rank: int | None) -> Solution:

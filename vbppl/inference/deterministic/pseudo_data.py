@@ -9,6 +9,9 @@ the site's values, and `g0` and `H0` those of its prior, `-(x - loc) / scale^2` 
 
     d = H0 - H,    y = x + (g - g0) / d.
 
+Of a multivariate normal all of these are blocks, `1 / scale^2` is the inverse of its covariance `T T'`, and what is
+told is bounded in each direction by the eigenvalues of `T' d T`, as `d scale^2` is of a number.
+
 It is not learnt: by the bound, pseudo-data would rather fit its draws. Sites are gone through from the last to the
 first, each seen centred and those behind it by their pseudo-data already: what these then tell of it is what is left
 when they are averaged over. So a chain of sites gets the messages of its backward filter.
@@ -89,24 +92,61 @@ def by_rule(lanes: Batch, targets: Sequence[Target], x: np.ndarray) -> tuple[np.
     seen = [layout.in_coordinates(dict.fromkeys(layout.movable, 1.0), float) for _ in lanes.fits]
     slots = {slot.name: slot for slot in layout.slots}
     for name, site in sites.items():
-        part = slice(slots[name].start, slots[name].stop)
-        z[:, part], log_sd[:, part] = site.value, log_sd[:, part] + np.log(np.abs(site.stretch))
+        part, blocks = slice(slots[name].start, slots[name].stop), site.value.shape
+        z[:, part] = site.value.reshape(len(z), -1)
+        log_sd[:, part] = _log_sd(np.asarray(site.stretch), log_sd[:, part].reshape(blocks))
     for name in reversed(layout.movable):
         slot, site = slots[name], sites[name]
         part = slice(slot.start, slot.stop)
         rows = np.stack([layout.packed(each) for each in seen])
-        gradient, hessian = _slopes(Batch(lanes.density, lanes.fits, rows), z, part, STEP * np.exp(log_sd[:, part]))
-        d = (site.curvature - hessian) * site.scale**2
-        d = np.where(d >= LEAST, np.minimum(d, MOST), 0.0) / site.scale**2  # not a number is nothing
-        y = np.where(d > 0, site.value + (gradient - site.slope) / np.where(d > 0, d, 1.0), 0.0)
-        q = 1 + d * site.scale**2
-        away = site.value - site.loc - (1 - 1 / q) * (y - site.loc)
-        z[:, part] = away * np.sqrt(q) / site.scale
-        log_sd[:, part] += np.log(q) / 2 - np.log(site.scale)
+        gradient, hessian = np.asarray(site.slope), np.asarray(site.curvature)
+        if 0 not in slot.told[1]:  # else vectors are too long to be told anything
+            step = STEP * np.exp(log_sd[:, part]).reshape(site.value.shape)
+            gradient, hessian = _slopes(Batch(lanes.density, lanes.fits, rows), z, part, step)
+        y, d, place, narrowed = _told(site, gradient, hessian)
+        z[:, part] = place.reshape(len(z), -1)
+        log_sd[:, part] = _log_sd(narrowed, log_sd[:, part].reshape(site.value.shape))
         for lane, own in enumerate(seen):
-            shape = slot.unconstrained
-            own[name] = Coordinates(np.zeros(()), y[lane].reshape(shape), d[lane].reshape(shape))
+            told = d[lane, :, : slot.told[1][-2]] if slot.vector_dim else np.square(d[lane])
+            own[name] = Coordinates(np.zeros(()), *(p.reshape(s) for p, s in zip((y[lane], told), slot.told)))
     return np.stack([layout.packed(each) for each in seen]), np.concatenate([z, log_sd], axis=1)
+
+
+def _told(site: Prior, gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Pseudo-data and a factor of their precisions; the place in these coordinates, and its derivative by the value."""
+    singular = np.asarray(np.linalg.det(site.scale))[..., None, None] == 0  # in 32 bits; such a place is none
+    scale = np.where(singular, np.nan, site.scale)
+    told = _transposed(scale) @ (site.curvature - hessian) @ scale
+    known = np.isfinite(told).all(axis=(-2, -1), keepdims=True)  # what is not a number is nothing
+    told, axes = np.linalg.eigh(np.where(known, told + _transposed(told), 0.0) / 2)
+    told = np.where(told >= LEAST, np.minimum(told, MOST), 0.0)
+    rows, columns = np.sqrt(told)[..., None] * _transposed(axes), scale @ axes
+    away = _times(_transposed(columns), gradient - site.slope)
+    away = np.where(told > 0, away / np.where(told > 0, told, 1.0), 0.0)
+    is_any, at = (told > 0).any(axis=-1, keepdims=True), np.linalg.solve(scale, (site.value - site.loc)[..., None])
+    y = np.where(is_any, site.value + _times(columns, away), 0.0)
+    # In the prior's own scale they lie at `at + axes away`, and what is seen of `at` is `upper' (at - mean)`.
+    precision = np.eye(scale.shape[-1]) + _transposed(rows) @ rows
+    upper = np.linalg.cholesky(precision[..., ::-1, ::-1])[..., ::-1, ::-1]
+    drawn = _times(_transposed(rows) @ rows, at[..., 0] + _times(axes, away))
+    place = _times(_transposed(upper), at[..., 0] - np.linalg.solve(precision, drawn[..., None])[..., 0])
+    inverse = np.linalg.inv(scale)
+    return y, rows @ inverse, place, _transposed(upper) @ inverse
+
+
+def _times(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return (matrix @ x[..., None])[..., 0]
+
+
+def _transposed(matrix: np.ndarray) -> np.ndarray:
+    return np.swapaxes(matrix, -1, -2)
+
+
+def _log_sd(slope: np.ndarray, log_sd: np.ndarray) -> np.ndarray:
+    """The log sds of `slope x` for independent `x`, one after the other: `(lanes, size)`."""
+    with np.errstate(divide="ignore"):
+        found = np.logaddexp.reduce(2 * (np.log(np.abs(slope)) + log_sd[..., None, :]), axis=-1) / 2
+    return found.reshape(len(found), -1)
 
 
 def _sites(lanes: Batch, targets: Sequence[Target], loc: np.ndarray) -> dict[str, Prior]:
@@ -115,29 +155,41 @@ def _sites(lanes: Batch, targets: Sequence[Target], loc: np.ndarray) -> dict[str
         priors_at(in_coordinates(targets[fit], row), at.astype(lanes.density.dtype))
         for fit, row, at in zip(lanes.fits, lanes.coordinates, loc)
     ]
-    return jax.tree.map(lambda *parts: np.stack(parts).reshape(len(parts), -1).astype(np.float64), *each)
+    return jax.tree.map(lambda *parts: np.stack(parts).astype(np.float64), *each)
 
 
 def _slopes(lanes: Batch, z: np.ndarray, part: slice, step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient at `z`, `(lanes, dim)`, and the Hessian's diagonal, by one site's coordinates, `(lanes, size)`."""
-    size = step.shape[1]
-    signs = np.ones((1, size)) if size == 1 else np.stack([np.ones(size), np.where(np.arange(size) % 3 % 2, -1.0, 1.0)])
+    """The gradient at `z` and the blocks of the Hessian by one site's coordinates, as a `Prior` has them.
 
-    def second(patterns: np.ndarray) -> np.ndarray:
-        points = np.repeat(z[:, None], 2 * len(patterns), axis=1)
-        points[:, :, part] += step[:, None] * np.concatenate([patterns, -patterns])
+    Args:
+      step: how far from `z` the gradient is asked, `(lanes, blocks, dim)`.
+    """
+    _, blocks, dim = step.shape
+    signs = np.ones((1, blocks))
+    if blocks > 1:
+        signs = np.stack([signs[0], np.where(np.arange(blocks) % 3 % 2, -1.0, 1.0)])
+
+    def columns(signs: np.ndarray) -> np.ndarray:
+        """By each of the signs, which are 0 of blocks that stand still: `(lanes, signs, blocks, dim, dim)`."""
+        moves = (signs[:, None, :, None] * np.eye(dim)[:, None]).reshape(len(signs) * dim, -1)
+        points = np.repeat(z[:, None], 2 * len(moves), axis=1)
+        points[:, :, part] += step.reshape(len(z), 1, -1) * np.concatenate([moves, -moves])
         points = points.astype(lanes.density.dtype).astype(np.float64)  # the steps that are really taken
-        away = np.split(points[:, :, part], 2, axis=1)
-        slope = np.split(lanes(points)[1][:, :, part], 2, axis=1)
-        return (slope[0] - slope[1]) / np.where(patterns == 0, np.nan, away[0] - away[1])
+        shape = len(z), 2, len(signs), dim, blocks, dim
+        away = np.diff(points[:, :, part].reshape(shape), axis=1)[:, 0]
+        slope = np.diff(lanes(points)[1][:, :, part].reshape(shape), axis=1)[:, 0]
+        length = np.moveaxis(np.diagonal(away, axis1=2, axis2=4), -1, 2)  # of each column's own number
+        return np.moveaxis(slope / np.where(length == 0, np.nan, length)[..., None], 2, -1)
 
-    gradient, found = lanes(z[:, None])[1][:, 0, part], second(signs)
-    spread, high = np.ptp(found, axis=1), np.abs(found).max(axis=1)
-    if np.all(spread <= ALIKE * high):
+    gradient, found = lanes(z[:, None])[1][:, 0, part].reshape(step.shape), columns(signs)
+    size = np.abs(found) * (step[..., None] * step[..., None, :])[:, None]  # in units of the steps, as all of a block
+    spread = np.ptp(found, axis=1) * step[..., None] * step[..., None, :]
+    alike = np.all(spread <= ALIKE * size.max(axis=(1, 3, 4))[..., None, None], axis=(-2, -1), keepdims=True)
+    if alike.all():
         return gradient, found.mean(axis=1)
-    if size > ALONE:
-        return gradient, np.where(spread <= ALIKE * high, found.mean(axis=1), np.nan)
-    return gradient, np.nanmean(second(np.eye(size)), axis=1)
+    if blocks * dim > ALONE:
+        return gradient, np.where(alike, found.mean(axis=1), np.nan)
+    return gradient, np.nanmean(columns(np.eye(blocks)), axis=1)
 
 
 def in_words(coordinates: Mapping[str, Coordinates]) -> dict[str, str]:

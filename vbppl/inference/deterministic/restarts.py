@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.mixtures import Components
 from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.guides.gaussian import START_SD
+from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.inference.initialization import find_starts, no_initialization
@@ -36,7 +38,6 @@ WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent b
 WIDTHS_DIM = 64  # up to here two looks at each are a small part of what a fit costs
 LOOKS, NEARLY = 30, 1e-2  # at a further ascent; nats to gain at its end
 ELSEWHERE, LOWER = 0.25, 3.0  # nats: KL from the optimum; how much lower a bound may be to matter
-PROMISED = 0.05  # nats that both widths together must gain
 
 
 def restarts(work: Work, state: State) -> Stage:
@@ -129,44 +130,67 @@ def compare(ends: np.ndarray, value: np.ndarray, best: int, valley: Callable[[in
 
 
 def widths(work: Work, state: State) -> Stage:
-    """Restart full-rank fits from their optimum with other widths; what ends elsewhere is another mode.
-
-    Two looks at each show whether the way leads home, which for a Gaussian density the first step does.
-    """
+    """Restart full-rank fits from their optimum with other widths; what ends elsewhere is another mode."""
     fits = np.flatnonzero(state.is_full & np.isin(state.reason, ("converged", "rounding")))
-    if not len(fits) or not 1 < work.dim <= WIDTHS_DIM or _is_heavy(work):
+    if not len(fits) or _is_heavy(work):
         return state
-    lanes, scale = np.repeat(fits, len(WIDER)), np.tile(WIDER, len(fits))
-    noise, batch = work.noise(lanes, work.fewest(2 * work.dim)), work.batch(state, lanes)
-    at = natural_gradient.evaluate(
-        batch, state.loc[lanes], scale[:, None, None] * state.factor[lanes], noise, np.arange(len(lanes))
-    )
-    going = np.arange(len(lanes))
-    for looks in (1, LOOKS):
-        some, tolerance = batch.take(going), np.full(len(going), NEARLY)
-        steps = natural_gradient.ascents(some, at, noise[going], some.rounding, tolerance)
-        for step in itertools.islice(steps, looks + 1):
-            at = step
-            yield state
-        left = np.flatnonzero(_promises(state, lanes[going], at))
-        going, at = going[left], at.take(left)
-    for lane in range(len(going)):
-        state = _with_width(work, state, int(lanes[going[lane]]), at.take(np.array([lane])))
+    noise, batch = work.noise(fits, work.fewest(2 * work.dim)), work.batch(state, fits)
+    unknown = np.zeros((len(fits), work.dim)), np.zeros((len(fits), work.dim, work.dim))
+    home = Iterates.at(state.loc[fits], state.factor[fits], _height(state, fits), *unknown)
+    whose, at = yield from in_width(batch, home, noise, batch.rounding, state)
+    for number, fit in enumerate(fits[whose].tolist()):
+        state = _with_width(work, state, fit, at.take(np.array([number])))
     return state
 
 
-def _promises(state: State, fits: np.ndarray, at: Iterates) -> np.ndarray:
-    """Which ascents lead elsewhere than to the optima of their fits, and to bounds that matter beside these."""
-    home = Iterates.at(state.loc[fits], state.factor[fits], at.bound, at.drift, at.curvature)
+def in_width(
+    density: natural_gradient.Density,
+    home: Iterates,
+    noise: np.ndarray,
+    rounding: Callable[[np.ndarray], np.ndarray],
+    state: Any = None,
+) -> Generator[Any, None, tuple[np.ndarray, Iterates]]:
+    """Ascents from Gaussians at their optima, `home`, once more at the same means, four times as wide and as narrow.
+
+    Two looks at each show whether the way leads home, which for a Gaussian density the first step does.
+
+    Yields:
+      `state` after each step, which has not changed.
+
+    Returns:
+      from which of `home` each began that ended elsewhere, and where.
+    """
+    whose, scale = np.repeat(np.arange(len(home.loc)), len(WIDER)), np.tile(WIDER, len(home.loc))
+    if not 1 < home.loc.shape[1] <= WIDTHS_DIM:
+        return whose[:0], home.take(whose[:0])
+    at = natural_gradient.evaluate(
+        density, home.loc[whose], scale[:, None, None] * home.factor[whose], noise[whose], whose
+    )
+    for looks in (1, LOOKS):
+
+        def of_these(z: np.ndarray, lanes: np.ndarray, whose: np.ndarray = whose) -> tuple[np.ndarray, np.ndarray]:
+            return density(z, whose[lanes])
+
+        steps = natural_gradient.ascents(of_these, at, noise[whose], rounding, np.full(len(whose), NEARLY))
+        for step in itertools.islice(steps, looks + 1):
+            at = step
+            yield state
+        left = np.flatnonzero(_promises(home.take(whose), at))
+        whose, at = whose[left], at.take(left)
+    return whose, at
+
+
+def _promises(home: Iterates, at: Iterates) -> np.ndarray:
+    """Which ascents lead elsewhere than home, and to bounds that matter beside those there."""
     sound = np.isfinite(at.decrement) & np.isfinite(at.bound)
-    is_high = at.bound + np.minimum(at.decrement, LOWER) > _height(state, fits) - LOWER
+    is_high = at.bound + np.minimum(at.decrement, LOWER) > home.bound - LOWER
     chosen = np.flatnonzero(sound & is_high)
     # Where the next step leads, rather than where it stands: most of the way home is behind it by then.
     nearer = natural_gradient.divergence(
         *natural_gradient.proposed(at.take(chosen), np.ones(len(chosen))), home.take(chosen)
     )
     now = natural_gradient.divergence(at.loc[chosen], at.factor[chosen], home.take(chosen))
-    promises = np.zeros(len(fits), bool)
+    promises = np.zeros(len(at.loc), bool)
     promises[chosen] = np.minimum(nearer, now) > ELSEWHERE
     return promises
 
@@ -192,8 +216,7 @@ def _with_width(work: Work, state: State, fit: int, other: Iterates) -> State:
         seen = mixtures.look(batch, both, noise)
         alone = float(np.mean(seen.log_p[0] - seen.log_each[0, :, 0]))
         gains.append(mixtures.rebound(seen, mixtures.reweighed(seen)) - alone)
-    gain = np.mean(gains) - abs(gains[0] - gains[1])  # less two standard errors of their mean
-    if not gain > PROMISED:
+    if not Estimate.of(gains).least > WORTHWHILE:
         return state
     _, log_dets = np.linalg.slogdet(np.stack([here[1], other.factor[0]]))
     place = np.stack([other.loc[0], np.log(other.sd[0])])

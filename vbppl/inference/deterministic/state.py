@@ -155,7 +155,8 @@ class Work:
         """What to tell of the first fit, which is the only one where somebody listens."""
         params = {"guide": self.phi(state, 0), "model": self.problem.targets[0].params}
         bounds = state.bounds[0]
-        return Progress(len(bounds), bounds[-1] if bounds else np.nan, time.perf_counter() - self.began, params)
+        bound, seconds = bounds[-1] if bounds else np.nan, time.perf_counter() - self.began
+        return Progress(len(bounds), bound, seconds, params, stage="full rank" if state.is_full[0] else "mean field")
 
     def solution(self, state: State, fit: int) -> Solution:
         """What a fit leaves behind."""
@@ -165,29 +166,39 @@ class Work:
         return Solution(target, guide, phi, bounds, status, state.other_modes[fit], state.notes[fit])
 
     def _status(self, state: State, fit: int) -> Status:
-        reason, left, noise = state.reason[fit], float(state.decrement[fit]), float(state.draw_noise[fit])
-        # Where so little is left, a step that gains nothing is what rounding looks like, whatever the bound's size.
-        reason = "rounding" if reason == "stuck" and left <= LITTLE else reason
-        # Each sentence names the number that decides, so that a reader can disagree.
-        text = {
-            "converged": f"at the optimum ({left:.0e} nats to gain)",
-            "rounding": f"at the optimum to rounding ({left:.0e} nats to gain)",
-            "capped": f"out of steps with {left:.2g} nats to gain: not converged",
-            "stuck": f"no step improves the bound, yet {left:.2g} nats seem to be left: not converged",
-            **CUT,
-        }[reason]
-        if reason not in CUT:
-            # Draws at which the density is not finite would move the answer by who knows how much.
-            noise = np.inf if np.isnan(noise) else noise
-            text += f"; {state.draws[fit]} fixed draws (others would move the answer by {noise:.2g} sd)"
-        return Status(
-            reason,
-            reason in ("converged", "rounding"),
-            text,
+        left, noise = float(state.decrement[fit]), float(state.draw_noise[fit])
+        return dataclasses.replace(
+            ended(state.reason[fit], left, noise, f"{state.draws[fit]} fixed draws"),
             steps=len(state.bounds[fit]),
             gradients=int(self.density.gradients[fit]),
             seconds=time.perf_counter() - self.began,
             compiling=self.density.compiling,
-            draw_noise=noise,
-            decrement=left,
         )
+
+
+def ended(reason: str, left: float, noise: float, draws: str, of: str = "") -> Status:
+    """Why a fit ended, in a sentence that names the number that decides, so that a reader can disagree.
+
+    Args:
+      reason: a word; "flat" where no step raises the bound, which for the family is a normal end.
+      left: the nats still to gain.
+      noise: by how many sds other draws would move the answer.
+      draws: how many there are, in words.
+      of: the family whose optimum it is.
+    """
+    # Where so little is left, a step that gains nothing is what rounding looks like, whatever the bound's size.
+    reason = "rounding" if reason == "stuck" and left <= LITTLE else reason
+    text = {
+        "converged": f"at the optimum{of} ({left:.0e} nats to gain)",
+        "rounding": f"at the optimum{of} to rounding ({left:.0e} nats to gain)",
+        "flat": f"no step raises the bound ({left:.0e} nats to gain by its gradients)",
+        "capped": f"out of steps with {left:.2g} nats to gain: not converged",
+        "stuck": f"no step improves the bound, yet {left:.2g} nats seem to be left: not converged",
+        **CUT,
+    }[reason]
+    if reason not in CUT:
+        # Draws at which the density is not finite would move the answer by who knows how much.
+        noise = np.inf if np.isnan(noise) else noise
+        text += f"; {draws} (others would move the answer by {noise:.2g} sd)"
+    converged = reason in ("converged", "rounding", "flat")
+    return Status(reason, converged, text, 0, 0, draw_noise=noise, decrement=left)

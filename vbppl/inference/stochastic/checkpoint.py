@@ -17,15 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl.core import archive
+from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError, VbpplWarning
 from vbppl.core.numerics.convergence import Convergence
+from vbppl.core.programs.compiling import on_accelerator
 from vbppl.core.types import PathLike, PyTree
-from vbppl.data import devices
 from vbppl.inference.stochastic.early_stopping import Ending
 from vbppl.inference.stochastic.schedule import Phase, Schedule
 from vbppl.inference.stochastic.step import Position, Setup, program
-from vbppl.target.batched import on_accelerator
 
 SPARING = 10  # writing a checkpoint may take this fraction of the time: one in ten
 

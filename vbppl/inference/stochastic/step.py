@@ -22,15 +22,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from vbppl.core import devices
 from vbppl.core.keys import named, wrap
+from vbppl.core.programs.compiling import compiler_options, on_accelerator
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike, PyTree
-from vbppl.data import devices
 from vbppl.data.source import spread
 from vbppl.guides.base import Guide
 from vbppl.inference.stochastic.objectives import Inputs, Objective
 from vbppl.inference.stochastic.schedule import THIN, Phase
-from vbppl.target.batched import compiler_options, on_accelerator
 from vbppl.target.target import Target
 
 CHUNK = 1000

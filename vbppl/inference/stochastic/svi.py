@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.keys import host_generator
 from vbppl.core.types import PyTree
 from vbppl.core.watch import Watch, last
-from vbppl.data import devices
 from vbppl.data.prefetch import Prefetcher
 from vbppl.data.source import mesh_of
 from vbppl.inference.solution import Note, NotSearched, Progress, Solution, Status
@@ -107,7 +107,8 @@ def progress_of(state: State) -> Progress:
     """What is told of a state."""
     carry, chunk = state.position.carry, state.bounds[state.told :]
     mean = float(chunk[np.isfinite(chunk)].mean()) if np.isfinite(chunk).any() else math.nan
-    return Progress(int(state.position.step), mean, state.seconds, carry.params, carry.state)
+    step, of = int(state.position.step), state.schedule.asked
+    return Progress(step, mean, state.seconds, carry.params, carry.state, "stochastic steps", of)
 
 
 @dataclasses.dataclass(frozen=True)

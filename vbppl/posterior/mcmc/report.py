@@ -64,10 +64,17 @@ class ChainReport(Report):
         """All that the card leaves out, a line each."""
         return (*self.reasons, *map(str, self.notes))
 
+    def _verdict_line(self) -> str:
+        said = f"verdict: {self.verdict}"
+        # Only chains that started apart can show that they disagree.
+        one = " as far as one chain can tell" if self.chains == 1 else ""
+        return super()._verdict_line().replace(said, said + one, 1)
+
     def lines(self) -> list[str]:
         """The card, at most eight lines."""
         worst = " and ".join(f"{x.value:,.0f} ({x.name})" for x in (self.ess_bulk, self.ess_tail))
-        found = f"worst R-hat {self.r_hat.value:.3f} ({self.r_hat.name}), bulk and tail ESS {worst}"
+        of = "" if self.chains > 1 else " of the halves of the one chain"
+        found = f"worst R-hat{of} {self.r_hat.value:.3f} ({self.r_hat.name}), bulk and tail ESS {worst}"
         draws = f"NUTS: {self.status}; divergences: {self.divergences:,}"
         guide = f"the guide alone: verdict {self.of_guide.verdict}, ELBO {self.elbo} nats"
         evidence = f", log evidence {self.log_evidence:.3f}" if np.isfinite(self.log_evidence) else ""
@@ -103,7 +110,7 @@ def judge_chains(
     else:
         r_hat, sizes = Worst(math.nan, "too few draws"), (Worst(math.nan, "too few draws"),) * 2
     chains, draws = found.z.shape[:2]
-    text = f"{chains} chains of {draws:,} draws" + f", {found.cut_short}" * bool(found.cut_short)
+    text = f"{chains} chain{'s' * (chains > 1)} of {draws:,} draws" + f", {found.cut_short}" * bool(found.cut_short)
     status = Status(found.cut_short or "draws", not found.cut_short, text, found.steps, found.gradients, found.seconds)
     report = ChainReport(
         fitted.elbo,
@@ -166,8 +173,9 @@ def _notes(solution: Solution, fitted: AnyReport) -> tuple[Note, ...]:
 def _reasons(report: ChainReport, found: Chains) -> tuple[str, ...]:
     """What speaks against the chains, the worst first."""
     reasons, total = [], found.diverged.size
+    moved, apart = ("chain", "halves of the one chain") if report.chains == 1 else ("chains", "chains")
     if not np.isfinite(report.r_hat.value):
-        reasons.append("the chains did not move" if total else "no draws were taken")
+        reasons.append(f"the {moved} did not move" if total else "no draws were taken")
     if report.divergences:
         share = f"{report.divergences:,} of {total:,} paths diverged"
         reasons.append(f"{share}: they could not follow the density where it bends most")
@@ -177,7 +185,7 @@ def _reasons(report: ChainReport, found: Chains) -> tuple[str, ...]:
             what = f"the other mode, {away:.0f} sd away, whose bound is {lower:.1f} nats lower"
             reasons.append(f"no chain came to {what}")
     if report.r_hat.value > R_HAT:
-        reasons.append(f"the chains differ in {report.r_hat.name}: R-hat {report.r_hat.value:.3f}")
+        reasons.append(f"the {apart} differ in {report.r_hat.name}: R-hat {report.r_hat.value:.3f}")
     for what, size in (("bulk", report.ess_bulk), ("tail", report.ess_tail)):
         if size.value < ESS:
             reasons.append(f"the {what} effective sample size of {size.name} is {size.value:,.0f}")

@@ -23,7 +23,6 @@ with what the conditional layer makes of these.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -37,12 +36,12 @@ from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.layers.conditional import MOST as MOST_LOG_SD
 from vbppl.guides.layers.conditionally_structured import ConditionallyStructured, hyperparameters_of
 from vbppl.guides.layers.sinh_arcsinh import log_cosh
+from vbppl.inference.bound import Estimate
+from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.fixed_draws import solve_full_rank
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
-from vbppl.inference.deterministic.state import CUT, LITTLE
+from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Progress, Solution
-from vbppl.target.batched import Batch, Density
-from vbppl.target.target import coordinates_of
 
 FEWEST, A_DIMENSION = 1024, 4  # draws, and for each dimension
 # Of L-BFGS, and nats still to gain: too few by what it has met of the curvature. At 1e-3 a density of the family was
@@ -211,34 +210,30 @@ class Climb(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """What the bound gains, in nats, with its standard error, and how many times as much log weights then vary."""
+    """What the bound gains, and how many times as much log weights then vary."""
 
-    nats: float
-    se: float
+    bound: Estimate
     spread: float
 
     def __str__(self) -> str:
-        return f"{self.nats:.2f} ± {self.se:.2f} nats, log weights vary {self.spread:.2f} times as much"
+        return f"{self.bound.in_words}, log weights vary {self.spread:.2f} times as much"
 
     def is_sure(self, least: float) -> bool:
         """Is it so much, beyond two standard errors, and do weights not vary more?"""
-        return bool(least <= self.nats < np.inf and self.nats > 2 * self.se and self.spread <= 1)
+        return self.bound.is_sure(least) and self.spread <= 1
 
 
-class Search:
+class Search(Continued):
     """From a Gaussian to a conditionally structured one: what one fit works with. Nothing here changes but counts."""
 
     def __init__(self, problem: Problem, number: int, before: Solution):
         """Get ready to go on from `before`, a Gaussian, fitted to target `number` of the problem."""
-        self.before, self.target, self._began = before, before.target, time.perf_counter()
-        self._raw, asked = problem.raw_keys[number], problem.settings.draws
+        super().__init__(problem, number, before)
         guide = cast(Gaussian, before.guide)
         phi = np.asarray(before.phi, np.float64)
         self.family = Family.around(hyperparameters_of(self.target), (guide.loc(phi), np.asarray(guide.factor(phi))))
-        self._density = Density([self.target])
-        self._lane = Batch(self._density, np.zeros(1, int), coordinates_of(self.target)[None])
-        self.draws = asked or max(FEWEST, A_DIMENSION * self.target.dim)
-        self._noise = whitened_draws(host_generator(self._raw, "conditional"), self.draws, self.target.dim)
+        self.draws = self.asked or max(FEWEST, A_DIMENSION * self.dim)
+        self._noise = whitened_draws(host_generator(self.raw, "conditional"), self.draws, self.dim)
         self.first = Climb(np.zeros(sum(self.family.sizes)), (), np.inf)
 
     def climbed(self, watch: Watch) -> tuple[Solution, np.ndarray]:
@@ -247,29 +242,22 @@ class Search:
             climb, cut = last(self._steps(), self.first, watch, self._progress)
         return self._solution(climb._replace(reason=cut) if cut else climb), climb.x
 
-    def at_start(self, reason: str) -> Solution:
+    def at_start(self) -> Solution:
         """The Gaussian itself as a member of the family, after what ended its own fit."""
-        after = self._solution(self.first._replace(bounds=(), reason=reason if reason in CUT else "stuck"))
-        status = self.before.status if reason not in CUT else after.status
-        return dataclasses.replace(after, status=status)
+        return dataclasses.replace(self._solution(self.first), status=self.before.status)
 
     def compared(self, x: np.ndarray) -> Gain:
         """What is gained over the Gaussian, on common new draws."""
         gains, weights = list[float](), list[tuple[np.ndarray, np.ndarray]]()
         for number in range(SETS):
-            rng = host_generator(self._raw, f"conditional, compared {number}")
-            noise = fresh_draws(rng, self.draws // 2, self.target.dim)
+            rng = host_generator(self.raw, f"conditional, compared {number}")
+            noise = fresh_draws(rng, self.draws // 2, self.dim)
             rich, plain = (self.family.log_weights(self.evaluate, at, noise) for at in (x, self.first.x))
             gains.append(float(np.mean(rich - plain)))
             weights.append((rich, plain))
         # A better bound whose weights vary more has fitted its draws, or made a tail too light.
         sds = np.std(np.concatenate(weights, axis=1), axis=1)
-        return Gain(float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(SETS)), float(sds[0] / sds[1]))
-
-    def evaluate(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The density and its gradient, in float64."""
-        log_p, gradient = self._lane(z[None])
-        return log_p[0], gradient[0]
+        return Gain(Estimate.of(gains), float(sds[0] / sds[1]))
 
     def _steps(self) -> Any:
         metric, family = self.family.metric, self.family
@@ -279,10 +267,10 @@ class Search:
             return -np.array([value]), -gradient[None]
 
         # No scale changes by more than e in one step.
-        longest = lbfgs.no_longer_than(1.0, slice(self.target.dim, None))
+        longest = lbfgs.no_longer_than(1.0, slice(self.dim, None))
         bounds = ()
         steps = lbfgs.descend(
-            negated, self.first.x[None], lambda x: metric[None], self._lane.rounding, ENOUGH, STEPS, longest
+            negated, self.first.x[None], lambda x: metric[None], self.rounding, ENOUGH, STEPS, longest
         )
         at = next(steps)
         while len(at.going):
@@ -298,60 +286,25 @@ class Search:
         # The curvature met on the way tells how far a slope that is not zero there would move the optimum.
         moves = []
         for number in range(2):
-            rng = host_generator(self._raw, f"conditional, looked {number}")
-            noise = whitened_draws(rng, self.draws, self.target.dim)
+            rng = host_generator(self.raw, f"conditional, looked {number}")
+            noise = whitened_draws(rng, self.draws, self.dim)
             slope = -self.family.bound(self.evaluate, at.x[0], noise)[1] - at.gradient[0]
-            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.target.dim])
+            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.dim])
         return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 
-    def spent(self, solution: Solution) -> Solution:
-        """The same with what has been spent by now."""
-        status = self.before.status
-        costs = {
-            "gradients": status.gradients + int(self._density.gradients[0]),
-            "seconds": status.seconds + time.perf_counter() - self._began,
-            "compiling": status.compiling + self._density.compiling,
-        }
-        return dataclasses.replace(solution, status=dataclasses.replace(solution.status, **costs))
-
     def _phi(self, climb: Climb) -> dict[str, Any]:
-        return self.family.phi(climb.x, self._density.dtype)
+        return self.family.phi(climb.x, self.density.dtype)
 
     def _progress(self, climb: Climb) -> Progress:
-        steps, params = self.before.status.steps + len(climb.bounds), self.target.params
-        seconds = self.before.status.seconds + time.perf_counter() - self._began
-        return Progress(steps, self._bounds(climb)[-1], seconds, {"guide": self._phi(climb), "model": params})
+        return self.progress(self._phi(climb), self._bounds(climb), "hyperparameters")
 
-    def _bounds(self, climb: Climb) -> np.ndarray:
-        return np.append(self.before.bounds, np.array(climb.bounds) + self.target.dim / 2 * (1 + np.log(2 * np.pi)))
+    def _bounds(self, climb: Climb) -> list[float]:
+        return [bound + self.dim / 2 * (1 + np.log(2 * np.pi)) for bound in climb.bounds]
 
     def _solution(self, climb: Climb) -> Solution:
-        reason, left, noise = climb.reason, climb.decrement, climb.draw_noise
-        # Where so little is left, a step that gains nothing is what rounding looks like.
-        reason = "rounding" if reason == "stuck" and left <= LITTLE else reason
-        text = {
-            "converged": f"at the optimum of a conditionally structured Gaussian ({left:.0e} nats to gain)",
-            "rounding": f"at the optimum of a conditionally structured Gaussian to rounding ({left:.0e} nats to gain)",
-            "capped": f"out of steps with {left:.2g} nats to gain: not converged",
-            "stuck": f"no step improves the bound, yet {left:.2g} nats seem to be left: not converged",
-            **CUT,
-        }[reason]
-        if reason not in CUT:
-            noise = np.inf if np.isnan(noise) else noise
-            text += f"; {self.draws} fixed draws (others would move the answer by {noise:.2g} sd)"
-        bounds = self._bounds(climb)
-        status = dataclasses.replace(
-            self.before.status,
-            reason=reason,
-            converged=reason in ("converged", "rounding"),
-            text=text,
-            steps=len(bounds),
-            draw_noise=noise,
-            decrement=left,
-        )
-        guide = ConditionallyStructured().over(self.target)
-        after = dataclasses.replace(self.before, guide=guide, phi=self._phi(climb), bounds=bounds, status=status)
-        return self.spent(after)
+        draws, of = f"{self.draws} fixed draws", " of a conditionally structured Gaussian"
+        status = ended(climb.reason, climb.decrement, climb.draw_noise, draws, of)
+        return self.solution(ConditionallyStructured().over(self.target), self._phi(climb), self._bounds(climb), status)
 
 
 def solve_conditionally_structured(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -361,15 +314,11 @@ def solve_conditionally_structured(problem: Problem, watch: Watch = Watch()) -> 
       ModelError: fixed draws are asked for on which there is no maximum.
     """
     check_full_rank(problem.settings, problem.dim)
-    solutions, cut = [], ""
-    heard = watch if len(problem.targets) == 1 else Watch(deadline=watch.deadline)
-    for number, before in enumerate(solve_full_rank(problem, watch)):
-        search = Search(problem, number, before)
-        if cut or before.status.was_cut_short or not np.isfinite(before.phi).all():
-            reason = cut or before.status.reason
-            solution = search.at_start(reason)
-        else:
-            solution, _ = search.climbed(heard)
-            cut = solution.status.reason if solution.status.was_cut_short else ""
-        solutions.append(solution)
-    return solutions
+
+    def go_on(number: int, before: Solution, watch: Watch) -> Solution:
+        return Search(problem, number, before).climbed(watch)[0]
+
+    def as_it_is(before: Solution) -> Solution:
+        return Search(problem, 0, before).at_start()
+
+    return one_by_one(solve_full_rank(problem, watch), watch, go_on, as_it_is)

@@ -7,7 +7,6 @@ The two halves of these are the two looks that predict what bending gains; toget
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Generator, Mapping
 from typing import Any
 
@@ -24,12 +23,11 @@ from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic.beyond import margins
 from vbppl.inference.deterministic.beyond.margins import Bent, Frame
+from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.fixed_draws import solve_full_rank, solve_mean_field
 from vbppl.inference.deterministic.problem import Deterministic, Problem, check_full_rank
-from vbppl.inference.deterministic.state import CUT, LITTLE
+from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Progress, Solution
-from vbppl.target.batched import Batch, Density
-from vbppl.target.target import coordinates_of
 
 FEWEST, A_DIMENSION, MOST = 512, 8, 2048  # draws
 DRAW_NOISE = 0.1  # sds by which other draws may move the answer before there are more
@@ -57,18 +55,12 @@ def solve_copula(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  #
     guide = problem.guide or Copula()
     check_copula(problem.settings, problem.dim, guide)
     solve = solve_full_rank if correlations_of(guide.base) == "all" else solve_mean_field
-    heard = watch if len(problem.targets) == 1 else Watch(deadline=watch.deadline)
-    solutions, cut = list[Solution](), ""
-    for number, before in enumerate(solve(problem, watch)):
-        if cut:  # of an earlier one: nobody waits for the rest
-            status = dataclasses.replace(before.status, reason=cut, converged=False, text=CUT[cut])
-            before = dataclasses.replace(before, status=status)
-        after, bent = before, None
-        if not before.status.was_cut_short and np.isfinite(before.phi).all():
-            after, bent = Margins(problem, number, before).shaped(heard)
-            cut = after.status.reason if after.status.was_cut_short else ""
-        solutions.append(unbent(after) if bent is None else after)
-    return solutions
+
+    def go_on(number: int, before: Solution, watch: Watch) -> Solution:
+        after, bent = Margins(problem, number, before).shaped(watch)
+        return unbent(after) if bent is None else after
+
+    return one_by_one(solve(problem, watch), watch, go_on, unbent)
 
 
 def unbent(before: Solution) -> Solution:
@@ -95,21 +87,18 @@ class Climb:
     draw_noise: float = np.nan
 
 
-class Margins:
-    """What shaping the margins of one Gaussian works with; nothing here changes but the counts of the density."""
+class Margins(Continued):
+    """What shaping the margins of one Gaussian works with."""
 
     def __init__(self, problem: Problem, number: int, before: Solution):
-        target, guide = before.target, before.guide
-        self._before, self._began, self._raw = before, time.perf_counter(), problem.raw_keys[number]
-        self._density, self._noise = Density([target]), FixedDraws(problem.settings.kind, target.dim, [self._raw])
-        self._lane = Batch(self._density, np.zeros(1, int), coordinates_of(target)[None])
+        super().__init__(problem, number, before)
+        guide, self._noise = before.guide, FixedDraws(problem.settings.kind, self.dim, [self.raw])
         phi = np.asarray(before.phi, np.float64)
         self._normal, self._is_full = (guide.loc(phi), guide.factor(phi)), correlations_of(guide) == "all"
         self._frame = Frame(*guide.frame(phi))
         # Each half has exact second moments too, where there are correlations.
-        least = 4 * target.dim if self._is_full else 0
-        self._draws = max(problem.settings.draws or max(FEWEST, min(A_DIMENSION * target.dim, MOST)), least)
-        self._may_grow = problem.settings.draws is None
+        least = 4 * self.dim if self._is_full else 0
+        self._draws = max(self.asked or max(FEWEST, min(A_DIMENSION * self.dim, MOST)), least)
 
     def shaped(self, watch: Watch = Watch(), gate: float = -np.inf) -> tuple[Solution, Bent | None]:  # noqa: B008
         """The copula at the end, and its bends; the Gaussian and None where less than `gate` nats are promised."""
@@ -117,7 +106,7 @@ class Margins:
         halves = [self._look(*lanes, flat, noise) for noise in self._sets(self._draws // 2)]
         first = Bent.joined(*halves)
         if not (halves[0].promised(halves[1]) >= gate and np.isfinite(first.bound)):
-            return self.spent(self._before), None
+            return self.spent(self.before), None
         climb = Climb(first, self._draws)
         climb, cut = last(self._climbed(climb), climb, watch, self._progress)
         return self._solution(climb, cut), climb.at
@@ -126,18 +115,17 @@ class Margins:
         """What the bound has gained over the Gaussian's, on common new draws."""
         gains, (loc, factor) = list[float](), self._normal
         for number in range(FRESH_SETS):
-            noise = fresh_draws(host_generator(self._raw, f"margins {number}"), FRESH_DRAWS, len(loc))
-            plain = self._evaluate(loc + noise @ factor.T)[0].mean() + np.linalg.slogdet(factor)[1]
+            noise = fresh_draws(host_generator(self.raw, f"margins {number}"), FRESH_DRAWS, len(loc))
+            plain = self.evaluate(loc + noise @ factor.T)[0].mean() + np.linalg.slogdet(factor)[1]
             gains.append(self._look(bent.at.loc, bent.at.factor, bent.p, noise).bound - plain)
-        return Estimate(float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(FRESH_SETS)))
+        return Estimate.of(gains)
 
     def _climbed(self, climb: Climb) -> Generator[Climb, None, Climb]:
         """To the end, with four times the draws while they matter."""
         constant = len(climb.at.p) / 2 * (1 + np.log(2 * np.pi))
         while True:
             noise = np.concatenate(self._sets(climb.draws // 2))
-            rounding = float(self._lane.rounding(np.array(climb.at.bound)))
-            steps = margins.ascent(self._evaluate, self._frame, climb.at, noise, rounding)
+            steps = margins.ascent(self.evaluate, self._frame, climb.at, noise, float(self.rounding(climb.at.bound)))
             while True:
                 try:
                     at = next(steps)
@@ -150,7 +138,7 @@ class Margins:
             others = [self._look_again(climb.at, noise) for noise in self._sets(climb.draws, 3)]
             noise = max(np.sqrt(np.mean([climb.at.moves(other) ** 2 for other in others], axis=0)))
             climb = dataclasses.replace(climb, draw_noise=float(noise))
-            if not (noise > DRAW_NOISE and climb.draws < MOST and self._may_grow):
+            if not (noise > DRAW_NOISE and climb.draws < MOST and self.asked is None):
                 return climb
             climb = dataclasses.replace(climb, draws=min(4 * climb.draws, MOST))
             first = [self._look_again(climb.at, noise) for noise in self._sets(climb.draws // 2)]
@@ -161,59 +149,20 @@ class Margins:
         return [self._noise(np.zeros(1, int), draws, each)[0] for each in (number, number + 1)]
 
     def _look(self, loc: np.ndarray, factor: np.ndarray, p: np.ndarray, noise: np.ndarray) -> Bent:
-        return margins.look(self._evaluate, self._frame, loc, factor, p, noise)
+        return margins.look(self.evaluate, self._frame, loc, factor, p, noise)
 
     def _look_again(self, bent: Bent, noise: np.ndarray) -> Bent:
         return self._look(bent.at.loc, bent.at.factor, bent.p, noise)
 
-    def _evaluate(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_p, gradient = self._lane(z[None])
-        return log_p[0], gradient[0]
-
     def _phi(self, bent: Bent) -> Mapping[str, Any]:
         psi = YeoJohnson.of(self._frame.centre, self._frame.scale, bent.p)
-        phi = {"base": self._before.guide.of(*bent.normal), "layers": (psi,)}
-        return jax.tree.map(lambda leaf: leaf.astype(self._before.phi.dtype), phi)
+        phi = {"base": self.before.guide.of(*bent.normal), "layers": (psi,)}
+        return jax.tree.map(lambda leaf: leaf.astype(self.before.phi.dtype), phi)
 
     def _progress(self, climb: Climb) -> Progress:
-        steps, params = self._before.status.steps + len(climb.bounds), self._before.target.params
-        seconds = self._before.status.seconds + time.perf_counter() - self._began
-        return Progress(steps, climb.bounds[-1], seconds, {"guide": self._phi(climb.at), "model": params})
-
-    def spent(self, solution: Solution) -> Solution:
-        """The Gaussian, or the copula, with what has been spent by now."""
-        status = self._before.status
-        costs = {
-            "gradients": status.gradients + int(self._density.gradients[0]),
-            "seconds": status.seconds + time.perf_counter() - self._began,
-            "compiling": status.compiling + self._density.compiling,
-        }
-        return dataclasses.replace(solution, status=dataclasses.replace(solution.status, **costs))
+        return self.progress(self._phi(climb.at), climb.bounds, "bent margins")
 
     def _solution(self, climb: Climb, cut: str) -> Solution:
-        reason, left, noise = cut or climb.at.reason, climb.at.decrement, climb.draw_noise
-        # Where so little is left, a step that gains nothing is what rounding looks like.
-        reason = "rounding" if reason == "stuck" and left <= LITTLE else reason
-        text = {
-            "converged": f"at the optimum of a Gaussian copula ({left:.0e} nats to gain)",
-            "rounding": f"at the optimum of a Gaussian copula to rounding ({left:.0e} nats to gain)",
-            "capped": f"out of steps for the margins, with {left:.2g} nats to gain: not converged",
-            "stuck": f"no step of the margins improves the bound, yet {left:.2g} nats seem to be left: not converged",
-            **CUT,
-        }[reason]
-        if not cut:
-            noise = np.inf if np.isnan(noise) else noise
-            text += f"; {climb.draws} fixed draws (others would move the answer by {noise:.2g} sd)"
-        bounds = np.append(self._before.bounds, climb.bounds)
-        status = dataclasses.replace(
-            self._before.status,
-            reason=reason,
-            converged=reason in ("converged", "rounding"),
-            text=text,
-            steps=len(bounds),
-            draw_noise=noise,
-            decrement=left,
-        )
-        guide = Copula(self._before.guide)
-        after = dataclasses.replace(self._before, guide=guide, phi=self._phi(climb.at), bounds=bounds, status=status)
-        return self.spent(after)
+        draws, of = f"{climb.draws} fixed draws", " of a Gaussian copula"
+        status = ended(cut or climb.at.reason, climb.at.decrement, climb.draw_noise, draws, of)
+        return self.solution(Copula(self.before.guide), self._phi(climb.at), climb.bounds, status)

@@ -10,7 +10,6 @@ fixed ones a bound can rise while the truth falls.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Generator
 from typing import NamedTuple, TypeAlias
 
@@ -21,15 +20,17 @@ from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.mixtures import Components, Look
 from vbppl.core.numerics.new_components import Candidate, candidates, excess
-from vbppl.core.watch import Watch, last
+from vbppl.core.watch import Watch, last, result_of
 from vbppl.guides.gaussian import FullRank, is_normal, normal_of
 from vbppl.guides.mixture import Mixture
+from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import fixed_draws
+from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.deterministic.state import CUT
-from vbppl.inference.solution import Note, Progress, Searched, Solution, Status
-from vbppl.target.batched import Density
-from vbppl.target.target import coordinates_of
+from vbppl.inference.deterministic.restarts import SAME_MODE, away, in_width
+from vbppl.inference.deterministic.state import FEWEST as FEWEST_IN_WIDTH
+from vbppl.inference.deterministic.state import ended
+from vbppl.inference.solution import Mode, Note, NotSearched, Progress, Searched, Solution
 
 FEWEST, A_DIM, MOST = 128, 16, 2048  # draws of a component: at least, for each dim, and at most
 SETS, FRESH = 4, 2048  # of fresh draws behind a choice; all of them together
@@ -58,13 +59,11 @@ Stage: TypeAlias = Generator[Where, None, Where]
 
 def solve_mixture(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  # noqa: B008 -- frozen
     """Fit a mixture to each target: of as many components as `problem.guide` asks for, or as pay."""
-    solutions = fixed_draws.solve_full_rank(problem, watch)
-    found = []
-    for fit, solution in enumerate(solutions):
-        one = dataclasses.replace(problem, targets=[problem.targets[fit]], raw_keys=[problem.raw_keys[fit]])
-        cut = solution.status.was_cut_short
-        found.append(as_mixture(solution) if cut else climbed(one, solution, watch))
-    return found
+
+    def go_on(number: int, before: Solution, watch: Watch) -> Solution:
+        return Ascent(problem, before, number).climbed(watch)
+
+    return one_by_one(fixed_draws.solve_full_rank(problem, watch), watch, go_on, as_mixture)
 
 
 def as_mixture(solution: Solution) -> Solution:
@@ -73,45 +72,33 @@ def as_mixture(solution: Solution) -> Solution:
     return dataclasses.replace(solution, guide=Mixture(), phi=phi)
 
 
-def climbed(problem: Problem, before: Solution, watch: Watch, grows: bool = True) -> Solution:
-    """The mixture that begins with a Gaussian solution, or a mixture, and the other modes that it met."""
-    ascent = Ascent(problem, before)
-    first = ascent.looked(ascent.before)
-    stages = ascent.stages(before, grows)
-    where, cut = last(stages, Where(first, ()), watch, ascent.progress)
-    return ascent.solution(before, where, cut)
+class Ascent(Continued):
+    """What the stages of one fit work with: it begins with a Gaussian solution, or a mixture."""
 
+    def __init__(self, problem: Problem, before: Solution, number: int = 0, budget: float = np.inf):
+        """Get ready; once `budget` gradients are spent no more components are tried."""
+        super().__init__(problem, number, before)
+        self.budget = budget
+        self.number, self.first = getattr(problem.guide, "components", None), components_of(before)
+        self.draws = self.asked or max(FEWEST, min(A_DIM * self.dim, MOST // 2), 2 * self.dim)
 
-def gain(problem: Problem, before: Solution, after: Solution) -> tuple[float, float]:
-    """By how many nats the bound of a solution lies above that of another on common fresh draws, and its error."""
-    one, other = (Ascent(problem, solution) for solution in (before, after))
-    return other.gain(other.before, one.before)
+    def climbed(self, watch: Watch, grows: bool = True) -> Solution:
+        """The mixture that begins with the solution and the other modes that it met."""
+        where, cut = last(self.stages(grows), Where(self.looked(self.first), ()), watch, self._progress)
+        return self._solution(where, cut)
 
+    def gained(self, after: Solution) -> Estimate:
+        """By how many nats a mixture's bound lies above that of what it began with, on common fresh draws."""
+        return self.gain(components_of(after), self.first)
 
-def spent(before: Solution, after: Solution) -> Solution:
-    """The solution from which another was tried, with what both have cost."""
-    costs = {name: getattr(after.status, name) for name in ("gradients", "seconds", "compiling")}
-    return dataclasses.replace(before, status=dataclasses.replace(before.status, **costs))
-
-
-class Ascent:
-    """What the stages of one fit work with: the density and its draws. Nothing here changes but counts."""
-
-    def __init__(self, problem: Problem, before: Solution):
-        self.target, self.raw, self.number = (
-            before.target,
-            problem.raw_keys[0],
-            getattr(problem.guide, "components", None),
-        )
-        self.density, self.began = Density([before.target]), time.perf_counter()
-        self.before, self.steps = components_of(before), len(before.bounds)
-        self.dim = before.target.dim
-        self.draws = problem.settings.draws or max(FEWEST, min(A_DIM * self.dim, MOST // 2), 2 * self.dim)
+    @property
+    def is_affordable(self) -> bool:
+        """Is there any of the budget left?"""
+        return bool(self.density.gradients[0] < self.budget)
 
     def log_p(self, z: np.ndarray) -> mixtures.Known:
         """Log densities and gradients at `z`, `(k, draws, dim)`."""
-        coordinates = np.tile(coordinates_of(self.target), (len(z), 1))
-        return self.density(z, np.zeros(len(z), int), coordinates)
+        return self.lanes(len(z))(z)
 
     def noise(self, numbers: list[int], draws: int) -> np.ndarray:
         """Fixed draws, a set for each number, `(numbers, draws, dim)`."""
@@ -128,40 +115,40 @@ class Ascent:
         rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in range(len(at)))
         return mixtures.look(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
 
-    def gain(self, at: Components, other: Components) -> tuple[float, float]:
-        """By how many nats a mixture is better than another on common fresh draws, and the standard error."""
+    def gain(self, at: Components, other: Components) -> Estimate:
+        """By how many nats a mixture is better than another on common fresh draws."""
         most = max(len(at), len(other))
         gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in range(SETS)]
-        return float(np.mean(gains)), float(np.std(gains, ddof=1) / np.sqrt(SETS))
+        return Estimate.of(gains)
 
     def is_better(self, at: Components, other: Components) -> bool:
         """Does a mixture surely gain over another what one more component is worth?"""
-        nats, error = self.gain(at, other)
-        return nats > max(2 * error, GAIN)
+        return self.gain(at, other).is_sure(GAIN)
 
     # The stages
 
-    def stages(self, before: Solution, grows: bool) -> Stage:
+    def stages(self, grows: bool) -> Stage:
         """From the modes to the end."""
-        where = Where(self.looked(self.begun(before)), ())
+        where = Where(self.looked(self.begun()), ())
         where = yield from self.ascended(where)
         where = (yield from self.grown(where)) if grows else where
         if grows and self.number is None and np.any(few := where.seen.at.weights < NEGLIGIBLE):
             where = yield from self.ascended(where._replace(seen=self.looked(where.seen.at.take(~few))))
         where = where._replace(draw_noise=self.moves(where.seen))
-        if (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MOST:
+        matters = (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MOST
+        if matters and self.is_affordable:
             more = where._replace(seen=self.looked(where.seen.at, 4 * self.draws))
             more = yield from self.ascended(more, AT_LAST)
             where = where._replace(bounds=more.bounds)
-            if self.gain(more.seen.at, where.seen.at)[0] > 0:
+            if self.gain(more.seen.at, where.seen.at).value > 0:
                 where = more._replace(draw_noise=self.moves(more.seen))
         return where
 
-    def begun(self, before: Solution) -> Components:
+    def begun(self) -> Components:
         """The solution and the other modes that restarts met, each at its own optimum, weighed by their evidence."""
-        found = before.other_modes.found
+        found = self.before.other_modes.found
         if not found:
-            return self.before
+            return self.first
         loc = np.stack([mode.place[0] for mode in found])
         factor = np.stack([np.diag(np.exp(m.place[1])) if m.factor is None else m.factor for m in found])
         noise, lanes = self.noise([*range(1, len(found) + 1)], self.draws), np.arange(len(found))
@@ -169,18 +156,18 @@ class Ascent:
         def density(z: np.ndarray, lanes: np.ndarray) -> mixtures.Known:
             return self.log_p(z)
 
-        def rounding(bound: np.ndarray) -> np.ndarray:
-            return 16 * float(np.finfo(self.density.dtype).eps) * np.maximum(np.abs(bound), 1.0)
-
         at = natural_gradient.evaluate(density, loc, factor, noise, lanes)
-        at = natural_gradient.ascend(density, at, noise, rounding, np.full(len(found), ENOUGH))
-        every = self.before
-        for lane in lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)]:
+        at = natural_gradient.ascend(density, at, noise, self.rounding, np.full(len(found), ENOUGH))
+        at = at.take(lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)])
+        # The widths of the best mode were looked at by its fit; those of the others are for some hundred gradients.
+        few = self.noise([*range(1, len(at.loc) + 1)], max(FEWEST_IN_WIDTH, 2 * self.dim))
+        _, others = result_of(in_width(density, at, few, self.rounding))
+        every = self.first
+        for end in [ends.take(np.array([lane])) for ends in (at, others) for lane in range(len(ends.loc))]:
             # Two restarts may have met the same mode.
-            same = at.take(np.full(len(every), lane))
+            same = end.take(np.zeros(len(every), int))
             if np.all(natural_gradient.divergence(every.loc, every.factor, same) > SAME):
-                new = Components.of(np.zeros(1), [at.loc[lane]], [at.factor[lane]])
-                every = every.joined(new, 1 / (len(every) + 1))
+                every = every.joined(Components.of(np.zeros(1), [*end.loc], [*end.factor]), 1 / (len(every) + 1))
         return mixtures.reweighed(self.looked(every))
 
     def ascended(self, where: Where, tolerance: float = ENOUGH) -> Stage:
@@ -194,7 +181,7 @@ class Ascent:
     def grown(self, where: Where) -> Stage:
         """With new components, while they pay or until there are as many as were asked for."""
         failures, excluded = 0, set[str]()
-        while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS):
+        while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS) and self.is_affordable:
             if self.number is None and excess(where.seen)[1] < NEAR:
                 break
             best = yield from self.best_of(where, excluded)
@@ -246,56 +233,41 @@ class Ascent:
 
     # What is told
 
-    def progress(self, where: Where) -> Progress:
-        """How the fit goes."""
-        bound = where.bounds[-1] if where.bounds else np.nan
-        params = {"guide": self.phi(where.seen.at), "model": self.target.params}
-        return Progress(self.steps + len(where.bounds), bound, time.perf_counter() - self.began, params)
+    def _progress(self, where: Where) -> Progress:
+        return self.progress(self.phi(where.seen.at), where.bounds, "mixture")
 
     def phi(self, at: Components) -> dict[str, np.ndarray]:
         """The parameters of the guide."""
         each = [FullRank().of(loc, factor).astype(self.density.dtype) for loc, factor in zip(at.loc, at.factor)]
         return Mixture.of(each, list(at.log_weights))
 
-    def solution(self, before: Solution, where: Where, cut: str) -> Solution:
-        """What the fit leaves behind, with what it has cost before."""
-        seen, status = where.seen, self.status(before.status, where, cut)
-        searched = before.other_modes
-        if isinstance(searched, Searched):
-            held = tuple(mode for mode in searched.found if mode.factor is None)
-            searched = dataclasses.replace(searched, found=(), held=(*searched.held, *held))
+    def _solution(self, where: Where, cut: str) -> Solution:
+        """What the fit leaves behind."""
+        seen, left = where.seen, where.seen.decrement
         weights = ", ".join(f"{weight:.2f}" for weight in sorted(seen.at.weights, reverse=True))
-        notes = [note for note in before.notes if note.topic != "guide"]
+        notes = [note for note in self.before.notes if note.topic != "guide"]
         notes.append(Note("guide", f"a mixture of {len(seen.at)} normals, weights {weights}"))
-        bounds = np.concatenate([before.bounds, np.array(where.bounds)])
-        return Solution(self.target, Mixture(), self.phi(seen.at), bounds, status, searched, tuple(notes))
+        reason = cut or ("capped" if where.capped else "converged" if left <= ENOUGH else "flat")
+        draws = f"{seen.noise.shape[1]} fixed draws a component"
+        status = ended(reason, left, np.nan if cut else where.draw_noise, draws)
+        others = {"other_modes": told(self.before.other_modes, seen.at, cut), "notes": tuple(notes)}
+        return self.solution(Mixture(), self.phi(seen.at), where.bounds, status, **others)
 
-    def status(self, before: Status, where: Where, cut: str) -> Status:
-        """Why it ended: at an optimum, or where no step raises the bound."""
-        left = where.seen.decrement
-        reason = cut or ("capped" if where.capped else "converged" if left <= ENOUGH else "rounding")
-        text = {
-            "converged": f"at the optimum ({left:.0e} nats to gain)",
-            "rounding": f"no step raises the bound ({left:.0e} nats to gain by its gradients)",
-            "capped": f"out of steps with {left:.2g} nats to gain: not converged",
-            **CUT,
-        }[reason]
-        noise = np.nan if cut else where.draw_noise
-        if not cut:
-            text += (
-                f"; {where.seen.noise.shape[1]} fixed draws a component (others would move the mean by {noise:.2g} sd)"
-            )
-        return Status(
-            reason,
-            reason in ("converged", "rounding"),
-            text,
-            steps=before.steps + len(where.bounds),
-            gradients=before.gradients + int(self.density.gradients[0]),
-            seconds=before.seconds + time.perf_counter() - self.began,
-            compiling=before.compiling + self.density.compiling,
-            draw_noise=noise,
-            decrement=left,
-        )
+
+def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched | NotSearched:
+    """The modes that restarts have met: which of them are held by a component, and which are left."""
+    if isinstance(searched, NotSearched) or (cut and len(at) == 1):
+        return searched
+    ends = np.stack([at.loc, np.log(np.sqrt(np.sum(at.factor**2, axis=2)))], axis=1)
+
+    def is_held(mode: Mode) -> bool:
+        return any(away(mode.place, end) <= SAME_MODE for end in ends)
+
+    # A width that is left out gains nothing, and a mode so low holds too little to be missed.
+    places = [mode for mode in searched.found if mode.factor is None]
+    held = tuple(mode for mode in places if is_held(mode))
+    left = tuple(mode for mode in places if not is_held(mode) and mode.lower < -np.log(NEGLIGIBLE))
+    return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
 
 
 def _promise(seen: Look) -> float:

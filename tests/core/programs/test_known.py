@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from quick import jit
 
-from vbppl.core.known import Known
+from vbppl.core.programs.known import Known
 
 X = np.random.default_rng(0).uniform(0.1, 3.0, (3, 3)).astype(np.float32)
 B, K = X[1], np.array([0, 2, 1], np.int32)

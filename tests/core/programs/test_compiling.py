@@ -1,0 +1,90 @@
+"""Programs over draws give what `jax.vmap` gives, for few numbers of draws compiled and any asked for."""
+
+from __future__ import annotations
+
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vbppl as vb
+from vbppl.core.programs.compiling import FEW, FEWEST, HEAVY, MOST, ByWork, OverDraws, in_batches
+
+
+def one(draw, by):
+    number, values = draw
+    return {
+        "scaled": values["x"] * by["factor"],
+        "at": number + jnp.arange(2),
+        "key": jax.random.uniform(jax.random.key(number)),
+    }
+
+
+def draws(n):
+    return np.arange(n, dtype=np.uint32), {"x": np.linspace(0.0, 1.0, 3 * n, dtype=np.float32).reshape(n, 3)}
+
+
+@pytest.mark.parametrize("side_by_side", [FEW, None])
+@pytest.mark.parametrize("n", [1, FEWEST, FEWEST + 1, FEW, FEW + 1, 1000, MOST, MOST + 1, 2500])
+def test_any_number_of_draws_gives_what_vmap_gives(n, side_by_side, monkeypatch):
+    by = {"factor": np.float32(3.0)}
+    found = OverDraws(one, side_by_side)(draws(n), by)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.vmap(lambda draw: one(draw, by))(draws(n)))
+
+
+NUMBERS = 1, 8, 9, 64, 65, 100, 128, 129, 257, 500, 600, 1000, 1024, 1025, 3000
+
+
+@pytest.mark.parametrize("data, programs", [(1, 2), (HEAVY, 6)])  # of 8 and 1,024; of 64, 128, 256, 512
+def test_there_are_programs_of_few_sizes(data, programs, compilations):
+    over, before = OverDraws(lambda draw, data: draw + data[0]), compilations()
+    for n in NUMBERS:
+        assert len(over(np.arange(n, dtype=np.float32), np.zeros(data, np.float32))) == n
+    assert compilations() - before == programs
+
+
+def test_traced_draws_become_a_part_of_the_program_around_them():
+    over = OverDraws(lambda draw, by: draw**2 * by)
+    x = np.arange(5.0, dtype=np.float32)
+    slope = jax.jit(jax.grad(lambda x: over(x, 2.0).sum()))(x)
+    np.testing.assert_array_equal(slope, 4 * x)
+    np.testing.assert_array_equal(jax.jit(lambda by: over(x, by))(2.0), 2 * x**2)
+
+
+@pytest.mark.parametrize("n", [1, 4, 7, 8, 9])
+def test_batches_that_are_filled_up_give_what_a_map_gives(n):
+    x = {"a": np.arange(2.0 * n).reshape(n, 2), "b": np.arange(n)}
+    function = lambda each: {"sum": each["a"].sum() + each["b"]}  # noqa: E731
+    found = in_batches(function, x, 4)
+    np.testing.assert_array_equal(found["sum"], jax.lax.map(function, x)["sum"])
+
+
+def test_the_body_of_a_map_is_there_once_whatever_is_left_over():
+    text = jax.jit(lambda x: in_batches(jnp.sin, x, 4)).lower(np.arange(9.0)).as_text()
+    assert text.count("stablehlo.sine") == 1
+
+
+def test_what_runs_long_is_compiled_with_care():
+    program = ByWork(lambda x: x + 1)
+    assert program(1, 1.0) == program(HEAVY, 1.0) == 2.0
+    assert sorted(program._compiled) == [0, 2]
+
+
+def test_another_number_of_draws_compiles_nothing(compilations):
+    model = cases.normal_normal(cases.PAIRS)
+    posterior = vb.fit(model)
+    asked = (posterior.sample, lambda n: posterior.predict(n=n), posterior.log_likelihood, model.sample)
+    for ask in asked:
+        ask(1000)
+    before = compilations()
+    for ask in asked:
+        for n in (600, 999, 1024, 3000):
+            assert {len(values) for values in ask(n).values()} == {n}
+    assert compilations() == before
+
+
+def test_fewer_prior_draws_are_the_first_of_more():
+    model = cases.normal_normal(cases.PAIRS)
+    few, many = model.sample(70), model.sample(1500)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[:70], rtol=1e-5), few, many)
