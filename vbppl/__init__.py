@@ -9,6 +9,7 @@ from vbppl.core.errors import (
     RepeatedDrawsWarning,
     VbpplWarning,
 )
+from vbppl.data.shards import shard
 from vbppl.data.source import Source
 from vbppl.distributions.interop import foreign
 from vbppl.fitting.calibration import Calibration, calibrate
@@ -41,7 +42,7 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "ModelError", "PoorPosteriorError", "VbpplWarning", "PoorFitWarning", "NotConvergedWarning", "RepeatedDrawsWarning",
-    "Source", "distributions", "foreign",
+    "Source", "shard", "distributions", "foreign",
     "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",
     "target", "density", "Target",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
@@ -57,16 +58,16 @@ def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarr
             os.close(folder)
 
 
-def read(path: PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The `meta` and `arrays` that `write` put into `path`.
+def read(path: PathLike, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The `meta` and `arrays` that `write` put into `path`; or into `content`, where the file has been read already.
 
     Raises:
       ModelError: it is no checkpoint, or a damaged one.
     """
     with refused(path):
-        if not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(path if content is None else io.BytesIO(content)):
             raise ValueError("it is no archive, or was cut short")
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
             text = json.loads(bytes(file[META]))
             if text["format"] != FORMAT:
                 raise ValueError(f"its format is {text['format']}, not {FORMAT}")

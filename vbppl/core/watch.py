@@ -40,6 +40,7 @@ class Watch:
     doing: Callable[[str], None] = _nobody
     deadline: float = math.inf
     keeps: bool = True
+    agreed: Callable[[Any], Any] | None = None  # where processes fit together: the first one's clock counts for all
 
     @classmethod
     def lasting(
@@ -59,7 +60,8 @@ class Watch:
     @property
     def is_over(self) -> bool:
         """Has the deadline passed?"""
-        return time.perf_counter() > self.deadline
+        over = time.perf_counter() > self.deadline
+        return bool(self.agreed(over)) if self.agreed and self.deadline < math.inf else over
 
 
 def last(
@@ -91,7 +93,7 @@ def last(
             if watch.is_over:
                 return state, "deadline"
     except KeyboardInterrupt:
-        if not watch.keeps:
+        if not watch.keeps or watch.agreed:  # together there is no state that all have
             raise
         return state, "interrupted"
 

@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.keys import named, wrap
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array
 from vbppl.data.readers import prefetched
 from vbppl.data.shuffle import Minibatches
-from vbppl.data.source import Source, part_of
+from vbppl.data.source import Source, mesh_of, part_of
 
 STEPS = 1000  # read ahead at most: as many as one call of the loop makes
 BYTES = 2**23  # read ahead: larger blocks of memory are given back to the system each time, and asked for anew
@@ -88,12 +89,14 @@ class Prefetcher:
         indices = jax.tree.map(np.asarray, _indices(self.stream, self.raw_key, cursor, most))
         cursor = jax.tree.map(np.asarray, cursor)
 
+        mesh = mesh_of(self.sources)
+
         def read(start: int) -> tuple[Prefetched, int]:
             count = min(self.steps, steps - start)
             begin = self._moved(cursor, start)
             of = {name: found[start : start + self.steps] for name, found in indices.items()}
             rows = {name: self._shown(name, places, begin, count) for name, places in of.items()}
-            return jax.device_put(Prefetched(self.stream, begin, rows)), count
+            return devices.put(Prefetched(self.stream, begin, rows), mesh), count
 
         yield from prefetched(read, range(0, steps, self.steps))
 
@@ -104,9 +107,9 @@ class Prefetcher:
         at = next(i for i, plate in enumerate(self.stream.plates) if plate[0] == name)
         _, size, length = self.stream.plates[at]
         taken = int(begin[at][0]) * size + int(begin[at][1])
-        part = part_of(self.sources[name], indices[:count].reshape(-1), size, taken)
-        part = jax.tree.map(lambda leaf: leaf.reshape(count, length, *leaf.shape[1:]), part)
-        if count == self.steps:
+        mesh = mesh_of(self.sources[name])
+        part = part_of(self.sources[name], indices if mesh else indices[:count], size, taken)
+        if mesh or count == self.steps:
             return part
         # One program for all parts: the last of a chunk is filled up with steps that are not made.
         return jax.tree.map(lambda leaf: np.pad(leaf, [(0, self.steps - count)] + [(0, 0)] * (leaf.ndim - 1)), part)

@@ -63,7 +63,7 @@ class Taking:
     def read(self, indices: np.ndarray) -> PyTree:
         if np.min(indices, initial=0) < 0 or np.max(indices, initial=0) >= self.size:
             raise IndexError(f"rows {np.min(indices)} to {np.max(indices)} are asked for, of {self.size}.")
-        rows = _empty((len(indices), *self.data.shape[1:]), self.data.dtype)
+        rows = empty((len(indices), *self.data.shape[1:]), self.data.dtype)
         # Rows that lie far apart keep memory and disk waiting, so several are waited for at a time.
         ends = np.linspace(0, len(indices), SIDE_BY_SIDE + 1 if rows.nbytes > ALONE else 2).astype(int)
         stretches = list(map(slice, ends, ends[1:]))
@@ -88,7 +88,7 @@ class Sorting:
     def read(self, indices: np.ndarray) -> PyTree:
         unique, places = np.unique(indices, return_inverse=True)
         rows = np.asarray(self.data[unique])
-        return np.take(rows, places, axis=0, out=_empty((len(places), *rows.shape[1:]), rows.dtype), mode="clip")
+        return np.take(rows, places, axis=0, out=empty((len(places), *rows.shape[1:]), rows.dtype), mode="clip")
 
 
 class Indexing:
@@ -203,10 +203,11 @@ class Batches:
 def _own(*parts: np.ndarray) -> np.ndarray:
     """Arrays one after the other, in memory of their own."""
     shape = (sum(map(len, parts)), *parts[0].shape[1:])
-    return np.concatenate(parts, out=_empty(shape, np.result_type(*parts)))
+    return np.concatenate(parts, out=empty(shape, np.result_type(*parts)))
 
 
-def _empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Memory that JAX uses where it lies, on a CPU."""
     size = math.prod(shape) * dtype.itemsize
     room = np.empty(size + ALIGNED, np.uint8)
     start = -room.ctypes.data % ALIGNED

@@ -12,10 +12,11 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import Array
 from vbppl.data.readers import prefetched
-from vbppl.data.source import RowBlock, Source, part_of, places_of
+from vbppl.data.source import RowBlock, Source, mesh_of, part_of, places_of
 
 PART = 2**20  # numbers that are read from the sources at once, where all rows are gone through
 
@@ -58,9 +59,9 @@ def checked(plates: Plates, sources: Sources, rows: Mapping[str, Any] | None) ->
     return given
 
 
-def shown(plate: PlateRows, sources: Sources, indices: np.ndarray) -> RowBlock:
+def shown(plate: PlateRows, sources: Sources, indices: np.ndarray, shared: bool = False) -> RowBlock:
     """The rows `indices` of a plate, with what its sources hold there; of iterators the rows that follow."""
-    return part_of([sources[name] for name in plate.sources], indices, plate.size)
+    return part_of([sources[name] for name in plate.sources], indices, plate.size, shared=shared)
 
 
 def numbers(plates: Plates, sources: Sources) -> int:
@@ -76,14 +77,16 @@ def parts(plates: Plates, sources: Sources) -> Iterator[tuple[float, dict[str, A
         return
     for name in {name for plate in streamed for name in plate.sources}:
         sources[name].again()
+    mesh = mesh_of(list(sources.values()))
     stretches = (enumerate(_stretches(plate.size, _row_numbers(plate, sources))) for plate in streamed)
 
     def read(chosen: tuple[tuple[int, range], ...]) -> tuple[float, dict[str, Any]]:
         share, rows = 1.0, {}
         for plate, (number, stretch) in zip(streamed, chosen):
             share *= len(stretch) / plate.size
-            rows[plate.name] = dataclasses.replace(shown(plate, sources, np.array(stretch)), number=np.int32(number))
-        return share, jax.device_put(rows)
+            part = shown(plate, sources, np.array(stretch), shared=True)
+            rows[plate.name] = dataclasses.replace(part, number=np.int32(number))
+        return share, devices.put(rows, mesh)
 
     yield from prefetched(read, itertools.product(*stretches))
 

@@ -14,6 +14,7 @@ number of batches, or of nothing at all.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -22,9 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array, PyTree, Shape
+from vbppl.data.padded import PaddedRows, is_padded, without_padding
 from vbppl.data.readers import Batches, reader_of
 
 UNNAMED = "source"
@@ -38,6 +41,7 @@ class Outline(NamedTuple):
     structure: Any
     shapes: tuple[Shape, ...]
     dtypes: tuple[np.dtype, ...]
+    mesh: Any = None  # of the devices over which rows are split as they are read; None for one
 
 
 class Source:
@@ -99,6 +103,17 @@ class Source:
         """The same data as the argument `name` of a model."""
         return _rebuilt(self.outline._replace(name=name), self._reader)
 
+    def over(self, mesh: Any) -> Source:
+        """The same data, whose rows are split over the devices of `mesh` as they are read; each process reads its own.
+
+        Raises:
+          ModelError: they come in an order of their own.
+        """
+        if self.is_iterator:
+            mend = "Give something with a length and rows by index, such as a memory map."
+            raise ModelError("the batches of an iterator cannot be split over devices.", mend=mend)
+        return _rebuilt(self.outline._replace(mesh=mesh), self._reader)
+
     def same_data(self, other: Source) -> bool:
         """Are both the same object of the user's?"""
         return self._reader is not None and other._reader is not None and self._reader.data is other._reader.data
@@ -112,6 +127,25 @@ class Source:
         return self._checked(
             lambda: self._attached().read(indices), len(indices), f"rows {np.array2string(indices, threshold=6)}"
         )
+
+    def share(self, indices: np.ndarray) -> PyTree:
+        """The rows `indices`, `(..., n)`, as arrays `(..., n, ...)` over all devices; each process reads its own.
+
+        Where devices do not divide `n`, as `PaddedRows`.
+        """
+        mesh, n = self.outline.mesh, indices.shape[-1]
+        whole = -(-n // mesh.size) * mesh.size
+        indices = indices[..., np.minimum(np.arange(whole), n - 1)]
+        mine = np.array([device.process_index == jax.process_index() for device in mesh.devices.flat])
+        mine = indices[..., np.repeat(mine, whole // mesh.size)]
+        sharding = devices.along(mesh, indices.ndim - 1)
+
+        def spread(leaf: np.ndarray) -> Any:
+            own = leaf.reshape(*mine.shape, *leaf.shape[1:])
+            made = jax.make_array_from_process_local_data(sharding, own, (*indices.shape, *leaf.shape[1:]))
+            return made if whole == n else PaddedRows(made, n)
+
+        return jax.tree.map(spread, self.read(mine.reshape(-1)))
 
     def following(self, begin: int | None, count: int, size: int) -> PyTree:
         """Of an iterator the next `count` rows, `(count, ...)`, where an epoch has `size` rows.
@@ -190,7 +224,8 @@ class Source:
         return f"<source of {arrays}>".replace("'", "")
 
     def __reduce__(self) -> Any:
-        return _rebuilt, (self.outline, None)  # the user's object may be a file, or a loader with threads
+        # The user's object may be a file, or a loader with threads.
+        return _rebuilt, (self.outline._replace(mesh=None), None)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
         raise ModelError(
@@ -223,12 +258,29 @@ class RowBlock:
       blocks: by a source's name its rows, arrays `(rows, ...)`.
       known: whether `indices` name rows of the plate; an iterator does not say which rows it gives.
       number: where all rows are gone through in parts, which of them it is; None for a batch.
+      mesh: of the devices over which the rows taken of an array are split; None for one.
     """
 
     indices: AnyArray
     blocks: dict[str, PyTree]
     known: bool = static(default=True)
     number: AnyArray | None = None
+    mesh: Any = static(default=None)
+
+
+def spread(rows: Mapping[str, Any], mesh: Any) -> Mapping[str, Any]:
+    """In a program: the rows of a batch, such that each device of `mesh` computes with its share of them."""
+    if mesh is None:
+        return rows
+    blocks = {name: found if isinstance(found, RowBlock) else RowBlock(found, {}) for name, found in rows.items()}
+    return {name: dataclasses.replace(block, mesh=mesh) for name, block in blocks.items()}
+
+
+def split_rows(array: Array, shown: Any, axis: int = 0) -> Array:
+    """In a program: rows shown that have been taken along `axis` of an array, each on the device that works with it."""
+    mesh = shown.mesh if isinstance(shown, RowBlock) else None
+    # Whole in between: otherwise the compiler splits the indices too, and gathers them again for each array.
+    return devices.constrained(devices.everywhere(array, mesh), mesh and devices.along(mesh, axis % array.ndim))
 
 
 def is_source(leaf: Any) -> bool:
@@ -241,15 +293,38 @@ def is_source(leaf: Any) -> bool:
     return hasattr(leaf, "__iter__") or (hasattr(leaf, "__getitem__") and hasattr(leaf, "__len__"))
 
 
-def part_of(sources: Iterable[Source], indices: np.ndarray, size: int, begin: int | None = None) -> RowBlock:
-    """The rows `indices` of a plate of `size` rows, `(n,)`, with what its sources hold there.
+def unpadded(tree: PyTree) -> PyTree:
+    """Arrays and sources as a model is to see them."""
 
-    An iterator gives its next `n` rows instead: those after its first `begin`, or after the last that it gave.
+    def is_whole(leaf: Any) -> bool:
+        return isinstance(leaf, (PaddedRows, Source))  # a source would lose its data, if it were taken apart
+
+    return jax.tree.map(without_padding, tree, is_leaf=is_whole)
+
+
+def mesh_of(tree: PyTree) -> Any:
+    """The mesh over which arrays are spread, or sources as they are read; None where all is on one device."""
+    found = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Source))
+    sources = (leaf.outline.mesh for leaf in found if isinstance(leaf, Source) and leaf.outline.mesh is not None)
+    return devices.mesh_of([leaf for leaf in found if not isinstance(leaf, Source)]) or next(sources, None)
+
+
+def part_of(
+    sources: Iterable[Source], indices: np.ndarray, size: int, begin: int | None = None, shared: bool = True
+) -> RowBlock:
+    """The rows `indices` of a plate of `size` rows, `(..., n)`, with what its sources hold there.
+
+    An iterator gives its next rows instead: those after its first `begin`, or after the last that it gave. Where not
+    `shared`, every process reads all of them, whatever devices there are.
     """
     blocks = {}
     for source in sources:
-        more = source.is_iterator
-        blocks[source.name] = source.following(begin, len(indices), size) if more else source.read(indices)
+        if shared and source.outline.mesh is not None:
+            blocks[source.name] = source.share(indices)
+            continue
+        flat = indices.reshape(-1)
+        rows = source.following(begin, len(flat), size) if source.is_iterator else source.read(flat)
+        blocks[source.name] = jax.tree.map(lambda leaf: leaf.reshape(*indices.shape, *leaf.shape[1:]), rows)
     return RowBlock(indices, blocks, not any(source.is_iterator for source in sources))
 
 
@@ -279,14 +354,14 @@ def shown_of(data: PyTree, plate: str, shown: Any) -> PyTree:
 
     def taken(leaf: Any) -> Any:
         if not isinstance(leaf, Source):
-            return leaf if shown is None else leaf[places_of(plate, shown)]
+            return leaf if shown is None else split_rows(leaf[places_of(plate, shown)], shown)
         if not isinstance(shown, RowBlock) or leaf.name not in shown.blocks:
             raise ModelError(
                 f"all rows of '{leaf.name}' are wanted at once, or others than those of plate '{plate}'; it is read "
                 "in parts.",
                 mend="Load it: np.asarray(...).",
             )
-        return shown.blocks[leaf.name]
+        return jax.tree.map(without_padding, shown.blocks[leaf.name], is_leaf=is_padded)
 
     return jax.tree.map(taken, data, is_leaf=lambda leaf: isinstance(leaf, Source))
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.inference.solution import Solution
 from vbppl.model.model import Model
 from vbppl.model.trace import advice_of_indices
@@ -61,7 +62,7 @@ def _of_lost_draws(solution: Solution, report: Report) -> list[Cause]:
 def _of_indices(model: Any, report: Report) -> list[Cause]:
     """What an index out of range may have done, where there are integers that may be indices."""
     arrays = () if not isinstance(model, Model) or model.sources or report.verdict != "poor" else model.arrays
-    if not any(np.asarray(array).dtype.kind in "iu" for array in arrays):
+    if not any(array.dtype.kind in "iu" for array in arrays) or not all(map(devices.is_here, arrays)):
         return []
     what, _, mend = advice_of_indices(model).partition(". To mend it: ")
     return [Cause(what, mend)] if what else []

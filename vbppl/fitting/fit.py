@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Never
 
+from vbppl.core import devices
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
+from vbppl.data.source import mesh_of
 from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
@@ -80,8 +82,9 @@ def fit(
     """
     check_call(seconds, progress, callback, precision, foreign)
     raw = raw_key(seed)
-    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)):
+    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)), devices.together():
         target = Target.of(model)
+        watch = dataclasses.replace(watch, agreed=devices.agreed if devices.spans_processes(mesh_of(target)) else None)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
         watch.doing("compiling")
         with explaining([target]):
@@ -90,6 +93,8 @@ def fit(
                 (solution,) = planned.solve(problem, watch)
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
+        if watch.agreed:  # to the last bit, whatever their linear algebra
+            solution = dataclasses.replace(solution, phi=watch.agreed(solution.phi))
         solution, report = judged(begun(solution), raw, watch)
         causes: Sequence[Cause] = ()
         watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer, to be bettered
@@ -100,6 +105,8 @@ def fit(
                 solution, report = escalate(planned, problem, solution, report, watch)
                 causes = causes_of(model, solution, report)
         except KeyboardInterrupt:
+            if watch.agreed:
+                raise
             solution = solution.noted("ended", "interrupted while a better answer was looked for")
     posterior = in_session_precision(Posterior(solution, advised(report, causes)), model)
     _warn(posterior, model, causes)

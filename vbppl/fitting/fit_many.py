@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
@@ -91,7 +92,8 @@ def solved_side_by_side(
     for begin in range(0, len(targets), AT_ONCE):
         part = slice(begin, begin + AT_ONCE)
         watch.doing(f"fitting {begin + 1:,} to {min(part.stop, len(targets)):,} of {len(targets):,}")
-        with np.errstate(all="ignore"), explaining(targets[part]):  # what is not finite is told by the status
+        # What is not finite is told by the status.
+        with np.errstate(all="ignore"), explaining(targets[part]), devices.together():
             solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
         yield from solutions
         if any(solution.status.was_cut_short for solution in solutions):

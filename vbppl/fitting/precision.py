@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Method, Plan
 from vbppl.fitting.prepare import judged, prepare
@@ -148,7 +149,10 @@ def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
     )
     target = in_coordinates(Target.of(model), coordinates_of(posterior.target)).replace(params=params)
     double = jax.tree.map(
-        lambda leaf: np.asarray(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, posterior.target
+        lambda leaf: (
+            np.asarray(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and devices.mesh_of(leaf) is None else leaf
+        ),
+        posterior.target,
     )
     solution = dataclasses.replace(posterior.solution, target=in_mode(target, states, None), phi=phi, in_double=double)
     return dataclasses.replace(posterior, solution=solution, report=as_rounded(posterior.report, solution, dtype))

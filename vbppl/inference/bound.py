@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.programs.compiling import ByWork, in_batches
@@ -245,7 +246,7 @@ def _values(guide: Guide, phi: PyTree, target: Target, whole: AnyArray) -> dict[
     side = _side_by_side(guide.noise(target), target)
     if not target.sources:
         z, values = _drawn(guide, phi, whole, target, side)
-        return target.constrain(z) if values is None else target.layout.in_order(values)
+        return target.constrain(z) if values is None else target.layout.in_order(devices.readable(values))
     z = np.zeros((len(whole), target.dim), jnp.result_type(float))
     for _, rows in target.parts():
         showing = target.showing(rows)

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.keys import wrap
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.types import Array
@@ -197,7 +198,7 @@ def _walk(
     began, frame, (program, new_tuning) = time.perf_counter(), now.frame, _program()
     log_p, gradient = evaluate(target, start)
     state: Any = (frame.residual(start), log_p, frame.slope(gradient))
-    target, dtype = jax.device_put(target), jnp.result_type(float)
+    target, dtype = devices.put(target), jnp.result_type(float)
 
     def call(adapts: bool) -> tuple[Any, Any, Any]:
         numbers = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), (state, tuning, frame, acceptance))

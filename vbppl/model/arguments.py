@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
+from vbppl.data.padded import is_padded
 from vbppl.data.source import UNNAMED, Source, is_source
 from vbppl.model.shapes import as_numbers
 
@@ -133,7 +135,8 @@ def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
     """Which arguments of a function hold NaN, one a line; "" where none does."""
     lines = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)[0]:
-        if is_array(leaf) and jnp.issubdtype(leaf.dtype, np.floating) and (off := np.isnan(np.asarray(leaf))).any():
+        floats = is_array(leaf) and devices.is_here(leaf) and jnp.issubdtype(leaf.dtype, np.floating)
+        if floats and (off := np.isnan(np.asarray(leaf))).any():
             first = ", ".join(str(int(i)) for i in np.argwhere(off)[0])
             where = f": {off.sum()} of {off.size} values; the first, at [{first}]" if off.ndim else ""
             lines.append(f"argument {_argument(path, function)} of {name_of(function)} holds NaN{where}")
@@ -148,7 +151,7 @@ def is_data(leaf: Any) -> bool:
 def shown(value: Any) -> str:
     """An argument in a line: of arrays the dtype and shape."""
     leaves = jax.tree.leaves(value)
-    if is_array(value):
+    if is_array(value) or is_padded(value):
         return f"{value.dtype}{list(value.shape)}"
     if any(is_array(leaf) for leaf in leaves):
         return f"<{type(value).__name__}>"

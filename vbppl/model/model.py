@@ -21,13 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
-from vbppl.data.source import Source
+from vbppl.data.source import Source, unpadded
 from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
@@ -174,7 +175,7 @@ class Model(Program):
         return self.with_arrays(load) if self.sources else self
 
     def inline(self) -> Any:
-        args, kwargs = self.arguments
+        args, kwargs = unpadded(self.arguments)
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
         with interpreted(self._changed) as run:
@@ -246,7 +247,7 @@ class Model(Program):
         values = by_name(values)
         words = {name: value for name, value in values.items() if isinstance(value, (str, list, tuple))}
         values = {**values, **{name: as_numbers(value, "the value given", name) for name, value in words.items()}}
-        return _log_joint(*jax.device_put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
+        return _log_joint(*devices.put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
 
     def __reduce__(self) -> Any:
         # The name of a decorated function leads to the `ModelFunction`, so the function itself cannot be pickled.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import named, wrap
 from vbppl.core.programs.compiling import OverDraws
@@ -59,7 +60,9 @@ def predict(
         _say_drawn_from_prior(name, given_shapes[name], latent[name])
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
-    new = _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), raw_key)
+    new = devices.readable(
+        _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), raw_key)
+    )
     fixed = {*kept, *z} - set(anew)
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
@@ -91,7 +94,7 @@ def log_likelihood(
     for _, rows in parts:
         shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
         n = next((len(values) for values in shown.values()), 1)
-        part = _log_likelihood((np.arange(n), shown), model, dict(params), rows)
+        part = devices.readable(_log_likelihood((np.arange(n), shown), model, dict(params), rows))
         if not rows:
             return part
         for name, values in part.items():

@@ -22,7 +22,8 @@ from jax.extend.core import get_opaque_trace_state
 from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.plain_words import TOO_LARGE
 from vbppl.core.types import Array, Shape
-from vbppl.data.source import RowBlock, Source, places_of
+from vbppl.data.padded import is_padded, without_padding
+from vbppl.data.source import RowBlock, Source, places_of, split_rows
 from vbppl.distributions.base import Distribution, parameters
 
 
@@ -242,7 +243,8 @@ def _taken(array: Array, frame: Frame, shown: Array | RowBlock, axis: int) -> Ar
     # The indices are the fit's own, and checked where a user gives them. To fill what lies outside
     # with NaN, as `jnp.take` does, would cost a fifth of a step.
     indices = places_of(frame.name, shown)
-    return array.at[(..., indices, *[slice(None)] * (-axis - 1))].get(mode="promise_in_bounds")
+    taken = array.at[(..., indices, *[slice(None)] * (-axis - 1))].get(mode="promise_in_bounds")
+    return split_rows(taken, shown, axis)
 
 
 def source_frame(source: Source, frames: Frames, event_dim: Any) -> Frame:
@@ -273,7 +275,7 @@ def take_shown(
     if part is None:
         block = source.unread((frame.size,))
     elif isinstance(part, RowBlock) and source.name in part.blocks:
-        block = part.blocks[source.name]
+        block = jax.tree.map(without_padding, part.blocks[source.name], is_leaf=is_padded)
     else:
         raise ModelError(
             f"plate '{frame.name}' shows some of its rows, but those of '{source.name}' were not read.",

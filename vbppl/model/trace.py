@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import checkify
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.plain_words import brief, in_plain_words
 from vbppl.core.programs.nonfinite import first_nan
@@ -139,6 +140,7 @@ def check_numbers(model: Any, observations: bool = True, which: str = "") -> Non
     leaves = jax.tree.leaves(model)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
         return
+    leaves = [leaf if devices.is_here(leaf) else None for leaf in leaves]  # of others' rows NumPy knows nothing
     error, details = _abstract_run(model)[1].first_error(leaves, observations), ""
     if error is None and (missing := missing_in(model.arguments, model.function)):
         error, details = _abstract_run(model)[1].error_of_nan(leaves), missing

@@ -17,12 +17,14 @@ import re
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.types import Array, ArrayLike
@@ -72,17 +74,21 @@ class Density:
     def __init__(self, targets: Sequence[Target]):
         target = targets[0]
         leaves, structure = jax.tree.flatten(target)
+        mesh = devices.mesh_of(leaves)
         self._structure, self._many, self._targets = _shared(target, structure), len(targets) > 1, targets
         # The leaves of all targets are stacked once and stay on the device: a call sends points and numbers only.
         if self._many:
-            leaves = [jax.device_put(np.stack(parts)) for parts in zip(*map(jax.tree.leaves, targets))]
-        self._leaves = tuple(leaves)
+            stacks = [np.stack(devices.on_host(list(parts))) for parts in zip(*map(jax.tree.leaves, targets))]
+            leaves = [devices.put(stack, mesh) for stack in stacks]
+        self._leaves, self._mesh = tuple(leaves), mesh
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
         accelerated = on_accelerator()
         self._side_by_side = points_side_by_side(target.data_size, accelerated and not self._many)
         work = self._side_by_side * (target.data_size + target.dim)
         room, most = (ROOM, MANY_CALL // self._side_by_side) if accelerated else (TOGETHER, 16)
         self._group = int(np.clip(room // work, 1, most)) if self._many else 0
+        if self._many and mesh is not None:  # each device has fits of its own
+            self._group = min(-(-self._group // mesh.size) * mesh.size, MANY_CALL // self._side_by_side)
         # A call's buffers are this long whatever it is asked: in very many dims they hold one block.
         one, most = self._side_by_side * max(self._group, 1), MANY_CALL if self._many else CALL
         self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
@@ -98,6 +104,8 @@ class Density:
           fits: the target of each lane, `(lanes,)`.
           coordinates: how its movable sites are seen, `(lanes, numbers)`: see `Layout.packed`.
         """
+        if devices.spans_processes(self._mesh):  # whose linear algebra may differ in the last place
+            z, coordinates = devices.agreed((z, coordinates))
         (lanes, draws, dim), side, call = z.shape, self._side_by_side, self._call
         np.add.at(self.gradients, fits, draws)
         if self._many:
@@ -127,7 +135,7 @@ class Density:
             where = (points, (table, row), whose, turns)
             # The points come from the host, and that is meant.
             with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors():
-                found = self._structure.evaluate(self._leaves, *where, side, self._group)
+                found = self._structure.evaluate(self._leaves, *where, Blocks(side, self._group, self._mesh))
                 log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
         return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
 
@@ -165,7 +173,7 @@ class _Structure:
         self.seen: set[tuple] = set()  # the kinds of calls that have been compiled
         # Its own program, which goes when it goes: JAX keeps what a shared one has compiled.
         self.evaluate = jax.jit(
-            functools.partial(_value_and_gradient, tree), static_argnums=(5, 6), compiler_options=compiler_options()
+            functools.partial(_value_and_gradient, tree), static_argnums=5, compiler_options=compiler_options()
         )
 
 
@@ -178,6 +186,14 @@ def _shared(target: Target, tree: Any) -> _Structure:
     return _STRUCTURES.setdefault(target.model.function, {}).setdefault(tree, _Structure(tree))
 
 
+class Blocks(NamedTuple):
+    """How points are evaluated: so many side by side, of so many targets, on the devices of a mesh if there is one."""
+
+    side_by_side: int
+    group: int
+    mesh: Mesh | None
+
+
 def _value_and_gradient(
     structure: Any,
     leaves: tuple[Array, ...],
@@ -185,8 +201,7 @@ def _value_and_gradient(
     seen: tuple[Array, Array],
     fits: Array,
     turns: Array,
-    side_by_side: int,
-    group: int,
+    blocks: Blocks,
 ) -> tuple[Array, Array]:
     """The first `turns` blocks of points, or groups of blocks: how many is data, so one program serves all numbers."""
 
@@ -195,7 +210,7 @@ def _value_and_gradient(
         with in_full_precision():
             return in_coordinates(target, table[row]).run(z).log_density()
 
-    table, rows = seen
+    (table, rows), (side_by_side, group, mesh) = seen, blocks
 
     evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))
 
@@ -207,7 +222,8 @@ def _value_and_gradient(
             # Side by side go blocks of several targets, each with its own data; one block never mixes targets.
             theirs = [leaf[jax.lax.dynamic_slice_in_dim(fits, i * group, group)] for leaf in leaves]
             blocks = points.reshape(group, side_by_side, -1), mine.reshape(group, side_by_side)
-            log_p, gradient = jax.vmap(evaluate_block)(theirs, *blocks)
+            spread = devices.constrained((theirs, *blocks), mesh and devices.along(mesh))  # fits, over the devices
+            log_p, gradient = jax.vmap(evaluate_block)(*spread)
         else:
             log_p, gradient = evaluate_block(leaves, points, mine)
         update = jax.lax.dynamic_update_slice_in_dim
@@ -215,8 +231,8 @@ def _value_and_gradient(
 
     nothing = jnp.zeros_like(z, shape=z.shape[:1]), jnp.zeros_like(z)
     if len(z) == side_by_side * max(group, 1):  # a single block, as on an accelerator, which is spared the loop
-        return body(0, nothing)
-    return jax.lax.fori_loop(0, turns, body, nothing)
+        return devices.everywhere(body(0, nothing), mesh)
+    return devices.everywhere(jax.lax.fori_loop(0, turns, body, nothing), mesh)
 
 
 @dataclasses.dataclass(frozen=True)

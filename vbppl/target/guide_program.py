@@ -25,7 +25,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import named
 from vbppl.core.types import Array
-from vbppl.data.source import RowBlock, Source
+from vbppl.data.source import RowBlock, Source, unpadded
 from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
 from vbppl.model.handlers import answered, at_rows, given, required, states_of
 from vbppl.model.model import Model, guide
@@ -229,7 +229,7 @@ def read(model: Model, reads: str | Callable[..., Any]) -> Any:
     Raises:
       ModelError: there is no such argument, or it is None.
     """
-    args, kwargs = model.arguments
+    args, kwargs = unpadded(model.arguments)
     if callable(reads):
         return jax.tree.map(jnp.asarray, reads(*args, **kwargs))
     bound = inspect.signature(model.function).bind(*args, **kwargs)

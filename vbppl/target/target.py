@@ -28,6 +28,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.errors import ModelError, yes_or_no
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array
@@ -151,7 +152,8 @@ class Target:
     def constrain(self, z: Any) -> dict[str, Array]:
         """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
         z = self.layout.flat(z, batched=True)
-        return self.layout.in_order(constrained(self, z) if z.ndim == 1 else constrained_draws(z, self))
+        values = constrained(self, z) if z.ndim == 1 else constrained_draws(z, self)
+        return self.layout.in_order(devices.readable(values))
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
@@ -164,9 +166,7 @@ class Target:
 
 def owned(leaf: Any) -> Any:
     """The data on the device, and nobody else's: on a CPU `device_put` would share the user's memory."""
-    return (
-        leaf if isinstance(leaf, Source) else jax.device_put(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf)
-    )
+    return leaf if isinstance(leaf, Source) else devices.put(np.array(leaf) if isinstance(leaf, np.ndarray) else leaf)
 
 
 def target(model: Model) -> Target:
@@ -244,7 +244,7 @@ def check_numbers(target: Any, which: str = "") -> None:
 
 def error_somewhere(target: Any, z: Any = None) -> ModelError | None:
     """What a run at `z`, or at some point, shows to be wrong with the numbers in the model, where it is not finite."""
-    if is_plain(target.model) or target.sources:
+    if is_plain(target.model) or target.sources or not all(map(devices.is_here, jax.tree.leaves(target.model))):
         return None
     names = [slot.name for slot in target.layout.slots]
     values = {} if z is None else target.constrain(z)

@@ -12,6 +12,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
+
 FEWEST, FEW, MOST = 8, 64, 1024  # draws of a call: these, and where they are dear the powers of two between
 HEAVY = 2 * 10**6  # numbers that a program looks at, above which it takes longer to run than to compile
 
@@ -101,15 +103,15 @@ class OverDraws:
         """
         if _is_traced((draws, shared)):
             return self._program(draws, *shared)
-        leaves, structure = jax.tree.flatten(jax.device_get(draws))
-        shared, n = jax.device_put(shared), len(leaves[0])
+        leaves, structure = jax.tree.flatten(devices.on_host(draws))
+        shared, n = devices.put(shared), len(leaves[0])
         work = n * sum(np.size(leaf) for leaf in jax.tree.leaves(shared))
         size, program = _size(n, work), self._compiled.at(work)
         blocks = range(0, n, size)
         found: list[np.ndarray] = []
         for begin in blocks:
             block = structure.unflatten([_padded(leaf[begin : begin + size], size) for leaf in leaves])
-            parts, results = jax.tree.flatten(jax.device_get(program(jax.device_put(block), *shared)))
+            parts, results = jax.tree.flatten(devices.on_host(program(jax.device_put(block), *shared)))
             if len(blocks) == 1:
                 return jax.device_put(results.unflatten([part[:n] for part in parts]))
             found = found or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]

@@ -60,7 +60,7 @@ class Known:
 
     def __call__(self, *arguments: Any) -> list[np.ndarray | None]:
         """The outputs at these arguments; None where they are not known."""
-        given = [(var, value) for var, value in zip(self.arguments, arguments) if var is not None]
+        given = [(var, value) for var, value in zip(self.arguments, arguments) if var is not None and value is not None]
         numbers = {var: np.asarray(value, var.aval.dtype) for var, value in (*self.constants, *given)}
 
         def read(atom: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl.core import archive
+from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError, VbpplWarning
 from vbppl.core.numerics.convergence import Convergence
 from vbppl.core.programs.compiling import on_accelerator
@@ -87,10 +87,10 @@ class NoCheckpoint:
 
 
 class Checkpoint:
-    """A file that holds the state of one fit."""
+    """A file that holds the state of one fit; where several processes fit `together`, the first reads and writes it."""
 
-    def __init__(self, path: PathLike, fingerprint: dict[str, str]):
-        self.path, self.due, self.fingerprint = path, 0.0, fingerprint
+    def __init__(self, path: PathLike, fingerprint: dict[str, str], together: bool = False):
+        self.path, self.due, self.fingerprint, self.together = path, 0.0, fingerprint, together
         if not Path(path).absolute().parent.is_dir():
             raise ModelError(f"checkpoint={os.fspath(path)!r}: there is no such folder.", mend="Make it first.")
 
@@ -100,9 +100,10 @@ class Checkpoint:
         Raises:
           ModelError: the file is another fit's, or none.
         """
-        if not os.path.exists(self.path):
+        content = devices.first_reads(self.path) if self.together else None
+        if not (os.path.exists(self.path) if content is None else content):
             return first
-        meta, arrays = archive.read(self.path)
+        meta, arrays = archive.read(self.path, content)
         with archive.refused(self.path):
             found, schedule = dict(meta["fingerprint"]), dict(meta["schedule"])
         archive.check(self.path, found, self.fingerprint)
@@ -121,12 +122,17 @@ class Checkpoint:
 
     def locked(self) -> AbstractContextManager[None]:
         """While no other fit may write to the file."""
-        return archive.locked(self.path)
+        return nullcontext() if self.is_followed else archive.locked(self.path)
+
+    @property
+    def is_followed(self) -> bool:
+        """Does another process read and write?"""
+        return self.together and jax.process_index() > 0
 
     def save(self, state: State) -> None:
         """Write, unless the time since the last writing is short in comparison with what that took."""
         began = time.perf_counter()
-        if began < self.due and state.ending is None:
+        if self.is_followed or (began < self.due and state.ending is None):
             return
         schedule, meta = dataclasses.asdict(state.schedule), {name: getattr(state, name) for name in PLAIN}
         centre = schedule.pop("centre")
@@ -161,7 +167,7 @@ def fingerprint(problem: Any, setup: Setup, first: State) -> dict[str, str]:
         "steps": str(problem.settings.steps),
         "average": str(first.schedule.average),
         "seed": str(np.asarray(problem.raw_key).tolist()),
-        "data": archive.digest(*jax.tree.leaves((setup.target, setup.guide, setup.minibatches))),
+        "data": devices.digest((setup.target, setup.guide, setup.minibatches), setup.mesh),
         "start": archive.digest(*jax.tree.leaves(first.position)),
         "validation": ", ".join(rule.fingerprint() for rule in problem.stop_rules),
         "program of a step": archive.digest(text),

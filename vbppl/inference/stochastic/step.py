@@ -20,11 +20,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from vbppl.core import devices
 from vbppl.core.keys import named, wrap
 from vbppl.core.programs.compiling import compiler_options, on_accelerator
-from vbppl.core.pytree import pytree
+from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, ArrayLike, PyTree
+from vbppl.data.source import spread
 from vbppl.guides.base import Guide
 from vbppl.inference.stochastic.objectives import Inputs, Objective
 from vbppl.inference.stochastic.schedule import THIN, Phase
@@ -47,6 +50,7 @@ class Setup:
       minibatches: which rows are shown: `shuffle.Minibatches`, or some of them `Prefetched`.
       noise: from a step's key to the noise of its draws; see `guides/noise.py`.
       raw_key: of the whole fit.
+      mesh: of the devices over which the rows of a step are split; None for one device.
     """
 
     target: Target
@@ -56,6 +60,7 @@ class Setup:
     minibatches: Any
     noise: Any
     raw_key: ArrayLike
+    mesh: Mesh | None = static(default=None)
 
 
 @pytree
@@ -124,7 +129,8 @@ def _chunk(
     def turn(number: Array, carry: tuple[Position, Array, Array]) -> tuple[Position, Array, Array]:
         position, bounds, trace = carry
         done = number * block
-        ahead = _ahead(setup, position, phase, block)
+        # Random numbers are made on every device alike: they are few, and to share the work means to wait.
+        ahead = devices.everywhere(_ahead(setup, position, phase, block), setup.mesh)
         count = jnp.minimum(block, steps - done)
         # Groups of steps end where the step's number is a multiple of `THIN`, however chunks and blocks lie.
         lead = position.step % THIN
@@ -154,7 +160,7 @@ def _chunk(
 
     one = jax.eval_shape(lambda params: monitored(setup, params), position.carry.params)
     carry = (position, jnp.zeros(CHUNK), jnp.zeros((CHUNK // THIN + 1, *one.shape), one.dtype))
-    return jax.lax.fori_loop(0, (steps + block - 1) // block, turn, carry)
+    return devices.everywhere(jax.lax.fori_loop(0, (steps + block - 1) // block, turn, carry), setup.mesh)
 
 
 def monitored(setup: Setup, params: PyTree) -> Array:
@@ -169,8 +175,10 @@ def monitored(setup: Setup, params: PyTree) -> Array:
 
 
 def _step(setup: Setup, carry: Carry, ahead: Ahead, careful: bool) -> tuple[Carry, Array]:
+    rows = spread(ahead.rows, setup.mesh)
+
     def loss(params: PyTree) -> tuple[Array, PyTree]:
-        target = setup.target.replace(params=params["model"], rows=ahead.rows)
+        target = setup.target.replace(params=params["model"], rows=rows)
         inputs = Inputs(params["guide"], target, ahead.noise, ahead.step, carry.state)
         bound, state = setup.objective(setup.guide, inputs)
         # What is handed on is not learnt: no gradient flows from step to step.

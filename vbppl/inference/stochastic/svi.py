@@ -21,10 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.keys import host_generator
 from vbppl.core.types import PyTree
 from vbppl.core.watch import Watch, last
 from vbppl.data.prefetch import Prefetcher
+from vbppl.data.source import mesh_of
 from vbppl.inference.solution import Note, NotSearched, Progress, Solution, Status
 from vbppl.inference.stochastic.checkpoint import Checkpoint, NoCheckpoint, State, fingerprint
 from vbppl.inference.stochastic.control_variates import ControlVariate, anchor_at, can_anchor, no_anchor
@@ -45,7 +47,9 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     checkpoint: Checkpoint | NoCheckpoint = NoCheckpoint()
     if problem.checkpoint is not None:
         fed, _ = next(run.fed(run.setup, first.position, 1))
-        checkpoint = Checkpoint(problem.checkpoint, fingerprint(problem, fed, first))
+        checkpoint = Checkpoint(
+            problem.checkpoint, fingerprint(problem, fed, first), devices.spans_processes(run.setup.mesh)
+        )
     with checkpoint.locked():
         try:
             first = checkpoint.restored(first)
@@ -161,7 +165,8 @@ def _begun(problem: Problem) -> tuple[Run, State]:
         noise = shown.spread(host_generator(raw_key, "strata"), settings.draws)
     # Compiled in, coordinates cost nothing in a step; the anchor and the answer keep theirs as data.
     target = in_fixed_coordinates(target)
-    setup = Setup(target, guide, objective, optimizer, problem.minibatches, noise, raw_key)
+    mesh = mesh_of((target, guide))
+    setup = Setup(target, guide, objective, optimizer, problem.minibatches, noise, raw_key, mesh)
     params = _on_host({"guide": problem.phi, "model": target.params})
     position = first_position(setup, params, _on_host(state))
     # An anchor is no statistic: it is made anew at the average.
@@ -170,7 +175,7 @@ def _begun(problem: Problem) -> tuple[Run, State]:
     memories = tuple(rule.first() for rule in problem.stop_rules)
     schedule = Schedule(settings.steps, average, objective.warm_up_steps)
     first = State(position, schedule, np.zeros(0), np.zeros((0, 2, 0)), memories)
-    return Run(problem, jax.device_put(setup), anchored, needs_size), first
+    return Run(problem, devices.put(setup, mesh), anchored, needs_size), first
 
 
 def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State, Position]:
@@ -218,6 +223,8 @@ def _steps(
 ) -> tuple[Position, np.ndarray, np.ndarray, float]:
     """The place after `steps` steps, the bound at each, `(steps,)`, the records, and the seconds spent compiling."""
     done, calls, compiling = int(position.step), [], 0.0
+    if setup.mesh is not None:  # where a program gives it back to, so that there is one program
+        position = devices.put(position, setup.mesh)
     for fed, count in run.fed(setup, position, steps):
         began, kind = time.perf_counter(), _kind((fed, position), careful)
         position, bounds, trace = run_chunk(fed, position, np.int32(count), phase, careful)
