@@ -78,6 +78,7 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     normal, m, bare = dist.Normal(0.0, 1.0), mean(Y), vb.target(mean(Y))
     return {
         "Source": (vb.Source, {"data": Y}),
+        "shard": (lambda data: vb.shard(data), {"data": Y}),
         "sample": (inside(vb.sample), {"name": "x", "dist": normal, "obs": 0.5, "sample_shape": ()}),
         "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive}),
         "plate": (inside(entered), {"name": "x", "size": 3, "subsample_size": 3, "dim": -1}),

@@ -17,6 +17,8 @@ from vbppl.data.padded import PaddedRows
 from vbppl.data.readers import empty
 from vbppl.data.source import Source
 
+MEND = "Give arrays with rows: x, y = vb.shard(x, y)."
+
 
 def shard(*data: PyTree) -> Any:
     """Split rows over all devices: `x, y = vb.shard(x, y)`, then everything as on one.
@@ -43,6 +45,8 @@ def shard(*data: PyTree) -> Any:
     everything = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = Mesh(np.array(everything), ("rows",), axis_types=(AxisType.Auto,))
     leaves, structure = jax.tree.flatten(data, is_leaf=lambda leaf: isinstance(leaf, Source))
+    if not leaves:
+        raise ModelError("there is nothing to split over the devices.", mend=MEND)
     at = [number for number, leaf in enumerate(leaves) if not isinstance(leaf, Source)]
     leaves = [leaf.over(mesh) if isinstance(leaf, Source) else leaf for leaf in leaves]
     for number, leaf in zip(at, _placed([leaves[number] for number in at], mesh)):
@@ -58,8 +62,7 @@ def _placed(leaves: list[Any], mesh: Mesh) -> list[Any]:
     is_split = [np.shape(leaf)[:1] == (count,) and count > 0 for leaf in leaves]
     counts = _counts(leaves, is_split, count)
     if leaves and not counts.sum():
-        mend = "Give arrays with rows: x, y = vb.shard(x, y)."
-        raise ModelError("there are no rows to split over the devices.", mend=mend)
+        raise ModelError("there are no rows to split over the devices.", mend=MEND)
     return [_split(leaf, counts, mesh) if rows else devices.put(leaf, mesh) for leaf, rows in zip(leaves, is_split)]
 
 
