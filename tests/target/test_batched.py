@@ -93,7 +93,11 @@ def test_products_on_an_accelerator_are_exact_unless_the_session_asks_for_others
     seen = np.zeros((batched.ROWS, 0), np.float32), np.zeros(512, np.int32)
     at = (np.zeros((512, 2), np.float32), seen, np.zeros(1, np.int32))
     with jax.default_matmul_precision(asked):
-        lowered = batched._Structure(structure).evaluate.lower(leaves, *at, np.int32(1), batched.Blocks(512, 0, None)).as_text()
+        lowered = (
+            batched._Structure(structure)
+            .evaluate.lower(leaves, *at, np.int32(1), batched.Blocks(512, 0, None))
+            .as_text()
+        )
     products = [line for line in lowered.splitlines() if "dot_general" in line]
     assert len(products) == 2  # the value's and the gradient's
     assert all(said in line for line in products)
