@@ -117,6 +117,7 @@ def test_a_million_rows_are_fitted_to_a_twentieth_of_an_exact_sd(guide):
     check_tall(vb.fit(tall_regression(x, y), guide), x, y, guide == "full_rank")
 
 
+@pytest.mark.slow
 def test_correlated_columns_are_fitted_in_minibatches():
     x, y = tall_data(30_000, 5)
     check_tall(vb.fit(tall_regression(x, y), batch_size=1024), x, y)

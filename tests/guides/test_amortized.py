@@ -113,6 +113,7 @@ def best_by_hand():
     return -(5 * np.log(2 * np.pi) + log_det + 5) / 2, np.sqrt(sigma2)
 
 
+@pytest.mark.slow
 def test_a_linear_vae_is_probabilistic_pca(ppca):
     bound, sigma = best_by_hand()
     assert bound == pytest.approx(-7.566155, abs=1e-6) and sigma == pytest.approx(0.48409, abs=1e-5)

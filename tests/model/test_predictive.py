@@ -108,3 +108,9 @@ def test_masked_observations_and_whole_vectors_are_rows_too(x64):
     found = log_likelihood(model(Y), {"x": np.zeros(2)}, {})
     np.testing.assert_allclose(found["y"], [st.norm.logpdf(Y) * [1, 0, 1]] * 2, rtol=1e-12)
     np.testing.assert_allclose(found["v"], np.full((2, 3), 2 * st.norm.logpdf(1.0)), rtol=1e-12)
+
+
+def test_draws_of_unequal_numbers_are_refused_by_name():
+    posterior = vb.fit(groups(2, np.zeros(2)))
+    with pytest.raises(ValueError, match="as many of each site, not 20 of mu, 3 of theta"):
+        posterior.predict(draws={"mu": np.zeros(20), "theta": np.zeros((3, 2))})

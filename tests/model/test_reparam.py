@@ -106,7 +106,7 @@ def test_coordinates_go_there_and_back_with_their_determinant(model, x64):
     np.testing.assert_allclose(density, model.log_joint(draws) + expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("model", [SCHOOLS, nested()], ids=["schools", "nested"])
+@pytest.mark.parametrize("model", [SCHOOLS, pytest.param(nested(), marks=pytest.mark.slow)], ids=["schools", "nested"])
 def test_coordinates_that_are_compiled_in_are_the_same_coordinates(model, x64):
     for target in (vb.target(model), vb.target(decenter(model))):
         fixed = in_fixed_coordinates(target)

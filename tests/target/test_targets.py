@@ -156,7 +156,7 @@ def test_coordinates_do_not_change_what_is_said_of_the_values(x64):
         np.testing.assert_allclose(joint, first.log_density(point(first), jacobian=False), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["plain", "bent plain", "bent model"])
+@pytest.mark.parametrize("name", ["plain", "bent plain", pytest.param("bent model", marks=pytest.mark.slow)])
 def test_every_kind_is_fitted_judged_and_summarised(name):
     posterior = vb.fit(targets()[name], "full_rank")
     assert posterior.report.verdict in ("good", "corrected", "unknown", "poor")

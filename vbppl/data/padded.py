@@ -20,6 +20,8 @@ from vbppl.core.types import Array, Shape
 class PaddedRows:
     """An array of `rows` rows, split over devices: stands for `array[:rows]`.
 
+    A model's argument: compute with it there, or with `jnp.asarray(rows)`, of which nothing is split.
+
     Attributes:
       array: with rows of zeros at the end, so that all devices hold equally many.
       rows: how many there are.
@@ -42,6 +44,9 @@ class PaddedRows:
     def dtype(self) -> np.dtype:
         """Of its numbers."""
         return self.array.dtype
+
+    def __repr__(self) -> str:
+        return f"<{self.rows:,} rows of shape {self.shape[1:]}, {self.dtype}, split over devices>"
 
     def __len__(self) -> int:
         return self.rows

@@ -44,7 +44,7 @@ def shard(*data: PyTree) -> Any:
     """
     everything = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     mesh = Mesh(np.array(everything), ("rows",), axis_types=(AxisType.Auto,))
-    leaves, structure = jax.tree.flatten(data, is_leaf=lambda leaf: isinstance(leaf, Source))
+    leaves, structure = jax.tree.flatten(data, is_leaf=lambda leaf: isinstance(leaf, (Source, PaddedRows)))
     if not leaves:
         raise ModelError("there is nothing to split over the devices.", mend=MEND)
     at = [number for number, leaf in enumerate(leaves) if not isinstance(leaf, Source)]

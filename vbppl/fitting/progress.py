@@ -25,6 +25,7 @@ PATIENCE = 2.0  # seconds before a person is told who has not asked
 OFTEN = 0.2  # seconds from one look of a screen to the next
 SELDOM = 10.0  # seconds from one line of a log to the next
 WIDTH = 16  # characters of a bar
+UNREADABLE = contextlib.suppress(OSError, ValueError)  # a pipe or a file that nobody reads any more costs no fit
 
 
 class News(Protocol):
@@ -69,7 +70,7 @@ def watching(
 def _is_shown(progress: bool | None) -> bool:
     """Unasked only by the first of several processes, and where there is something to write to."""
     if progress is None:
-        return sys.stderr is not None and jax.process_index() == 0
+        return sys.stderr is not None and not sys.stderr.closed and jax.process_index() == 0
     return progress
 
 
@@ -98,14 +99,16 @@ class _Sign:
         self._thread.join()
         if self._shown:
             self.doing = "done" if kind is None else f"{self.doing}, broken off"
-            self._display.end(self.text)
+            with UNREADABLE:
+                self._display.end(self.text)
 
     def _show(self) -> None:
         over = self._over.wait(self._patience)
-        while not over:
-            self._shown = True
-            self._display.show(self.text, self.done)
-            over = self._over.wait(self._display.every)
+        with UNREADABLE:
+            while not over:
+                self._shown = True
+                self._display.show(self.text, self.done)
+                over = self._over.wait(self._display.every)
 
     @property
     def text(self) -> str:
@@ -157,7 +160,8 @@ def _display() -> _Display:
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) is not None:
         return _Notebook()
-    return _Terminal() if sys.stderr is not None and sys.stderr.isatty() else _Log()
+    stderr = sys.stderr
+    return _Terminal() if stderr is not None and not stderr.closed and stderr.isatty() else _Log()
 
 
 class _Terminal:

@@ -178,7 +178,7 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
-    return _log_prob_of_values(jnp.size(z) + target.data_size, guide, phi, z, log_det, target)
+    return _log_prob_of_values(guide, phi, z, log_det, target)
 
 
 @ByWork
@@ -294,7 +294,7 @@ def _drawn(
 
 def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> Array:
     """The guide's log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
-    return _log_prob(np.size(z) + target.data_size, guide, phi, z, target)
+    return _log_prob(guide, phi, z, target)
 
 
 _log_prob = ByWork(lambda guide, phi, z, target: guide.log_prob(phi, jnp.asarray(z), target))

@@ -59,7 +59,11 @@ def predict(
     for name in changed:
         _say_drawn_from_prior(name, given_shapes[name], latent[name])
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
-    n = next((np.shape(value)[0] for value in (*draws.values(), *z.values())), n)
+    counts = {name: np.shape(value)[0] for name, value in {**draws, **z}.items()}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ValueError(f"draws must be as many of each site, not {said}.")
+    n = next(iter(counts.values()), n)
     new = devices.readable(
         _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), raw_key)
     )

@@ -134,7 +134,7 @@ def linear_response(
 def _solve_densely(
     target: Target, eta: np.ndarray, noise: np.ndarray, units: np.ndarray, slopes: np.ndarray
 ) -> tuple[np.ndarray, str]:
-    hessian = np.asarray(_hessian(_work(target), target, eta, noise), np.float64) * units[:, None] * units
+    hessian = np.asarray(_hessian(target, eta, noise), np.float64) * units[:, None] * units
     if not np.isfinite(hessian).all():
         return slopes.T, "the Hessian of the bound is not finite"
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
@@ -177,12 +177,7 @@ def _slopes(
             f"the covariances of {len(found):,} scalars in {target.dim:,} dims do not fit in memory.",
             mend="Name the sites that matter: posterior.linear_response('mu', 'tau').",
         )
-    return found, np.asarray(_mean_slopes(_work(target), target, eta, noise, names))
-
-
-def _work(target: Target) -> int:
-    """The numbers that are looked at for one direction."""
-    return DRAWS * max(target.data_size, target.dim)
+    return found, np.asarray(_mean_slopes(target, eta, noise, names))
 
 
 @functools.partial(ByWork, static_argnames="names")

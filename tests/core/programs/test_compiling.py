@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 import vbppl as vb
-from vbppl.core.programs.compiling import FEW, FEWEST, HEAVY, MOST, ByWork, OverDraws, in_batches
+from vbppl.core.programs.compiling import (
+    DEAR,
+    FEW,
+    FEWEST,
+    HEAVY,
+    LIGHT,
+    MOST,
+    ByWork,
+    OverDraws,
+    in_batches,
+    numbers_in,
+)
 
 
 def one(draw, by):
@@ -36,12 +47,45 @@ def test_any_number_of_draws_gives_what_vmap_gives(n, side_by_side, monkeypatch)
 NUMBERS = 1, 8, 9, 64, 65, 100, 128, 129, 257, 500, 600, 1000, 1024, 1025, 3000
 
 
-@pytest.mark.parametrize("data, programs", [(1, 2), (HEAVY, 6)])  # of 8 and 1,024; of 64, 128, 256, 512
-def test_there_are_programs_of_few_sizes(data, programs, compilations):
-    over, before = OverDraws(lambda draw, data: draw + data[0]), compilations()
+@pytest.mark.parametrize("numbers, programs", [(1, 2), (LIGHT, 8), (DEAR, len(NUMBERS) - 2)])
+def test_there_are_programs_of_few_sizes_where_draws_not_asked_for_cost_little(numbers, programs, compilations):
+    """Of 8 and 1,024; of the powers of two from 8; and of each number up to 1,024."""
+    over, before = OverDraws(lambda draw: (draw + jnp.zeros(numbers)).sum()), compilations()
     for n in NUMBERS:
-        assert len(over(np.arange(n, dtype=np.float32), np.zeros(data, np.float32))) == n
+        assert len(over(np.arange(n, dtype=np.float32))) == n
     assert compilations() - before == programs
+
+
+def test_loops_count_by_their_length_and_products_by_their_terms():
+    def counted(function, *shapes):
+        return numbers_in(jax.make_jaxpr(function)(*(np.zeros(shape, np.float32) for shape in shapes)).jaxpr)
+
+    assert counted(lambda x: x + 1, (10,)) == 10
+    assert counted(lambda x, y: x @ y, (10, 5), (5, 3)) == 150
+    step = lambda x, _: (x + 1, None)  # noqa: E731
+    assert 1000 <= counted(lambda x: jax.lax.scan(step, x, None, length=100)[0], (10,)) <= 1100
+    assert counted(jax.jit(lambda x: x + 1), (10,)) == 20  # and what it gives out
+    assert counted(lambda x: jax.lax.cond(x[0] > 0, lambda x: x + 1, lambda x: x, x), (10,)) <= 40
+
+
+def test_draws_of_unequal_numbers_are_refused():
+    with pytest.raises(ValueError, match="3 and 20 draws of one thing and another"):
+        OverDraws(lambda draw: draw[0] + draw[1])((np.zeros(20), np.zeros(3)))
+
+
+def test_no_draws_and_nothing_drawn_have_their_shapes():
+    empty = OverDraws(lambda draw: {"twice": 2 * draw})(np.zeros((0, 3), np.float32))
+    assert empty["twice"].shape == (0, 3)
+    assert OverDraws(lambda draw: draw[:0])(np.zeros((100, 3), np.float32)).shape == (100, 0)
+
+
+def test_concrete_draws_inside_a_program_become_a_part_of_it():
+    over = OverDraws(lambda draw, by: draw * by)
+    x = np.arange(5.0, dtype=np.float32)
+    np.testing.assert_array_equal(jax.jit(lambda y: y + over(x, 2.0))(1.0), 1 + 2 * x)
+    model = cases.normal_normal(cases.PAIRS)
+    inside = jax.jit(lambda y: jax.tree.map(lambda value: value + y, model.sample(3)))(0.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), inside, model.sample(3))
 
 
 def test_traced_draws_become_a_part_of_the_program_around_them():
@@ -66,9 +110,13 @@ def test_the_body_of_a_map_is_there_once_whatever_is_left_over():
 
 
 def test_what_runs_long_is_compiled_with_care():
-    program = ByWork(lambda x: x + 1)
-    assert program(1, 1.0) == program(HEAVY, 1.0) == 2.0
-    assert sorted(program._compiled) == [0, 2]
+    program = ByWork(lambda x, steps: jax.lax.fori_loop(0, steps, lambda i, x: x + 1, x), static_argnames="steps")
+    assert program(1.0, steps=3) == 4.0
+    assert sorted(program._compiled) == [0]
+    assert program(1.0, steps=HEAVY // 10**5) == 1 + HEAVY // 10**5
+    long = ByWork(lambda x: jax.lax.scan(lambda x, _: (x + 1, None), x, None, length=100)[0])
+    long(np.zeros(HEAVY // 100, np.float32))
+    assert sorted(long._compiled) == [2]
 
 
 def test_another_number_of_draws_compiles_nothing(compilations):

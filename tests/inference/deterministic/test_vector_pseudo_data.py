@@ -172,6 +172,7 @@ def test_the_rule_finds_the_data():
     np.testing.assert_allclose(target.constrain(z)["b"], 0.5 * Y, atol=1e-3)  # the medians are the same place
 
 
+@pytest.mark.slow
 def test_what_is_told_of_one_direction_says_nothing_of_others():
     """One observation of `b[0] + 2 b[1]`, by conjugacy: a precision of rank one."""
 

@@ -419,6 +419,7 @@ def kill_often(tmp_path, kills, seed):
     return done
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_goes_on_bit_for_bit_in_another(tmp_path):
     assert kill_often(tmp_path, kills=1, seed=0) == 1
 

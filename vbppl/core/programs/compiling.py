@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.core
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core import devices
 
-FEWEST, FEW, MOST = 8, 64, 1024  # draws of a call: these, and where they are dear the powers of two between
-HEAVY = 2 * 10**6  # numbers that a program looks at, above which it takes longer to run than to compile
+FEWEST, FEW, MOST = 8, 64, 1024  # draws of a call; those in the middle side by side
+HEAVY = 10**8  # numbers that a program computes, above which care in compiling pays
+LIGHT, DEAR = 2 * 10**4, 10**6  # numbers of a draw: up to which draws that nobody asked for cost nothing, and too much
+TURNS = 32  # of a loop whose length nobody knows
+TOP = get_opaque_trace_state()  # nothing is traced
 
 
 def on_accelerator() -> bool:
@@ -45,11 +52,43 @@ def in_full_precision() -> AbstractContextManager[Any]:
 def in_batches(function: Callable[[Any], Any], xs: Any, size: int) -> Any:
     """`jax.lax.map` of so many at once; the last batch is filled up, as a smaller one would be compiled on its own."""
     n = len(jax.tree.leaves(xs)[0])
-    size = min(n, size)
-    more = -n % size
-    if more:
+    if n <= size:
+        return jax.vmap(function)(xs)
+    batches = -(-n // size)
+    if more := batches * size - n:
         xs = jax.tree.map(lambda x: jnp.concatenate([x, jnp.broadcast_to(x[:1], (more, *x.shape[1:]))]), xs)
-    return jax.tree.map(lambda found: found[:n], jax.lax.map(function, xs, batch_size=size))
+    xs = jax.tree.map(lambda x: x.reshape(batches, size, *x.shape[1:]), xs)
+    found = jax.lax.map(jax.vmap(function), xs)
+    return jax.tree.map(lambda leaf: leaf.reshape(batches * size, *leaf.shape[2:])[:n], found)
+
+
+@functools.lru_cache(maxsize=256)
+def numbers_in(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """How many numbers a program computes, about: those that its operations give out, and the products in them."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        inner = [
+            numbers_in(getattr(each, "jaxpr", each))
+            for each in jax.tree.leaves(params, is_leaf=_is_program)
+            if _is_program(each)
+        ]
+        turns = params.get("length", 1) if name == "scan" else TURNS if name == "while" else 1
+        given = sum(math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            given *= math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)  # pyright: ignore[reportAttributeAccessIssue]
+        total += given + turns * (max(inner, default=0) if name == "cond" else sum(inner))
+    return total
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+
+
+def _is_within(tree: Any) -> bool:
+    """Whether a program is being traced: around these arguments, or around the call."""
+    return get_opaque_trace_state() != TOP or any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
 
 
 class ByWork:
@@ -61,18 +100,21 @@ class ByWork:
 
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         self._function, self._options = function, options
+        self._traced = jax.jit(function, **options)
         self._compiled: dict[int, Any] = {}
 
-    def __call__(self, work: int, *args: Any, **static: Any) -> Any:
-        """The results of `function(*args, **static)`, of which so many numbers are looked at.
+    def __call__(self, *args: Any, **static: Any) -> Any:
+        """The results of the function.
 
-        Where they are traced they become a part of the program around them, which has a level of its own.
+        Where a program is being traced they become a part of it, at its own level.
         """
-        return (self._function if _is_traced(args) else self.at(work))(*args, **static)
+        if _is_within(args):
+            return self._function(*args, **static)
+        return self.at(numbers_in(self._traced.trace(*args, **static).jaxpr.jaxpr))(*args, **static)
 
-    def at(self, work: int) -> Any:
-        """The program for so much work."""
-        level = 0 if work < HEAVY else 2
+    def at(self, numbers: int) -> Any:
+        """The program where so many numbers are computed."""
+        level = 0 if numbers < HEAVY else 2
         if level not in self._compiled:  # not before: to ask for the backend starts it
             self._compiled[level] = jax.jit(self._function, compiler_options=compiler_options(level), **self._options)
         return self._compiled[level]
@@ -88,26 +130,35 @@ class OverDraws:
 
     def __init__(self, one: Callable[..., Any], side_by_side: int | None = FEW) -> None:
         """Of `one(draw, *shared)`, with so many draws together, which bounds intermediate values; None: all."""
+        # Traced by itself, the function of a user runs once: how much it computes is seen, and all programs hold it.
+        self._one = jax.jit(one)
 
         def program(draws: Any, *shared: Any) -> Any:
             if side_by_side is None:
-                return jax.vmap(one, (0, *(None for _ in shared)))(draws, *shared)
-            return in_batches(lambda draw: one(draw, *shared), draws, side_by_side)
+                return jax.vmap(self._one, (0, *(None for _ in shared)))(draws, *shared)
+            return in_batches(lambda draw: self._one(draw, *shared), draws, side_by_side)
 
         self._program, self._compiled = program, ByWork(program)
 
     def __call__(self, draws: Any, *shared: Any) -> Any:
         """The results `(n, ...)` at `draws`, a tree of arrays `(n, ...)`, with `shared` trees beside each.
 
-        Where they are traced they become a part of the program around them.
+        Where a program is being traced they become a part of it.
+
+        Raises:
+          ValueError: there are not as many draws of one thing as of another.
         """
-        if _is_traced((draws, shared)):
+        if _is_within((draws, shared)):
             return self._program(draws, *shared)
         leaves, structure = jax.tree.flatten(devices.on_host(draws))
-        shared, n = devices.put(shared), len(leaves[0])
-        work = n * sum(np.size(leaf) for leaf in jax.tree.leaves(shared))
-        size, program = _size(n, work), self._compiled.at(work)
-        blocks = range(0, n, size)
+        if len(counts := {len(leaf) for leaf in leaves}) != 1:
+            raise ValueError(f"there are {' and '.join(map(str, sorted(counts)))} draws of one thing and another.")
+        shared, (n,) = devices.put(shared), counts
+        numbers = numbers_in(
+            self._one.trace(structure.unflatten([_first(leaf) for leaf in leaves]), *shared).jaxpr.jaxpr
+        )
+        size, program = _size(n, numbers), self._compiled.at(n * numbers)
+        blocks = range(0, max(n, 1), size)
         found: list[np.ndarray] = []
         for begin in blocks:
             block = structure.unflatten([_padded(leaf[begin : begin + size], size) for leaf in leaves])
@@ -120,17 +171,17 @@ class OverDraws:
         return jax.device_put(results.unflatten(found))
 
 
-def _is_traced(tree: Any) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+def _size(n: int, numbers: int) -> int:
+    """Of a call: the next number of draws of which there are programs, as far as those not asked for cost little."""
+    if n >= MOST or numbers >= DEAR:
+        return min(max(n, 1), MOST)
+    return FEWEST if n <= FEWEST else MOST if numbers <= LIGHT else 1 << (n - 1).bit_length()
 
 
-def _size(n: int, work: int) -> int:
-    """Of a call: the next number of which there are programs; few where draws that nobody asked for cost nothing."""
-    if n <= FEWEST:
-        return FEWEST
-    return MOST if work < HEAVY else min(max(FEW, 1 << (n - 1).bit_length()), MOST)
+def _first(leaf: np.ndarray) -> np.ndarray:
+    return leaf[0] if len(leaf) else np.zeros(leaf.shape[1:], leaf.dtype)
 
 
 def _padded(leaf: np.ndarray, size: int) -> np.ndarray:
     """So many rows, the first again and again where there are too few."""
-    return np.concatenate([leaf, np.broadcast_to(leaf[:1], (size - len(leaf), *leaf.shape[1:]))])
+    return np.concatenate([leaf, np.broadcast_to(_first(leaf), (size - len(leaf), *leaf.shape[1:]))])

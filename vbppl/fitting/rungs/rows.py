@@ -28,7 +28,8 @@ def condition_rows(
     """
     target = before.target
     is_normal = target.dim <= DIM and normal_of(before.guide, before.phi) is not None
-    if not (is_normal and before.status.converged) or target.layout.movable or not drivers_of(target):
+    moves = target.layout.movable and (plan.pseudo_data or len(plan.coordinates) > 1)
+    if not (is_normal and before.status.converged) or moves or not drivers_of(target):
         return before, report
     search = NestedSearch(dataclasses.replace(problem, targets=[target]), 0, before)
     if not search.promised >= PROMISED:  # or there are no blocks

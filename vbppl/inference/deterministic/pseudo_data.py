@@ -114,7 +114,8 @@ def by_rule(lanes: Batch, targets: Sequence[Target], x: np.ndarray) -> tuple[np.
 
 def _told(site: Prior, gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, ...]:
     """Pseudo-data and a factor of their precisions; the place in these coordinates, and its derivative by the value."""
-    singular = np.asarray(np.linalg.det(site.scale))[..., None, None] == 0  # in 32 bits; such a place is none
+    diagonal = np.diagonal(site.scale, axis1=-2, axis2=-1)
+    singular = (diagonal == 0).any(axis=-1)[..., None, None]  # in 32 bits; such a place is none
     scale = np.where(singular, np.nan, site.scale)
     told = _transposed(scale) @ (site.curvature - hessian) @ scale
     known = np.isfinite(told).all(axis=(-2, -1), keepdims=True)  # what is not a number is nothing
