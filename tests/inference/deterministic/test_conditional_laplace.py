@@ -18,6 +18,7 @@ from benchmarks.posteriors import hierarchies
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import raw_key
 from vbppl.fitting.escalate import RUNGS
+from vbppl.fitting.plan import plan
 from vbppl.fitting.rungs.rows import condition_rows
 from vbppl.guides.base import Start
 from vbppl.guides.layers.newton_step import NewtonStep, modified_cholesky
@@ -244,8 +245,9 @@ def test_the_rung_costs_nothing_where_sites_move_or_nothing_drives(schools, monk
     monkeypatch.setattr(Density, "__call__", None)
     moved = dataclasses.replace(schools[2].solution, guide=vb.FullRank(), phi=np.zeros((12, 10)))
     nothing = vb.density(lambda z: -jnp.sum(z**2), 2)
+    planned = plan(vb.target(cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)))
     for before in (moved, dataclasses.replace(moved, target=nothing, phi=np.zeros((4, 2)))):
-        assert rung(None, None, before, schools[2].report, None) == (before, schools[2].report)
+        assert rung(planned, None, before, schools[2].report, None) == (before, schools[2].report)
 
 
 def test_by_stochastic_steps_it_says_what_serves():
