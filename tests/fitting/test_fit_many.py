@@ -40,6 +40,7 @@ def test_a_fit_does_not_depend_on_its_neighbours(x64):
             np.testing.assert_allclose(one.phi, other.phi, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_one_model_from_many_seeds_is_as_many_single_fits():
     model = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
     # By name: "auto" would go on alone, where its answer is not good.

@@ -150,6 +150,7 @@ def test_batch_statistics_are_carried_from_step_to_step_and_used_at_evaluation()
 
 
 @quiet
+@pytest.mark.slow
 def test_dropout_is_new_at_each_step_and_repeats_with_the_seed():
     fits = [vb.fit(regression(Normed(nnx.Rngs(0)))(ROWS, Y), method=steps(20), seed=s) for s in (0, 0, 1)]
     assert np.unique(fits[0].history).size > 15

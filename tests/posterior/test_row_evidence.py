@@ -44,6 +44,7 @@ def test_each_rows_log_evidence_is_the_closed_form(kind):
 
 
 @quiet
+@pytest.mark.slow
 def test_rows_and_draws_that_do_not_fill_a_chunk_count_once(monkeypatch):
 
     posterior = fitted("amortized")

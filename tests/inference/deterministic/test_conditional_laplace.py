@@ -231,6 +231,7 @@ def normal_given_its_scale():
     vb.factor("pull", jnp.sum(jnp.log1p(s**2) / 2 - (s * z) ** 2 / 2))
 
 
+@pytest.mark.slow
 def test_what_is_of_the_family_is_met_and_its_weights_are_trusted_whatever_their_k():
     plain, posterior = vb.fit(normal_given_its_scale(), "full_rank"), vb.fit(normal_given_its_scale())
     assert plain.elbo.value < -0.5 and isinstance(posterior.guide, vb.guides.ConditionalLaplace)
@@ -267,6 +268,7 @@ def baseball(y):
         vb.sample("y", dist.Binomial(45, share), obs=y)
 
 
+@pytest.mark.slow
 def test_what_depends_on_hyperparameters_alone_is_not_differentiated_by_rows():
     """By rows a Beta's constant has no slope; asked for, its third derivatives took five times as long to compile."""
     target = vb.target(baseball(HITS))
