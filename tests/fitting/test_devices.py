@@ -20,6 +20,7 @@ import pytest
 
 import vbppl as vb
 from vbppl.data.padded import PaddedRows
+from vbppl.data.source import mesh_of
 
 SLOW = pytest.mark.slow
 SCRIPT, ROOT = Path(__file__).with_name("spread.py"), Path(__file__).parents[2]
@@ -181,3 +182,8 @@ def test_batches_of_an_iterator_cannot_be_split():
         "the batches of an iterator cannot be split over devices.\n"
         "  To mend it: Give something with a length and rows by index, such as a memory map."
     )
+
+
+def test_an_iterator_beside_a_source_that_is_split_is_refused():
+    with pytest.raises(vb.ModelError, match="an iterator of batches stands beside a source that is split"):
+        mesh_of([vb.Source([np.zeros(3)]), vb.shard(vb.Source(np.zeros(3)))])

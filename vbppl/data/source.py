@@ -303,10 +303,18 @@ def unpadded(tree: PyTree) -> PyTree:
 
 
 def mesh_of(tree: PyTree) -> Any:
-    """The mesh over which arrays are spread, or sources as they are read; None where all is on one device."""
+    """The mesh over which arrays are spread, or sources as they are read; None where all is on one device.
+
+    Raises:
+      ModelError: an iterator, whose batches come once and whole, stands beside sources that are split.
+    """
     found = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Source))
-    sources = (leaf.outline.mesh for leaf in found if isinstance(leaf, Source) and leaf.outline.mesh is not None)
-    return devices.mesh_of([leaf for leaf in found if not isinstance(leaf, Source)]) or next(sources, None)
+    sources = [leaf for leaf in found if isinstance(leaf, Source)]
+    split = next((source.outline.mesh for source in sources if source.outline.mesh is not None), None)
+    if split is not None and any(source.is_iterator for source in sources):
+        mend = "Give both as something with a length and rows by index, or split neither."
+        raise ModelError("an iterator of batches stands beside a source that is split over devices.", mend=mend)
+    return devices.mesh_of([leaf for leaf in found if not isinstance(leaf, Source)]) or split
 
 
 def part_of(
