@@ -34,7 +34,7 @@ from vbppl.model.modules import Parts, parts
 from vbppl.model.primitives import Site, subsample
 from vbppl.model.shapes import Frame, check_value
 from vbppl.model.trace import abstract_sites, log_probs, summed, values_of
-from vbppl.target.layout import Layout, shown_slices
+from vbppl.target.layout import Layout, sliced
 
 
 @pytree
@@ -230,7 +230,7 @@ def _at_rows_shown(site: Site, part: Array) -> Array:
 @functools.partial(jax.jit, static_argnames="shown", inline=True)
 def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Terms:
     """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
-    places = shown_slices(target.layout, rows if shown else {})
+    slices = sliced(target.layout, z, rows if shown else {})
     log_dets: dict[str, Array] = {}
     moved: dict[str, tuple[Any, Array]] = {}
 
@@ -238,8 +238,7 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
         # The support may depend on what was drawn before, so it is asked here and not in advance.
         seen = _seen(target, site, rows)
         bijector = coordinates(site.dist, seen, site.name in target.layout.fixed_decentred)
-        start, shape = places[site.name]
-        part = z[start : start + math.prod(shape)].reshape(shape)
+        part = slices[site.name]
         if rows and not shown:
             part = _at_rows_shown(site, part)
         value, log_dets[site.name] = bijector.forward_and_log_det(part)

@@ -27,6 +27,8 @@ from vbppl.model.arguments import by_name
 from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import Outline
 
+FEW = 16  # slots that are cut out of a vector one by one
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -238,11 +240,6 @@ class Apart:
 
     parts: tuple[Array, ...]
 
-    def __getitem__(self, at: slice) -> Array:
-        """One slot, by where it lies."""
-        starts = np.cumsum([0, *(part.shape[0] for part in self.parts)])
-        return self.parts[int(np.searchsorted(starts, at.start, side="right")) - 1]
-
     @property
     def whole(self) -> Array:
         """The flat vector."""
@@ -256,6 +253,20 @@ def shown_slices(layout: Layout, rows: Mapping[str, Any]) -> dict[str, tuple[int
         found[slot.name] = (start, slot.shown(lengths))
         start += math.prod(slot.shown(lengths))
     return found
+
+
+def sliced(layout: Layout, z: Array | Apart, rows: Mapping[str, Any]) -> dict[str, Array]:
+    """What each slot has of a `z` that holds the rows shown alone, in its shape."""
+    places = shown_slices(layout, rows)
+    sizes = [math.prod(shape) for _, shape in places.values()]
+    if isinstance(z, Apart):
+        parts = z.parts
+    elif len(sizes) <= FEW:
+        # The derivative of a slice is a vector of the whole length, padded by zeros: of a few that fuses with the rest.
+        parts = [z[start : start + size] for (start, _), size in zip(places.values(), sizes)]
+    else:
+        parts = jax.lax.split(z, sizes)
+    return {name: part.reshape(shape) for part, (name, (_, shape)) in zip(parts, places.items())}
 
 
 def _is_reported(site: Outline, sites: Mapping[str, Outline]) -> bool:
