@@ -26,7 +26,7 @@ from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.tables import Table
+from vbppl.core.tables import Table, folded
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source, unpadded
 from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
@@ -287,10 +287,10 @@ class Model(Program):
 
     def _repr_html_(self) -> str:
         try:
-            table = self.shapes()._repr_html_()
+            page = self.graph()._repr_html_() + folded("shapes", self.shapes()._repr_html_())
         except ModelError as error:  # to look at a model is no place to fail
-            table = f"<pre>{html.escape(str(error))}</pre>"
-        return f"<p>{html.escape(repr(self))}</p>{table}"
+            page = f"<pre>{html.escape(str(error))}</pre>"
+        return f"<p><b>{html.escape(repr(self))}</b></p>{page}"
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
         values = {name: as_numbers(value, "the value given", name) for name, value in values.items()}
