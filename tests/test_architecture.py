@@ -250,8 +250,8 @@ def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
     # the messages and exact densities do; as `refine` does by 530, mixtures by 600, shaped margins by 440 and
     # hyperparameters that depend on each other by 540, rows given these by 520, pseudo-data of vectors by 220, signs of
-    # life by 60, programs over draws by 70, several devices and processes by 300.
-    assert sum(counted(path)[0] for path in FILES) <= 16_400
+    # life by 60, programs over draws by 70, several devices and processes by 300, the graph of a model by 650.
+    assert sum(counted(path)[0] for path in FILES) <= 17_050
 
 
 @pytest.mark.parametrize("room", HARD)

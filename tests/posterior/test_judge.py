@@ -294,4 +294,5 @@ def test_restarts_on_one_ridge_are_not_other_modes():
 
 def test_the_card_is_html_in_a_notebook():
     page = fit("schools", "full_rank").check()._repr_html_()
-    assert page.startswith("<p><b style='color:#cf222e'>verdict: poor") and "<br>try: " in page
+    assert re.match("<p><b style='[^']*background:#cf222e[^']*'>verdict: poor</b>", page) and "try: " in page
+    assert "<details><summary>details</summary><div" in page

@@ -85,7 +85,7 @@ def test_numbers_have_four_digits_and_no_needless_exponent(value, text):
 
 def test_html_is_a_table_and_escapes_names_and_notes():
     page = summarise({"a<b": np.ones(3)}, ["log evidence >= -1", "<script>"])._repr_html_()
-    assert page.startswith("<table><thead><tr><th></th><th>mean</th>")
+    assert "<th>mean</th><th>sd</th>" in page and page.startswith("<table>")
     assert "a&lt;b" in page and "log evidence &gt;= -1" in page and "&lt;script&gt;" in page
     assert "<script>" not in page
     assert page.count("<td>") == 5

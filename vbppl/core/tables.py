@@ -71,13 +71,13 @@ class Table:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in self.head)
+        head = "".join(self._html(i, cell, "th") for i, cell in enumerate(self.head))
         body = "".join(f"<tr>{''.join(self._html(i, c) for i, c in enumerate(row))}</tr>" for row in self._filled())
         notes = f"<p>{html_lines(self.notes)}</p>" if self.notes else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
-    def _html(self, column: int, cell: str) -> str:
-        tag = "td" if column else "th"  # the first column names its row
+    def _html(self, column: int, cell: str, tag: str = "") -> str:
+        tag = tag or ("td" if column else "th")  # the first column names its row
         left = " style='text-align:left'" if self._side(column) == "<" else ""
         return f"<{tag}{left}>{html.escape(cell)}</{tag}>"
 
@@ -91,3 +91,19 @@ class Table:
 def html_lines(lines: Iterable[str]) -> str:
     """Lines of text, escaped, one under the other."""
     return "<br>".join(map(html.escape, lines))
+
+
+def spaced(lines: Iterable[str]) -> str:
+    """Long lines of text, escaped, each told from the next where it takes several."""
+    return "".join(f"<div style='margin:.35em 0'>{html.escape(line.strip())}</div>" for line in lines)
+
+
+def badge(text: str, colour: str) -> str:
+    """A word on a ground of its own colour, to be read on a light page and on a dark one."""
+    style = f"color:#fff;background:{colour};padding:.1em .5em;border-radius:.4em"
+    return f"<b style='{style}'>{html.escape(text)}</b>"
+
+
+def folded(title: str, page: str) -> str:
+    """A part of a page under a title that opens it; nothing where there is none."""
+    return f"<details><summary>{html.escape(title)}</summary>{page}</details>" if page else ""

@@ -20,7 +20,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.keys import host_generator, raw_key
-from vbppl.core.tables import labels
+from vbppl.core.tables import Table, labels
 from vbppl.core.types import Seed
 from vbppl.fitting.fit_many import solved_side_by_side
 from vbppl.fitting.plan import check_call
@@ -74,18 +74,23 @@ class Calibration:
         even = self.p_values.min(initial=1.0) * len(self.names) >= LEVEL
         return bool(even and self.unconverged <= UNCONVERGED * len(self.ranks))
 
-    def __str__(self) -> str:
-        width = max(map(len, self.names), default=0)
-        lines = [f"{'':{width}}  p-value  says"]
-        for name, p, (bias, spread, *_) in zip(self.names, self.p_values, self.components):
-            lines.append(f"{name:{width}}  {p:7.4f}  {self._says(p, bias, spread)}")
+    @property
+    def table(self) -> Table:
+        """A line a scalar, then the verdict."""
+        told = zip(self.names, self.p_values, self.components)
+        rows = [(name, f"{p:.4f}", self._says(p, bias, spread)) for name, p, (bias, spread, *_) in told]
         verdict = "passed" if self.passed else "not calibrated"
-        lines.append(f"{verdict}: {len(self.ranks)} fits, {self.draws + 1} ranks, {len(self.names)} scalars")
-        if self.unconverged:
-            lines.append(f"{self.unconverged} fits did not converge")
-        return "\n".join(lines)
+        notes = [f"{verdict}: {len(self.ranks)} fits, {self.draws + 1} ranks, {len(self.names)} scalars"]
+        notes += [f"{self.unconverged} fits did not converge"] * bool(self.unconverged)
+        return Table(("", "p-value", "says"), tuple(rows), tuple(notes), align="<><")
+
+    def __str__(self) -> str:
+        return str(self.table)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
 
     def plot(self, path: Any = None) -> Any:
         """How far the ranks' distribution function is above the uniform one, with a simultaneous 95% band.

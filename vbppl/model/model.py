@@ -26,10 +26,11 @@ from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.tables import Table
+from vbppl.core.tables import Table, folded
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source, unpadded
 from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
+from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
@@ -41,6 +42,7 @@ from vbppl.model.trace import (
     check_numbers,
     initial_params,
     initial_states,
+    leading_draws,
     log_joint,
     traced,
     values_of,
@@ -259,6 +261,23 @@ class Model(Program):
         head = ("site", "kind", "distribution", "batch", "event", "plates")
         return Table(head, tuple(site.row() for site in abstract_sites(self).values()), align="<")
 
+    def graph(self) -> Graph:
+        """The graph of the model: each site with the sites that it is computed from, found by running the program.
+
+        >>> import vbppl as vb, vbppl.distributions as dist
+        >>> @vb.model
+        ... def pair():
+        ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
+        ...     vb.sample("y", dist.Normal(2.0 * x, 1.0))
+        >>> pair().graph()
+        site  kind    distribution  given  plates
+        x     latent  Normal
+        y     latent  Normal        x
+
+        Returns: in a notebook a picture; `.svg`, `.mermaid` and `.dot` are the same as text.
+        """
+        return graph_of(self)
+
     def __repr__(self) -> str:
         args, kwargs = self.arguments
         given = [shown(a) for a in args] + [f"{k}={shown(v)}" for k, v in kwargs.items()]
@@ -268,10 +287,10 @@ class Model(Program):
 
     def _repr_html_(self) -> str:
         try:
-            table = self.shapes()._repr_html_()
+            page = self.graph()._repr_html_() + folded("shapes", self.shapes()._repr_html_())
         except ModelError as error:  # to look at a model is no place to fail
-            table = f"<pre>{html.escape(str(error))}</pre>"
-        return f"<p>{html.escape(repr(self))}</p>{table}"
+            page = f"<pre>{html.escape(str(error))}</pre>"
+        return f"<p><b>{html.escape(repr(self))}</b></p>{page}"
 
     def _with(self, what: str, values: dict[str, Any]) -> Model:
         values = {name: as_numbers(value, "the value given", name) for name, value in values.items()}
@@ -379,22 +398,3 @@ def _check_values(model: Model, sites: Mapping[str, Outline], values: Mapping[st
                 site=name,
                 mend="Leave it out of the values, or apply the model to other data.",
             )
-
-
-def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> int | None:
-    """How many draws `values` holds along a leading axis; None where it holds single values.
-
-    Raises:
-      ModelError: some sites have draws and others single values, or they differ in number.
-    """
-    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
-    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
-    single = [name for name, shape in given.items() if shape == sites[name].shape]
-    counts = {count for name, count in draws.items() if name not in single}
-    if len(counts) > 1 or (counts and single and counts != {None}):
-        raise ModelError(
-            "the values are neither one value for each site nor the same number of draws of each.",
-            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
-            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
-        )
-    return next(iter(counts), None)

@@ -20,6 +20,7 @@ from jax.experimental import checkify
 from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.plain_words import brief, in_plain_words
+from vbppl.core.programs.dependence import dependence
 from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
@@ -212,7 +213,7 @@ def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dt
         return pairs, [claim.parts for claim in claims]
 
     closed, (pairs, _) = jax.make_jaxpr(numbers, return_shape=True)(jax.ShapeDtypeStruct((), dtype), shapes)
-    depends = _depend_on_first_argument(closed.jaxpr)
+    depends = list(map(bool, dependence(closed.jaxpr, origins={closed.jaxpr.invars[0]: 1})))
     for name, by_loc, by_scale in zip(sorted(pairs), depends[::2], depends[1::2]):
         found[name] = dataclasses.replace(found[name], movable=by_loc or by_scale, hierarchical=by_scale)
     claims = Claims.of(heads, closed, 2 * len(pairs), depends)
@@ -220,19 +221,6 @@ def _abstract_sites(structure: Any, shapes: tuple[jax.ShapeDtypeStruct, ...], dt
         if isinstance(function, FunctionType):  # what it closed over goes with it
             weakref.finalize(function, claims.forget)
     return found, claims
-
-
-def _depend_on_first_argument(jaxpr: Any) -> list[bool]:
-    """Which outputs of a program depend on its first argument: followed through its equations."""
-    first, reached = jaxpr.invars[0], {jaxpr.invars[0]}
-
-    def is_reached(atom: Any) -> bool:
-        return isinstance(atom, type(first)) and atom in reached
-
-    for equation in jaxpr.eqns:
-        if any(map(is_reached, equation.invars)):
-            reached.update(equation.outvars)
-    return [is_reached(atom) for atom in jaxpr.outvars]
 
 
 class _ReachedError(Exception):
@@ -319,6 +307,25 @@ def values_of(sites: Mapping[str, Site]) -> dict[str, Array]:
 
 def _scaled(value: Array, scale: float) -> Array:
     return value if scale == 1.0 else value * scale
+
+
+def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> int | None:
+    """How many draws `values` holds along a leading axis; None where it holds single values.
+
+    Raises:
+      ModelError: some sites have draws and others single values, or they differ in number.
+    """
+    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
+    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
+    single = [name for name, shape in given.items() if shape == sites[name].shape]
+    counts = {count for name, count in draws.items() if name not in single}
+    if len(counts) > 1 or (counts and single and counts != {None}):
+        raise ModelError(
+            "the values are neither one value for each site nor the same number of draws of each.",
+            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
+            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
+        )
+    return next(iter(counts), None)
 
 
 def initial_params(model: Any) -> dict[str, Any]:

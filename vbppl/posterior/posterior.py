@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -248,7 +249,9 @@ class Posterior(ByRow):
         return str(self.summary())
 
     def _repr_html_(self) -> str:
-        return self.summary()._repr_html_()
+        head = f"<p>{html.escape(str(self.target))}: {type(self.guide).__name__} guide, {self.target.dim} dims</p>"
+        table = dataclasses.replace(self.summary(), notes=())._repr_html_()
+        return head + table + self.report.beside(self.solution)._repr_html_()
 
     def _transfer(self, model: Model, n: int, seed: Seed, draws: Mapping[str, Any] | None) -> networks.Transfer:
         """Draws of the latent sites at the data of `model`: those given, the guide's at these data, or the answer's."""

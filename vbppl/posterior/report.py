@@ -17,7 +17,7 @@ import numpy as np
 
 from vbppl.core.errors import PoorPosteriorError, one_of
 from vbppl.core.pytree import pytree, static
-from vbppl.core.tables import html_lines
+from vbppl.core.tables import badge, folded, html_lines, spaced
 from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Note, NotSearched, Searched, Solution, Status
 from vbppl.posterior.quantities import LOG_SD_ERROR, Errors, Worst
@@ -243,9 +243,10 @@ class Report:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        verdict, *rest = self.lines()
-        head = f"<p><b style='color:{COLOURS[self.verdict]}'>{html.escape(verdict)}</b></p>"
-        return f"{head}<p>{html_lines(line.strip() for line in rest)}</p>"
+        first, *rest = self.lines()
+        word = f"verdict: {self.verdict}"
+        head = f"<p>{badge(word, COLOURS[self.verdict])}{html.escape(first.removeprefix(word))}</p>"
+        return head + spaced(rest) + folded("details", spaced(self.details))
 
 
 @pytree

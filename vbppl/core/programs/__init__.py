@@ -1,6 +1,6 @@
 """What becomes of functions that JAX traces: how they are compiled, and what can be said of them before and after.
 
 In order: `compiling` is at which level, and over draws for any number of them; `known` follows in NumPy what a
-program does before it compiles; `nonfinite` finds the operation that makes NaN. A new file is about programs and
-knows of no model.
+program does before it compiles; `nonfinite` finds the operation that makes NaN; `dependence` follows what outputs
+depend on. A new file is about programs and knows of no model.
 """
