@@ -1,7 +1,7 @@
 """Real and classic posteriors with long references: how far is a fit from the truth, and does it know?
 
-`python -m benchmarks posteriors` prints the table. An error of a mean is in standard deviations of the reference, in the
-model's own unconstrained space; "on supports" is the worst mean and log sd error there; sites without a usable
+`python -m benchmarks posteriors` prints the table. An error of a mean is in standard deviations of the reference, in
+the model's own unconstrained space; "on supports" is the worst mean and log sd error there; sites without a usable
 variance are compared by median and central interval. "Resampled" are the errors of `posterior.resample` where the
 verdict is "corrected"; "answer" those on supports of what the posterior says by itself, **off** if one is beyond 0.1
 sd or 0.15 log sd and two standard errors of the reference. Linear response belongs to a mean-field fit of its own.

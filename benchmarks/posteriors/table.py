@@ -12,6 +12,7 @@ import numpy as np
 
 import vbppl as vb
 from benchmarks.posteriors.catalogue import Entry
+from vbppl.core.tables import label
 
 DRAWS = 20_000  # of the guide: its means are then known to 0.007 of its sds
 RESAMPLED = 4_000
@@ -222,7 +223,7 @@ def _scalars(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for name, value in values.items():
         value = np.asarray(value)
         for index in np.ndindex(value.shape[1:]):
-            found[f"{name}[{','.join(map(str, index))}]" if index else name] = value[(slice(None), *index)]
+            found[label(name, index)] = value[(slice(None), *index)]
     return found
 
 
@@ -253,8 +254,7 @@ def row(fits: list[Measured], response: Response | None) -> str:
         f"{widest.free.log_sd:.2f} {widest.free.log_sd_name}",
         f"{outer.supports.mean:.2f}, {outer.supports.log_sd:.2f}",
         f"{max(e.mean for e in again):.2f}, {max(e.log_sd for e in again):.2f}" if again else "",
-        f"{outside.answer.mean:.2f}, {outside.answer.log_sd:.2f}"
-        + ("" if all(fit.right for fit in fits) else " **off**"),
+        f"{outside.answer.mean:.2f}, {outside.answer.log_sd:.2f}{mark}",
         f"{response.own.log_sd:.2f}" if response else "",
         f"{response.linear_response:.2f} {response.linear_response_name}" if response else "",
         f"{gap.gap:+.3f} ± {gap.se:.3f}",
