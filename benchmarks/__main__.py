@@ -12,6 +12,7 @@ NAMES = (
     "overhead",
     "posteriors",
     "refine",
+    "sbibm",
     "stopping",
     "vae",
     "verdict",

@@ -24,6 +24,7 @@ import vbppl.distributions as dist
 from benchmarks import machine
 from benchmarks.posteriors import store
 from benchmarks.posteriors.catalogue import ENTRIES
+from vbppl.core.tables import label
 
 BAD_MEAN, BAD_LOG_SD = 0.3, 0.35  # sds; logs of sds
 SILENT, SILENT_LOG_SD = 1.0, np.log(2)  # the same: such a fit must never be called good
@@ -301,11 +302,10 @@ def _errors(known: Known, first: Any, second: Any) -> tuple[float, float]:
         value = np.asarray(value, np.float64)
         mean, sd = (value.mean(axis=0), value.std(axis=0)) if second is None else (value, np.asarray(second[site]))
         for index in np.ndindex(mean.shape):
-            label = f"{site}[{','.join(map(str, index))}]" if index else site
-            table[label] = float(mean[index]), float(sd[index])
-    for label, (mean, sd) in known.scalars.items():
-        means.append(abs(table[label][0] - mean) / sd)
-        log_sds.append(abs(np.log(max(table[label][1], 1e-300) / sd)))
+            table[label(site, index)] = float(mean[index]), float(sd[index])
+    for name, (mean, sd) in known.scalars.items():
+        means.append(abs(table[name][0] - mean) / sd)
+        log_sds.append(abs(np.log(max(table[name][1], 1e-300) / sd)))
     return float(np.max(means)), float(np.max(log_sds))
 
 

@@ -26,6 +26,7 @@ import vbppl as vb
 from benchmarks.posteriors import store
 from benchmarks.posteriors.catalogue import Entry
 from benchmarks.posteriors.limits import limit
+from vbppl.core.tables import label
 from vbppl.target.target import Target
 
 CHAINS = 4
@@ -161,8 +162,7 @@ def _scalars(values: dict[str, Any]) -> dict[str, np.ndarray]:
     for name, value in values.items():
         value = np.asarray(value)
         for index in np.ndindex(value.shape[1:]):
-            label = f"{name}[{','.join(map(str, index))}]" if index else name
-            found[label] = value[(slice(None), *index)].reshape(CHAINS, -1)
+            found[label(name, index)] = value[(slice(None), *index)].reshape(CHAINS, -1)
     return found
 
 
