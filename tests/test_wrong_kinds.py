@@ -38,6 +38,8 @@ MEANT = {
     "Target.log_density rows": {"None"},
     "Mixture components": {"None"},
     "refine target_accept": {"None"},
+    **dict.fromkeys(("save path", "load path"), {"a string"}),
+    "load guide": {"None"},
     **dict.fromkeys(("batch_size", "callback", "constraint", "draws", "fitted", "kind", "method", "model"), {"None"}),
     **dict.fromkeys(("objective", "optimizer", "params", "plate", "precision", "progress", "rank", "start"), {"None"}),
     **dict.fromkeys(("steps", "subsample_size", "support", "validation", "values"), {"None"}),

@@ -5,7 +5,9 @@ A call goes no farther than to where its arguments are looked at: a guide is beg
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -174,7 +176,8 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
 
 def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """What a posterior is asked."""
-    p = vb.fit(mean(Y))
+    p, where = vb.fit(mean(Y)), Path(tempfile.mkdtemp())
+    vb.save(p, where / "x.npz")
     rows = by_row(Y)
     encoded = vb.fit(rows, vb.Amortized("z", encoder, "y", 0.8), method=vb.Stochastic(steps=2))
     return {
@@ -195,6 +198,14 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "refine": (
             vb.refine,
             {"posterior": p, "n": 4, "chains": 1, "seed": 0, "target_accept": None, "seconds": 20.0, "progress": False},
+        ),
+        "save": (
+            lambda posterior, path: vb.save(posterior, where / path if isinstance(path, str) else path),
+            {"posterior": p, "path": "y.npz"},
+        ),
+        "load": (
+            lambda path, model, guide: vb.load(where / path if isinstance(path, str) else path, model, guide),
+            {"path": "x.npz", "model": mean(Y), "guide": None},
         ),
         "Report.require": (p.check().require, {"verdict": "corrected"}),
     }

@@ -1,13 +1,14 @@
-"""Checkpoints: what a fit that is killed needs to go on, bit for bit, in one file.
+"""The one codec of files, of checkpoints and of stored posteriors: arrays by their names, and a JSON text beside them.
 
-An `.npz` archive of arrays with one JSON text of everything else; nothing in it is ever executed. It is
-written to a file beside it, flushed to the disk and renamed, so that at any moment the path holds
-either the old checkpoint or the new one, whole. A fingerprint says which fit it belongs to.
+An `.npz` archive; nothing in it is ever executed. Its array `meta` holds the text, as bytes: the kind of file, the
+version of its format, and everything that is no array. It is written to a file beside it, flushed to the disk and
+renamed, so that at any moment the path holds either the old file or the new one, whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -28,16 +29,41 @@ from vbppl.core.types import PathLike, PyTree
 
 T = TypeVar("T")
 
-FORMAT = 2
 META = "meta"
 
 
-def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Put `meta`, which JSON can hold, and `arrays` into `path`, all or nothing."""
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a file is of.
+
+    Attributes:
+      word: what the file itself says that it is.
+      format: the version of what stands in it: a reader reads its own.
+      called: what messages call it.
+      mend: what to do with a file that is no such thing.
+    """
+
+    word: str
+    format: int
+    called: str
+    mend: str
+
+
+CHECKPOINT = Kind(
+    "checkpoint",
+    3,
+    "a checkpoint of a fit",
+    "It was left as it is. Move it away, or give another path, to begin anew.",
+)
+
+
+def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray], kind: Kind = CHECKPOINT) -> None:
+    """Put `meta`, which JSON can hold, and `arrays` into `path`, all or nothing; an array's name is its own there."""
     path = Path(os.path.realpath(path))  # a link goes on pointing to the file
     dtypes = {name: str(array.dtype) for name, array in arrays.items()}
-    text = json.dumps({"format": FORMAT, "meta": meta, "dtypes": dtypes, "digest": digest(*arrays.values())})
-    stored: dict[str, Any] = {f"array {i}": _plain(array) for i, array in enumerate(arrays.values())}
+    head = {"kind": kind.word, "format": kind.format}
+    text = json.dumps({**head, "meta": meta, "dtypes": dtypes, "digest": digest(*arrays.values())})
+    stored: dict[str, Any] = {name: _plain(array) for name, array in arrays.items()}
     stored[META] = np.frombuffer(text.encode(), np.uint8)
     # A name of its own: two fits that write to one path must not write to one file.
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
@@ -58,29 +84,41 @@ def write(path: PathLike, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarr
             os.close(folder)
 
 
-def read(path: PathLike, content: bytes | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read(
+    path: PathLike, content: bytes | None = None, kind: Kind = CHECKPOINT
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The `meta` and `arrays` that `write` put into `path`; or into `content`, where the file has been read already.
 
     Raises:
-      ModelError: it is no checkpoint, or a damaged one.
+      ModelError: it is of another kind, of another version, foreign or damaged.
     """
-    with refused(path):
+    with refused(path, kind):
         if not zipfile.is_zipfile(path if content is None else io.BytesIO(content)):
+            os.stat(path)  # a file that is not there says so
             raise ValueError("it is no archive, or was cut short")
         with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
+            if META not in file.files:
+                raise ValueError("it is an archive that something else has written")
             text = json.loads(bytes(file[META]))
-            if text["format"] != FORMAT:
-                raise ValueError(f"its format is {text['format']}, not {FORMAT}")
-            arrays = {
-                name: file[f"array {i}"].view(np.dtype(dtype)) for i, (name, dtype) in enumerate(text["dtypes"].items())
-            }
+            _check_kind(text, kind)
+            arrays = {name: file[name].view(np.dtype(dtype)) for name, dtype in text["dtypes"].items()}
         if digest(*arrays.values()) != text["digest"]:
             raise ValueError("its arrays are not those that were written")
         return text["meta"], arrays
 
 
+def _check_kind(text: Mapping[str, Any], kind: Kind) -> None:
+    """Refuse a file of another kind or format; one of a newer format says so."""
+    word, format = text.get("kind", CHECKPOINT.word), text["format"]
+    if word != kind.word:
+        raise ValueError(f"it is a {word}")
+    if format != kind.format:
+        newer = ", which a newer vbppl has written" if isinstance(format, int) and format > kind.format else ""
+        raise ValueError(f"its format is {format}{newer}, not {kind.format}")
+
+
 @contextlib.contextmanager
-def refused(path: PathLike) -> Iterator[None]:
+def refused(path: PathLike, kind: Kind = CHECKPOINT) -> Iterator[None]:
     """Whatever goes wrong with what a file holds is one `ModelError` that names the file."""
     try:
         yield
@@ -88,10 +126,7 @@ def refused(path: PathLike) -> Iterator[None]:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         if "pickle" in what:  # NumPy says how to run what is in it: never
             what = "it holds things that are no numbers"
-        raise ModelError(
-            f"{os.fspath(path)} cannot be read as a checkpoint of a fit: {what}.",
-            mend="It was left as it is. Move it away, or give another path, to begin anew.",
-        ) from error
+        raise ModelError(f"{os.fspath(path)} cannot be read as {kind.called}: {what}.", mend=kind.mend) from error
 
 
 def typed(kind: type[T], fields: Mapping[str, Any]) -> T:
@@ -150,7 +185,7 @@ def check(path: PathLike, found: Mapping[str, Any], expected: Mapping[str, Any])
             f"{os.fspath(path)} is the checkpoint of another fit: {', '.join(differ)} "
             f"{'disagrees' if len(differ) == 1 else 'disagree'}.",
             details="\n".join(lines),
-            mend="It was left as it is. Move it away, or give another path, to begin anew.",
+            mend=CHECKPOINT.mend,
         )
 
 

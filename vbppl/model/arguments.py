@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core import devices
+from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
@@ -141,6 +141,34 @@ def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
             where = f": {off.sum()} of {off.size} values; the first, at [{first}]" if off.ndim else ""
             lines.append(f"argument {_argument(path, function)} of {name_of(function)} holds NaN{where}")
     return "\n".join(lines)
+
+
+def told(arguments: PyTree, function: Callable[..., Any]) -> dict[str, str]:
+    """What a function's arguments are, by their names: of arrays the kind, the shape and a digest of the numbers.
+
+    Alike in every precision of a session, so that data can be recognised in another process.
+    """
+    parts: dict[str, dict[str, str]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)[0]:
+        parts.setdefault(_argument(path[:2], function), {})[_argument(path, function)] = told_of(leaf)
+    found = {}
+    for name, texts in parts.items():  # of a long list, or a network, all together
+        found |= texts if len(texts) <= 8 else {name: f"{len(texts)} parts [] {archive.digest(*texts.values())}"}
+    return found
+
+
+def told_of(leaf: Any) -> str:
+    """One argument, as `told`."""
+    if isinstance(leaf, Source) or not is_array(leaf):
+        text = name_of(leaf) if callable(leaf) else repr(leaf)
+        return type(leaf).__name__ if " at 0x" in text else text
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if not devices.is_here(leaf):
+        return f"an array {list(leaf.shape)} over several processes"
+    kinds = {np.floating: ("float", "f4"), np.integer: ("int", np.int64), np.bool_: ("bool", np.bool_)}
+    word, wide = next((known for kind, known in kinds.items() if jnp.issubdtype(leaf.dtype, kind)), ("", np.complex64))
+    return f"{word or leaf.dtype}{list(leaf.shape)} {archive.digest(np.asarray(leaf).astype(wide))}"
 
 
 def is_data(leaf: Any) -> bool:

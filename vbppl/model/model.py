@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import functools
 import html
-import importlib
 import inspect
 from collections.abc import Callable, Container, Mapping
 from types import FunctionType
@@ -24,6 +23,7 @@ import numpy as np
 from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.keys import raw_key, wrap
+from vbppl.core.pickles import again, wrapper
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table, folded
@@ -57,6 +57,7 @@ class ModelFunction:
         functools.update_wrapper(self, function)
         self._function = function
         self._signature = inspect.signature(function)
+        self.again = again(function, type(self))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Model:
         try:
@@ -66,22 +67,17 @@ class ModelFunction:
         return Model.of(self._function, args, kwargs)
 
     def __reduce__(self) -> Any:
-        return _found, (self._function.__module__, self._function.__qualname__)
+        return self.again, ()
 
     def __repr__(self) -> str:
         return f"<model {name_of(self._function)}{self._signature}>"
-
-
-def _found(module: str, name: str) -> Any:
-    """The model function of that address: a pickle holds the name, as it does of any function."""
-    return functools.reduce(getattr, name.split("."), importlib.import_module(module))
 
 
 def _rebuilt(function: Any, fields: dict[str, Any]) -> Model:
     model = object.__new__(Model)
     for name, value in fields.items():
         set_field(model, name, value)
-    set_field(model, "function", function._function if isinstance(function, ModelFunction) else function)
+    set_field(model, "function", function._function)
     return model
 
 
@@ -252,9 +248,8 @@ class Model(Program):
         return _log_joint(*devices.put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
 
     def __reduce__(self) -> Any:
-        # The name of a decorated function leads to the `ModelFunction`, so the function itself cannot be pickled.
         fields = {name: value for name, value in vars(self).items() if name != "function"}
-        return _rebuilt, (ModelFunction(self.function), fields)
+        return _rebuilt, (wrapper(self.function) or ModelFunction(self.function), fields)
 
     def shapes(self) -> Table:
         """The table of shapes: for each site its distribution, batch, event and plates."""

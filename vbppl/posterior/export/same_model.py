@@ -1,0 +1,165 @@
+"""What a file says of the model that it belongs to, and what disagrees with the one that is given anew.
+
+Three things are compared: the sites, with their distributions, shapes and plates; the arguments, whose numbers are
+known by a digest; and, since code can change without either, the log density at some points. Where that disagrees,
+what the function reads from outside its arguments may say why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core import archive
+from vbppl.core.errors import ModelError
+from vbppl.core.programs.compiling import ByWork, in_full_precision
+from vbppl.core.types import PyTree
+from vbppl.guides.base import Guide, in_dtype_of
+from vbppl.inference.bound import log_prob
+from vbppl.inference.solution import Solution
+from vbppl.model.arguments import name_of, told, told_of
+from vbppl.model.model import Model
+from vbppl.model.trace import abstract_sites
+from vbppl.posterior.weighted_draws import Bent
+from vbppl.target.target import Target
+
+POINTS, ROWS = 2, 64  # points; rows shown there, of a plate that shows a part
+SAME, ALIKE = 1e-4, 1e-3  # by what share a log density may differ; on another kind of device, or in another precision
+NATS = 0.05  # the same, by how many nats whatever the share
+
+Told = Mapping[str, Mapping[str, str]]
+COMPARED = ("site", "argument", "condition", "do", "decentered")
+
+
+def fingerprint(model: Model) -> dict[str, dict[str, str]]:
+    """What is known of a model without its code, by groups, each by names: texts for a person to read."""
+    sites = {site.name: " ".join(part for part in site.row()[1:] if part) for site in abstract_sites(model).values()}
+    changes = {"condition": model.conditions, "do": model.interventions}
+    return {
+        "function": {"name": name_of(model.function)},
+        "site": sites,
+        "argument": told(model.arguments, model.function),
+        **{word: {name: told_of(np.asarray(value)) for name, value in each.items()} for word, each in changes.items()},
+        "decentered": dict.fromkeys(model.decentered, "yes"),
+        "outside": dict(model.reads),
+    }
+
+
+def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What disagrees between two texts for each name, in words."""
+    names = dict.fromkeys((*then, *now))
+    pairs = {name: (then.get(name, "nothing"), now.get(name, "nothing")) for name in names}
+    return {name: _told_apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _told_apart(then: str, now: str) -> str:
+    (kind, digest), (other, _) = _split(then), _split(now)
+    if digest and kind == other:
+        return f"{kind} in both, but other numbers"
+    return f"{kind} in the file, {other} here"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The kind and shape of an array, and its digest, which is empty for other things."""
+    kind, _, digest = text.rpartition(" ")
+    return (kind, digest) if kind.endswith("]") and len(digest) == 16 else (text, "")
+
+
+def check(path: str, found: Told, model: Model) -> None:
+    """Make sure that the model is the one of the file, as far as that can be known without running it.
+
+    Raises:
+      ModelError: it is not; the message names what disagrees.
+    """
+    here, lines = fingerprint(model), []
+    for group in COMPARED:
+        lines += [f"{group} '{name}': {text}" for name, text in differences(found[group], here[group]).items()]
+    if lines:
+        raise ModelError(
+            f"{path} holds a posterior of {found['function']['name']}, but not of this model with these arguments.",
+            details="\n".join([*lines[:12], *["and more"][: len(lines) > 12]]),
+            mend="Apply the function that was fitted to the data of the fit; other data go to posterior.predict.",
+        )
+
+
+class Points(NamedTuple):
+    """Draws of a guide, and the log densities of model and guide there, in nats; of a point the guide has none."""
+
+    z: np.ndarray
+    model: tuple[float, ...]
+    guide: tuple[float, ...]
+
+
+def points(solution: Solution) -> Points | None:
+    """Some of a solution; None where its rows come in an order of their own, so that none can be asked for."""
+    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target)
+    if target is None:
+        return None
+    noise = guide.noise(target).independent(np.random.default_rng(0), POINTS)
+    z = np.asarray(guide.draw(phi, in_dtype_of(phi, noise), target).z)[:POINTS]
+    return _at(z if solution.in_double is None else z.astype(np.float64), solution)
+
+
+def check_densities(path: str, then: Points | None, by: Mapping[str, str], told: Told, solution: Solution) -> None:
+    """Make sure that model and guide have the densities that they had, when the file was written `by` such a machine.
+
+    Raises:
+      ModelError: they have not.
+    """
+    if then is None:
+        return
+    now, here = _at(then.z, solution), written_by()
+    share = SAME if (by["device"], by["precision"]) == (here["device"], here["precision"]) else ALIKE
+    for which in ("model", "guide"):
+        for before, after in zip(getattr(then, which), getattr(now, which), strict=True):
+            if np.isfinite(before) and not abs(before - after) <= NATS + share * abs(before):
+                outside = differences(told["outside"], dict(solution.target.model.reads)).items()
+                raise ModelError(
+                    f"{path} holds a posterior of a {which} with another log density: "
+                    f"{before:.6g} nats in the file, {after:.6g} here, at the same point.",
+                    details="\n".join(f"{name}, which the model reads: {text}" for name, text in outside),
+                    mend=f"The code of the {which}, or what it reads, has changed: give the one that was fitted.",
+                )
+
+
+def written_by() -> dict[str, str]:
+    """What a file's bits depend on besides the fit."""
+    return {**archive.machine(), "precision": str(jnp.result_type(float))}
+
+
+def _at(z: np.ndarray, solution: Solution) -> Points:
+    """The log densities at the points, in the precision of the fit."""
+    target, double = _shown_in_part(solution.target), solution.in_double is not None
+    of_rows = solution.guide.noise(target).is_of_rows
+    with jax.enable_x64(True) if double else contextlib.nullcontext(), in_full_precision():
+        exact = _shown_in_part(solution.in_double if double else solution.target)
+        of_model = [float(_log_density(exact, jnp.asarray(one), shown=of_rows)) for one in z]
+    return Points(z, tuple(of_model), _of_guide(solution.guide, solution.phi, z, target))
+
+
+def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple[float, ...]:
+    """The guide's log densities, on the host where that needs no program; none of a point."""
+    if (bent := Bent.of(guide, phi, target)) is not None:
+        found = bent.log_density(z.astype(np.float64))
+    else:
+        try:
+            found = log_prob(guide, phi, jnp.asarray(z, jnp.result_type(float)), target)
+        except TypeError:  # of a point, which has no density
+            return ()
+    return tuple(np.asarray(found, np.float64).tolist())
+
+
+def _shown_in_part(target: Target) -> Any:
+    """The target showing the first rows of plates that do not show all; None where an iterator gives the rows."""
+    if any(source.is_iterator for source in target.sources.values()):
+        return None
+    plates = [plate for plate in target.layout.plates if plate.sources or plate.name in target.layout.shown]
+    return target.showing({p.name: np.arange(min(ROWS, p.size)) for p in plates}) if plates else target
+
+
+_log_density = ByWork(lambda target, z, shown: target.run(z, shown=shown).log_density(), static_argnames="shown")
