@@ -161,21 +161,30 @@ def test_log_evidence_by_psis_is_that_of_quadrature(name, guide, evidence):
     assert np.isfinite(card.log_evidence) == card.draws.tells_evidence
 
 
-def test_log_evidence_counts_draws_outside_the_support():
-    """Half of the guide's draws have no density: they weigh nothing, and the mean is over all of them."""
+@pytest.mark.parametrize("beyond", [-np.inf, np.nan])
+def test_draws_beyond_a_cliff_weigh_nothing_and_count_but_those_without_a_number_are_an_error(beyond):
+    """A half-normal seen by N(1, 0.7^2): the mean weight is over all draws, its own mean over those inside."""
 
     @vb.model
     def half():
         x = vb.sample("x", dist.Normal(0.0, 1.0))
-        vb.factor("right", jnp.where(x > 0, 0.0, -jnp.inf))
+        vb.factor("right", jnp.where(x > 0, 0.0, beyond))
 
     posterior = vb.fit(cases.far_datum(np.array(0.0)))
-    phi = np.array([[0.0], [0.0]], np.float32)  # N(0, 1)
+    phi = np.array([[1.0], [np.log(0.7)]], np.float32)
     card = judge.judge(dataclasses.replace(posterior.solution, target=vb.target(half()), phi=phi), raw_key(0))
-    assert card.draws.lost == pytest.approx(0.5, abs=0.04)
+    assert card.draws.lost == pytest.approx(stats.norm.cdf(-1 / 0.7), abs=0.02)
     assert card.draws.log_evidence == pytest.approx(np.log(0.5), abs=0.06)
-    assert card.verdict == "poor"
-    assert card.reasons[0].endswith("% of the guide's draws have no finite density")
+    if np.isnan(beyond):
+        assert card.verdict == "poor"
+        assert card.reasons[0].endswith("% of the guide's draws have no finite density")
+    else:
+        assert card.verdict == "corrected"
+        assert card.reasons[0].endswith("% of the guide's draws have a density of zero")
+        inside = card.draws.counting
+        mean = card.draws.weights[inside] @ card.draws.z[inside, 0]
+        assert mean == pytest.approx(np.sqrt(2 / np.pi), abs=4 * 0.6 / np.sqrt(card.draws.ess))
+        assert f"log evidence {card.log_evidence:.3f}" in str(card)
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
@@ -189,7 +198,7 @@ def test_a_guide_that_never_meets_the_support_is_poor_and_not_an_error():
     phi = np.array([[0.0], [0.0]], np.float32)
     card = judge.judge(dataclasses.replace(posterior.solution, target=vb.target(nowhere()), phi=phi), raw_key(0))
     assert card.verdict == "poor"
-    assert card.reasons[0] == "100.0% of the guide's draws have no finite density"
+    assert card.reasons[0] == "100.0% of the guide's draws have a density of zero"
     assert np.isnan(card.log_evidence) and "log evidence unknown" in str(card)
 
 

@@ -224,10 +224,10 @@ class Report:
                 f"an ideal judge tells guide from posterior in {self.told_apart:.0%} of draws (50% is perfect)"
                 + (worst if self.worst_told_apart.name != "none" else "")
             )
-        evidence = "log evidence unknown"
-        if np.isfinite(self.log_evidence) and np.isfinite(self.elbo.value):
-            loss = max(self.log_evidence - self.elbo.value, 0.0)
-            evidence = f"log evidence {self.log_evidence:.3f}: the guide is {loss:.2f} nats from the posterior (KL)"
+        loss, evidence = max(self.log_evidence - self.elbo.value, 0.0), "log evidence unknown"
+        if np.isfinite(self.log_evidence):
+            evidence = f"log evidence {self.log_evidence:.3f}"
+            evidence += f": the guide is {loss:.2f} nats from the posterior (KL)" if np.isfinite(loss) else ""
         gap = f"; {self.gap}" if self.gap is not None else ""
         lines.append(f"ELBO {self.elbo} nats, {evidence}{gap}")
         if len(self.draws):
@@ -324,7 +324,7 @@ def decided(card: Report, found: Errors, mendable: bool, usual_advice: tuple[str
     reasons = (*fatal, *missed, *off, *unknown)
     if not reasons:
         return dataclasses.replace(card, verdict="good", reasons=(), advice=())
-    if mendable and not fatal and not (card.tail.value > HEAVY_TAIL) and not card.draws.lost:
+    if mendable and not fatal and not (card.tail.value > HEAVY_TAIL) and not card.draws.without_number:
         return dataclasses.replace(card, verdict="corrected", reasons=reasons, advice=(CORRECTED,))
     verdict = "poor" if fatal or missed or off else "unknown"
     return dataclasses.replace(card, verdict=verdict, reasons=reasons, advice=usual_advice)
@@ -371,7 +371,8 @@ def _shape_reasons(card: Report) -> list[str]:
     """What speaks against the guide's shape besides, in words; empty where nothing does."""
     reasons = []
     if card.draws.lost:
-        reasons.append(f"{card.draws.lost:.1%} of the guide's draws have no finite density")
+        none = "no finite density" if card.draws.without_number else "a density of zero"
+        reasons.append(f"{card.draws.lost:.1%} of the guide's draws have {none}")
     if not card.tail_is_met:
         wide = f"the density of {card.tail.name} is {np.exp(card.tail.value):.2f} times as wide as the guide"
         where = "in a tail that draws of the guide do not reach" if card.tail.value > 0 else "out to ten sds"

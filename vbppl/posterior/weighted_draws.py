@@ -150,6 +150,11 @@ class WeightedDraws:
         return float(np.mean(~np.isfinite(self.log_p[self.own]))) if self.own.any() else np.nan
 
     @property
+    def without_number(self) -> float:
+        """The same, but for those beyond a cliff: there the density is zero, and so is their weight, which is right."""
+        return float(np.mean(~(self.log_p[self.own] < np.inf))) if self.own.any() else np.nan
+
+    @property
     def log_weight_sd(self) -> float:
         """The standard deviation of `log p - log q` over the guide's own draws, in nats."""
         ratio = (self.log_p - self.log_q)[self.own]

@@ -11,6 +11,7 @@ import pytest
 from jax.scipy.special import logsumexp
 
 import vbppl as vb
+import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.fitting.rungs import components
@@ -108,6 +109,23 @@ def test_a_normal_stays_one_component():
     posterior = vb.fit(vb.density(lambda z: log_normal(z, 1.0, 2.0), 3), vb.Mixture())
     assert len(posterior.phi["log_weights"]) == 1 and posterior.report.verdict == "good"
     assert "at the optimum" in posterior.status.text
+
+
+@pytest.mark.slow
+def test_beyond_a_cliff_no_bound_is_finite_and_weighted_draws_are_right():
+    """A normal cut in half by a density of zero, which its support does not say."""
+
+    @vb.model
+    def cut():
+        x = vb.sample("x", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        vb.factor("right", jnp.where(x[0] > 0, 0.0, -jnp.inf))
+
+    posterior = vb.fit(cut())
+    card = posterior.check()
+    assert card.verdict == "corrected" and np.isneginf(card.elbo.value)
+    assert card.log_evidence == pytest.approx(np.log(0.5), abs=0.05)
+    assert posterior.mean()["x"] == pytest.approx(np.array([np.sqrt(2 / np.pi), 0.0]), abs=0.1)
+    assert posterior.sd()["x"] == pytest.approx(np.array([np.sqrt(1 - 2 / np.pi), 1.0]), abs=0.1)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.5])

@@ -10,6 +10,7 @@ fixed ones a bound can rise while the truth falls.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Generator
 from typing import NamedTuple, TypeAlias
 
@@ -39,6 +40,7 @@ COMPONENTS, NEGLIGIBLE = 12, 0.002  # at most; the weight below which one is lef
 NEAR = 0.03  # total variation that is near enough
 ENOUGH, AT_LAST = 1e-3, 1e-5  # nats to gain at the end of an ascent, and of the last one
 NEARLY = 0.1  # the same, where an ascent that is out of steps may count as ended
+DEEPEST = 10.0  # nats below the mean log density among the first guide's draws: as low as a cliff leads
 SAME = 0.25  # nats between components that are one
 TRIED, CLIMBED, FAILURES = 3, 9, 2  # steps of all candidates, and of the best two; failures in a row that are the end
 MATTERS = 0.05  # sds that other draws would move the answer, above which there may be more of them
@@ -97,8 +99,19 @@ class Ascent(Continued):
         return bool(self.density.gradients[0] < self.budget)
 
     def log_p(self, z: np.ndarray) -> mixtures.Known:
-        """Log densities and gradients at `z`, `(k, draws, dim)`."""
-        return self.lanes(len(z))(z)
+        """Log densities and gradients at `z`, `(k, draws, dim)`; beyond a cliff the floor, and flat."""
+        value, gradient = self.lanes(len(z))(z)
+        if np.any(beyond := np.isneginf(value)):
+            return np.where(beyond, self.floor, value), np.where(beyond[..., None], 0.0, gradient)
+        return value, gradient
+
+    @functools.cached_property
+    def floor(self) -> float:
+        """What stands for a log density of -inf, where no bound would be finite: weights make it zero again."""
+        at = self.first
+        draws = at.loc[:, None] + self.noise(list(range(len(at))), self.draws) @ np.swapaxes(at.factor, 1, 2)
+        value = self.lanes(len(at))(draws)[0]
+        return float(np.mean(value[np.isfinite(value)])) - DEEPEST if np.isfinite(value).any() else np.nan
 
     def noise(self, numbers: list[int], draws: int) -> np.ndarray:
         """Fixed draws, a set for each number, `(numbers, draws, dim)`."""
@@ -159,6 +172,8 @@ class Ascent(Continued):
         at = natural_gradient.evaluate(density, loc, factor, noise, lanes)
         at = natural_gradient.ascend(density, at, noise, self.rounding, np.full(len(found), ENOUGH))
         at = at.take(lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)])
+        if not len(at.loc):  # the density is zero among the draws of each
+            return self.first
         # The widths of the best mode were looked at by its fit; those of the others are for some hundred gradients.
         few = self.noise([*range(1, len(at.loc) + 1)], max(FEWEST_IN_WIDTH, 2 * self.dim))
         _, others = result_of(in_width(density, at, few, self.rounding))
