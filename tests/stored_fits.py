@@ -172,7 +172,7 @@ CASES = {
     "decentred": Case(lambda: vb.decenter(grouped(), "level"), fitted("mean_field")),
     "conditioned": Case(lambda: straight().condition(noise=0.3), fitted("mean_field")),
     "double": Case(straight, fitted("full_rank", precision="float64"), **LINE),
-    "corrected": Case(two_humps, fitted("full_rank")),
+    "poor": Case(two_humps, fitted("full_rank")),
     "minibatch": Case(straight, fitted("full_rank", batch_size=10, method=STEPS), **LINE),
     "refined": Case(straight, lambda model: vb.refine(vb.fit(model, "mean_field"), n=100, chains=2), **LINE),
     "kept": Case(literal, lambda model: thinned(vb.refine(vb.fit(model, "mean_field"), n=30, chains=2)), **LINE),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
+PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md")]
 PAGES = [page for page in [*PAGES, *sorted(ROOT.glob("docs/**/*.md"))] if page.exists()]
 
 # A block after the comment `<!-- not run -->` is left out.

@@ -23,7 +23,7 @@ from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.tables import Table, labels
 from vbppl.core.types import Seed
 from vbppl.fitting.fit_many import solved_side_by_side
-from vbppl.fitting.plan import check_call
+from vbppl.fitting.plan import GuideName, check_call
 from vbppl.fitting.progress import watching
 from vbppl.guides.base import Guide
 from vbppl.inference.bound import sample
@@ -142,7 +142,7 @@ def calibrate(
     n: int = 1000,
     *,
     fitted: Model | None = None,
-    guide: str | Guide = "auto",
+    guide: GuideName | Guide = "auto",
     draws: int = DRAWS,
     seed: Seed = 0,
     progress: bool | None = None,

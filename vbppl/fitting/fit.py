@@ -7,7 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Never
+from typing import Literal, Never
 
 from vbppl.core import devices
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
@@ -28,7 +28,7 @@ from vbppl.target.target import Target
 
 
 def fit(
-    model: Model,
+    model: Model | Target,
     guide: AnyGuide = "auto",
     *,
     method: Method = "auto",
@@ -36,7 +36,7 @@ def fit(
     batch_size: int | Mapping[str, int] | None = None,
     start: Start = None,
     seconds: float | None = None,
-    precision: str = "auto",
+    precision: Literal["auto", "session", "float64"] = "auto",
     progress: bool | None = None,
     callback: Callable[[Progress], None] | None = None,
     checkpoint: PathLike | None = None,
@@ -113,7 +113,7 @@ def fit(
     return posterior
 
 
-def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
+def _warn(posterior: Posterior, model: Model | Target, causes: Sequence[Cause]) -> None:
     """Say aloud what a user must not overlook."""
     status, report, said = posterior.status, posterior.report, []
     if _forgot_data(model, posterior.target):
@@ -132,7 +132,7 @@ def _warn(posterior: Posterior, model: Model, causes: Sequence[Cause]) -> None:
         warnings.warn(warning, stacklevel=3)
 
 
-def _forgotten(model: Model, target: Target) -> str:
+def _forgotten(model: Model | Target, target: Target) -> str:
     """A latent site of the same name as an argument that is None, in a model that observes others."""
     if not isinstance(model, Model) or not isinstance(model.function, FunctionType):
         return ""
@@ -143,7 +143,7 @@ def _forgotten(model: Model, target: Target) -> str:
     return next((name for name, value in call.arguments.items() if value is None and name in latent), "")
 
 
-def _forgot_data(model: Model, target: Target) -> bool:
+def _forgot_data(model: Model | Target, target: Target) -> bool:
     """Nothing is observed, although the model has an argument that is None: data, most likely."""
     if target.layout.observed or target.layout.params or not isinstance(model, Model) or model.conditions:
         return False

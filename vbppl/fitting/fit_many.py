@@ -17,7 +17,7 @@ from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
-from vbppl.fitting.plan import check_call, plan
+from vbppl.fitting.plan import GuideName, check_call, plan
 from vbppl.fitting.prepare import begun, explaining, judged, prepare
 from vbppl.fitting.progress import watching
 from vbppl.guides.base import Guide
@@ -31,9 +31,9 @@ AT_ONCE = 256  # fits that advance side by side
 
 
 def fit_many(
-    model: ModelFunction | Model | Sequence[Model],
-    datasets: Sequence[Mapping[str, Any] | tuple] | None = None,
-    guide: str | Guide = "auto",
+    model: ModelFunction[...] | Model | Sequence[Model],
+    datasets: Sequence[Mapping[str, Any] | tuple[Any, ...]] | None = None,
+    guide: GuideName | Guide = "auto",
     *,
     method: Deterministic | None = None,
     seeds: Seed | Sequence[Seed] = 0,
@@ -84,7 +84,7 @@ def fit_many(
 
 
 def solved_side_by_side(
-    models: Sequence[Model], guide: str | Guide, method: Deterministic, raws: Sequence[np.ndarray], watch: Watch
+    models: Sequence[Model], guide: GuideName | Guide, method: Deterministic, raws: Sequence[np.ndarray], watch: Watch
 ) -> Iterator[Solution]:
     """The solution for each model, not judged yet; they end early where a person interrupts."""
     targets = [Target.of(_checked(each, number, models[0])) for number, each in enumerate(models)]

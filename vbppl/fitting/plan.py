@@ -12,7 +12,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -45,9 +45,10 @@ from vbppl.target.target import Target, coordinates_of, owned
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
 
-Method: TypeAlias = str | Deterministic | Stochastic
+Method: TypeAlias = Literal["auto"] | Deterministic | Stochastic
 Start: TypeAlias = Posterior | Mapping[str, Any] | None
-AnyGuide: TypeAlias = str | Guide | Model
+GuideName: TypeAlias = Literal["auto", "mean_field", "full_rank", "low_rank", "copula"]
+AnyGuide: TypeAlias = GuideName | Guide | Model
 
 
 class Solver(NamedTuple):

@@ -59,7 +59,7 @@ def asked(method: Method, precision: str) -> str | None:
 
 
 def refined(
-    plan: Plan, problem: Problem, solution: Solution, report: AnyReport, model: Model, watch: Watch
+    plan: Plan, problem: Problem, solution: Solution, report: AnyReport, model: Model | Target, watch: Watch
 ) -> tuple[Problem, Solution, AnyReport]:
     """The same, or what double precision makes of it from there, where rounding limits it."""
     may = isinstance(plan.settings, Deterministic) and jnp.result_type(float) != np.float64
@@ -136,7 +136,7 @@ def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
     )
 
 
-def in_session_precision(posterior: Posterior, model: Model) -> Posterior:
+def in_session_precision(posterior: Posterior, model: Model | Target) -> Posterior:
     """The same posterior in the session's dtype; its report is that of the fit, as far as that dtype bears."""
     dtype = jnp.result_type(float)
     floats = [leaf for leaf in jax.tree.leaves(posterior.phi) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating)]

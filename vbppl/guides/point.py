@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ class MAP(Guide):
     would; "unconstrained" the density of `z`, which includes log |dx/dz|.
     """
 
-    space: str = static(default="constrained")
+    space: Literal["constrained", "unconstrained"] = static(default="constrained")
 
     def __post_init__(self) -> None:
         one_of("space", self.space, "constrained", "unconstrained")

@@ -14,7 +14,7 @@ import html
 import inspect
 from collections.abc import Callable, Container, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, Generic, ParamSpec
 
 import jax
 import jax.numpy as jnp
@@ -48,18 +48,20 @@ from vbppl.model.trace import (
     values_of,
 )
 
+P = ParamSpec("P")
 
-class ModelFunction:
+
+class ModelFunction(Generic[P]):
     """A function under `@model` or `@guide`; applied to arguments it returns a `Model`."""
 
-    def __init__(self, function: Callable[..., Any]):
+    def __init__(self, function: Callable[P, Any]):
         check_function(function)
         functools.update_wrapper(self, function)
         self._function = function
         self._signature = inspect.signature(function)
         self.again = again(function, type(self))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Model:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Model:
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -81,7 +83,7 @@ def _rebuilt(function: Any, fields: dict[str, Any]) -> Model:
     return model
 
 
-def model(function: Callable[..., Any]) -> ModelFunction:
+def model(function: Callable[P, Any]) -> ModelFunction[P]:
     """Make a function that speaks the words of the language a model.
 
     What the function reads from outside its arguments (globals, closures) becomes part of the compiled programs:
@@ -101,7 +103,7 @@ def model(function: Callable[..., Any]) -> ModelFunction:
     return ModelFunction(function)
 
 
-def guide(function: Callable[..., Any]) -> ModelFunction:
+def guide(function: Callable[P, Any]) -> ModelFunction[P]:
     """Make a function a guide program: the model's arguments, `param` and `sample` statements.
 
     Each latent site of the model is sampled in the guide under the same name.

@@ -16,7 +16,7 @@ import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.core
@@ -26,6 +26,7 @@ from jax.extend.core import get_opaque_trace_state
 from vbppl.core.errors import ModelError, of_kind, whole_number
 from vbppl.core.types import Array, PyTree, Shape
 from vbppl.data.source import RowBlock, Source
+from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
 from vbppl.model.arguments import check_keywords
@@ -158,6 +159,10 @@ def _run(word: str) -> Run:
     return run
 
 
+@overload
+def sample(name: str, dist: Distribution, obs: Any = None, *, sample_shape: Shape = ()) -> Array: ...
+@overload
+def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -> Any: ...
 def sample(name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape = (), **foreign: Any) -> Any:
     """State that `name` is distributed as `dist`; return its value in this run.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -159,7 +159,7 @@ class Report:
         """Is the density along its ridges as wide as the guide, as far as was looked?"""
         return not (self.tail.value > TAIL or self.tail.value < NARROW_TAIL)
 
-    def require(self, verdict: str = "corrected") -> None:
+    def require(self, verdict: Literal["poor", "unknown", "corrected", "good"] = "corrected") -> None:
         """For scripts: go on only where the answer is at least so good.
 
         Raises:

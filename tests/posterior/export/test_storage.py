@@ -217,7 +217,7 @@ def test_what_is_no_model_or_no_posterior_is_refused(stored, tmp_path):
 def test_a_guide_with_code_is_given_anew_and_no_other(stored):
     path, model = stored / "own.npz", fits.straight()
     assert told(lambda: vb.load(path, model)) == (
-        f"{path} holds a posterior whose guide has code, which no file has: guide is a Own of stored_fits.\n"
+        f"{path} holds a posterior whose guide has code, which no file has: guide is of the class Own.\n"
         "  To mend it: Give the guide of the fit anew: vb.load(path, model, guide=...)."
     )
     assert told(lambda: vb.load(path, model, vb.MeanField())) == (
@@ -234,7 +234,7 @@ def test_parameters_that_are_no_numbers_are_refused(stored, tmp_path):
     posterior = vb.load(stored / "mean_field.npz", fits.straight())
     odd = dataclasses.replace(posterior, solution=dataclasses.replace(posterior.solution, bounds=object()))
     assert told(lambda: vb.save(odd, tmp_path / "x")) == (
-        "the posterior cannot be stored: bounds is a object of builtins, which has no form in a file."
+        "the posterior cannot be stored: bounds is of the class object, which has no form in a file."
     )
     assert not os.listdir(tmp_path)
 

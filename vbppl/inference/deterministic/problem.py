@@ -14,7 +14,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class Deterministic:
     """
 
     draws: int | None = None
-    kind: str = "auto"
-    precision: str | None = None
+    kind: Literal["auto", "latin_hypercube"] = "auto"
+    precision: Literal["float64"] | None = None
 
     def __post_init__(self) -> None:
         if self.draws is not None and ((draws := whole_number("draws", self.draws, None)) < 2 or draws % 2):

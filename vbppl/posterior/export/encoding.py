@@ -65,7 +65,7 @@ class NotStorable(TypeError):
 def described(value: Any) -> str:
     """What kind of thing it is, in a few words."""
     name = getattr(value, "__qualname__", None)
-    return f"{name} of {value.__module__}" if name else f"a {type(value).__qualname__} of {type(value).__module__}"
+    return f"the {type(value).__name__} {name}" if name else f"of the class {type(value).__qualname__}"
 
 
 def encoded(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:

@@ -25,7 +25,7 @@ from vbppl.inference.solution import Solution
 from vbppl.model.arguments import name_of, told, told_of
 from vbppl.model.model import Model
 from vbppl.model.trace import abstract_sites
-from vbppl.posterior.weighted_draws import Bent
+from vbppl.posterior.weighted_draws import Bent, reaches_out
 from vbppl.target.target import Target
 
 POINTS, ROWS = 2, 64  # points; rows shown there, of a plate that shows a part
@@ -144,7 +144,7 @@ def _at(z: np.ndarray, solution: Solution) -> Points:
 
 def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple[float, ...]:
     """The guide's log densities, on the host where that needs no program; none of a point."""
-    if (bent := Bent.of(guide, phi, target)) is not None:
+    if reaches_out(guide, target) and (bent := Bent.of(guide, phi, target)) is not None:
         found = bent.log_density(z.astype(np.float64))
     else:
         try:

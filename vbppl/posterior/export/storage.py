@@ -193,7 +193,11 @@ def _guide_told(guide: Guide) -> dict[str, Any]:
 
 def _given_told(guide: Any) -> dict[str, str]:
     if isinstance(program := getattr(guide, "program", None), Model):
-        return {"function under @vb.guide": name_of(program.function), **told(program.arguments, program.function)}
+        return {
+            "class": "a function under @vb.guide",
+            "name": name_of(program.function),
+            **told(program.arguments, program.function),
+        }
     plain = (str, int, float, bool, Guide)
     texts = {name: repr(value) for name, value in vars(guide).items() if isinstance(value, plain)}
     return {"class": type(guide).__qualname__, **{name: text for name, text in texts.items() if " at 0x" not in text}}
@@ -224,9 +228,10 @@ def _guide(path: str, form: Mapping[str, Any], guide: Guide | None) -> Guide:
             mend="Give the guide of the fit anew: vb.load(path, model, guide=...).",
         )
     if differ := same_model.differences(form["given"], _given_told(guide)):
+        lines = [f"{name}: {text}" for name, text in differ.items()]
         raise ModelError(
             f"{path} holds a posterior with another guide.",
-            details="\n".join(f"{name}: {text}" for name, text in differ.items()),
+            details="\n".join(lines[:1] if "class" in differ else lines),
             mend="Give the guide that the fit was given.",
         )
     return in_training(guide, form["states"], None)
@@ -234,7 +239,8 @@ def _guide(path: str, form: Mapping[str, Any], guide: Guide | None) -> Guide:
 
 def _phi(form: Mapping[str, Any], guide: Guide, is_given: bool, target: Target) -> PyTree:
     """The parameters; of a guide that is given anew with its structure, and of its shapes."""
-    if not is_given or any(source.is_iterator for source in target.sources.values()):
+    comes_once = any(source.is_iterator for source in target.sources.values())  # then no encoder can be tried
+    if not is_given or ("whole" in form and comes_once):
         return form["whole"]
     like = guide.init(target, Start(np.zeros(target.dim, jnp.result_type(float))))
     phi = form.get("whole")
