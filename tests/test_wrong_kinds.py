@@ -36,6 +36,7 @@ MEANT = {
     "Elbo warm_up": {"2.5"},
     "Elbo free_bits": {"2.5"},
     "Target.log_density rows": {"None"},
+    "write_report path": {"a string"},
     "Mixture components": {"None"},
     "refine target_accept": {"None"},
     **dict.fromkeys(("batch_size", "callback", "constraint", "draws", "fitted", "kind", "method", "model"), {"None"}),

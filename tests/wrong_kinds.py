@@ -5,6 +5,7 @@ A call goes no farther than to where its arguments are looked at: a guide is beg
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -237,7 +238,14 @@ def pictures() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         return lambda posterior, names, reference, axes: draw(posterior, names, reference=reference, axes=on(axes))
 
     good = {"posterior": p, "names": "mu", "reference": None}
+    nowhere = "/nowhere/fit.html"
+
+    def written(posterior: Any, path: Any) -> None:
+        with contextlib.suppress(OSError):
+            vb.write_report(posterior, nowhere if isinstance(path, str) else path)
+
     return {
+        "write_report": (written, {"posterior": p, "path": nowhere}),
         "plot.history": (lambda posterior, ax: vb.plot.history(posterior, on(ax)), {"posterior": p, "ax": True}),
         "plot.marginals": (named(vb.plot.marginals), good | {"axes": True}),
         "plot.forest": (

@@ -5,4 +5,5 @@ In order:
 - `style`: what pictures share: quiet axes, colours that everyone can tell apart, on a light page and on a dark one.
 - `panels`: what stands in the panels of pictures.
 - `plots`: the pictures of `vb.plot`.
+- `page`: a fit as one page of HTML, `write_report`.
 """

@@ -34,10 +34,12 @@ from vbppl.posterior.export import panels as draw
 from vbppl.posterior.export import style
 from vbppl.posterior.export.style import BLUE, COLOURS, FAINT, GREEN, INK, MARKERS, ORANGE
 from vbppl.posterior.posterior import Posterior
+from vbppl.posterior.report import Report
 from vbppl.posterior.weighted_draws import TRUSTED_K
 from vbppl.target.target import model_of
 
 PANELS, ROWS, PAIRS = 24, 60, 6  # the most of each in one picture
+LEAST = 0.005  # nats that can be seen
 
 
 def history(posterior: Posterior, ax: Any = None) -> Any:
@@ -61,15 +63,19 @@ def history(posterior: Posterior, ax: Any = None) -> Any:
         if known.any():
             late = bounds[known][known.sum() // 3 :]
             top, low = bounds[known].max(), np.quantile(late, 0.02)
-            floor = low - 1.5 * max(top - low, 1e-3 * max(abs(top), 1))
+            floor = low - 1.5 * max(top - low, 1e-3)
             if bounds[known].min() < floor:
                 axes.set_ylim(floor, top + 0.08 * (top - floor))
                 first = f"the first step is at {bounds[known][0]:,.4g}"
                 axes.annotate(first, (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=9)
+            elif top - bounds[known].min() < LEAST:  # what rounding moves is no movement
+                axes.set_ylim(top - LEAST, top + LEAST)
             colour = GREEN if status.converged else ORANGE
             end = mean[-1] if noisy else bounds[known][-1]
             axes.plot(steps[known][-1], end, MARKERS[0], color=colour, ms=6, clip_on=False, zorder=3)
-        axes.set_title(f"ELBO {posterior.elbo} nats")
+        what = "ELBO" if isinstance(posterior.report, Report) else "log joint at the mode"
+        axes.set_title(f"{what} {posterior.elbo} nats")
+        axes.ticklabel_format(useOffset=False)
         axes.set(xlabel=f"step\n{draw.wrapped(status.text)}", ylabel="bound, nats")
         if len(steps) > 1:
             axes.set_xlim(1, len(steps))
