@@ -5,6 +5,8 @@ A call goes no farther than to where its arguments are looked at: a guide is beg
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +53,20 @@ def by_row(y):
 def encoder(weight, y):
     """The `loc` and `scale` of each row's number, whatever `weight` holds."""
     return jnp.sum(weight) * y, jnp.ones_like(y)
+
+
+@vb.model
+def by_vector(y):
+    """Two latent numbers a row."""
+    with vb.plate("rows", len(y)):
+        z = vb.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        vb.sample("y", dist.Normal(z.sum(-1), 0.5), obs=vb.subsample(y))
+
+
+def encoder_of_two(weight, y):
+    """Both numbers of a row read off it alike."""
+    loc = jnp.stack([jnp.sum(weight) * y, y], axis=-1)
+    return loc, jnp.ones_like(loc)
 
 
 def inside(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -174,12 +190,19 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     }
 
 
+@functools.cache
+def fitted() -> tuple[Any, list[Any], Any]:
+    """A posterior, what was told on the way to it, and one of an autoencoder."""
+    told: list[Any] = []
+    encoded = vb.fit(by_vector(Y), vb.Amortized("z", encoder_of_two, "y", 0.8), method=vb.Stochastic(steps=2))
+    return vb.fit(mean(Y), callback=told.append), told, encoded
+
+
 def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """What a posterior is asked."""
-    p, where = vb.fit(mean(Y)), Path(tempfile.mkdtemp())
+    (p, _, encoded), where = fitted(), Path(tempfile.mkdtemp())
     vb.save(p, where / "x.npz")
-    rows = by_row(Y)
-    encoded = vb.fit(rows, vb.Amortized("z", encoder, "y", 0.8), method=vb.Stochastic(steps=2))
+    rows = by_vector(Y)
     return {
         "Posterior.sample": (p.sample, {"n": 3, "seed": 0}),
         "Posterior.resample": (p.resample, {"n": 3, "seed": 0}),
@@ -208,6 +231,58 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"path": "x.npz", "model": mean(Y), "guide": None},
         ),
         "Report.require": (p.check().require, {"verdict": "corrected"}),
+    }
+
+
+def pictures() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """Pictures of a posterior."""
+    import matplotlib.pyplot as plt
+
+    p, told, encoded = fitted()
+    result = vb.Calibration(("mu",), np.arange(8)[:, None], 7, 0)
+
+    def on(axes: Any) -> Any:
+        plt.close("all")
+        return plt.figure().subplots() if axes is True else axes
+
+    def named(draw: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda posterior, names, reference, axes: draw(posterior, names, reference=reference, axes=on(axes))
+
+    good = {"posterior": p, "names": "mu", "reference": None}
+    nowhere = "/nowhere/fit.html"
+
+    def written(posterior: Any, path: Any) -> None:
+        with contextlib.suppress(OSError):
+            vb.write_report(posterior, nowhere if isinstance(path, str) else path)
+
+    return {
+        "write_report": (written, {"posterior": p, "path": nowhere}),
+        "plot.history": (lambda posterior, ax: vb.plot.history(posterior, on(ax)), {"posterior": p, "ax": True}),
+        "plot.marginals": (named(vb.plot.marginals), good | {"axes": True}),
+        "plot.forest": (
+            lambda posterior, names, reference, ax: vb.plot.forest(posterior, names, reference=reference, ax=on(ax)),
+            good | {"ax": True},
+        ),
+        "plot.pair": (named(vb.plot.pair), {"posterior": encoded, "names": "z", "reference": None, "axes": None}),
+        "plot.weights": (lambda posterior, ax: vb.plot.weights(posterior, on(ax)), {"posterior": p, "ax": True}),
+        "plot.predictive": (
+            lambda ax, **kwargs: vb.plot.predictive(ax=on(ax), **kwargs),
+            {"posterior": p, "site": "y", "statistic": np.mean, "n": 3, "seed": 0, "ax": True},
+        ),
+        "plot.calibration": (
+            lambda result, axes: vb.plot.calibration(result, on(axes)),
+            {"result": result, "axes": True},
+        ),
+        "plot.latent_map": (
+            lambda ax, **kwargs: vb.plot.latent_map(ax=on(ax), **kwargs),
+            {"posterior": encoded, "site": "z", "rows": None, "groups": None, "ax": True},
+        ),
+        "plot.moving": (
+            lambda names, axes, **kwargs: vb.plot.moving(
+                kwargs.pop("posterior"), kwargs.pop("progress"), names, names, axes=on(axes), **kwargs
+            ),
+            {"posterior": p, "progress": told, "names": "mu", "panels": 1, "axes": True},
+        ),
     }
 
 

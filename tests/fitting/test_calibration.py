@@ -78,7 +78,8 @@ def test_the_first_components_are_standard_normal_for_uniform_ranks():
 
 def test_a_picture_has_a_panel_for_each_scalar(tmp_path):
     found = vb.calibrate(LINEAR, n=50)
-    figure = found.plot(tmp_path / "ranks.png")
+    figure = vb.plot.calibration(found)
+    figure.savefig(tmp_path / "ranks.png")
     assert [axis.get_title() for axis in figure.axes] == ["beta[0]", "beta[1]", "beta[2]"]
     assert (tmp_path / "ranks.png").stat().st_size > 1000
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.model.graph.graph import Graph, Node
+from vbppl.model.graph.layout import Place, meets
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 SIGMA = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
@@ -197,6 +198,22 @@ def test_in_the_picture_nothing_covers_another_and_lines_go_down():
             (a, b, c, d), (e, f, g, h) = found[one], found[other]
             assert b <= e or f <= a or d <= g or h <= c, (one, other)
     assert all(found[a][3] <= found[b][2] for a, b in graph.edges)
+
+
+def test_lines_go_straight_past_what_is_beside_them_and_round_what_is_in_their_way():
+    place = Place(0.0, 0.0, 10.0, 10.0)
+    assert meets((-5.0, 5.0), (15.0, 5.0), place, 0.0) and meets((5.0, -5.0), (5.0, 15.0), place, 0.0)
+    assert meets((-5.0, 0.0), (5.0, 12.0), place, 0.0) and not meets((-5.0, 5.0), (4.0, 20.0), place, 0.0)
+    assert not meets((-5.0, 5.0), (-1.0, 5.0), place, 0.0) and meets((-5.0, 5.0), (-1.0, 5.0), place, 2.0)
+
+    @vb.model
+    def model():
+        a = vb.sample("a", dist.Normal(0.0, 1.0))
+        b = vb.sample("b", dist.Normal(a, 1.0))
+        vb.sample("c", dist.Normal(a + b, 1.0))
+
+    ways = [path.get("d") for path in ET.fromstring(model().graph().svg) if path.get("fill") == "none"]
+    assert sorted("Q" in way for way in ways if way) == [False, False, True]
 
 
 ODD = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12) | st.sampled_from(

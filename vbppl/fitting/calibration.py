@@ -13,7 +13,6 @@ The first two terms have a meaning of their own: a bias of the means, and sds th
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -69,10 +68,20 @@ class Calibration:
         return np.exp(-half) * (1 + half)  # the tail of chi-square with 4 degrees of freedom
 
     @property
+    def are_even(self) -> np.ndarray:
+        """Of which scalars the ranks are not uneven, at 1% for all of them together, `(scalars,)`."""
+        return self.p_values * len(self.names) >= LEVEL
+
+    @property
+    def band(self) -> np.ndarray:
+        """How far from the uniform one 95% of distribution functions of uniform ranks stay throughout, `(draws,)`."""
+        at = np.arange(1, self.draws + 1) / (self.draws + 1)
+        return _band(len(self.ranks), self.draws) * np.sqrt(at * (1 - at) / len(self.ranks))
+
+    @property
     def passed(self) -> bool:
         """Whether no scalar's ranks are uneven, at 1% for all of them together (Bonferroni), of fits that converged."""
-        even = self.p_values.min(initial=1.0) * len(self.names) >= LEVEL
-        return bool(even and self.unconverged <= UNCONVERGED * len(self.ranks))
+        return bool(self.are_even.all() and self.unconverged <= UNCONVERGED * len(self.ranks))
 
     @property
     def table(self) -> Table:
@@ -91,40 +100,6 @@ class Calibration:
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()
-
-    def plot(self, path: Any = None) -> Any:
-        """How far the ranks' distribution function is above the uniform one, with a simultaneous 95% band.
-
-        Args:
-          path: where to save the picture; None only returns it.
-
-        Returns:
-          the Matplotlib figure (needs `pip install vbppl[plots]`).
-        """
-        import matplotlib.pyplot as plt
-
-        n, columns = len(self.ranks), min(4, len(self.names))
-        rows = -(-len(self.names) // columns)
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(2.6 * columns, 2.1 * rows), sharex=True, sharey=True, squeeze=False
-        )
-        at = np.arange(1, self.draws + 1) / (self.draws + 1)
-        band = _band(n, self.draws) * np.sqrt(at * (1 - at) / n)
-        for axis, name, ranks, p in zip(axes.flat, self.names, self.ranks.T, self.p_values):
-            above = (ranks[:, None] < np.arange(1, self.draws + 1)).mean(axis=0) - at
-            axis.fill_between(at, -band, band, color="#dddddd", linewidth=0)
-            axis.plot(at, above, color="#0072b2" if p * len(self.names) >= LEVEL else "#d55e00", linewidth=1.3)
-            axis.axhline(0.0, color="#666666", linewidth=0.6)
-            axis.set_title(name, fontsize=9)
-            axis.spines[["top", "right"]].set_visible(False)
-        for axis in axes.flat[len(self.names) :]:
-            axis.set_visible(False)
-        figure.supxlabel("rank of the truth among the posterior's draws", fontsize=9)
-        figure.supylabel("ECDF above uniform", fontsize=9)
-        figure.tight_layout()
-        if path is not None:
-            figure.savefig(path, dpi=150)
-        return figure
 
     def _says(self, p: float, bias: float, spread: float) -> str:
         if p * len(self.names) >= LEVEL:

@@ -16,7 +16,7 @@ from vbppl.core.keys import named, wrap
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
 from vbppl.distributions.location_scale import Coordinates, coordinates
-from vbppl.model.handlers import answered, at_rows, drawn_anew, given, required
+from vbppl.model.handlers import answered, at_point, at_rows, drawn_anew, given, required
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import take_rows
@@ -69,6 +69,17 @@ def predict(
     )
     fixed = {*kept, *z} - set(anew)
     return {name: new[name] for name in sites if name in new and name not in fixed}
+
+
+def observed(model: Model) -> dict[str, np.ndarray]:
+    """What the model observes: the value of each observed site, all rows."""
+    return {name: np.asarray(value) for name, value in devices.readable(_observed(model.loaded())).items()}
+
+
+@jax.jit
+def _observed(model: Model) -> dict[str, Array]:
+    sites = model.trace(at_point(0.0))
+    return {name: jnp.asarray(site.value) for name, site in sites.items() if site.kind == "sample" and site.observed}
 
 
 def check_in_memory(model: Model) -> None:

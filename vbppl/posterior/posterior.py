@@ -249,9 +249,7 @@ class Posterior(ByRow):
         return str(self.summary())
 
     def _repr_html_(self) -> str:
-        head = f"<p>{html.escape(str(self.target))}: {type(self.guide).__name__} guide, {self.target.dim} dims</p>"
-        table = dataclasses.replace(self.summary(), notes=())._repr_html_()
-        return head + table + self.report.beside(self.solution)._repr_html_()
+        return _page(self)
 
     def _transfer(self, model: Model, n: int, seed: Seed, draws: Mapping[str, Any] | None) -> networks.Transfer:
         """Draws of the latent sites at the data of `model`: those given, the guide's at these data, or the answer's."""
@@ -289,3 +287,10 @@ class Posterior(ByRow):
         rng = host_generator(np.zeros(2, np.uint32), "table")
         values = bound.quadrature(self.guide, self.phi, self.target, rng, draws)
         return jax.tree.map(np.asarray, values), np.full(draws, 1 / draws)
+
+
+def _page(posterior: Posterior) -> str:
+    """What a notebook shows of it: the table, and the report card below."""
+    table = dataclasses.replace(posterior.summary(), notes=())._repr_html_()
+    card = posterior.report.beside(posterior.solution)._repr_html_()
+    return f"<p>{html.escape(repr(posterior)[1:-1])}</p>{table}{card}"

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 GAP, LAYER, PADDING, LABEL = 22.0, 38.0, 16.0, 20.0  # between boxes, between layers, inside a group, and its label
-SWEEPS = 12
-Line = tuple[str, str]
+SWEEPS, SPOTS = 12, 12_000  # at most; of so many spots in all
+Line: TypeAlias = tuple[str, str]
+Point: TypeAlias = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,10 @@ class _Spot:
     x: float = 0.0  # of its left side
 
 
+# Below each layer, which of its spots are joined to which of the next one, and by which line.
+Links: TypeAlias = list[list[tuple[_Spot, _Spot, Line]]]
+
+
 def leaves(box: Leaf | Group) -> Iterator[Leaf]:
     """All boxes in a box that hold no others."""
     if isinstance(box, Leaf):
@@ -144,14 +149,14 @@ def _ranks(count: int, owner: Mapping[str, int], lines: Sequence[Line]) -> list[
 
 def _layered(
     inside: Sequence[Laid], owner: Mapping[str, int], lines: Sequence[Line], ranks: Sequence[int]
-) -> tuple[list[list[_Spot]], list[tuple[int, _Spot, _Spot, Line]]]:
-    """The spots of each layer, the first and the last of ports; and which are joined, by the upper one's layer."""
+) -> tuple[list[list[_Spot]], Links]:
+    """The spots of each layer, the first and the last of ports; and which are joined, below each layer."""
     depth = max(ranks, default=0) + 1
     layers: list[list[_Spot]] = [[] for _ in range(depth + 2)]
     boxes = [_Spot(laid.width, laid.height, member=n) for n, laid in enumerate(inside)]
     for spot, rank in zip(boxes, ranks):
         layers[rank + 1].append(spot)
-    links = []
+    links: Links = [[] for _ in layers]
     for a, b in lines:
         first = ranks[owner[a]] + 1 if a in owner else -1
         last = ranks[owner[b]] + 1 if b in owner else depth + 2
@@ -159,8 +164,8 @@ def _layered(
         for at, spot in enumerate(passing, first + 1):
             layers[at].append(spot)
         chain = [*([boxes[owner[a]]] if a in owner else []), *passing, *([boxes[owner[b]]] if b in owner else [])]
-        start = max(first, 0)
-        links += [(start + n, upper, lower, (a, b)) for n, (upper, lower) in enumerate(zip(chain, chain[1:]))]
+        for at, (upper, lower) in enumerate(zip(chain, chain[1:]), max(first, 0)):
+            links[at].append((upper, lower, (a, b)))
     return layers, links
 
 
@@ -172,43 +177,42 @@ def _port(spot: _Spot, line: Line, inside: Sequence[Laid], is_top: bool) -> floa
     return (laid.tops if is_top else laid.feet).get(line, spot.width / 2)
 
 
-Links = Sequence[tuple[int, _Spot, _Spot, Line]]
-
-
 def _order(layers: list[list[_Spot]], links: Links, inside: Sequence[Laid]) -> None:
     """Order each layer by the barycentres of the one before, down and up, and keep the order with fewest crossings."""
-    best, fewest = [list(layer) for layer in layers], _crossings(layers, links, inside)
-    for sweep in range(SWEEPS):
+    where = {id(spot): n for layer in layers for n, spot in enumerate(layer)}
+    best, fewest = [list(layer) for layer in layers], _crossings(where, links, inside)
+    for sweep in range(_sweeps(layers)):
         down = sweep % 2 == 0
-        for at in range(len(layers)) if down else reversed(range(len(layers))):
-            where = _positions(layers)
+        for at in range(1, len(layers)) if down else reversed(range(len(layers) - 1)):
             pulls: dict[int, list[float]] = {}
-            for layer, upper, lower, line in links:
+            for upper, lower, line in links[at - down]:
                 fixed, moving = (upper, lower) if down else (lower, upper)
-                if layer + down == at:
-                    share = _port(fixed, line, inside, not down) / max(fixed.width, 1.0)
-                    pulls.setdefault(id(moving), []).append(where[id(fixed)] + share)
-            mean = {key: float(np.mean(each)) for key, each in pulls.items()}
-            layers[at].sort(key=lambda spot: mean.get(id(spot), where[id(spot)] + 0.5))  # noqa: B023
-        crossings = _crossings(layers, links, inside)
+                share = _port(fixed, line, inside, not down) / max(fixed.width, 1.0)
+                pulls.setdefault(id(moving), []).append(where[id(fixed)] + share)
+            mean = {id(spot): where[id(spot)] + 0.5 for spot in layers[at]}
+            mean |= {key: sum(each) / len(each) for key, each in pulls.items()}
+            layers[at].sort(key=lambda spot: mean[id(spot)])  # noqa: B023
+            where.update((id(spot), n) for n, spot in enumerate(layers[at]))
+        crossings = _crossings(where, links, inside)
         if crossings < fewest:
             best, fewest = [list(layer) for layer in layers], crossings
     layers[:] = best
 
 
-def _positions(layers: Iterable[Sequence[_Spot]]) -> dict[int, int]:
-    return {id(spot): n for layer in layers for n, spot in enumerate(layer)}
+def _sweeps(layers: Sequence[Sequence[_Spot]]) -> int:
+    """How often to go down and up: a picture that nobody can follow is not worth minutes."""
+    return max(2, min(SWEEPS, SPOTS // sum(map(len, layers))))
 
 
-def _crossings(layers: Sequence[Sequence[_Spot]], links: Links, inside: Sequence[Laid]) -> int:
+def _crossings(where: Mapping[int, int], links: Links, inside: Sequence[Laid]) -> int:
     """How many pairs of lines cross between layers."""
-    where, count = _positions(layers), 0
-    by_layer: dict[int, list[tuple[float, float]]] = {}
-    for layer, upper, lower, line in links:
-        above = where[id(upper)] + _port(upper, line, inside, False) / max(upper.width, 1.0)
-        below = where[id(lower)] + _port(lower, line, inside, True) / max(lower.width, 1.0)
-        by_layer.setdefault(layer, []).append((above, below))
-    for pairs in by_layer.values():
+    count = 0
+    for joined in links:
+        pairs = []
+        for upper, lower, line in joined:
+            above = where[id(upper)] + _port(upper, line, inside, False) / max(upper.width, 1.0)
+            below = where[id(lower)] + _port(lower, line, inside, True) / max(lower.width, 1.0)
+            pairs.append((above, below))
         seen: list[float] = []
         for _, below in sorted(pairs):
             count += len(seen) - bisect.bisect_right(seen, below)
@@ -217,21 +221,21 @@ def _crossings(layers: Sequence[Sequence[_Spot]], links: Links, inside: Sequence
 
 
 def _spread(layers: list[list[_Spot]], links: Links, inside: Sequence[Laid]) -> None:
-    """Give each spot its place in its layer, near what it is joined to."""
+    """Give each spot its place in its layer, near what it is joined to: above, below, and at last on both sides."""
     for layer in layers:
         _settle(layer, [0.0] * len(layer), [1.0] * len(layer))
-    for sweep in range(2 * SWEEPS):
-        last = sweep >= 2 * SWEEPS - 2
+    sweeps = 2 * _sweeps(layers)
+    for sweep in range(sweeps):
+        both = sweep >= sweeps - 2
         for at in range(len(layers)) if sweep % 2 == 0 else reversed(range(len(layers))):
             pulls: dict[int, list[tuple[float, float]]] = {}
-            for layer, upper, lower, line in links:
-                for spot, other, is_top in ((lower, upper, True), (upper, lower, False)):
-                    if (layer + 1 if is_top else layer) != at or (not last and is_top != (sweep % 2 == 0)):
-                        continue
-                    # A line on its way is held straighter than a box is drawn to its neighbours.
-                    weight = 4.0 if spot.member < 0 and other.member < 0 else 1.0
-                    to = other.x + _port(other, line, inside, not is_top) - _port(spot, line, inside, is_top)
-                    pulls.setdefault(id(spot), []).append((to, weight))
+            joined = [(lower, upper, line, True) for upper, lower, line in links[at - 1]] if at else []
+            below = [(upper, lower, line, False) for upper, lower, line in links[at]]
+            for spot, other, line, is_top in joined + below if both else joined if sweep % 2 == 0 else below:
+                # A line on its way is held straighter than a box is drawn to its neighbours.
+                weight = 4.0 if spot.member < 0 and other.member < 0 else 1.0
+                to = other.x + _port(other, line, inside, not is_top) - _port(spot, line, inside, is_top)
+                pulls.setdefault(id(spot), []).append((to, weight))
             wanted, weights = [], []
             for spot in layers[at]:
                 own = pulls.get(id(spot), [(spot.x, 0.1)])
@@ -298,28 +302,32 @@ def _take(laid: Laid, member: Leaf | Group, inner: Laid, x: float, y: float) -> 
 def routes(laid: Laid, lines: Sequence[Line], group: Group) -> dict[Line, list[tuple[float, float]]]:
     """For each line the points that it goes through, from centre to centre: as few as keep it off other boxes."""
     boxes, found = list(_contents(group)), {}
+    corners = np.array([_corners(laid.places[key]) for key, _ in boxes])
     for a, b in lines:
         points = [laid.places[a].centre, *laid.ways.get((a, b), []), laid.places[b].centre]
-        others = [laid.places[key] for key, inside in boxes if not inside.intersection((a, b))]
+        others = corners[[not inside.intersection((a, b)) for _, inside in boxes]]
         way, at = points[:1], 0
         while at < len(points) - 1:
-            clear = (n for n in range(len(points) - 1, at + 1, -1) if not meets(points[at], points[n], others))
+            clear = (n for n in range(len(points) - 1, at + 1, -1) if not _meets(points[at], points[n], others, 2.0))
             at = next(clear, at + 1)
             way.append(points[at])
         found[a, b] = way
     return found
 
 
-def meets(start: tuple[float, float], end: tuple[float, float], boxes: Sequence[Place], margin: float = 5.0) -> bool:
-    """Whether a straight line meets one of the boxes, or passes close by."""
-    steps = np.linspace(0, 1, 60)[:, None]
-    x, y = (np.array(start) + steps * (np.array(end) - np.array(start))).T
-    return any(
-        np.any(
-            (x > box.x - margin)
-            & (x < box.x + box.width + margin)
-            & (y > box.y - margin)
-            & (y < box.y + box.height + margin)
-        )
-        for box in boxes
-    )
+def meets(start: Point, end: Point, box: Place, margin: float) -> bool:
+    """Whether a straight line meets a box, or passes so close by."""
+    return _meets(start, end, np.array([_corners(box)]), margin)
+
+
+def _corners(box: Place) -> tuple[float, float, float, float]:
+    return box.x, box.y, box.x + box.width, box.y + box.height
+
+
+def _meets(start: Point, end: Point, corners: np.ndarray, margin: float) -> bool:
+    """The same of several boxes: is a part of it between both pairs of sides (Liang, Barsky 1984)."""
+    begin, along = np.array(start), np.array(end) - np.array(start)
+    along = np.where(np.abs(along) < 1e-9, 1e-9, along)
+    one, other = ((corners[:, sides] + far - begin) / along for sides, far in (([0, 1], -margin), ([2, 3], margin)))
+    first, last = np.minimum(one, other).max(axis=1), np.maximum(one, other).min(axis=1)
+    return bool(np.any((first <= last) & (first <= 1) & (last >= 0)))
