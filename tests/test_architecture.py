@@ -30,7 +30,7 @@ STEP = {"core": 0, "data": 1, "distributions": 1, **{wing: n for n, wing in enum
 
 # Above the waist nobody knows how a model is written. The door lets a `Model` in, and a posterior hands one to
 # `predictive`, which runs it at draws.
-SEES_MODELS = {"fitting", "posterior/posterior.py", "posterior/by_row.py"}
+SEES_MODELS = {"fitting", "posterior/posterior.py", "posterior/by_row.py", "posterior/export/arviz.py"}
 
 # Where mathematics and traps are densest, comments say why: at least four for a hundred lines of code.
 HARD = (
@@ -250,8 +250,9 @@ def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; until it does, it grows only by what a user can see, as the verdict did
     # the messages and exact densities do; as `refine` does by 530, mixtures by 600, shaped margins by 440 and
     # hyperparameters that depend on each other by 540, rows given these by 520, pseudo-data of vectors by 220, signs of
-    # life by 60, programs over draws by 70, several devices and processes by 300.
-    assert sum(counted(path)[0] for path in FILES) <= 16_400
+    # life by 60, programs over draws by 70, several devices and processes by 300, labels
+    # by 440, ArviZ by 180.
+    assert sum(counted(path)[0] for path in FILES) <= 17_010
 
 
 @pytest.mark.parametrize("room", HARD)
@@ -313,7 +314,7 @@ def test_the_guide_protocol_has_at_most_nine_members():
     assert len(members) <= 9, members
 
 
-def test_the_root_lists_at_most_50_names_in_the_order_of_the_wings():
+def test_the_root_lists_at_most_51_names_in_the_order_of_the_wings():
     def step(name: str) -> int:
         thing = getattr(vb, name)
         module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
@@ -321,7 +322,7 @@ def test_the_root_lists_at_most_50_names_in_the_order_of_the_wings():
 
     names = [name for name in vb.__all__ if not name.startswith("__")]
     steps = [step(name) for name in names]
-    assert len(names) <= 50
+    assert len(names) <= 51
     assert steps == sorted(steps), list(zip(steps, names))
 
 

@@ -38,7 +38,10 @@ MEANT = {
     "Target.log_density rows": {"None"},
     "Mixture components": {"None"},
     "refine target_accept": {"None"},
-    **dict.fromkeys(("batch_size", "callback", "constraint", "draws", "fitted", "kind", "method", "model"), {"None"}),
+    "to_arviz n": {"None"},
+    **dict.fromkeys(
+        ("batch_size", "callback", "constraint", "dims", "draws", "fitted", "kind", "method", "model"), {"None"}
+    ),
     **dict.fromkeys(("objective", "optimizer", "params", "plate", "precision", "progress", "rank", "start"), {"None"}),
     **dict.fromkeys(("steps", "subsample_size", "support", "validation", "values"), {"None"}),
     **dict.fromkeys(("Validation guide", "Posterior.log_evidence guide", "Posterior.amortisation_gap guide"), {"None"}),

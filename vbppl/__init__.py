@@ -33,6 +33,7 @@ from vbppl.model.model import Model, guide, model
 from vbppl.model.modules import prior_over
 from vbppl.model.primitives import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
 from vbppl.model.reparam import decenter
+from vbppl.posterior.export.arviz import to_arviz
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target, density, target
 
@@ -49,7 +50,7 @@ __all__ = [
     "MeanField", "FullRank", "LowRank", "Copula", "Mixture", "ConditionallyStructured", "Structured", "Amortized",
     "Laplace", "Pathfinder", "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
-    "Posterior",
+    "Posterior", "to_arviz",
     "fit", "fit_many", "refine", "Calibration", "calibrate",
 ]
 # fmt: on

@@ -14,7 +14,6 @@ import html
 import importlib
 import inspect
 from collections.abc import Callable, Container, Mapping
-from types import FunctionType
 from typing import Any
 
 import jax
@@ -29,11 +28,23 @@ from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source, unpadded
-from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
+from vbppl.model.arguments import (
+    Static,
+    by_name,
+    check_function,
+    leading_draws,
+    name_of,
+    settled,
+    shown,
+    shown_to_run,
+    split,
+    value_of,
+)
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
+from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
-from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
+from vbppl.model.primitives import Interpreter, Program, Site, interpreted, is_running, subsample
 from vbppl.model.shapes import all_rows, as_numbers, check_value
 from vbppl.model.trace import (
     Outline,
@@ -61,7 +72,8 @@ class ModelFunction:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
-        return Model.of(self._function, args, kwargs)
+        made = Model.of(self._function, args, kwargs)
+        return settled(made, None if is_running() else abstract_sites)
 
     def __reduce__(self) -> Any:
         return _found, (self._function.__module__, self._function.__qualname__)
@@ -130,7 +142,7 @@ class Model(Program):
     interventions: dict[str, Any]
     function: Callable[..., Any] = static()
     structure: Any = static()
-    settings: tuple[Setting | FunctionType | None, ...] = static()
+    settings: tuple[Static, ...] = static()
     decentered: tuple[str, ...] = static(default=())
     states: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: Any = None
@@ -151,8 +163,11 @@ class Model(Program):
     @property
     def arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The positional and keyword arguments, as they were given."""
-        arrays = iter(self.arrays)
-        leaves = [next(arrays) if setting is None else value_of(setting) for setting in self.settings]
+        return self._arguments(lambda setting, _: value_of(setting), lambda array: array)
+
+    def _arguments(self, as_given: Callable[[Static, int], Any], as_array: Callable[[Any], Any]) -> Any:
+        arrays, every = map(as_array, self.arrays), enumerate(self.settings)
+        leaves = [next(arrays) if setting is None else as_given(setting, number) for number, setting in every]
         return jax.tree.unflatten(self.structure, leaves)
 
     @property
@@ -175,7 +190,7 @@ class Model(Program):
         return self.with_arrays(load) if self.sources else self
 
     def inline(self) -> Any:
-        args, kwargs = unpadded(self.arguments)
+        args, kwargs = self._arguments(shown_to_run, unpadded)
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
         with interpreted(self._changed) as run:
@@ -185,7 +200,8 @@ class Model(Program):
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
-        with unchanged(self.reads, self.functions), traced(in_mode(interpreter, self.states, self.training)) as sites:
+        interpreter, arrays = in_mode(interpreter, self.states, self.training), dict(by_identity(self.arrays))
+        with unchanged(self.reads, self.functions), traced(interpreter, arrays) as sites:
             self.inline()
         return sites
 
@@ -296,8 +312,8 @@ class Model(Program):
             check_value(site.name, value, (*batch, *event), site.frames)
             value = subsample(value, event_dim=len(event))
             if cut:
-                return interpreter(Site("deterministic", site.name, value, frames=site.frames))
-            return interpreter(Site("sample", site.name, value, site.dist, True, site.frames))
+                return interpreter(Site("deterministic", site.name, value, frames=site.frames, dims=site.dims))
+            return interpreter(dataclasses.replace(site, value=value, observed=True))
 
         return interpret
 
@@ -379,22 +395,3 @@ def _check_values(model: Model, sites: Mapping[str, Outline], values: Mapping[st
                 site=name,
                 mend="Leave it out of the values, or apply the model to other data.",
             )
-
-
-def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> int | None:
-    """How many draws `values` holds along a leading axis; None where it holds single values.
-
-    Raises:
-      ModelError: some sites have draws and others single values, or they differ in number.
-    """
-    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
-    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
-    single = [name for name, shape in given.items() if shape == sites[name].shape]
-    counts = {count for name, count in draws.items() if name not in single}
-    if len(counts) > 1 or (counts and single and counts != {None}):
-        raise ModelError(
-            "the values are neither one value for each site nor the same number of draws of each.",
-            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
-            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
-        )
-    return next(iter(counts), None)

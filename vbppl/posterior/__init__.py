@@ -17,6 +17,7 @@ In order; a file imports only from those above it:
 - `summary`: the table of means, sds and quantiles.
 - `by_row`: the questions about single rows.
 - `posterior`: `Posterior`, the answer.
+- `export`: it in other forms: ArviZ's.
 
 To judge by one more number: measure it in a file of its own, give it a field of `Report`, a limit and a sentence in
 `report`, and call it in `judge`; a test holds it against a density for which it is known. To show a posterior in

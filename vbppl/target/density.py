@@ -28,8 +28,9 @@ from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
+from vbppl.model.arguments import leading_draws
 from vbppl.model.handlers import answered, at_point, at_rows, states_of
-from vbppl.model.model import Model, leading_draws
+from vbppl.model.model import Model
 from vbppl.model.modules import Parts, parts
 from vbppl.model.primitives import Site, subsample
 from vbppl.model.shapes import Frame, check_value
