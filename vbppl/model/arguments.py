@@ -166,7 +166,8 @@ def named_arrays(model: Any) -> dict[str, Any]:
     """The arrays among a model's arguments that are here, by names that a file may have: `x`, `data_x`."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(model.arguments, is_leaf=_is_whole)[0]:
-        if is_array(leaf) and devices.is_here(leaf):
+        is_here = is_array(leaf) and is_data(leaf) and devices.is_here(leaf)
+        if is_here and np.dtype(leaf.dtype).kind not in "USMO":  # of the rest some are labels
             found[re.sub(r"\W+", "_", _argument(path, model.function)).strip("_")] = leaf
     return found
 
