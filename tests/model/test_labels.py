@@ -195,6 +195,22 @@ def test_a_function_that_asks_for_their_number_alone_sees_no_labels():
     assert jax.tree.structure(counts(TOWNS)) == jax.tree.structure(counts(["a", "b", "c"]))
 
 
+def test_long_arrays_outside_the_arguments_are_told_apart():
+    def of(words):
+        def rows():
+            with vb.plate("row", words):
+                vb.sample("x", dist.Normal(0.0, 1.0))
+
+        return vb.model(rows)()
+
+    words = np.array([f"w{i}" for i in range(2000)])
+    before = of(words)
+    words[1000] = "other"
+    assert before.reads != of(words).reads and coordinate_names(vb.target(of(words)))[1000] == "x[other]"
+    with pytest.raises(vb.ModelError, match="has changed since the model was applied"):
+        before.shapes()
+
+
 def test_a_model_in_a_model_passes_labels_on():
     @vb.model
     def inner(names):
