@@ -31,7 +31,7 @@ STEP = {"core": 0, "data": 1, "distributions": 1, **{wing: n for n, wing in enum
 # Above the waist nobody knows how a model is written. The door lets a `Model` in, and a posterior hands one to
 # `predictive`, which runs it at draws.
 SEES_MODELS = {"fitting", "posterior/posterior.py", "posterior/by_row.py"}
-SEES_MODELS |= {f"posterior/export/{name}.py" for name in ("same_model", "storage", "plots", "page")}
+SEES_MODELS |= {f"posterior/export/{name}.py" for name in ("same_model", "storage", "plots", "page", "arviz")}
 
 # Where mathematics and traps are densest, comments say why: at least four for a hundred lines of code.
 HARD = (
@@ -252,8 +252,8 @@ def test_there_is_no_more_code_than_was_promised():
     # the messages and exact densities do; as `refine` does by 530, mixtures by 600, shaped margins by 440 and
     # hyperparameters that depend on each other by 540, rows given these by 520, pseudo-data of vectors by 220, signs of
     # life by 60, programs over draws by 70, several devices and processes by 300, the graph of a model by 650, stored
-    # posteriors by 440, pictures by 420, the page of a fit by 140.
-    assert sum(counted(path)[0] for path in FILES) <= 18_060
+    # posteriors by 440, pictures by 420, the page of a fit by 140, labels by 440, ArviZ by 180, tails by 330.
+    assert sum(counted(path)[0] for path in FILES) <= 19_010
 
 
 @pytest.mark.parametrize("room", HARD)
@@ -316,7 +316,7 @@ def test_the_guide_protocol_has_at_most_nine_members():
     assert len(members) <= 9, members
 
 
-def test_the_root_lists_at_most_52_names_in_the_order_of_the_wings():
+def test_the_root_lists_at_most_55_names_in_the_order_of_the_wings():
     def step(name: str) -> int:
         thing = getattr(vb, name)
         module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
@@ -324,7 +324,7 @@ def test_the_root_lists_at_most_52_names_in_the_order_of_the_wings():
 
     names = [name for name in vb.__all__ if not name.startswith("__")]
     steps = [step(name) for name in names]
-    assert len(names) <= 52
+    assert len(names) <= 55
     assert steps == sorted(steps), list(zip(steps, names))
 
 

@@ -41,7 +41,10 @@ MEANT = {
     "refine target_accept": {"None"},
     **dict.fromkeys(("save path", "load path"), {"a string"}),
     "load guide": {"None"},
-    **dict.fromkeys(("batch_size", "callback", "constraint", "draws", "fitted", "kind", "method", "model"), {"None"}),
+    "to_arviz n": {"None"},
+    **dict.fromkeys(
+        ("batch_size", "callback", "constraint", "dims", "draws", "fitted", "kind", "method", "model"), {"None"}
+    ),
     **dict.fromkeys(("objective", "optimizer", "params", "plate", "precision", "progress", "rank", "start"), {"None"}),
     **dict.fromkeys(("ax", "axes", "reference", "statistic", "rows", "groups", "plot.predictive site"), {"None"}),
     **dict.fromkeys(("steps", "subsample_size", "support", "validation", "values"), {"None"}),

@@ -34,6 +34,7 @@ from vbppl.model.modules import prior_over
 from vbppl.model.primitives import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
 from vbppl.model.reparam import decenter
 from vbppl.posterior.export import plots as plot
+from vbppl.posterior.export.arviz import to_arviz
 from vbppl.posterior.export.page import write_report
 from vbppl.posterior.export.storage import load, save
 from vbppl.posterior.posterior import Posterior
@@ -52,7 +53,7 @@ __all__ = [
     "MeanField", "FullRank", "LowRank", "Copula", "Mixture", "ConditionallyStructured", "Structured", "Amortized",
     "Laplace", "Pathfinder", "MAP",
     "Deterministic", "Stochastic", "Elbo", "ImportanceWeighted", "Validation", "Progress", "Status",
-    "Posterior", "save", "load", "plot", "write_report",
+    "Posterior", "save", "load", "plot", "write_report", "to_arviz",
     "fit", "fit_many", "refine", "Calibration", "calibrate",
 ]
 # fmt: on

@@ -27,6 +27,7 @@ from benchmarks.posteriors import store
 from benchmarks.posteriors.catalogue import Entry
 from benchmarks.posteriors.limits import limit
 from vbppl.core.tables import label
+from vbppl.target.axes import coordinate_names
 from vbppl.target.target import Target
 
 CHAINS = 4
@@ -45,7 +46,7 @@ def make(entry: Entry, path: Path | None, seed: int = 0) -> dict[str, Any]:
         z, made = sample(entry, model, rng)
     made["seconds"] = round(time.perf_counter() - began)
     chains = z.reshape(CHAINS, -1, target.dim)
-    named = dict(zip(target.layout.coordinates, np.moveaxis(chains, -1, 0)))
+    named = dict(zip(coordinate_names(target), np.moveaxis(chains, -1, 0)))
     on_support = _scalars(target.constrain(z))
     CACHE.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(CACHE / f"{entry.name}.npz", z=z.astype(np.float32))

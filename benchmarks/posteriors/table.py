@@ -13,6 +13,7 @@ import numpy as np
 import vbppl as vb
 from benchmarks.posteriors.catalogue import Entry
 from vbppl.core.tables import label
+from vbppl.target.axes import coordinate_names
 
 DRAWS = 20_000  # of the guide: its means are then known to 0.007 of its sds
 RESAMPLED = 4_000
@@ -204,7 +205,7 @@ def _by_scalar(
 
 def _free_errors(entry: Entry, reference: Mapping[str, Any], target: vb.Target, draws: Mapping[str, Any]) -> Errors:
     z = np.asarray(target.unconstrain({slot.name: draws[slot.name] for slot in target.layout.slots}))
-    return errors(entry, reference["unconstrained"], dict(zip(target.layout.coordinates, z.T)))
+    return errors(entry, reference["unconstrained"], dict(zip(coordinate_names(target), z.T)))
 
 
 def _decentred(target: vb.Target) -> tuple[str, ...]:

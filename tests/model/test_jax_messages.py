@@ -131,12 +131,12 @@ def a_plate_of_the_largest():
 
 @told(
     """
-plate 'rows': size must be an int known before the run, but it is computed from data.
-  To mend it: Take it from the shape of the data (len(y)), or pass an int to the model: n=int(k.max()) + 1.
+plate 'rows': its labels are computed from data, so no run can tell them.
+  To mend it: Pass the labels as an argument of the model, as they are; or the number of rows, len(y).
 """
 )
 def a_plate_of_an_array():
-    run(lambda y: vb.plate("rows", y), Y)
+    run(lambda y: vb.plate("rows", 2 * y), Y)
 
 
 @told(

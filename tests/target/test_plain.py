@@ -9,6 +9,7 @@ import pytest
 
 import vbppl as vb
 from vbppl.core.errors import ModelError
+from vbppl.target.axes import coordinate_names
 
 
 def standard(z):
@@ -22,7 +23,7 @@ def test_it_adds_nothing_to_the_function(x64):
 
 def test_its_one_site_is_called_z():
     target = vb.density(standard, 3)
-    assert target.dim == 3 and target.layout.coordinates == ("z[0]", "z[1]", "z[2]")
+    assert target.dim == 3 and coordinate_names(target) == ("z[0]", "z[1]", "z[2]")
     assert set(target.constrain(np.zeros(3))) == {"z"}
     assert set(target.run(np.zeros(3)).by_site()) == {"z", "density"}
 

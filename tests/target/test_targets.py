@@ -12,6 +12,7 @@ import scipy.stats as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.pytree import pytree
+from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import evaluate
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.pullback import Pullback
@@ -135,7 +136,7 @@ def test_gradients_are_those_of_differences(target):
 def test_a_target_is_a_pytree_with_labels(target):
     again = jax.tree.unflatten(jax.tree.structure(target), jax.tree.leaves(target))
     np.testing.assert_array_equal(again.log_density(point(target)), target.log_density(point(target)))
-    assert len(target.layout.coordinates) == target.dim
+    assert len(coordinate_names(target)) == target.dim
     assert (list(target.parts()), target.sources, param_values(target)) == ([(1.0, {})], {}, {})
     assert nonfinite_sites(target, point(target)[None]) == ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import numbers
 from typing import Any
 
@@ -52,6 +53,20 @@ class RepeatedDrawsWarning(VbpplWarning):
 
 class PoorPosteriorError(Exception):
     """An answer that is poorer than what a script needs; see `Report.require`."""
+
+
+def needed(module: str, what: str, extra: str) -> Any:
+    """A module of an optional dependency.
+
+    Raises:
+      ModuleNotFoundError: it is not installed; the message says how it is.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        package, text = module.partition(".")[0], f"{what} needs {error.name}, which is not installed."
+        mend = f'\n  To mend it: pip install "vbppl[{extra}]"' if error.name == package else ""
+        raise ModuleNotFoundError(text + mend, name=error.name) from error
 
 
 def of_kind(name: str, value: Any, is_one: bool, words: str) -> Any:

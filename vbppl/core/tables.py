@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+Words: TypeAlias = Sequence["Sequence[str] | None"]  # for each axis what its entries are called; None: by their numbers
 
-def label(name: str, index: tuple[int, ...]) -> str:
+
+def label(name: str, index: tuple[int, ...], words: Words = ()) -> str:
     """The name of one scalar of an array.
 
     >>> label("theta", (3, 0)), label("mu", ())
     ('theta[3,0]', 'mu')
+    >>> label("theta", (1, 0), (["north", "south"], None))
+    'theta[south,0]'
     """
-    return f"{name}[{','.join(map(str, index))}]" if index else name
+    said = (str(i) if each is None else each[i] for i, each in zip(index, words or (None,) * len(index)))
+    return f"{name}[{','.join(said)}]" if index else name
 
 
-def labels(name: str, shape: tuple[int, ...]) -> list[str]:
+def labels(name: str, shape: tuple[int, ...], words: Words = ()) -> list[str]:
     """The names of all scalars of an array, in order.
 
     >>> labels("w", (2,))
     ['w[0]', 'w[1]']
     """
-    return [label(name, index) for index in np.ndindex(*shape)]
+    return [label(name, index, words) for index in np.ndindex(*shape)]
 
 
 def number(value: float) -> str:

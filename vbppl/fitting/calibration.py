@@ -19,7 +19,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.keys import host_generator, raw_key
-from vbppl.core.tables import Table, labels
+from vbppl.core.tables import Table
 from vbppl.core.types import Seed
 from vbppl.fitting.fit_many import solved_side_by_side
 from vbppl.fitting.plan import GuideName, check_call
@@ -28,6 +28,7 @@ from vbppl.guides.base import Guide
 from vbppl.inference.bound import sample
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.model.model import Model, check_applied
+from vbppl.target.axes import axes_of
 from vbppl.target.target import Target
 
 DRAWS = 127  # of each posterior: a rank is one of 128
@@ -164,7 +165,8 @@ def calibrate(
             ranks.append(np.concatenate(below))
             if fit.status.was_cut_short:
                 raise KeyboardInterrupt
-    names = [label for name in latent for label in labels(name, truth[name].shape[1:])]
+    known = axes_of(Target.of(models[0]))
+    names = [each for name in latent for each in known.names(name, truth[name].shape[1:])]
     return Calibration(tuple(names), np.array(ranks), draws, unconverged)
 
 

@@ -27,6 +27,7 @@ from vbppl.inference.solution import Solution, searched_both
 from vbppl.model.model import Model
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport, Report
+from vbppl.target.axes import coordinate_name
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.plain import is_plain
 from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode, model_of
@@ -103,7 +104,7 @@ def limit_of(solution: Solution, report: Report) -> str:
         return ""
     coarse = eps * np.abs(z).mean(axis=0) / np.maximum(z.std(axis=0), 1e-300)
     if (worst := int(coarse.argmax())) >= 0 and coarse[worst] > COARSE:
-        name, wide = target.layout.coordinates[worst], f"{coarse[worst]:.2g}" if coarse[worst] < 100 else "over 100"
+        name, wide = coordinate_name(target, worst), f"{coarse[worst]:.2g}" if coarse[worst] < 100 else "over 100"
         return f"at {z[:, worst].mean():.4g} the places of {name} lie {wide} sd apart in {dtype}"
     # A draw and a point on the way to the next one, as the density sees them.
     beside = (z + STEP * (np.roll(z, 1, axis=0) - z)).astype(dtype).astype(np.float64)
@@ -166,7 +167,7 @@ def as_rounded(report: AnyReport, solution: Solution, dtype: Any) -> AnyReport:
     apart = np.spacing(np.abs(loc).astype(dtype)) / np.maximum(scale, 1e-300)
     if not len(apart) or not apart.max() > TOO_COARSE:
         return report
-    name = solution.target.layout.coordinates[int(apart.argmax())]
+    name = coordinate_name(solution.target, int(apart.argmax()))
     reason = f"in {dtype}, which the posterior is given back in, the places of {name} lie {apart.max():.2g} sd apart"
     advice = "jax.enable_x64(True) around the fit and all that is asked of the posterior; or data less far from zero"
     return dataclasses.replace(

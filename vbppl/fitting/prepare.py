@@ -35,6 +35,7 @@ from vbppl.model.trace import abstract_sites
 from vbppl.posterior.judge import judge
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import Report, Unjudged
+from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import BLOCK
 from vbppl.target.plain import is_plain
 from vbppl.target.target import Target, check_numbers, error_somewhere, in_coordinates, in_mode, model_of
@@ -91,7 +92,7 @@ def _place(start: Any, target: Target) -> np.ndarray | None:
     draws = isinstance(start, Posterior)
     z = np.asarray(target.unconstrain(start.sample(WARM_DRAWS) if draws else start), np.float64)
     loc, sd = (z.mean(axis=0), z.std(axis=0)) if draws else (z, np.full_like(z, START_SD))
-    outside = [name for name, value in zip(target.layout.coordinates, loc) if not np.isfinite(value)]
+    outside = [name for name, value in zip(coordinate_names(target), loc) if not np.isfinite(value)]
     if outside:
         raise ModelError(
             "start does not lie inside the support.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Container, Iterator, Mapping
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
 from vbppl.data.padded import is_padded
 from vbppl.data.source import UNNAMED, Source, is_source
+from vbppl.model.labels.names import Argument, Names, ReadError, Unread, checked, is_unread, is_words
 from vbppl.model.shapes import as_numbers
 
 
@@ -33,21 +35,21 @@ def by_name(values: Any) -> Mapping[str, Any]:
     return of_kind("values", values, isinstance(values, Mapping), "a dict of values by the sites' names")
 
 
-def split(
-    arguments: PyTree, function: Callable[..., Any]
-) -> tuple[tuple[Any, ...], tuple[Setting | FunctionType | None, ...], Any]:
+def split(arguments: PyTree, function: Callable[..., Any]) -> tuple[tuple[Any, ...], tuple[Static, ...], Any]:
     """The data among a model's arguments; for each argument its setting, or None where it is data; the structure."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)
-    leaves = [
-        as_source(leaf, path, function) if is_source(leaf) else _data_at(leaf, path, function) for path, leaf in paths
-    ]
-    settings = tuple(None if is_data(leaf) else Setting.of(leaf, name_of(function)) for leaf in leaves)
+
+    def is_whole(part: Any) -> bool:  # not all that is given by position, which may be strings alone
+        return part is not arguments[0] and _is_whole(part)
+
+    paths, structure = jax.tree_util.tree_flatten_with_path(arguments, is_leaf=is_whole)
+    leaves = [_leaf(leaf, path, function) for path, leaf in paths]
+    settings = tuple(None if is_data(leaf) else _setting(leaf, name_of(function)) for leaf in leaves)
     return tuple(leaf for leaf in leaves if is_data(leaf)), settings, structure
 
 
 def _is_whole(argument: Any) -> bool:
     """Whether an argument is not to be looked into; JAX will refuse iterators of which it is not told so."""
-    return isinstance(argument, (Source, Iterator))
+    return is_unread(argument) or is_words(argument) or isinstance(argument, (Source, Iterator))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +75,38 @@ class Setting:
         return cls(value, type(value))
 
 
-def value_of(setting: Setting | FunctionType | None) -> Any:
+Static: TypeAlias = Setting | Names | FunctionType | None
+
+
+def _setting(leaf: Any, function: str) -> Static:
+    """An argument that is no data, as a part of a program."""
+    return leaf if isinstance(leaf, (Setting, Names)) else Setting.of(leaf, function)
+
+
+def value_of(setting: Static) -> Any:
     """The argument itself."""
-    return setting.value if isinstance(setting, Setting) else setting
+    if not isinstance(setting, (Setting, Names)):
+        return setting
+    return list(setting.value) if setting.kind is list else setting.value
+
+
+def shown_to_run(setting: Static, number: int) -> Any:
+    """The argument as the model's function gets it: of names only how many there are."""
+    return Unread(number, setting) if isinstance(setting, Names) else value_of(setting)
+
+
+def _leaf(leaf: Any, path: tuple, function: Callable[..., Any]) -> Any:
+    """An argument as data, as names of rows, or as it is."""
+
+    def called() -> str:
+        return f"argument {_argument(path, function)} of {name_of(function)}"
+
+    if is_unread(leaf):  # passed on by a model to another
+        return Setting(leaf, Unread)
+    if not is_words(leaf) and is_source(leaf):
+        return as_source(leaf, path, function)
+    names = Names.of(leaf, called)
+    return _data_at(leaf, called) if names is None else names
 
 
 def as_source(leaf: Any, path: tuple, function: Callable[..., Any]) -> Source:
@@ -123,12 +154,22 @@ def check_function(function: Any) -> None:
         )
 
 
-def _data_at(leaf: Any, path: tuple, function: Callable[..., Any]) -> Any:
+def _data_at(leaf: Any, called: Callable[[], str]) -> Any:
     """Things that hold numbers (a pandas column, say) as arrays; an array of anything else is an error."""
     if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__") or (is_array(leaf) and leaf.dtype.kind in "bfc"):
         return leaf
-    array = as_numbers(leaf, f"argument {_argument(path, function)} of {name_of(function)}")
+    array = as_numbers(leaf, called())
     return leaf if is_array(leaf) else array
+
+
+def named_arrays(model: Any) -> dict[str, Any]:
+    """The arrays among a model's arguments that are here, by names that a file may have: `x`, `data_x`."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(model.arguments, is_leaf=_is_whole)[0]:
+        is_here = is_array(leaf) and is_data(leaf) and devices.is_here(leaf)
+        if is_here and np.dtype(leaf.dtype).kind not in "USMO":  # of the rest some are labels
+            found[re.sub(r"\W+", "_", _argument(path, model.function)).strip("_")] = leaf
+    return found
 
 
 def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
@@ -184,3 +225,66 @@ def shown(value: Any) -> str:
     if any(is_array(leaf) for leaf in leaves):
         return f"<{type(value).__name__}>"
     return name_of(value) if callable(value) else repr(value)
+
+
+def changing(site: str) -> ModelError:
+    """The error where another run has other statements."""
+    mend = "Let the same statements run each time: nothing that counts runs, or is random, may choose among them."
+    return ModelError("the site was not there when the model was first run.", site=site, mend=mend)
+
+
+def refuse_function(name: str, dist: Any) -> None:
+    """A model stands in a statement applied to its arguments."""
+    if callable(dist) and not isinstance(dist, type) and not (hasattr(dist, "log_prob") or hasattr(dist, "rvs")):
+        called = getattr(dist, "__name__", type(dist).__name__)
+        raise ModelError(
+            f"the second argument of sample is the function {called}, not a distribution.",
+            site=name,
+            mend=f"A model stands here applied to its arguments: write {called}(...), with {called} under @vb.model.",
+        )
+
+
+def numbers_of(name: str, what: str, value: Any, whole: bool = False) -> Any:
+    """What a statement gets, as arrays."""
+    if hasattr(value, "log_prob"):
+        mend = f"Take its log_prob(x) here, or state that a site has it: vb.sample({name!r}, ...)."
+        raise ModelError(f"{what} is a distribution, {type(value).__name__}, not numbers.", site=name, mend=mend)
+    try:
+        return jnp.asarray(value) if whole else jax.tree.map(jnp.asarray, value)
+    except (TypeError, ValueError):
+        mend = "Pass numbers, arrays, or containers of these."
+        raise ModelError(f"{what} is {value!r:.80}, not numbers.", site=name, mend=mend) from None
+
+
+def settled(model: Any, outlines: Callable[[Any], Mapping[str, Any]] | None) -> Any:
+    """The same model, whose lists of names are settings where its function reads what they say.
+
+    Args:
+      model: just applied to its arguments.
+      outlines: makes an abstract run; None where the model is a part of another.
+
+    Raises:
+      ModelError: it reads an array of strings or dates, or has no use for it.
+    """
+    names = {i: setting for i, setting in enumerate(model.settings) if isinstance(setting, Names)}
+
+    def reading(numbers: Container[int]) -> Any:
+        settings = (Setting(s.value, s.kind) if i in numbers else s for i, s in enumerate(model.settings))
+        return dataclasses.replace(model, settings=tuple(settings))
+
+    if not names or outlines is None:
+        return reading(names) if names else model
+    try:
+        sites = outlines(model)
+    except ReadError as error:
+        names[error.number].refuse()
+        return settled(reading([error.number]), outlines)
+    except Exception:  # it will be told where the model is asked for something
+        return reading([i for i, each in names.items() if each.kind is not np.ndarray])
+    used = [each.labels for site in sites.values() for each in (site, *site.dims)]
+    for number, each in names.items():
+        if Argument(number, is_array=False) in used:
+            checked(each.called, each.value)
+        else:
+            each.refuse()
+    return model

@@ -13,7 +13,6 @@ import functools
 import html
 import inspect
 from collections.abc import Callable, Container, Mapping
-from types import FunctionType
 from typing import Any, Generic, ParamSpec
 
 import jax
@@ -29,12 +28,23 @@ from vbppl.core.pytree import pytree, set_field, static
 from vbppl.core.tables import Table, folded
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source, unpadded
-from vbppl.model.arguments import Setting, by_name, check_function, name_of, shown, split, value_of
+from vbppl.model.arguments import (
+    Static,
+    by_name,
+    check_function,
+    name_of,
+    settled,
+    shown,
+    shown_to_run,
+    split,
+    value_of,
+)
 from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
+from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
-from vbppl.model.primitives import Interpreter, Program, Site, interpreted, subsample
+from vbppl.model.primitives import Interpreter, Program, Site, interpreted, is_running, subsample
 from vbppl.model.shapes import all_rows, as_numbers, check_value
 from vbppl.model.trace import (
     Outline,
@@ -66,7 +76,8 @@ class ModelFunction(Generic[P]):
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
-        return Model.of(self._function, args, kwargs)
+        made = Model.of(self._function, args, kwargs)
+        return settled(made, None if is_running() else abstract_sites)
 
     def __reduce__(self) -> Any:
         return self.again, ()
@@ -130,7 +141,7 @@ class Model(Program):
     interventions: dict[str, Any]
     function: Callable[..., Any] = static()
     structure: Any = static()
-    settings: tuple[Setting | FunctionType | None, ...] = static()
+    settings: tuple[Static, ...] = static()
     decentered: tuple[str, ...] = static(default=())
     states: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: Any = None
@@ -151,8 +162,11 @@ class Model(Program):
     @property
     def arguments(self) -> tuple[tuple, dict[str, Any]]:
         """The positional and keyword arguments, as they were given."""
-        arrays = iter(self.arrays)
-        leaves = [next(arrays) if setting is None else value_of(setting) for setting in self.settings]
+        return self._arguments(lambda setting, _: value_of(setting), lambda array: array)
+
+    def _arguments(self, as_given: Callable[[Static, int], Any], as_array: Callable[[Any], Any]) -> Any:
+        arrays, every = map(as_array, self.arrays), enumerate(self.settings)
+        leaves = [next(arrays) if setting is None else as_given(setting, number) for number, setting in every]
         return jax.tree.unflatten(self.structure, leaves)
 
     @property
@@ -175,7 +189,7 @@ class Model(Program):
         return self.with_arrays(load) if self.sources else self
 
     def inline(self) -> Any:
-        args, kwargs = unpadded(self.arguments)
+        args, kwargs = self._arguments(shown_to_run, unpadded)
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
         with interpreted(self._changed) as run:
@@ -185,7 +199,8 @@ class Model(Program):
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
-        with unchanged(self.reads, self.functions), traced(in_mode(interpreter, self.states, self.training)) as sites:
+        interpreter, arrays = in_mode(interpreter, self.states, self.training), dict(by_identity(self.arrays))
+        with unchanged(self.reads, self.functions), traced(interpreter, arrays) as sites:
             self.inline()
         return sites
 
@@ -312,8 +327,8 @@ class Model(Program):
             check_value(site.name, value, (*batch, *event), site.frames)
             value = subsample(value, event_dim=len(event))
             if cut:
-                return interpreter(Site("deterministic", site.name, value, frames=site.frames))
-            return interpreter(Site("sample", site.name, value, site.dist, True, site.frames))
+                return interpreter(Site("deterministic", site.name, value, frames=site.frames, dims=site.dims))
+            return interpreter(dataclasses.replace(site, value=value, observed=True))
 
         return interpret
 

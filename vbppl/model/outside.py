@@ -219,4 +219,5 @@ def _digest(value: Any) -> str:
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     kind = f"{value.dtype}{list(value.shape)}"
-    return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value))}"
+    # NumPy's repr leaves out the middle of a long array.
+    return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value.tolist()))}"

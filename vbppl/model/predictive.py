@@ -103,13 +103,44 @@ def log_likelihood(
 
     `parts` are the sets of rows to go through, as `Target.parts` gives them.
     """
+    return _by_site(_log_likelihood, model, draws, params, parts)
+
+
+def log_prior(
+    model: Model,
+    draws: Mapping[str, Array],
+    params: Mapping[str, Any],
+    parts: Iterable[tuple[float, dict[str, Any]]] = ((1.0, {}),),
+) -> dict[str, AnyArray]:
+    """The same of each latent site, given those that it depends on: the density on its support, `(n, *batch)`."""
+    return _by_site(_log_prior, model, draws, params, parts)
+
+
+def observations(model: Model) -> dict[str, np.ndarray]:
+    """What was observed, by the names of the sites."""
+    return {name: np.asarray(value) for name, value in devices.readable(_observations(model)).items()}
+
+
+@jax.jit
+def _observations(model: Model) -> dict[str, Array]:
+    sites = model.trace(at_point(0.0))
+    return {name: site.value for name, site in sites.items() if site.kind == "sample" and site.observed}
+
+
+def _by_site(
+    densities: OverDraws,
+    model: Model,
+    draws: Mapping[str, Array],
+    params: Mapping[str, Any],
+    parts: Iterable[tuple[float, dict[str, Any]]],
+) -> dict[str, AnyArray]:
     sites = abstract_sites(model)
     latent = {name: draws[name] for name, site in sites.items() if site.kind == "sample" and not site.observed}
     found: dict[str, np.ndarray] = {}
     for _, rows in parts:
         shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
         n = next((len(values) for values in shown.values()), 1)
-        part = devices.readable(_log_likelihood((np.arange(n), shown), model, dict(params), rows))
+        part = devices.readable(densities((np.arange(n), shown), model, dict(params), rows))
         if not rows:
             return part
         for name, values in part.items():
@@ -168,10 +199,20 @@ def _densities(
     draw: tuple[Array, dict[str, Array]], model: Model, params: dict[str, Any], rows: dict[str, Any]
 ) -> dict[str, Array]:
     """The log densities of what is observed, given a draw of all else, of which there may be nothing but a number."""
-    _, values = draw
-    sites = model.trace(at_rows(rows, given({**values, **params}, required)))
-    observed = [s for s in sites.values() if s.kind == "sample" and s.observed]
-    return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in observed}
+    return _log_probs(draw, model, params, rows, observed=True)
 
 
-_forward, _log_likelihood = OverDraws(_predicted), OverDraws(_densities)
+def _priors(
+    draw: tuple[Array, dict[str, Array]], model: Model, params: dict[str, Any], rows: dict[str, Any]
+) -> dict[str, Array]:
+    """Those of what is not."""
+    return _log_probs(draw, model, params, rows, observed=False)
+
+
+def _log_probs(draw: Any, model: Model, params: dict[str, Any], rows: Any, observed: bool) -> dict[str, Array]:
+    sites = model.trace(at_rows(rows, given({**draw[1], **params}, required)))
+    found = [s for s in sites.values() if s.kind == "sample" and s.observed == observed]
+    return {s.name: jnp.broadcast_to(s.dist.log_prob(s.value), s.dist.batch_shape) for s in found}
+
+
+_forward, _log_likelihood, _log_prior = OverDraws(_predicted), OverDraws(_densities), OverDraws(_priors)

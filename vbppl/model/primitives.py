@@ -15,7 +15,8 @@ import contextlib
 import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, overload
 
 import jax
@@ -29,7 +30,9 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import check_keywords
+from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function
+from vbppl.model.labels.axes import Dim, with_dims
+from vbppl.model.labels.names import Labels, sized
 from vbppl.model.shapes import (
     Frame,
     check_owned,
@@ -51,8 +54,9 @@ class Site:
     """One statement of a model in one run.
 
     `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
-    `constraint` to params, `size` and `subsample_size` to plates, and `sources`, the names of what is
-    read in parts along the plate. `value` is None until the interpreter has answered.
+    `constraint` to params, `size`, `subsample_size` and `labels` to plates, and `sources`, the names of what is
+    read in parts along the plate; `dims` name the axes of a value that are no plate's. `value` is None until the
+    interpreter has answered.
     """
 
     kind: str
@@ -65,6 +69,8 @@ class Site:
     size: int = 0
     subsample_size: int | None = None
     sources: tuple[str, ...] = ()
+    labels: Labels | None = None
+    dims: tuple[Dim, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -91,8 +97,9 @@ class Program:
 class Run:
     """One run of a model: its interpreter, the plates that are open, the sites met so far."""
 
-    def __init__(self, interpreter: Interpreter):
+    def __init__(self, interpreter: Interpreter, arguments: Mapping[int, int] = MappingProxyType({})):
         self.interpreter = interpreter
+        self.arguments = arguments  # the arrays that may be labels: by their identity, their number
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
@@ -116,13 +123,8 @@ class Run:
         except KeyError as error:
             if error.args != (site.name,):
                 raise
-            raise _changing(site.name, "was not there when the model was first run") from error
+            raise changing(site.name) from error
         return site
-
-
-def _changing(site: str, what: str) -> ModelError:
-    mend = "Let the same statements run each time: nothing that counts runs, or is random, may choose among them."
-    return ModelError(f"the site {what}.", site=site, mend=mend)
 
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("vbppl_run", default=None)
@@ -149,6 +151,11 @@ def interpreted(wrap: Callable[[str, Interpreter], Interpreter]) -> Iterator[Run
         run.interpreter = before
 
 
+def is_running() -> bool:
+    """Whether a model is being run just now."""
+    return _current.get() is not None
+
+
 def _run(word: str) -> Run:
     run = _current.get()
     if run is None:
@@ -160,10 +167,12 @@ def _run(word: str) -> Run:
 
 
 @overload
-def sample(name: str, dist: Distribution, obs: Any = None, *, sample_shape: Shape = ()) -> Array: ...
+def sample(name: str, dist: Distribution, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None) -> Array: ...
 @overload
-def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = ()) -> Any: ...
-def sample(name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape = (), **foreign: Any) -> Any:
+def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None) -> Any: ...
+def sample(
+    name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None, **foreign: Any
+) -> Any:
     """State that `name` is distributed as `dist`; return its value in this run.
 
     Args:
@@ -172,19 +181,32 @@ def sample(name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape 
         to its arguments, which then runs as a part of this one under `name/...`.
       obs: the observed value, of exactly the site's shape; None for a latent variable.
       sample_shape: independent copies to the left of the batch.
+      dims: what the axes that no plate owns are called, from left to right: `("feature",)`, or with labels
+        `{"feature": ["age", "weight"]}`.
 
     Returns:
       the value, of shape `sample_shape + batch_shape + event_shape`, where inside plates the batch
       is expanded to the plates' rows. For a model: what its function returns.
 
     Raises:
-      ModelError: the shapes of `dist`, the plates and `obs` disagree, or the name is taken.
+      ModelError: the shapes of `dist`, the plates, `obs` and `dims` disagree, or the name is taken.
+
+    >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def regression(x, features, y):
+    ...     beta = vb.sample("beta", dist.Normal(0.0, 1.0), sample_shape=(2,), dims={"feature": features})
+    ...     with vb.plate("row", len(y)):
+    ...         vb.sample("y", dist.Normal(x @ beta, 1.0), obs=y)
+    >>> x = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
+    >>> y = np.array([0.1, 1.2, 1.9])
+    >>> [name for name, _ in vb.fit(regression(x, ["constant", "dose"], y)).summary().rows]
+    ['beta[constant]', 'beta[dose]']
     """
     run, name = _run_and_name("sample", name)
     check_keywords("sample", name, foreign, "sample(name, dist, obs=y)")
     if isinstance(dist, Program):
         return _submodel(run, name, dist, obs)
-    _not_a_function(name, dist)
+    refuse_function(name, dist)
     dist = as_distribution(dist, name)
     if not isinstance(sample_shape, tuple) or sample_shape:
         dist = dist.expand_by(sample_shape)
@@ -192,7 +214,7 @@ def sample(name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape 
     if obs is not None:
         obs = observation(name, dist, obs, run.frames)
     site = Site("sample", name, value=obs, dist=dist, observed=obs is not None, frames=run.frames)
-    return run.ask(site).value
+    return run.ask(with_dims(site, dims, run.arguments)).value
 
 
 def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any) -> PyTree:
@@ -261,10 +283,17 @@ def prng_key(name: str = "key") -> Any:
     return run.ask(Site("key", name, frames=run.frames)).value
 
 
-def deterministic(name: str, value: Any) -> Any:
-    """Keep `value`, a function of the other sites, among the results under `name`; return it."""
+def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
+    """Keep `value`, a function of the other sites, among the results under `name`; return it.
+
+    Args:
+      name: unique in the model.
+      value: a number or an array.
+      dims: what the axes that no plate owns are called, as in `sample`.
+    """
     run, name = _run_and_name("deterministic", name)
-    return run.ask(Site("deterministic", name, _numbers(name, "value", value), frames=run.frames)).value
+    site = Site("deterministic", name, numbers_of(name, "value", value), frames=run.frames)
+    return run.ask(with_dims(site, dims, run.arguments)).value
 
 
 def factor(name: str, log_weight: Any) -> None:
@@ -275,7 +304,7 @@ def factor(name: str, log_weight: Any) -> None:
     """
     run, name = _run_and_name("factor", name)
     of_kind("log_weight", log_weight, log_weight is not None, "a number or an array of numbers")
-    log_weight = _numbers(name, "log_weight", log_weight)
+    log_weight = numbers_of(name, "log_weight", log_weight)
     check_owned(name, "log_weight", log_weight.shape, run.frames)
     log_weight = jnp.broadcast_to(log_weight, plated(log_weight.shape, run.frames))
     run.ask(Site("factor", name, value=log_weight, observed=True, frames=run.frames))
@@ -291,16 +320,19 @@ class plate:  # a word of the language, so lower case
 
     Args:
       name: of the plate; a second plate of the same name must have the same size.
-      size: the total number of rows, an int.
+      size: the total number of rows, an int; or a label for each, of which summaries, report cards and ArviZ then speak
+        (`alpha[Ramsey]`): a list, an array of strings, dates or numbers, an index of pandas, a coordinate of xarray.
       subsample_size: rows shown at a time; None for all.
       dim: the batch dimension, negative.
     """
 
-    def __init__(self, name: str, size: int, subsample_size: int | None = None, dim: int | None = None):
+    def __init__(self, name: str, size: Any, subsample_size: int | None = None, dim: int | None = None):
         run, name = _run_and_name("plate", name)
         self._run = run
+        size, labels = sized(f"plate '{name}'", size, run.arguments) or (size, None)
         size, subsample_size = plate_rows(name, size, subsample_size)
-        shown = _shown_rows(run, name, size, subsample_size)
+        site = Site("plate", name, frames=run.frames, size=size, subsample_size=subsample_size, labels=labels)
+        shown = _shown_rows(run, site)
         indices = shown.indices if isinstance(shown, RowBlock) else shown
         length = size if indices is None else indices.shape[0]
         self._indices = indices
@@ -328,7 +360,7 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
     run = _run("subsample(...)")
     shown = [run.sites[frame.name].value for frame in run.frames]
     if not isinstance(array, Source):
-        array, event_dim = _numbers("", "array", array, whole=True), whole_number("event_dim", event_dim, 0)
+        array, event_dim = numbers_of("", "array", array, whole=True), whole_number("event_dim", event_dim, 0)
         return take_rows(array, run.frames, shown, event_dim)
     frame = source_frame(array, run.frames, event_dim)
     plate = run.sites[frame.name]
@@ -346,34 +378,10 @@ def _run_and_name(word: str, name: Any) -> tuple[Run, str]:
     return run, run.prefix + name
 
 
-def _not_a_function(name: str, dist: Any) -> None:
-    if callable(dist) and not isinstance(dist, type) and not (hasattr(dist, "log_prob") or hasattr(dist, "rvs")):
-        called = getattr(dist, "__name__", type(dist).__name__)
-        raise ModelError(
-            f"the second argument of sample is the function {called}, not a distribution.",
-            site=name,
-            mend=f"A model stands here applied to its arguments: write {called}(...), with {called} under @vb.model.",
-        )
-
-
-def _numbers(name: str, what: str, value: Any, whole: bool = False) -> Any:
-    if hasattr(value, "log_prob"):
-        mend = f"Take its log_prob(x) here, or state that a site has it: vb.sample({name!r}, ...)."
-        raise ModelError(f"{what} is a distribution, {type(value).__name__}, not numbers.", site=name, mend=mend)
-    try:
-        return jnp.asarray(value) if whole else jax.tree.map(jnp.asarray, value)
-    except (TypeError, ValueError):
-        mend = "Pass numbers, arrays, or containers of these."
-        raise ModelError(f"{what} is {value!r:.80}, not numbers.", site=name, mend=mend) from None
-
-
 def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
     if obs is not None:
-        raise ModelError(
-            "a model has no single value to observe.",
-            site=name,
-            mend="Condition it by the names of its sites: sample(name, other(x).condition(y=...)).",
-        )
+        mend = "Condition it by the names of its sites: sample(name, other(x).condition(y=...))."
+        raise ModelError("a model has no single value to observe.", site=name, mend=mend)
     before, run.prefix = run.prefix, name + "/"
     try:
         return program.inline()
@@ -381,13 +389,16 @@ def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
         run.prefix = before
 
 
-def _shown_rows(run: Run, name: str, size: int, subsample_size: int | None) -> Array | RowBlock | None:
+def _shown_rows(run: Run, site: Site) -> Array | RowBlock | None:
     """The rows to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
-    before = run.sites.get(name)
+    name, before = site.name, run.sites.get(site.name)
     if before is None:
-        return run.ask(Site("plate", name, size=size, subsample_size=subsample_size, frames=run.frames)).value
-    if before.kind != "plate" or before.size != size:
+        return run.ask(site).value
+    if before.kind != "plate" or before.size != site.size:
         other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
-        problem = f"the name is used by {other} and by a plate of {size} rows."
+        problem = f"the name is used by {other} and by a plate of {site.size} rows."
         raise ModelError(problem, site=name, mend="Rename one of the two.")
+    if None not in (before.labels, site.labels) and before.labels != site.labels:
+        raise ModelError("two plates of this name have different labels.", site=name, mend="Rename one of the two.")
+    run.sites[name] = dataclasses.replace(before, labels=site.labels or before.labels)
     return before.value

@@ -27,6 +27,8 @@ from vbppl.distributions.location_scale import vector_dim
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.handlers import at_point, at_site, given, parts_of
+from vbppl.model.labels.axes import Dim
+from vbppl.model.labels.names import Labels
 from vbppl.model.modules import parts, shapes_of
 from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
@@ -34,9 +36,9 @@ from vbppl.model.shapes import Frame
 
 
 @contextlib.contextmanager
-def traced(interpreter: Interpreter) -> Iterator[dict[str, Site]]:
+def traced(interpreter: Interpreter, arguments: Mapping[int, int] = MappingProxyType({})) -> Iterator[dict[str, Site]]:
     """A run whose sites are noted in the order of their statements: what is done inside speaks to `interpreter`."""
-    with running(Run(interpreter)) as run:
+    with running(Run(interpreter, arguments)) as run:
         try:
             yield run.sites
         except Exception as error:
@@ -66,6 +68,8 @@ class Outline:
     size: int = 0
     subsample_size: int | None = None
     sources: tuple[str, ...] = ()
+    labels: Labels | None = None
+    dims: tuple[Dim, ...] = ()
     shape: Any = ()
     batch: Shape = ()
     event: Shape = ()
@@ -83,6 +87,7 @@ class Outline:
     def of(cls, site: Site) -> Outline:
         """The outline of an answered site."""
         place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size, site.sources)
+        place = (*place, site.labels, site.dims)
         if site.kind in ("param", "mutable", "key"):
             has_training_mode = site.kind == "key" or parts_of(site).has_training_mode
             return cls(*place, shape=shapes_of(site.value), has_training_mode=has_training_mode)
@@ -103,7 +108,8 @@ class Outline:
         """Its line in a table of shapes."""
         plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in self.frames)
         if self.kind == "plate":
-            return (self.name, "plate", f"{self.size} rows", "", "", plates)
+            return (self.name, "plate", f"{self.size} rows{', labelled' * bool(self.labels)}", "", "", plates)
+        plates += f"{' ' * bool(plates)}dims {', '.join(dim.name for dim in self.dims)}" if self.dims else ""
         if self.kind != "sample":
             return (self.name, self.kind, "", "", str(self.shape), plates)
         kind = "observed" if self.observed else "latent"
@@ -129,6 +135,11 @@ def abstract_sites(model: Any) -> dict[str, Outline]:
     What has been found is kept for models of the same function and shapes, as their compiled programs are.
     """
     return dict(_abstract_run(model)[0])
+
+
+def named_outlines(model: Any) -> dict[str, Outline]:
+    """The same, of a model that a fit has put modules' states into; what it reads from outside may have changed."""
+    return dict(_abstract_run(dataclasses.replace(model, states={}, training=None), checks=False)[0])
 
 
 def check_numbers(model: Any, observations: bool = True, which: str = "") -> None:
@@ -189,8 +200,9 @@ NAN_MENDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
-def _abstract_run(model: Any) -> tuple[dict[str, Outline], Claims]:
-    check(model.reads, model.functions)
+def _abstract_run(model: Any, checks: bool = True) -> tuple[dict[str, Outline], Claims]:
+    if checks:
+        check(model.reads, model.functions)
     leaves, structure = jax.tree.flatten(model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     try:

@@ -38,11 +38,12 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import latin_hypercube, whitened_draws
 from vbppl.core.programs.compiling import ByWork, in_batches
-from vbppl.core.tables import Table, labels, number
+from vbppl.core.tables import Table, number
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
 from vbppl.posterior.quantities import Worst
+from vbppl.target.axes import axes_of, coordinate_names
 from vbppl.target.batched import HEAVY, evaluate, hessian_times
 from vbppl.target.target import Target
 
@@ -171,7 +172,8 @@ def _slopes(
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """`d E_q[f] / d eta` for each scalar `f` of the sites: their labels, and `(scalars, 2 dim)`."""
     shapes = jax.eval_shape(target.constrain, jax.ShapeDtypeStruct((target.dim,), eta.dtype))
-    found = tuple(each for name in names for each in labels(name, shapes[name].shape))
+    known = axes_of(target)
+    found = tuple(each for name in names for each in known.names(name, shapes[name].shape))
     if len(found) * max(len(found), len(eta)) > MOST_NUMBERS:
         raise ModelError(
             f"the covariances of {len(found):,} scalars in {target.dim:,} dims do not fit in memory.",
@@ -233,6 +235,6 @@ def curvature(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) ->
     # The diagonal of K^-1: variances by linear response over those of the guide.
     ratios = np.sqrt(vectors**2 @ (1 / values))
     widest = np.argsort(-ratios)[:NAMED]
-    names = target.layout.coordinates
+    names = coordinate_names(target)
     named = tuple(Worst(float(ratios[i]), names[i]) for i in widest)
     return Curvature(named, float(values[0]), sd[:, None] * vectors / np.sqrt(values))

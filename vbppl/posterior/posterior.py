@@ -28,8 +28,9 @@ from vbppl.posterior.correction import Expectation, check_levels, expectation, r
 from vbppl.posterior.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.optimality_gap import optimality_gap
 from vbppl.posterior.report import Report, Unjudged
-from vbppl.posterior.summary import Summary, summarise
+from vbppl.posterior.summary import Framed, Summary, summarise
 from vbppl.posterior.weighted_draws import values_of
+from vbppl.target.axes import axes_of
 from vbppl.target.density import packed_params
 from vbppl.target.target import Target, model_of, param_values
 
@@ -37,7 +38,7 @@ VALUES = 2**24  # numbers that the draws behind a table may hold
 
 
 @pytree
-class Posterior(ByRow):
+class Posterior(ByRow, Framed):
     """What was solved and how good it is: a frozen pytree without hidden state.
 
     Values are on the sites' supports, by the sites' names; deterministic sites are included.
@@ -166,8 +167,9 @@ class Posterior(ByRow):
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
         values, weights = self._table_draws()
+        shares = weights if self.is_corrected else None
         chosen = {name: values[name] for name in self._checked(names)}
-        return summarise(chosen, notes, weights if self.is_corrected else None, self.report.chains)
+        return summarise(chosen, notes, shares, self.report.chains, axes_of(self.target))
 
     def check(self, gap: bool = False) -> Report:
         """The report card: the verdict, why, and the numbers behind it.
@@ -268,14 +270,6 @@ class Posterior(ByRow):
     def _latent(self, n: int, seed: Seed) -> dict[str, Array]:
         draws = self.sample(n, seed)
         return {slot.name: draws[slot.name] for slot in self.target.layout.slots}
-
-    def _checked(self, names: Sequence[str]) -> Sequence[str]:
-        """The names asked for, all if none, after checking that there are such sites."""
-        known = self.target.layout.reported
-        unknown = [name for name in names if not isinstance(name, str) or name not in known]
-        if unknown:
-            raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")
-        return tuple(names) or known
 
     def _table_draws(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Draws with weights that sum to one; moment-exact ones of the guide. The same at each call."""

@@ -29,6 +29,7 @@ Both are regressed on `t = (x - mu) / sigma` and `t^2 - 1`; a coefficient `c` of
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -36,9 +37,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.pytree import pytree, static
-from vbppl.core.tables import label
+from vbppl.core.types import Shape
 from vbppl.guides.layers.base import STRAIGHT, Bend
 from vbppl.posterior.weighted_draws import WeightedDraws, values_of
+from vbppl.target.axes import Axes, axes_of, coordinate_names
 from vbppl.target.target import Target
 
 MOST_NUMBERS = 2**26  # of all values; beyond it the coordinates alone are looked at
@@ -121,13 +123,14 @@ def _columns(
     target: Target, draws: WeightedDraws, factor: np.ndarray | None, values: Mapping[str, np.ndarray]
 ) -> tuple[np.ndarray, Callable[[int], str]]:
     """All quantities, `(draws, quantities)`, and what each is called: coordinates where there are no values."""
-    outline, columns = [], []
+    outline, columns, known = [], [], axes_of(target)
     if values:
         for site, value in values.items():
-            outline.append((value[0].size, lambda i, site=site, s=value.shape[1:]: label(site, np.unravel_index(i, s))))
+            told = functools.partial(_told, known, site, value.shape[1:])
+            outline.append((value[0].size, told))
             columns.append(value.reshape(len(value), -1))
     else:
-        outline.append((target.dim, lambda i: target.layout.coordinates[i]))
+        outline.append((target.dim, lambda i: coordinate_names(target)[i]))
         columns.append(draws.z)
     directions = narrow_directions(factor)
     if len(directions):
@@ -140,6 +143,10 @@ def _columns(
         return outline[at][1](i - (ends[at - 1] if at else 0))
 
     return np.concatenate(columns, axis=1), name
+
+
+def _told(known: Axes, site: str, shape: Shape, i: int) -> str:
+    return known.name(site, shape, tuple(map(int, np.unravel_index(i, shape))))
 
 
 def _scalars(target: Target) -> int:
@@ -163,7 +170,8 @@ def narrow_directions(factor: np.ndarray | None) -> np.ndarray:
 def _contrast(direction: np.ndarray, target: Target) -> str:
     """A direction by the coordinates that make most of it."""
     heaviest = np.argsort(-np.abs(direction))[:3]
-    named = [target.layout.coordinates[i] for i in heaviest if abs(direction[i]) > 0.3 * np.abs(direction).max()]
+    every = coordinate_names(target)
+    named = [every[i] for i in heaviest if abs(direction[i]) > 0.3 * np.abs(direction).max()]
     return f"the contrast of {', '.join(named)}"
 
 
@@ -274,10 +282,10 @@ def tail(
     log_p, points = np.where(np.isfinite(log_p), log_p, -np.inf), z.reshape(straight.shape)
     values = values_of(target, z) if target.layout.reported else {}
     worst = Worst(0.0, "not looked at")
-    for i, name in enumerate(target.layout.coordinates):
+    sites = [slot.name for slot in target.layout.slots for _ in range(slot.start, slot.stop)]
+    for i, (name, site) in enumerate(zip(coordinate_names(target), sites)):
         if not np.isfinite(log_p[:, i]).any():
             return Worst(np.nan, "not looked at")
-        site = name.partition("[")[0]
         x = values[site].reshape(len(T), len(ridges), -1)[:, i] if site in values else points[:, i, i, None]
         # A tail counts where it is one on both scales: that of tau may be heavy where that of log tau is not, and
         # the other way round; what is far out on one of them only, draws do reach.

@@ -1,15 +1,20 @@
-"""The table of a posterior: one line a scalar, then what the fit has to say about itself."""
+"""The table of a posterior: one line a scalar, then what the fit has to say about itself; and data frames."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from vbppl.core.errors import needed, yes_or_no
 from vbppl.core.numerics import mcmc
-from vbppl.core.tables import Table, labels, number
+from vbppl.core.tables import Table, number
+from vbppl.core.types import Seed
 from vbppl.posterior.correction import mc_error, variance, weighted_quantile
+from vbppl.target.axes import UNNAMED, Axes, axes_of
+from vbppl.target.target import Target
 
 COLUMNS = ("mean", "sd", "5%", "50%", "95%")
 QUANTILES = (0.05, 0.5, 0.95)
@@ -50,6 +55,16 @@ class Summary:
             rows += lines
         return Table((self.kind, *COLUMNS, *MORE[self.kind]), tuple(rows), self.notes)
 
+    def to_dataframe(self) -> Any:
+        """All rows as a data frame of pandas: a line a scalar, its columns those of the table.
+
+        Raises:
+          ModuleNotFoundError: pandas is not installed.
+        """
+        pandas = needed("pandas", "Summary.to_dataframe", "pandas")
+        names, columns = [name for name, _ in self.rows], [*COLUMNS, *MORE[self.kind]]
+        return pandas.DataFrame([values for _, values in self.rows], index=names, columns=columns)
+
     def __str__(self) -> str:
         return str(self.table)
 
@@ -59,8 +74,70 @@ class Summary:
         return self.table._repr_html_()
 
 
+class Framed:
+    """Draws as a data frame: a part of `Posterior`."""
+
+    target: Target
+
+    def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
+        """Draws: see `Posterior`."""
+        raise NotImplementedError
+
+    def to_dataframe(self, *names: str, n: int = 1000, seed: Seed = 0, long: bool = False) -> Any:
+        """Draws of the sites `names` (all if none) as a data frame of pandas.
+
+        >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
+        >>> @vb.model
+        ... def towns(town):
+        ...     with vb.plate("town", town):
+        ...         vb.sample("alpha", dist.Normal(0.0, 1.0))
+        >>> posterior = vb.fit(towns(["Anoka", "Ramsey"]), "mean_field")
+        >>> list(posterior.to_dataframe(n=500).columns)
+        ['alpha[Anoka]', 'alpha[Ramsey]']
+
+        Args:
+          names: of sites.
+          n: how many draws.
+          seed: of the draws: those of `sample(n, seed)`.
+          long: False for a column a scalar, `alpha[Ramsey]`, and a line a draw. True for a line a scalar and draw,
+            with the columns "draw", "site", one for each dim (the labels along it), and "value".
+
+        Raises:
+          ModuleNotFoundError: pandas is not installed.
+          KeyError: there is no such site.
+        """
+        pandas = needed("pandas", "posterior.to_dataframe", "pandas")
+        yes_or_no("long", long)
+        draws, axes, frames = self.sample(n, seed), axes_of(self.target), []
+        for name in self._checked(names):
+            values = np.asarray(draws[name])
+            shape, flat = values.shape[1:], values.reshape(n, -1)
+            if not long:
+                frames.append(pandas.DataFrame(flat, columns=axes.names(name, shape)))
+                continue
+            at = np.indices(values.shape).reshape(values.ndim, -1)
+            along = {dim: np.asarray(each)[i] for (dim, each), i in zip(axes.along(name, shape).items(), at[1:])}
+            frames.append(pandas.DataFrame({"draw": at[0], "site": name, **along, "value": values.ravel()}))
+        if not long:
+            return pandas.concat(frames, axis=1).rename_axis("draw")
+        found = pandas.concat(frames, ignore_index=True)
+        return found[[column for column in found.columns if column != "value"] + ["value"]]
+
+    def _checked(self, names: Sequence[str]) -> Sequence[str]:
+        """The names asked for, all if none, after checking that there are such sites."""
+        known = self.target.layout.reported
+        unknown = [name for name in names if not isinstance(name, str) or name not in known]
+        if unknown:
+            raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")
+        return tuple(names) or known
+
+
 def summarise(
-    draws: Mapping[str, np.ndarray], notes: Sequence[str], weights: np.ndarray | None = None, chains: int = 0
+    draws: Mapping[str, np.ndarray],
+    notes: Sequence[str],
+    weights: np.ndarray | None = None,
+    chains: int = 0,
+    axes: Axes = UNNAMED,
 ) -> Summary:
     """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors of weighted draws and of chains."""
     sites = []
@@ -76,5 +153,5 @@ def summarise(
         if chains:
             each = flat.reshape(chains, count // chains, -1)
             columns += [mcmc.ess_bulk(each), mcmc.ess_tail(each), mcmc.r_hat(each)]
-        sites.append(tuple(zip(labels(name, values.shape[1:]), map(tuple, np.stack(columns, axis=-1).tolist()))))
+        sites.append(tuple(zip(axes.names(name, values.shape[1:]), map(tuple, np.stack(columns, axis=-1).tolist()))))
     return Summary(tuple(sites), tuple(notes), "refined" if chains else "corrected" if weights is not None else "")

@@ -3,7 +3,7 @@
 Below this wing is how a model is written, above it how it is approximated. What crosses is a *target*, a frozen
 pytree with these members and no others:
 
-    dim, layout, data_size, sources        its size and shapes; `layout.coordinates` labels the vector
+    dim, layout, data_size, sources        its size and shapes; `axes.coordinate_names` labels the vector
     log_density(z), run(z) -> Terms        one run of the model at a point; every sum is a reduction of its terms
     constrain(z), unconstrain(values), log_det(values)          to the supports of the sites and back
     params, coordinates, rows, replace(...)    what of it changes in a fit: learnt params, coordinates, rows shown
@@ -20,6 +20,7 @@ The files, in order:
 - `layout`: where each site lies in the flat vector: shapes only, hashable, so equal shapes share programs.
 - `density`: the one run and its `Terms`; the compiled functions.
 - `plain`: a plain function as a model of one flat site.
+- `axes`: what scalars and coordinates are called, by the labels of plates and dims.
 - `target`: `Target`, and its two makers.
 - `drivers`: the sites on which the scales of others depend.
 - `batched`: one compiled value and gradient for many points, coordinates and data sets; Hessian-vector products.

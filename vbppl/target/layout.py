@@ -18,7 +18,6 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree
-from vbppl.core.tables import labels
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
@@ -150,11 +149,6 @@ class Layout:
     def dim(self) -> int:
         """The length of the flat vector."""
         return self.slots[-1].stop if self.slots else 0
-
-    @property
-    def coordinates(self) -> tuple[str, ...]:
-        """A name for each coordinate of the flat vector: `theta[3]`, `(dim,)`."""
-        return tuple(name for slot in self.slots for name in labels(slot.name, slot.unconstrained))
 
     @property
     def shown(self) -> dict[str, int]:

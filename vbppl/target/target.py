@@ -37,6 +37,7 @@ from vbppl.data.source import Source
 from vbppl.distributions.location_scale import Coordinates
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
+from vbppl.target.axes import axes
 from vbppl.target.density import Terms, constrained, constrained_draws, log_density, made_params, run, unconstrained
 from vbppl.target.layout import Apart, Layout
 from vbppl.target.plain import is_plain, plain_density
@@ -77,6 +78,7 @@ class Target:
             return model
         check_applied(model)
         layout = Layout.of(trace.abstract_sites(model), model.decentered)
+        axes(model)  # says so where labels are wrong
         if layout.params:
             trace.check_numbers(model, observations=False)  # before their program compiles
         model = model.with_arrays(owned)

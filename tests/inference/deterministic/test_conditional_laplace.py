@@ -26,6 +26,7 @@ from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.inference.deterministic.beyond.conditional_laplace import NestedSearch
 from vbppl.inference.deterministic.beyond.hessian_blocks import blocks_of, predicted_gain
 from vbppl.inference.deterministic.problem import Deterministic, Problem
+from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import Density, evaluate
 from vbppl.target.layout import Apart
 from vbppl.target.pullback import Pullback
@@ -125,7 +126,7 @@ def found(model):
     rng, dim = np.random.default_rng(0), target.dim
     normal = 0.1 * rng.standard_normal(dim), 0.3 * np.eye(dim)
     blocks = blocks_of(target, normal, lambda z: evaluate(target, z)[1], rng.standard_normal(dim))
-    return [tuple(target.layout.coordinates[place] for place in block) for block in blocks]
+    return [tuple(coordinate_names(target)[place] for place in block) for block in blocks]
 
 
 def test_blocks_are_what_does_not_interact_given_the_others_with_plates_or_without():

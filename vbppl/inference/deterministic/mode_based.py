@@ -33,6 +33,7 @@ from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.restarts import SAME_MODE, SHARES, STARTS, compare
 from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
+from vbppl.target.axes import coordinate_name
 from vbppl.target.batched import Batch, Density, in_full_precision
 from vbppl.target.target import Target, coordinates_of
 
@@ -179,7 +180,7 @@ def _laplace(work: _Work) -> Stage:
     best = int(np.argmax(height))
     values, vectors = _precision(work, x[best])
     if not values[0] > 0:
-        where = work.target.layout.coordinates[int(np.abs(vectors[:, 0]).argmax())]
+        where = coordinate_name(work.target, int(np.abs(vectors[:, 0]).argmax()))
         raise ModelError(
             f"Laplace's approximation needs a strict maximum; the Hessian at the point reached has the eigenvalue "
             f"{-values[0]:.3g} in a direction of {where}.",

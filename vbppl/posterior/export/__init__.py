@@ -9,4 +9,5 @@ In order:
 - `panels`: what stands in the panels of pictures.
 - `plots`: the pictures of `vb.plot`.
 - `page`: a fit as one page of HTML, `write_report`.
+- `arviz`: as an `xarray.DataTree`, which ArviZ and all of xarray understand.
 """

@@ -15,12 +15,12 @@ import numpy as np
 
 from vbppl.core.numerics import mcmc
 from vbppl.core.pytree import pytree, static
-from vbppl.core.tables import labels
 from vbppl.inference.sampling import Chains
 from vbppl.inference.solution import Note, Solution, Status
 from vbppl.posterior.quantities import MOST_NUMBERS, Worst
 from vbppl.posterior.report import NOTHING, AnyReport, Report, to_decenter
 from vbppl.posterior.weighted_draws import KEPT, WeightedDraws, values_of
+from vbppl.target.axes import axes_of, coordinate_names
 from vbppl.target.target import Target
 
 R_HAT, ESS = 1.01, 400.0
@@ -141,9 +141,10 @@ def _scalars(target: Target, z: np.ndarray) -> tuple[np.ndarray, list[str]]:
     chains, draws, dim = z.shape
     values = values_of(target, z.reshape(-1, dim)) if target.layout.reported else {}
     if not values or sum(value.size for value in values.values()) > MOST_NUMBERS:
-        return z, list(target.layout.coordinates)
+        return z, list(coordinate_names(target))
     columns = [np.asarray(value, np.float64).reshape(chains, draws, -1) for value in values.values()]
-    names = [label for name, value in values.items() for label in labels(name, value.shape[1:])]
+    known = axes_of(target)
+    names = [each for name, value in values.items() for each in known.names(name, value.shape[1:])]
     return np.clip(np.concatenate(columns, axis=2), -LARGEST, LARGEST), names
 
 
