@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 import stored_fits as fits
 
 import vbppl as vb
@@ -187,10 +188,28 @@ def test_another_model_is_refused_by_what_disagrees(stored, name):
 
 def test_other_code_is_seen_by_the_density(stored):
     text = told(lambda: vb.load(stored / "mean_field.npz", line(fits.X, fits.Y)))
-    assert "mean_field.npz holds a posterior of a model with another log density: " in text
+    assert "mean_field.npz holds a posterior of a model with another log density.\n  site 'noise': " in text
     assert text.endswith(
         "To mend it: The code of the model, or what it reads, has changed: give the one that was fitted."
     )
+
+
+@vb.model
+def many(y):
+    """A prior beside which the sum over 50,000 rows is 46,000 nats below 0."""
+    x = vb.sample("x", dist.Normal(0.0, SCALE))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def test_another_prior_is_seen_beside_many_rows(tmp_path, monkeypatch):
+    y = np.zeros(50_000, np.float32)
+    vb.save(vb.fit(many(y), "mean_field"), tmp_path / "x")
+    monkeypatch.setitem(globals(), "SCALE", 4.0)
+    text = told(lambda: vb.load(tmp_path / "x", many(y)))
+    # log N(0; 0, sd) by SciPy, at a point within .02 of 0.
+    then, now = (scipy.stats.norm.logpdf(0.0, 0.0, sd) for sd in (2.0, 4.0))
+    assert f"site 'x': {then:.3f}" in text and f"nats in the file, {now:.3f}" in text and "site 'y'" not in text
 
 
 def test_what_has_changed_outside_the_arguments_is_named(tmp_path, monkeypatch):
