@@ -186,6 +186,26 @@ def test_another_model_is_refused_by_what_disagrees(stored, name):
     assert text == f"{path} holds a posterior of line, but not of this model with these arguments.\n{lines}{APPLY}"
 
 
+@vb.model
+def with_settings(y, kinds=frozenset("abc"), count=3, *, scale=1.0):
+    x = vb.sample("x", dist.Normal(0.0, scale))
+    vb.sample("y", dist.Normal(x, float(count)), obs=y)
+
+
+def test_the_same_arguments_in_other_words_are_the_same(tmp_path):
+    y = np.array(1.0)
+    vb.save(vb.fit(with_settings(y), "mean_field"), tmp_path / "x")
+    same = [with_settings(y, frozenset("cba")), with_settings(y, count=np.int64(3)), with_settings(y, scale=1.0)]
+    for model in (*same, with_settings(np.float32(y), count=3, scale=np.float64(1.0))):
+        assert vb.load(tmp_path / "x", model).mean()["x"] > 0
+    text = told(lambda: vb.load(tmp_path / "x", with_settings(y, frozenset("abd"), count=4, scale=1.00000001)))
+    assert "argument 'kinds': frozenset of 'a', 'b', 'c' in the file, frozenset of 'a', 'b', 'd' here" in text
+    assert (
+        "argument 'count': 3 in the file, 4 here" in text
+        and "argument 'scale': 1.0 in the file, 1.00000001 here" in text
+    )
+
+
 def test_other_code_is_seen_by_the_density(stored):
     text = told(lambda: vb.load(stored / "mean_field.npz", line(fits.X, fits.Y)))
     assert "mean_field.npz holds a posterior of a model with another log density.\n  site 'noise': " in text

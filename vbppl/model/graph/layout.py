@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 GAP, LAYER, PADDING, LABEL = 22.0, 38.0, 16.0, 20.0  # between boxes, between layers, inside a group, and its label
-SWEEPS = 12
+SWEEPS, VISITS = 12, 20_000  # over the layers; where there are many spots fewer, so that so many are visited
 Line = tuple[str, str]
 
 
@@ -178,22 +178,34 @@ Links = Sequence[tuple[int, _Spot, _Spot, Line]]
 def _order(layers: list[list[_Spot]], links: Links, inside: Sequence[Laid]) -> None:
     """Order each layer by the barycentres of the one before, down and up, and keep the order with fewest crossings."""
     best, fewest = [list(layer) for layer in layers], _crossings(layers, links, inside)
-    for sweep in range(SWEEPS):
+    leaving = _by_layer(links)
+    for sweep in range(_sweeps(layers)):
         down = sweep % 2 == 0
         for at in range(len(layers)) if down else reversed(range(len(layers))):
-            where = _positions(layers)
+            where = _positions(layers[max(at - 1, 0) : at + 2])
             pulls: dict[int, list[float]] = {}
-            for layer, upper, lower, line in links:
+            for _, upper, lower, line in leaving.get(at - down, ()):
                 fixed, moving = (upper, lower) if down else (lower, upper)
-                if layer + down == at:
-                    share = _port(fixed, line, inside, not down) / max(fixed.width, 1.0)
-                    pulls.setdefault(id(moving), []).append(where[id(fixed)] + share)
-            mean = {key: float(np.mean(each)) for key, each in pulls.items()}
+                share = _port(fixed, line, inside, not down) / max(fixed.width, 1.0)
+                pulls.setdefault(id(moving), []).append(where[id(fixed)] + share)
+            mean = {key: sum(each) / len(each) for key, each in pulls.items()}
             layers[at].sort(key=lambda spot: mean.get(id(spot), where[id(spot)] + 0.5))  # noqa: B023
         crossings = _crossings(layers, links, inside)
         if crossings < fewest:
             best, fewest = [list(layer) for layer in layers], crossings
     layers[:] = best
+
+
+def _sweeps(layers: Sequence[Sequence[_Spot]]) -> int:
+    return max(2, min(SWEEPS, VISITS // max(sum(map(len, layers)), 1)))
+
+
+def _by_layer(links: Links) -> dict[int, list[tuple[int, _Spot, _Spot, Line]]]:
+    """The links by the layer of their upper ends."""
+    found: dict[int, list[tuple[int, _Spot, _Spot, Line]]] = {}
+    for link in links:
+        found.setdefault(link[0], []).append(link)
+    return found
 
 
 def _positions(layers: Iterable[Sequence[_Spot]]) -> dict[int, int]:
@@ -218,16 +230,17 @@ def _crossings(layers: Sequence[Sequence[_Spot]], links: Links, inside: Sequence
 
 def _spread(layers: list[list[_Spot]], links: Links, inside: Sequence[Laid]) -> None:
     """Give each spot its place in its layer, near what it is joined to."""
+    leaving = _by_layer(links)
     for layer in layers:
         _settle(layer, [0.0] * len(layer), [1.0] * len(layer))
-    for sweep in range(2 * SWEEPS):
-        last = sweep >= 2 * SWEEPS - 2
+    sweeps = 2 * _sweeps(layers)
+    for sweep in range(sweeps):
+        last = sweep >= sweeps - 2
         for at in range(len(layers)) if sweep % 2 == 0 else reversed(range(len(layers))):
             pulls: dict[int, list[tuple[float, float]]] = {}
-            for layer, upper, lower, line in links:
-                for spot, other, is_top in ((lower, upper, True), (upper, lower, False)):
-                    if (layer + 1 if is_top else layer) != at or (not last and is_top != (sweep % 2 == 0)):
-                        continue
+            for is_top in (True, False) if last else (sweep % 2 == 0,):
+                for _, upper, lower, line in leaving.get(at - is_top, ()):
+                    spot, other = (lower, upper) if is_top else (upper, lower)
                     # A line on its way is held straighter than a box is drawn to its neighbours.
                     weight = 4.0 if spot.member < 0 and other.member < 0 else 1.0
                     to = other.x + _port(other, line, inside, not is_top) - _port(spot, line, inside, is_top)
@@ -268,7 +281,7 @@ def _placed(group: Group, inside: Sequence[Laid], layers: Sequence[Sequence[_Spo
     laid = Laid(width, 0.0, {}, {line: [] for line in lines}, {}, {})
     y = PADDING
     for n, layer in enumerate(layers[1:-1]):
-        height = max(spot.height for spot in layer)
+        height = max((spot.height for spot in layer), default=0.0)
         for spot in layer:
             x = spot.x - left
             if spot.line is not None:
@@ -300,7 +313,7 @@ def routes(laid: Laid, lines: Sequence[Line], group: Group) -> dict[Line, list[t
     boxes, found = list(_contents(group)), {}
     for a, b in lines:
         points = [laid.places[a].centre, *laid.ways.get((a, b), []), laid.places[b].centre]
-        others = [laid.places[key] for key, inside in boxes if not inside.intersection((a, b))]
+        others = sides(laid.places[key] for key, inside in boxes if not inside.intersection((a, b)))
         way, at = points[:1], 0
         while at < len(points) - 1:
             clear = (n for n in range(len(points) - 1, at + 1, -1) if not meets(points[at], points[n], others))
@@ -310,16 +323,21 @@ def routes(laid: Laid, lines: Sequence[Line], group: Group) -> dict[Line, list[t
     return found
 
 
-def meets(start: tuple[float, float], end: tuple[float, float], boxes: Sequence[Place], margin: float = 5.0) -> bool:
-    """Whether a straight line meets one of the boxes, or passes close by."""
-    steps = np.linspace(0, 1, 60)[:, None]
-    x, y = (np.array(start) + steps * (np.array(end) - np.array(start))).T
-    return any(
-        np.any(
-            (x > box.x - margin)
-            & (x < box.x + box.width + margin)
-            & (y > box.y - margin)
-            & (y < box.y + box.height + margin)
-        )
-        for box in boxes
-    )
+def meets(start: tuple[float, float], end: tuple[float, float], boxes: np.ndarray, margin: float = 5.0) -> bool:
+    """Whether a straight line meets one of the boxes `(left, top, right, bottom)`, or passes close by."""
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    along = np.subtract(end, start)
+    # Where on its way from 0 to 1 it is between the sides of each box, and where between top and bottom.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = (low - start) / along, (high - start) / along
+    outside = (low >= start) | (high <= start)
+    first, second = np.minimum(first, second), np.maximum(first, second)
+    still = along == 0
+    first = np.where(still, np.where(outside, np.inf, -np.inf), first)
+    second = np.where(still, np.where(outside, -np.inf, np.inf), second)
+    return bool(np.any(np.maximum(first.max(1), 0.0) < np.minimum(second.min(1), 1.0)))
+
+
+def sides(places: Iterable[Place]) -> np.ndarray:
+    """The left, top, right and bottom of each, `(places, 4)`."""
+    return np.array([(p.x, p.y, p.x + p.width, p.y + p.height) for p in places]).reshape(-1, 4)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from vbppl.model.graph.layout import Group, Leaf, Line, Place, lay, leaves, meets, routes
+from vbppl.model.graph.layout import Group, Leaf, Line, Place, lay, leaves, meets, routes, sides
 
 LONGEST = 32  # characters of a name that are drawn
 SIZE, SMALL = 13.0, 11.0  # of letters
@@ -104,7 +104,7 @@ def _plate(place: Place, label: str, ways: Collection[Sequence[Point]]) -> str:
     left = dataclasses.replace(right, x=place.x + 10)
 
     def passed(spot: Place) -> int:
-        return sum(meets(start, end, [spot], 2.0) for way in ways for start, end in zip(way, way[1:]))
+        return sum(meets(start, end, sides([spot]), 2.0) for way in ways for start, end in zip(way, way[1:]))
 
     at_left = passed(left) < passed(right)
     size = f'width="{_n(place.width)}" height="{_n(place.height)}"'

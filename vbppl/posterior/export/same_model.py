@@ -23,7 +23,7 @@ from vbppl.core.types import PyTree
 from vbppl.guides.base import Guide, in_dtype_of
 from vbppl.inference.bound import log_prob
 from vbppl.inference.solution import Solution
-from vbppl.model.arguments import name_of, told, told_of
+from vbppl.model.arguments import name_of, told, told_defaults, told_of
 from vbppl.model.model import Model
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.weighted_draws import Bent
@@ -44,7 +44,7 @@ def fingerprint(model: Model) -> dict[str, dict[str, str]]:
     return {
         "function": {"name": name_of(model.function)},
         "site": sites,
-        "argument": told(model.arguments, model.function),
+        "argument": told(model.arguments, model.function) | told_defaults(model.arguments, model.function),
         **{word: {name: told_of(np.asarray(value)) for name, value in each.items()} for word, each in changes.items()},
         "decentered": dict.fromkeys(model.decentered, "yes"),
         "outside": dict(model.reads),
@@ -55,7 +55,16 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, st
     """What disagrees between two texts for each name, in words."""
     names = dict.fromkeys((*then, *now))
     pairs = {name: (then.get(name, "nothing"), now.get(name, "nothing")) for name in names}
-    return {name: _told_apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: _told_apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1] and not _is_number(*pair)}
+
+
+def _is_number(one: str, other: str) -> bool:
+    """Whether one is a number of Python, and the other the same as an array, as `k.max() + 1` is."""
+    texts = {bool(_split(text)[1]): text for text in (one, other)}
+    for kind in (np.int64, np.float64) if len(texts) == 2 else ():
+        with contextlib.suppress(ValueError, OverflowError):
+            return told_of(kind(texts[False])) == texts[True]
+    return False
 
 
 def _told_apart(then: str, now: str) -> str:
@@ -78,6 +87,8 @@ def check(path: str, found: Told, model: Model) -> None:
       ModelError: it is not; the message names what disagrees.
     """
     here, lines = fingerprint(model), []
+    # Whether an argument was given or left at its default makes no other model; older files have none of the latter.
+    found = {**found, "argument": {**told_defaults(model.arguments, model.function), **found["argument"]}}
     for group in COMPARED:
         lines += [f"{group} '{name}': {text}" for name, text in differences(found[group], here[group]).items()]
     if lines:
