@@ -232,6 +232,20 @@ def test_another_prior_is_seen_beside_many_rows(tmp_path, monkeypatch):
     assert f"site 'x': {then:.3f}" in text and f"nats in the file, {now:.3f}" in text and "site 'y'" not in text
 
 
+@vb.model
+def in_parts(y):
+    x = vb.sample("x", dist.Normal(0.0, 1.0))
+    with vb.plate("row", 1000, subsample_size=20):
+        vb.sample("y", dist.Normal(x, 1.0), obs=vb.subsample(y))
+
+
+def test_other_rows_of_a_source_are_seen_wherever_they_stand(tmp_path):
+    y = np.zeros(1000, np.float32)
+    vb.save(vb.fit(in_parts(vb.Source(y)), "mean_field", method=vb.Stochastic(steps=20)), tmp_path / "x")
+    y = np.where(np.arange(1000) < 900, y, 1.0)
+    assert "site 'y': " in told(lambda: vb.load(tmp_path / "x", in_parts(vb.Source(y))))
+
+
 def test_what_has_changed_outside_the_arguments_is_named(tmp_path, monkeypatch):
     vb.save(vb.fit(line(fits.X, fits.Y), "mean_field"), tmp_path / "x")
     monkeypatch.setitem(globals(), "SCALE", 0.5)

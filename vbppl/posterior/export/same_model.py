@@ -118,12 +118,12 @@ class Points(NamedTuple):
 
 def points(solution: Solution) -> Points | None:
     """Some of a solution; None where its rows come in an order of their own, so that none can be asked for."""
-    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target)
+    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target, True)
     if target is None:
         return None
     noise = guide.noise(target).independent(np.random.default_rng(0), POINTS)
     z = np.asarray(guide.draw(phi, in_dtype_of(phi, noise), target).z)[:POINTS]
-    return _at(z if solution.in_double is None else z.astype(np.float64), solution)
+    return _at(z if solution.in_double is None else z.astype(np.float64), solution, True)
 
 
 def check_densities(path: str, then: Points | None, by: Mapping[str, str], told: Told, solution: Solution) -> None:
@@ -134,9 +134,9 @@ def check_densities(path: str, then: Points | None, by: Mapping[str, str], told:
     """
     if then is None:
         return
-    now, here = _at(then.z, solution), written_by()
-    share = SAME if (by["device"], by["precision"]) == (here["device"], here["precision"]) else ALIKE
     by_site, lines = then.sites is not None, []
+    now, here = _at(then.z, solution, by_site), written_by()
+    share = SAME if (by["device"], by["precision"]) == (here["device"], here["precision"]) else ALIKE
     of_now = now.parts(by_site)
     for what, of_then in then.parts(by_site).items():
         for before, after in zip(of_then, of_now[what], strict=True):
@@ -159,12 +159,12 @@ def written_by() -> dict[str, str]:
     return {**archive.machine(), "precision": str(jnp.result_type(float))}
 
 
-def _at(z: np.ndarray, solution: Solution) -> Points:
+def _at(z: np.ndarray, solution: Solution, spread: bool) -> Points:
     """The log densities at the points, in the precision of the fit."""
-    target, double = _shown_in_part(solution.target), solution.in_double is not None
+    target, double = _shown_in_part(solution.target, spread), solution.in_double is not None
     of_rows = solution.guide.noise(target).is_of_rows
     with jax.enable_x64(True) if double else contextlib.nullcontext(), in_full_precision():
-        exact = _shown_in_part(solution.in_double if double else solution.target)
+        exact = _shown_in_part(solution.in_double if double else solution.target, spread)
         found = [_by_site(exact, jnp.asarray(one), shown=of_rows) for one in z]
     sites = {name: tuple(float(each[name]) for each in found) for name in found[0]}
     of_model = tuple(map(sum, zip(*sites.values()))) or (0.0,) * len(z)
@@ -183,12 +183,20 @@ def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple
     return tuple(np.asarray(found, np.float64).tolist())
 
 
-def _shown_in_part(target: Target) -> Any:
-    """The target showing the first rows of plates that do not show all; None where an iterator gives the rows."""
+def _shown_in_part(target: Target, spread: bool) -> Any:
+    """The target showing some rows of plates that do not show all; None where an iterator gives the rows.
+
+    They are spread over all of them; files of before that have the densities of the first ones.
+    """
     if any(source.is_iterator for source in target.sources.values()):
         return None
+
+    def rows(size: int) -> np.ndarray:
+        count = min(ROWS, size)
+        return np.linspace(0, size - 1, count).astype(int) if spread else np.arange(count)
+
     plates = [plate for plate in target.layout.plates if plate.sources or plate.name in target.layout.shown]
-    return target.showing({p.name: np.arange(min(ROWS, p.size)) for p in plates}) if plates else target
+    return target.showing({p.name: rows(p.size) for p in plates}) if plates else target
 
 
 _by_site = ByWork(lambda target, z, shown: target.run(z, shown=shown).by_site(), static_argnames="shown")
