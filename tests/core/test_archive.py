@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from vbppl.core import archive
+from vbppl.core.errors import ModelError
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -57,3 +60,55 @@ def test_a_path_that_cannot_be_written_is_told_at_once(tmp_path):
         with archive.locked(tmp_path / "none" / "x"):
             pass
     assert "To mend it: Give another path." in str(error.value)
+
+
+def bomb() -> bytes:
+    """A small file that unfolds to 64 MiB, by the format of ZIP."""
+    file = io.BytesIO()
+    np.savez_compressed(file, meta=np.zeros(1 << 26, np.uint8))
+    return file.getvalue()
+
+
+def overlapping() -> bytes:
+    """Two names for the bytes of one array: a central directory may point to one place as often as it likes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as writer:
+        writer.writestr("meta.npy", bytes(1000))
+        again = writer.getinfo("meta.npy")
+        writer.filelist += [again] * 50
+    return file.getvalue()
+
+
+def huge() -> bytes:
+    """An array whose head says 32 TiB."""
+    file, head = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": (1 << 45,)})
+    with zipfile.ZipFile(file, "w") as writer:
+        writer.writestr("meta.npy", head.getvalue())
+    return file.getvalue()
+
+
+def deep() -> bytes:
+    """A text of lists in lists."""
+    file = io.BytesIO()
+    np.savez(file, meta=np.frombuffer(b"[" * 200_000 + b"]" * 200_000, np.uint8))
+    return file.getvalue()
+
+
+HOSTILE = {
+    bomb: "its arrays are compressed or encrypted, as this package writes none",
+    overlapping: "its arrays overlap",
+    huge: "Unable to allocate 32.0 TiB",
+    deep: "maximum recursion depth exceeded",
+}
+
+
+@pytest.mark.parametrize("made", HOSTILE)
+def test_a_file_that_would_exhaust_the_machine_is_refused(tmp_path, made):
+    path, content = tmp_path / "x", made()
+    path.write_bytes(content)
+    assert len(content) < 1 << 20
+    for given in (None, content):
+        with pytest.raises(ModelError, match="x cannot be read as a checkpoint of a fit: ") as error:
+            archive.read(path, given)
+        assert HOSTILE[made] in str(error.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import xml.etree.ElementTree as ET
 
 import cases
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.model.graph.graph import Graph, Node
+from vbppl.model.graph.graph import MOST, Graph, Node
 from vbppl.model.graph.layout import Place, meets
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -272,3 +273,45 @@ def test_a_model_without_random_numbers_has_a_graph_too(kind):
 
     assert [node.kind for node in model().graph().nodes] == [kind]
     ET.fromstring(model().graph().svg)
+
+
+def test_a_model_without_sites_has_an_empty_picture():
+    @vb.model
+    def model():
+        pass
+
+    ET.fromstring(model().graph().svg)
+    assert model()._repr_html_() and model().graph().mermaid == "flowchart TD"
+
+
+def test_of_more_sites_than_a_picture_shows_a_notebook_has_the_table():
+    nodes = tuple(Node(f"x{n}", "latent", "Normal", (), (), tuple(f"x{m}" for m in range(n))) for n in range(MOST + 1))
+    page = Graph("chain", nodes, {})._repr_html_()
+    assert page.startswith("<table>") and f"x{MOST}" in page
+
+
+def test_a_long_chain_whose_sites_all_reach_its_end_is_drawn_soon():
+    # Each line to the end passes every layer: as many spots as pairs of sites. It took 4 s where layers, links and
+    # sweeps were multiplied; numbers of calls would be those of the code, so the clock is asked, with much to spare.
+    nodes = [Node(f"x{n}", "latent", "Normal", (), (), (f"x{n - 1}",) if n else ()) for n in range(50)]
+    last = Node("y", "observed", "Normal", (), (), tuple(node.name for node in nodes))
+    start = time.process_time()
+    ET.fromstring(Graph("chain", (*nodes, last), {}).svg)
+    assert time.process_time() - start < 3.0
+
+
+def test_a_line_meets_the_boxes_that_its_points_are_in():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 100, (300, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 30, (300, 2))], 1)
+    ends = rng.uniform(0, 130, (300, 2, 2)).round()
+    ends[:100, 1, 0], ends[100:150, 1, 1] = ends[:100, 0, 0], ends[100:150, 0, 1]  # straight down, and across
+    shares = np.linspace(0, 1, 5001)[:, None]
+    for (start, end), box in zip(ends, boxes):
+        points = start + shares * (end - start)
+        inside = np.all((points > box[:2] - 5) & (points < box[2:] + 5), 1)
+        found = meets(tuple(start), tuple(end), box[None])
+        assert found or not inside.any()
+        if found and not inside.any():  # a corner that no point is in
+            nearer = np.all((points > box[:2] - 5.02) & (points < box[2:] + 5.02), 1)
+            assert nearer.any()

@@ -15,7 +15,7 @@ def coin(flips: jax.Array, a: float = 1.0) -> None:
     print(p.shapes)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnknownArgumentType]
     vb.sample("q", dist.Beta(a, 1.0), infer={})  # pyright: ignore[reportCallIssue]
     vb.sample(1, dist.Beta(a, 1.0))  # pyright: ignore[reportCallIssue, reportArgumentType]
-    with vb.plate("flip", "ten"):  # pyright: ignore[reportArgumentType]
+    with vb.plate("flip"):  # pyright: ignore[reportCallIssue]
         vb.sample("flips", dist.Bernoulli(p), obs=flips)
 
 

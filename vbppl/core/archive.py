@@ -30,6 +30,9 @@ from vbppl.core.types import PathLike, PyTree
 T = TypeVar("T")
 
 META = "meta"
+# What reading a file of something else can raise; the last three where it claims what no memory holds.
+WRONG = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, NotImplementedError)
+WRONG += (MemoryError, RecursionError, OverflowError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +100,7 @@ def read(
             os.stat(path)  # a file that is not there says so
             raise ValueError("it is no archive, or was cut short")
         with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as file:
+            _check_sizes(file.zip, os.path.getsize(path) if content is None else len(content))
             if META not in file.files:
                 raise ValueError("it is an archive that something else has written")
             text = json.loads(bytes(file[META]))
@@ -105,6 +109,15 @@ def read(
         if digest(*arrays.values()) != text["digest"]:
             raise ValueError("its arrays are not those that were written")
         return text["meta"], arrays
+
+
+def _check_sizes(file: zipfile.ZipFile, size: int) -> None:
+    """Refuse what would unfold to more than the file itself: a small one from a stranger could fill all memory."""
+    members = file.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+        raise ValueError("its arrays are compressed or encrypted, as this package writes none")
+    if sum(member.file_size for member in members) > size:
+        raise ValueError("its arrays overlap")
 
 
 def _check_kind(text: Mapping[str, Any], kind: Kind) -> None:
@@ -122,7 +135,7 @@ def refused(path: PathLike, kind: Kind = CHECKPOINT) -> Iterator[None]:
     """Whatever goes wrong with what a file holds is one `ModelError` that names the file."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except WRONG as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         if "pickle" in what:  # NumPy says how to run what is in it: never
             what = "it holds things that are no numbers"

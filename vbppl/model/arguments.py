@@ -198,8 +198,19 @@ def told(arguments: PyTree, function: Callable[..., Any]) -> dict[str, str]:
     return found
 
 
+def told_defaults(arguments: tuple[Any, Any], function: Callable[..., Any]) -> dict[str, str]:
+    """The arguments of a function that were left at their defaults, as `told`."""
+    args, kwargs = arguments
+    signature = inspect.signature(function)
+    given = signature.bind(*args, **kwargs).arguments
+    rest = {name: p.default for name, p in signature.parameters.items() if name not in given}
+    return told(((), {name: value for name, value in rest.items() if value is not inspect.Parameter.empty}), function)
+
+
 def told_of(leaf: Any) -> str:
     """One argument, as `told`."""
+    if isinstance(leaf, (set, frozenset)):  # which each process puts in an order of its own
+        return f"{type(leaf).__name__} of {', '.join(sorted(map(repr, leaf)))}"
     if isinstance(leaf, Source) or not is_array(leaf):
         text = name_of(leaf) if callable(leaf) else repr(leaf)
         return type(leaf).__name__ if " at 0x" in text else text
@@ -209,7 +220,8 @@ def told_of(leaf: Any) -> str:
         return f"an array {list(leaf.shape)} over several processes"
     kinds = {np.floating: ("float", "f4"), np.integer: ("int", np.int64), np.bool_: ("bool", np.bool_)}
     word, wide = next((known for kind, known in kinds.items() if jnp.issubdtype(leaf.dtype, kind)), ("", np.complex64))
-    return f"{word or leaf.dtype}{list(leaf.shape)} {archive.digest(np.asarray(leaf).astype(wide))}"
+    with np.errstate(over="ignore"):  # of numbers that single precision has not
+        return f"{word or leaf.dtype}{list(leaf.shape)} {archive.digest(np.asarray(leaf).astype(wide))}"
 
 
 def is_data(leaf: Any) -> bool:

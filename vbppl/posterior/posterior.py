@@ -42,7 +42,6 @@ class Posterior(ByRow, Framed):
     """What was solved and how good it is: a frozen pytree without hidden state.
 
     Values are on the sites' supports, by the sites' names; deterministic sites are included.
-
     It speaks of the best answer that there is: of the draws of chains where it was refined, of those that the judge has
     weighed where the verdict is "corrected", else through the guide.
 
@@ -240,9 +239,8 @@ class Posterior(ByRow, Framed):
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
-        target = self.target
-        model, params = model_of(target), packed_params(target)
-        return predictive.log_likelihood(model, self._latent(n, seed), params, target.parts())
+        latent, params = self._latent(n, seed), packed_params(self.target)
+        return predictive.log_likelihood(model_of(self.target), latent, params, self.target.parts())
 
     def __repr__(self) -> str:
         return f"<Posterior of {self.target}: {type(self.guide).__name__}, ELBO {self.elbo}>"

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 import stored_fits as fits
 
 import vbppl as vb
@@ -23,7 +24,7 @@ from vbppl.core import archive
 from vbppl.guides.base import Guide
 from vbppl.guides.layers.base import Layer
 from vbppl.posterior.export.encoding import KNOWN
-from vbppl.posterior.export.storage import POSTERIOR
+from vbppl.posterior.export.storage import POSTERIOR, _guide
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -185,12 +186,64 @@ def test_another_model_is_refused_by_what_disagrees(stored, name):
     assert text == f"{path} holds a posterior of line, but not of this model with these arguments.\n{lines}{APPLY}"
 
 
+@vb.model
+def with_settings(y, kinds=frozenset("abc"), count=3, *, scale=1.0):
+    x = vb.sample("x", dist.Normal(0.0, scale))
+    vb.sample("y", dist.Normal(x, float(count)), obs=y)
+
+
+def test_the_same_arguments_in_other_words_are_the_same(tmp_path):
+    y = np.array(1.0)
+    vb.save(vb.fit(with_settings(y), "mean_field"), tmp_path / "x")
+    same = [with_settings(y, frozenset("cba")), with_settings(y, count=np.int64(3)), with_settings(y, scale=1.0)]
+    for model in (*same, with_settings(np.float32(y), count=3, scale=np.float64(1.0))):
+        assert vb.load(tmp_path / "x", model).mean()["x"] > 0
+    text = told(lambda: vb.load(tmp_path / "x", with_settings(y, frozenset("abd"), count=4, scale=1.00000001)))
+    assert "argument 'kinds': frozenset of 'a', 'b', 'c' in the file, frozenset of 'a', 'b', 'd' here" in text
+    assert (
+        "argument 'count': 3 in the file, 4 here" in text
+        and "argument 'scale': 1.0 in the file, 1.00000001 here" in text
+    )
+
+
 def test_other_code_is_seen_by_the_density(stored):
     text = told(lambda: vb.load(stored / "mean_field.npz", line(fits.X, fits.Y)))
-    assert "mean_field.npz holds a posterior of a model with another log density: " in text
+    assert "mean_field.npz holds a posterior of a model with another log density.\n  site 'noise': " in text
     assert text.endswith(
         "To mend it: The code of the model, or what it reads, has changed: give the one that was fitted."
     )
+
+
+@vb.model
+def many(y):
+    """A prior beside which the sum over 50,000 rows is 46,000 nats below 0."""
+    x = vb.sample("x", dist.Normal(0.0, SCALE))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def test_another_prior_is_seen_beside_many_rows(tmp_path, monkeypatch):
+    y = np.zeros(50_000, np.float32)
+    vb.save(vb.fit(many(y), "mean_field"), tmp_path / "x")
+    monkeypatch.setitem(globals(), "SCALE", 4.0)
+    text = told(lambda: vb.load(tmp_path / "x", many(y)))
+    # log N(0; 0, sd) by SciPy, at a point within .02 of 0.
+    then, now = (scipy.stats.norm.logpdf(0.0, 0.0, sd) for sd in (2.0, 4.0))
+    assert f"site 'x': {then:.3f}" in text and f"nats in the file, {now:.3f}" in text and "site 'y'" not in text
+
+
+@vb.model
+def in_parts(y):
+    x = vb.sample("x", dist.Normal(0.0, 1.0))
+    with vb.plate("row", 1000, subsample_size=20):
+        vb.sample("y", dist.Normal(x, 1.0), obs=vb.subsample(y))
+
+
+def test_other_rows_of_a_source_are_seen_wherever_they_stand(tmp_path):
+    y = np.zeros(1000, np.float32)
+    vb.save(vb.fit(in_parts(vb.Source(y)), "mean_field", method=vb.Stochastic(steps=20)), tmp_path / "x")
+    y = np.where(np.arange(1000) < 900, y, 1.0)
+    assert "site 'y': " in told(lambda: vb.load(tmp_path / "x", in_parts(vb.Source(y))))
 
 
 def test_what_has_changed_outside_the_arguments_is_named(tmp_path, monkeypatch):
@@ -227,7 +280,17 @@ def test_a_guide_with_code_is_given_anew_and_no_other(stored):
     with pytest.raises(TypeError, match="guide must be the guide that the fit was given, not 3"):
         vb.load(path, model, 3)
     text = told(lambda: vb.load(stored / "mean_field.npz", model, vb.FullRank()))
-    assert "whose guide is MeanField, not FullRank.\n  To mend it: Leave guide= out: the file has the guide." in text
+    assert text == (
+        f"{stored / 'mean_field.npz'} holds a posterior with another guide.\n"
+        "  class: MeanField in the file, FullRank here\n  To mend it: Leave guide= out: the file has the guide."
+    )
+
+
+def test_a_guide_of_another_size_is_refused_and_the_same_may_be_given():
+    form = {"whole": vb.LowRank(rank=1)}
+    assert _guide("x", form, vb.LowRank(rank=1)) is _guide("x", form, None) is form["whole"]
+    text = told(lambda: _guide("x", form, vb.LowRank(rank=3)))
+    assert text.startswith("x holds a posterior with another guide.\n  rank: 1 in the file, 3 here\n")
 
 
 def test_parameters_that_are_no_numbers_are_refused(stored, tmp_path):

@@ -52,6 +52,8 @@ class Node:
 class Graph:
     """What depends on what. In a notebook it is a picture; printed, a table; and text for Mermaid and for Graphviz.
 
+    Of more than 100 sites, of which nobody reads a picture, a notebook has the table; `svg` draws them when asked.
+
     Attributes:
       name: of the model.
       nodes: the sites in the order of the program.
@@ -143,6 +145,8 @@ class Graph:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
+        if len(self.nodes) > MOST:
+            return self.table._repr_html_()
         return f"<div style='overflow-x:auto'>{self.svg}</div>" if self.nodes else ""
 
     @property
@@ -224,6 +228,7 @@ def _leads_out_to(unit: Sequence[Node], node: Node, units: Sequence[Sequence[Nod
     return False
 
 
+MOST = 100  # sites of a picture that a notebook draws without being asked
 MERMAID = {
     "latent": ("([", "])"),
     "observed": ("([", "])"),

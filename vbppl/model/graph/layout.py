@@ -201,7 +201,7 @@ def _order(layers: list[list[_Spot]], links: Links, inside: Sequence[Laid]) -> N
 
 def _sweeps(layers: Sequence[Sequence[_Spot]]) -> int:
     """How often to go down and up: a picture that nobody can follow is not worth minutes."""
-    return max(2, min(SWEEPS, SPOTS // sum(map(len, layers))))
+    return max(2, min(SWEEPS, SPOTS // max(sum(map(len, layers)), 1)))
 
 
 def _crossings(where: Mapping[int, int], links: Links, inside: Sequence[Laid]) -> int:

@@ -111,7 +111,11 @@ def decoded(form: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return jnp.asarray(found) if form["jax"] else found
     if "number" in form:
         number = float(form["number"]) if form["dtype"].startswith("float") else _whole(form["number"])
-        return number if form["dtype"] == "float" else np.dtype(form["dtype"]).type(number)
+        if form["dtype"] == "float":
+            return number
+        if (dtype := np.dtype(form["dtype"])).kind not in "biuf":
+            raise ValueError(f"it holds a number of {dtype}")
+        return dtype.type(number)
     if "class" in form:
         if form["class"] not in KNOWN:
             raise ValueError(f"it holds a {form['class']!s:.80}, which this version does not know")

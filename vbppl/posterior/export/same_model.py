@@ -1,8 +1,9 @@
 """What a file says of the model that it belongs to, and what disagrees with the one that is given anew.
 
 Three things are compared: the sites, with their distributions, shapes and plates; the arguments, whose numbers are
-known by a digest; and, since code can change without either, the log density at some points. Where that disagrees,
-what the function reads from outside its arguments may say why.
+known by a digest; and, since code can change without either, the log density at some points, site by site: beside the
+sum over many rows another prior would be rounding. Where one disagrees, what the function reads from outside its
+arguments may say why.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from vbppl.core.types import PyTree
 from vbppl.guides.base import Guide, in_dtype_of
 from vbppl.inference.bound import log_prob
 from vbppl.inference.solution import Solution
-from vbppl.model.arguments import name_of, told, told_of
+from vbppl.model.arguments import name_of, told, told_defaults, told_of
 from vbppl.model.model import Model
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.weighted_draws import Bent, reaches_out
 from vbppl.target.target import Target
 
 POINTS, ROWS = 2, 64  # points; rows shown there, of a plate that shows a part
-SAME, ALIKE = 1e-4, 1e-3  # by what share a log density may differ; on another kind of device, or in another precision
+SAME, ALIKE = 1e-5, 1e-3  # by what share a log density may differ; on another kind of device, or in another precision
 NATS = 0.05  # the same, by how many nats whatever the share
 
 Told = Mapping[str, Mapping[str, str]]
@@ -43,7 +44,7 @@ def fingerprint(model: Model) -> dict[str, dict[str, str]]:
     return {
         "function": {"name": name_of(model.function)},
         "site": sites,
-        "argument": told(model.arguments, model.function),
+        "argument": told(model.arguments, model.function) | told_defaults(model.arguments, model.function),
         **{word: {name: told_of(np.asarray(value)) for name, value in each.items()} for word, each in changes.items()},
         "decentered": dict.fromkeys(model.decentered, "yes"),
         "outside": dict(model.reads),
@@ -54,7 +55,16 @@ def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, st
     """What disagrees between two texts for each name, in words."""
     names = dict.fromkeys((*then, *now))
     pairs = {name: (then.get(name, "nothing"), now.get(name, "nothing")) for name in names}
-    return {name: _told_apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {name: _told_apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1] and not _is_number(*pair)}
+
+
+def _is_number(one: str, other: str) -> bool:
+    """Whether one is a number of Python, and the other the same as an array, as `k.max() + 1` is."""
+    texts = {bool(_split(text)[1]): text for text in (one, other)}
+    for kind in (np.int64, np.float64) if len(texts) == 2 else ():
+        with contextlib.suppress(ValueError, OverflowError):
+            return told_of(kind(texts[False])) == texts[True]
+    return False
 
 
 def _told_apart(then: str, now: str) -> str:
@@ -77,6 +87,8 @@ def check(path: str, found: Told, model: Model) -> None:
       ModelError: it is not; the message names what disagrees.
     """
     here, lines = fingerprint(model), []
+    # Whether an argument was given or left at its default makes no other model; older files have none of the latter.
+    found = {**found, "argument": {**told_defaults(model.arguments, model.function), **found["argument"]}}
     for group in COMPARED:
         lines += [f"{group} '{name}': {text}" for name, text in differences(found[group], here[group]).items()]
     if lines:
@@ -88,21 +100,30 @@ def check(path: str, found: Told, model: Model) -> None:
 
 
 class Points(NamedTuple):
-    """Draws of a guide, and the log densities of model and guide there, in nats; of a point the guide has none."""
+    """Draws of a guide, and the log densities of model and guide there, in nats; of a point the guide has none.
+
+    `sites` has what each site adds to the model's; files of before it was added have the sum alone.
+    """
 
     z: np.ndarray
     model: tuple[float, ...]
     guide: tuple[float, ...]
+    sites: Mapping[str, tuple[float, ...]] | None = None
+
+    def parts(self, by_site: bool) -> dict[str, tuple[float, ...]]:
+        """The densities that are compared, by what has them."""
+        of_model = {f"site '{name}'": found for name, found in (self.sites or {}).items()} if by_site else {}
+        return {**(of_model or {"model": self.model}), "guide": self.guide}
 
 
 def points(solution: Solution) -> Points | None:
     """Some of a solution; None where its rows come in an order of their own, so that none can be asked for."""
-    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target)
+    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target, True)
     if target is None:
         return None
     noise = guide.noise(target).independent(np.random.default_rng(0), POINTS)
     z = np.asarray(guide.draw(phi, in_dtype_of(phi, noise), target).z)[:POINTS]
-    return _at(z if solution.in_double is None else z.astype(np.float64), solution)
+    return _at(z if solution.in_double is None else z.astype(np.float64), solution, True)
 
 
 def check_densities(path: str, then: Points | None, by: Mapping[str, str], told: Told, solution: Solution) -> None:
@@ -113,18 +134,24 @@ def check_densities(path: str, then: Points | None, by: Mapping[str, str], told:
     """
     if then is None:
         return
-    now, here = _at(then.z, solution), written_by()
+    by_site, lines = then.sites is not None, []
+    now, here = _at(then.z, solution, by_site), written_by()
     share = SAME if (by["device"], by["precision"]) == (here["device"], here["precision"]) else ALIKE
-    for which in ("model", "guide"):
-        for before, after in zip(getattr(then, which), getattr(now, which), strict=True):
+    of_now = now.parts(by_site)
+    for what, of_then in then.parts(by_site).items():
+        for before, after in zip(of_then, of_now[what], strict=True):
             if np.isfinite(before) and not abs(before - after) <= NATS + share * abs(before):
-                outside = differences(told["outside"], dict(solution.target.model.reads)).items()
-                raise ModelError(
-                    f"{path} holds a posterior of a {which} with another log density: "
-                    f"{before:.6g} nats in the file, {after:.6g} here, at the same point.",
-                    details="\n".join(f"{name}, which the model reads: {text}" for name, text in outside),
-                    mend=f"The code of the {which}, or what it reads, has changed: give the one that was fitted.",
-                )
+                lines.append(f"{what}: {before:.6g} nats in the file, {after:.6g} here, at the same point")
+                break
+    if lines:
+        which = "guide" if lines[0].startswith("guide") else "model"
+        outside = differences(told["outside"], dict(solution.target.model.reads)).items()
+        lines = [*lines[:12], *(f"{name}, which the model reads: {text}" for name, text in outside)]
+        raise ModelError(
+            f"{path} holds a posterior of a {which} with another log density.",
+            details="\n".join(lines),
+            mend=f"The code of the {which}, or what it reads, has changed: give the one that was fitted.",
+        )
 
 
 def written_by() -> dict[str, str]:
@@ -132,14 +159,16 @@ def written_by() -> dict[str, str]:
     return {**archive.machine(), "precision": str(jnp.result_type(float))}
 
 
-def _at(z: np.ndarray, solution: Solution) -> Points:
+def _at(z: np.ndarray, solution: Solution, spread: bool) -> Points:
     """The log densities at the points, in the precision of the fit."""
-    target, double = _shown_in_part(solution.target), solution.in_double is not None
+    target, double = _shown_in_part(solution.target, spread), solution.in_double is not None
     of_rows = solution.guide.noise(target).is_of_rows
     with jax.enable_x64(True) if double else contextlib.nullcontext(), in_full_precision():
-        exact = _shown_in_part(solution.in_double if double else solution.target)
-        of_model = [float(_log_density(exact, jnp.asarray(one), shown=of_rows)) for one in z]
-    return Points(z, tuple(of_model), _of_guide(solution.guide, solution.phi, z, target))
+        exact = _shown_in_part(solution.in_double if double else solution.target, spread)
+        found = [_by_site(exact, jnp.asarray(one), shown=of_rows) for one in z]
+    sites = {name: tuple(float(each[name]) for each in found) for name in found[0]}
+    of_model = tuple(map(sum, zip(*sites.values()))) or (0.0,) * len(z)
+    return Points(z, of_model, _of_guide(solution.guide, solution.phi, z, target), sites)
 
 
 def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple[float, ...]:
@@ -154,12 +183,20 @@ def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple
     return tuple(np.asarray(found, np.float64).tolist())
 
 
-def _shown_in_part(target: Target) -> Any:
-    """The target showing the first rows of plates that do not show all; None where an iterator gives the rows."""
+def _shown_in_part(target: Target, spread: bool) -> Any:
+    """The target showing some rows of plates that do not show all; None where an iterator gives the rows.
+
+    They are spread over all of them; files of before that have the densities of the first ones.
+    """
     if any(source.is_iterator for source in target.sources.values()):
         return None
+
+    def rows(size: int) -> np.ndarray:
+        count = min(ROWS, size)
+        return np.linspace(0, size - 1, count).astype(int) if spread else np.arange(count)
+
     plates = [plate for plate in target.layout.plates if plate.sources or plate.name in target.layout.shown]
-    return target.showing({p.name: np.arange(min(ROWS, p.size)) for p in plates}) if plates else target
+    return target.showing({p.name: rows(p.size) for p in plates}) if plates else target
 
 
-_log_density = ByWork(lambda target, z, shown: target.run(z, shown=shown).log_density(), static_argnames="shown")
+_by_site = ByWork(lambda target, z, shown: target.run(z, shown=shown).by_site(), static_argnames="shown")

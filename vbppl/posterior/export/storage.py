@@ -216,9 +216,11 @@ def _guide(path: str, form: Mapping[str, Any], guide: Guide | None) -> Guide:
     """The guide of the file, or the one that is given anew, with the states of its modules."""
     if "whole" in form:
         whole = form["whole"]
-        if guide is not None and type(guide).__name__ != type(whole).__name__:
+        differ = {} if guide is None else same_model.differences(_given_told(whole), _given_told(guide))
+        if differ:
             raise ModelError(
-                f"{path} holds a posterior whose guide is {type(whole).__name__}, not {type(guide).__name__}.",
+                f"{path} holds a posterior with another guide.",
+                details="\n".join(f"{name}: {text}" for name, text in differ.items()),
                 mend="Leave guide= out: the file has the guide.",
             )
         return whole
