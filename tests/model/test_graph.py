@@ -310,7 +310,7 @@ def test_a_line_meets_the_boxes_that_its_points_are_in():
     for (start, end), box in zip(ends, boxes):
         points = start + shares * (end - start)
         inside = np.all((points > box[:2] - 5) & (points < box[2:] + 5), 1)
-        found = meets(tuple(start), tuple(end), box[None])
+        found = meets(tuple(start), tuple(end), Place(box[0], box[1], *(box[2:] - box[:2])), 5.0)
         assert found or not inside.any()
         if found and not inside.any():  # a corner that no point is in
             nearer = np.all((points > box[:2] - 5.02) & (points < box[2:] + 5.02), 1)

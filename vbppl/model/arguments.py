@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import re
@@ -300,3 +301,13 @@ def settled(model: Any, outlines: Callable[[Any], Mapping[str, Any]] | None) -> 
         else:
             each.refuse()
     return model
+
+
+def no_such_site(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
+    """The error of a name that is none of the sites' of a model."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return ModelError(
+        f"{where} has no site '{name}'.",
+        details=f"its sites: {', '.join(known)}",
+        mend=f"Did you mean '{close[0]}'?" if close else "Use one of these names.",
+    )

@@ -8,7 +8,6 @@ whose arrays have equal shapes therefore share their compiled programs.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import html
 import inspect
@@ -33,6 +32,7 @@ from vbppl.model.arguments import (
     by_name,
     check_function,
     name_of,
+    no_such_site,
     settled,
     shown,
     shown_to_run,
@@ -76,8 +76,7 @@ class ModelFunction(Generic[P]):
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
-        made = Model.of(self._function, args, kwargs)
-        return settled(made, None if is_running() else abstract_sites)
+        return settled(Model.of(self._function, args, kwargs), None if is_running() else abstract_sites)
 
     def __reduce__(self) -> Any:
         return self.again, ()
@@ -176,8 +175,7 @@ class Model(Program):
 
     def with_arrays(self, change: Callable[[Any], Any]) -> Model:
         """The same model with each of its arrays and sources, its conditions' too, changed."""
-        fields = ("arrays", "conditions", "interventions", "states")
-        parts = {name: getattr(self, name) for name in fields}
+        parts = {name: getattr(self, name) for name in ("arrays", "conditions", "interventions", "states")}
         return dataclasses.replace(self, **jax.tree.map(change, parts, is_leaf=lambda leaf: isinstance(leaf, Source)))
 
     def loaded(self, names: Container[str] | None = None) -> Model:
@@ -279,8 +277,7 @@ class Model(Program):
         >>> import vbppl as vb, vbppl.distributions as dist
         >>> @vb.model
         ... def pair():
-        ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
-        ...     vb.sample("y", dist.Normal(2.0 * x, 1.0))
+        ...     vb.sample("y", dist.Normal(2.0 * vb.sample("x", dist.Normal(0.0, 1.0)), 1.0))
         >>> pair().graph()
         site  kind    distribution  given  plates
         x     latent  Normal
@@ -337,7 +334,7 @@ class Model(Program):
         met = {name.removeprefix(prefix): s.kind for name, s in sites.items() if name.startswith(prefix)}
         for name in (*self.conditions, *self.interventions):
             if name not in met:
-                raise _unknown(name, name_of(self.function), met)
+                raise no_such_site(name, name_of(self.function), met)
             word, kind = ("do", "deterministic") if name in self.interventions else ("condition", "sample")
             if met[name] != kind:
                 raise ModelError(
@@ -345,15 +342,6 @@ class Model(Program):
                     site=prefix + name,
                     mend="Set sample sites; use do for deterministic ones, and arguments of the model for the rest.",
                 )
-
-
-def _unknown(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
-    close = difflib.get_close_matches(name, known, n=1)
-    return ModelError(
-        f"{where} has no site '{name}'.",
-        details=f"its sites: {', '.join(known)}",
-        mend=f"Did you mean '{close[0]}'?" if close else "Use one of these names.",
-    )
 
 
 def check_applied(model: Any, argument: str = "") -> None:
@@ -370,7 +358,7 @@ def check_applied(model: Any, argument: str = "") -> None:
     else:
         problem = f"got {type(model).__name__} {model!r:.80}"
         mend = "Write the model as a function under @vb.model, and apply it to its arguments: my_model(x, y=y)."
-    which = f"{argument}: " if argument else ""
+    which = argument and f"{argument}: "
     raise TypeError(f"{which}expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
 
 
@@ -403,7 +391,7 @@ def _log_joint(model: Model, values: dict[str, Any]) -> Array:
 def _check_values(model: Model, sites: Mapping[str, Outline], values: Mapping[str, Any]) -> None:
     for name in values:
         if name not in sites:
-            raise _unknown(name, name_of(model.function), sites)
+            raise no_such_site(name, name_of(model.function), sites)
         if sites[name].kind == "sample" and sites[name].observed:
             raise ModelError(
                 "the site is observed, so its value is the model's own data.",

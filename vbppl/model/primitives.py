@@ -55,8 +55,7 @@ class Site:
 
     `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
     `constraint` to params, `size`, `subsample_size` and `labels` to plates, and `sources`, the names of what is
-    read in parts along the plate; `dims` name the axes of a value that are no plate's. `value` is None until the
-    interpreter has answered.
+    read in parts along the plate; `dims` name the axes of a value that are no plate's. `value` is None at first.
     """
 
     kind: str
@@ -181,8 +180,7 @@ def sample(
         to its arguments, which then runs as a part of this one under `name/...`.
       obs: the observed value, of exactly the site's shape; None for a latent variable.
       sample_shape: independent copies to the left of the batch.
-      dims: what the axes that no plate owns are called, from left to right: `("feature",)`, or with labels
-        `{"feature": ["age", "weight"]}`.
+      dims: names of the axes that no plate owns: `("feature",)`, or with labels `{"feature": ["age", "weight"]}`.
 
     Returns:
       the value, of shape `sample_shape + batch_shape + event_shape`, where inside plates the batch
@@ -195,10 +193,8 @@ def sample(
     >>> @vb.model
     ... def regression(x, features, y):
     ...     beta = vb.sample("beta", dist.Normal(0.0, 1.0), sample_shape=(2,), dims={"feature": features})
-    ...     with vb.plate("row", len(y)):
-    ...         vb.sample("y", dist.Normal(x @ beta, 1.0), obs=y)
-    >>> x = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]])
-    >>> y = np.array([0.1, 1.2, 1.9])
+    ...     vb.sample("y", dist.Normal(x @ beta, 1.0).to_event(1), obs=y)
+    >>> x, y = np.array([[1.0, 0.0], [1.0, 1.0], [1.0, 2.0]]), np.array([0.1, 1.2, 1.9])
     >>> [name for name, _ in vb.fit(regression(x, ["constant", "dose"], y)).summary().rows]
     ['beta[constant]', 'beta[dose]']
     """

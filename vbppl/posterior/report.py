@@ -228,8 +228,7 @@ class Report:
         if np.isfinite(self.log_evidence):
             evidence = f"log evidence {self.log_evidence:.3f}"
             evidence += f": the guide is {loss:.2f} nats from the posterior (KL)" if np.isfinite(loss) else ""
-        gap = f"; {self.gap}" if self.gap is not None else ""
-        lines.append(f"ELBO {self.elbo} nats, {evidence}{gap}")
+        lines.append(f"ELBO {self.elbo} nats, {evidence}" + (f"; {self.gap}" if self.gap is not None else ""))
         if len(self.draws):
             far = int(np.sum(~self.draws.own))
             tail = "no tail of large weights" if self.pareto_k == -math.inf else f"Pareto k {self.pareto_k:.2f}"
@@ -388,7 +387,7 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
     """What the solver itself has told against its solution, which no weighing can mend."""
     reasons = []
     if status.draw_noise > DRAW_NOISE:
-        reasons.append(f"another set of fixed draws would move the answer by {status.draw_noise:.2g} sd")
+        reasons = [f"another set of fixed draws would move the answer by {status.draw_noise:.2g} sd"]
     if not status.converged and status.reason != "steps":
         reasons.append(f"the fit did not converge: {status.text}")
     return [*reasons, *map(str, other_modes.found)]

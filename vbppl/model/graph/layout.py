@@ -272,7 +272,7 @@ def _placed(group: Group, inside: Sequence[Laid], layers: Sequence[Sequence[_Spo
     laid = Laid(width, 0.0, {}, {line: [] for line in lines}, {}, {})
     y = PADDING
     for n, layer in enumerate(layers[1:-1]):
-        height = max(spot.height for spot in layer)
+        height = max((spot.height for spot in layer), default=0.0)
         for spot in layer:
             x = spot.x - left
             if spot.line is not None:
