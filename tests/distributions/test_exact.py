@@ -22,6 +22,7 @@ import math
 import exact
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from exact import EXACT, high
@@ -186,6 +187,33 @@ def test_distribution_functions_are_exact_to_rounding(name, bits):
             continue  # the arguments' rounding makes it another number
         errors.append(roundings(f, value, abs(value) + condition, dtype))
         where.append((row, f, float(value)))
+    assert_right(errors, where)
+
+
+WITHOUT_LOG_TAILS = ("TruncatedNormal", "TruncatedNormal, one bound")  # what they have is the logarithm of `cdf`
+
+
+@pytest.mark.parametrize("bits", DOUBLE_SLOWLY)
+@pytest.mark.parametrize("name", [name for name in CDFS if name not in WITHOUT_LOG_TAILS])
+def test_log_tails_are_exact_to_rounding_where_the_probability_is_no_number(name, bits):
+    case, dtype = EXACT[name], DTYPES[bits]
+    both = lambda *row: (d := case.make(*row[:-1])) and (d.log_cdf(row[-1]), d.log_survival(row[-1]))  # noqa: E731
+    with jax.enable_x64(bits == 64):
+        found = [np.asarray(tail) for tail in jit(both)(*case.columns(dtype))]
+    errors, where = [], []
+    with mp.workdps(120):
+        below = [case.cdf(*map(high, row)) for row in case.rows]
+        told = [n for n, tail in enumerate(below) if min(tail, 1 - tail) > mpf(10) ** -90]  # beyond, the digits end
+        for n in told[:: max(1, len(told) // 16)]:
+            row = case.rows[n]
+            for f, log_tail in (
+                (found[0], lambda *at: mpmath.log(case.cdf(*at))),
+                (found[1], lambda *at: mpmath.log(1 - case.cdf(*at))),
+            ):
+                value, condition = exact.value_and_condition(log_tail, case, row)
+                errors.append(roundings(f[n], value, 1e-2 + abs(value) + condition, dtype))
+                where.append((row, f[n], float(value)))
+    assert len(errors) >= 12, len(errors)
     assert_right(errors, where)
 
 

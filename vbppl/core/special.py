@@ -173,6 +173,7 @@ def sum_rightmost(x: ArrayLike, dims: int) -> Array:
 # From which concentration on densities of Gamma and Beta are near enough to normal for `tails`. Series and fractions
 # lose digits in proportion to it: in 32 bits JAX's are off by 0.002 at 1e4, and at 1e7 are no probabilities.
 LARGE = 30.0
+SMALL = 1e-4  # a tail below it is summed in logarithms; it may be the difference of rounded numbers
 
 
 def tails(log_density: Callable[[Array], Array], x: ArrayLike, mean: ArrayLike, sd: ArrayLike) -> tuple[Array, Array]:
@@ -189,6 +190,48 @@ def tails(log_density: Callable[[Array], Array], x: ArrayLike, mean: ArrayLike, 
     points = x + half * (nodes.reshape(-1, *(1,) * x.ndim) + 1.0)
     tail = 4.5 * sd * jnp.tensordot(weights, jnp.exp(log_density(points)), 1)
     return jnp.where(below, tail, 1.0 - tail), jnp.where(below, 1.0 - tail, tail)
+
+
+def log_tail(log_mass: Callable[[Array], Array], like: Array) -> Array:
+    """`log` of the integral of `exp(log_mass(s))` over `s > 0`, which falls from the beginning on, and ever faster.
+
+    By Gauss-Legendre quadrature over the first 40 nats, in logarithms: of what is too small for a number too.
+
+    Args:
+      log_mass: concave, elementwise.
+      like: an array of the shape and dtype of the answer.
+    """
+
+    def slope(s: Array) -> Array:
+        return jax.jvp(log_mass, (s,), (jnp.ones_like(s),))[1]
+
+    start, info = jnp.zeros_like(like), jnp.finfo(like.dtype)
+    falls, bends = jax.jvp(slope, (start,), (jnp.ones_like(like),))
+    falls, bends = jnp.maximum(-falls, info.tiny), jnp.maximum(-bends, 0.0)
+    # Where it is straight (and its second derivative perhaps no number) the integral is closed.
+    straight = ~(bends > 16.0 * info.eps * jnp.square(falls))
+    length = 80.0 / (falls + jnp.sqrt(jnp.square(falls) + 80.0 * jnp.where(straight, 0.0, bends)))
+    length = jax.lax.stop_gradient(length)  # where to stop is no part of the answer
+    nodes, weights = np.polynomial.legendre.leggauss(48)
+    at = jnp.asarray(0.5 * (nodes + 1.0), like.dtype).reshape(-1, *(1,) * like.ndim)
+    log_weights = jnp.asarray(np.log(0.5 * weights), like.dtype).reshape(-1, *(1,) * like.ndim)
+    masses = log_mass(length * at)
+    masses = jnp.where(masses < jnp.inf, masses, -jnp.inf)  # of a point that underflows to an edge
+    whole = jax.scipy.special.logsumexp(masses + log_weights, axis=0) + jnp.log(length)
+    return jnp.where(straight, log_mass(start) - jnp.log(falls), whole)
+
+
+def log_of_tail(tail: Array, other: Array, beyond: Callable[[Array], Array]) -> Array:
+    """`log tail`, where `tail + other = 1` and either may have been rounded away.
+
+    Args:
+      tail: the probability.
+      other: the probability of the opposite.
+      beyond: the logarithm of `tail` where it is small, given where that is.
+    """
+    far, large = tail < SMALL, tail > 0.5
+    near = jnp.where(large, jnp.log1p(-jnp.where(large, other, 0.0)), jnp.log(jnp.where(far | large, 1.0, tail)))
+    return jnp.where(far, beyond(far), near)
 
 
 def sum_of_others(x: Array) -> Array:

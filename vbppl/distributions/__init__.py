@@ -2,12 +2,13 @@
 
 `constraints/` are the supports, which are the bijectors; `arguments` says what a distribution may be given; `base` is
 the protocol of a distribution, with what follows from it, and the wrappers; `families/` one class a distribution, by
-support: `real`, `positive`, `bounded`, `finite`, `counts`, `multivariate`, `degenerate`, and `composite` of others.
-`location_scale` has the coordinates of families that say they have both, `kl` the divergences with a closed form,
-`interop` other libraries' distributions, `transforms` NumPyro's names of the maps. To add a distribution: a frozen
-pytree beside its siblings with its parameters as fields, `support`, `_sample` and `_log_density` (and `_moments`,
-`cdf`, `icdf` where they have a form), its name in the list below, its formulas in `tests/exact.py`, and a case in
-`tests/distributions/test_distributions.py` beside the SciPy distribution it must equal.
+support: `real`, `positive`, `bounded`, `finite`, `counts`, `multivariate`, `degenerate`; of others `composite` and
+`restricted` (censored, truncated). `location_scale` has the coordinates of families that say they have both, `kl` the
+divergences with a closed form, `interop` other libraries' distributions, `transforms` NumPyro's names of the maps. To
+add a distribution: a frozen pytree beside its siblings with its parameters as fields, `support`, `_sample` and
+`_log_density` (and `_moments`, `cdf`, `icdf`, `log_cdf`, `log_survival` where they have a form), its name in the list
+below, its formulas in `tests/exact.py`, and a case in `tests/distributions/test_distributions.py` beside the SciPy
+distribution it must equal.
 """
 
 import vbppl.distributions.constraints as constraints
@@ -31,6 +32,15 @@ from vbppl.distributions.families.positive import (
     Weibull,
 )
 from vbppl.distributions.families.real import Cauchy, Gumbel, Laplace, Logistic, Normal, StudentT
+from vbppl.distributions.families.restricted import (
+    IntervalCensoredDistribution,
+    LeftCensoredDistribution,
+    LeftTruncatedDistribution,
+    RightCensoredDistribution,
+    RightTruncatedDistribution,
+    TruncatedDistribution,
+    TwoSidedTruncatedDistribution,
+)
 from vbppl.distributions.kl import kl_divergence
 
 # fmt: off
@@ -40,5 +50,7 @@ __all__ = [
     "HalfCauchy", "HalfNormal", "ImproperUniform", "Independent", "InverseGamma", "LKJ", "LKJCholesky", "Laplace",
     "LogNormal", "Logistic", "MaskedDistribution", "MixtureSameFamily", "Multinomial", "MultivariateNormal",
     "NegativeBinomial2", "Normal", "Pareto", "Poisson", "StudentT", "TransformedDistribution", "TruncatedNormal",
+    "IntervalCensoredDistribution", "LeftCensoredDistribution", "LeftTruncatedDistribution",
+    "RightCensoredDistribution", "RightTruncatedDistribution", "TruncatedDistribution", "TwoSidedTruncatedDistribution",
     "Uniform", "Weibull", "constraints", "kl_divergence", "transforms",
 ]

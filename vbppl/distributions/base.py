@@ -31,7 +31,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.special import sum_rightmost
+from vbppl.core.special import safe_log, sum_rightmost
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions import arguments
 from vbppl.distributions.constraints.base import Bijector, independent
@@ -148,6 +148,22 @@ class Distribution:
         """The quantile for probability `q`."""
         raise self._no("icdf")
 
+    def log_cdf(self, x: ArrayLike) -> Array:
+        """The logarithm of the probability of at most `x`, which in a tail is known where `cdf` has rounded to 0.
+
+        A class that has only a `cdf` gets the logarithm of that, with its rounding.
+        """
+        return safe_log(self.cdf(x))
+
+    def log_survival(self, x: ArrayLike) -> Array:
+        """The logarithm of the probability of more than `x`: see `log_cdf`.
+
+        >>> from vbppl.distributions import Normal
+        >>> round(float(Normal(0.0, 1.0).log_survival(20.0)), 2)  # the probability itself is 3e-89
+        -203.92
+        """
+        return safe_log(1.0 - self.cdf(x))
+
     def _no(self, what: str) -> NotImplementedError:
         return NotImplementedError(f"{type(self).__name__} has no closed form for `{what}`; estimate it from draws.")
 
@@ -242,6 +258,12 @@ class Renamed(Wrapper):
 
     def icdf(self, q):
         return self.base_dist.icdf(q)
+
+    def log_cdf(self, x):
+        return self.base_dist.log_cdf(x)
+
+    def log_survival(self, x):
+        return self.base_dist.log_survival(x)
 
 
 @pytree

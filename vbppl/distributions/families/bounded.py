@@ -10,7 +10,17 @@ import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, LARGE, inverse_mills, log1mexp, log_split, tails, xlogy
+from vbppl.core.special import (
+    HALF_LOG_TWO_PI,
+    LARGE,
+    inverse_mills,
+    log1mexp,
+    log_of_tail,
+    log_split,
+    log_tail,
+    tails,
+    xlogy,
+)
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import greater_than_eq, interval, less_than_eq, real, unit_interval
@@ -88,6 +98,33 @@ class Beta(Distribution):
         below = tails(wide.log_prob, x, wide.mean, jnp.sqrt(wide.variance))[0]
         found = jnp.where(large, below, jnp.where(far, as_gamma, own))
         return jnp.where(flip, 1.0 - found, found)
+
+    def log_cdf(self, x):
+        return log_beta_tail(self.concentration1, self.concentration0, x, 1.0 - x)
+
+    def log_survival(self, x):
+        return log_beta_tail(self.concentration0, self.concentration1, 1.0 - x, x)
+
+
+def log_beta_tail(a: ArrayLike, b: ArrayLike, x: ArrayLike, rest: ArrayLike) -> Array:
+    """The logarithm of the probability of at most `x = 1 - rest` of a `Beta(a, b)`; each is known where it is small."""
+    d = Beta(a, b)
+    a, b, x, rest = jnp.broadcast_arrays(*(jnp.asarray(part, d.dtype) for part in (a, b, x, rest)))
+    upper = x > 0.5  # seen from the end next to which `x` lies
+    near = Beta(jnp.where(upper, b, a), jnp.where(upper, a, b)).cdf(jnp.where(upper, rest, x))
+
+    def beyond(far: Array) -> Array:
+        inside = far & (x > 0) & (rest > 0)
+        density = Beta(jnp.where(inside, a, 2.0), jnp.where(inside, b, 2.0))
+        odds = jnp.where(inside, x, 0.1) / jnp.where(inside, rest, 0.9)
+
+        def log_mass(s: Array) -> Array:  # per logit of x, in which it is concave, whatever the concentrations
+            falling = odds * jnp.exp(-s)
+            return density.log_prob(falling / (1.0 + falling)) + jnp.log(odds) - s - 2.0 * jnp.log1p(falling)
+
+        return jnp.where(inside, log_tail(log_mass, odds), jnp.where(x > 0, 0.0, -jnp.inf))
+
+    return log_of_tail(jnp.where(upper, 1.0 - near, near), jnp.where(upper, near, 1.0 - near), beyond)
 
 
 @pytree

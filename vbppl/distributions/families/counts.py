@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,9 +12,9 @@ from vbppl.core.special import deviance, log_factorial_error, log_split, safe_lo
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
-from vbppl.distributions.families.bounded import Beta
+from vbppl.distributions.families.bounded import Beta, log_beta_tail
 from vbppl.distributions.families.finite import Binomial, count_quantile, many, whole
-from vbppl.distributions.families.positive import Gamma
+from vbppl.distributions.families.positive import Gamma, gamma_tails, log_gamma_tails
 
 
 def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
@@ -21,6 +23,11 @@ def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
     few = jax.random.poisson(key, jnp.where(large, 1.0, rate), shape, dtype=jnp.result_type(int))
     z = jax.random.normal(jax.random.fold_in(key, 1), shape, rate.dtype)
     return jnp.where(large, whole(count_quantile(z, rate, jnp.where(large, rate, 1.0), 1.0, 1.0)), few)
+
+
+def _following(x: ArrayLike, dtype: Any) -> Array:
+    """The count after `x`; 1 of what is below zero."""
+    return jnp.floor(jnp.maximum(jnp.asarray(x, dtype), 0.0)) + 1.0
 
 
 @pytree
@@ -40,6 +47,17 @@ class Poisson(Distribution):
 
     def _moments(self):
         return self.rate, self.rate
+
+    # Fewer than n events until a time is the n-th one after it, and that time is a Gamma's.
+
+    def cdf(self, x):
+        return jnp.where(x < 0, 0.0, gamma_tails(_following(x, self.dtype), self.rate)[1])
+
+    def log_cdf(self, x):
+        return jnp.where(x < 0, -jnp.inf, log_gamma_tails(_following(x, self.dtype), self.rate)[1])
+
+    def log_survival(self, x):
+        return jnp.where(x < 0, 0.0, log_gamma_tails(_following(x, self.dtype), self.rate)[0])
 
 
 @pytree
@@ -63,6 +81,19 @@ class GammaPoisson(Distribution):
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / self.rate * (1.0 + 1.0 / self.rate)
+
+    # At most k tails before the r-th head: the r-th smallest of uniform numbers, a Beta's, is a head.
+
+    def cdf(self, x):
+        return jnp.exp(self.log_cdf(x))
+
+    def log_cdf(self, x):
+        odds = (self.rate / (1.0 + self.rate), 1.0 / (1.0 + self.rate))
+        return jnp.where(x < 0, -jnp.inf, log_beta_tail(self.concentration, _following(x, self.dtype), *odds))
+
+    def log_survival(self, x):
+        odds = (1.0 / (1.0 + self.rate), self.rate / (1.0 + self.rate))
+        return jnp.where(x < 0, 0.0, log_beta_tail(_following(x, self.dtype), self.concentration, *odds))
 
 
 @pytree

@@ -18,6 +18,7 @@ from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.base import as_float
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
+from vbppl.distributions.families.bounded import log_beta_tail
 
 
 def whole(x: Array) -> Array:
@@ -149,6 +150,26 @@ class Binomial(_Coin):
         p = self._probs()
         return self.total_count * p, self.total_count * p * self._tails()
 
+    # More than k heads: the (k + 1)-th smallest of n uniform numbers, a Beta's, is a head.
+
+    def cdf(self, x):
+        return jnp.exp(self.log_cdf(x))
+
+    def log_cdf(self, x):
+        n, k = self._between(x)
+        inside = log_beta_tail(n - k, k + 1.0, self._tails(), self._probs())
+        return jnp.where(x < 0, -jnp.inf, jnp.where(x >= self.total_count, 0.0, inside))
+
+    def log_survival(self, x):
+        n, k = self._between(x)
+        inside = log_beta_tail(k + 1.0, n - k, self._probs(), self._tails())
+        return jnp.where(x < 0, 0.0, jnp.where(x >= self.total_count, -jnp.inf, inside))
+
+    def _between(self, x: ArrayLike) -> tuple[Array, Array]:
+        """`n`, at least 1, and the whole part of `x` in 0 ... n - 1."""
+        n = jnp.maximum(jnp.asarray(self.total_count, self.dtype), 1.0)
+        return n, jnp.clip(jnp.floor(jnp.asarray(x, self.dtype)), 0.0, n - 1.0)
+
 
 @pytree
 class Geometric(_Coin):
@@ -168,6 +189,12 @@ class Geometric(_Coin):
     def _moments(self):
         p, tails = self._probs(), self._tails()
         return tails / p, tails / jnp.square(p)
+
+    def cdf(self, x):
+        return -jnp.expm1(self.log_survival(x))
+
+    def log_survival(self, x):
+        return self._log_heads_and_tails(0.0, jnp.maximum(jnp.floor(jnp.asarray(x, self.dtype)) + 1.0, 0.0))
 
 
 class _Classes(_Chances):

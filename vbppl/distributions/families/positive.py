@@ -14,7 +14,19 @@ import jax.scipy.special as special
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, LARGE, LOG_TWO, log1p_square, log_gamma_term, tails, xlogy
+from vbppl.core.special import (
+    HALF_LOG_TWO_PI,
+    LARGE,
+    LOG_TWO,
+    log1mexp,
+    log1p_square,
+    log_gamma_term,
+    log_of_tail,
+    log_tail,
+    safe_log,
+    tails,
+    xlogy,
+)
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
@@ -24,6 +36,12 @@ def _where_finite(tail: ArrayLike, order: int, moment: Callable[[Array], Array])
     """`moment(tail)` where the tail falls fast enough for a moment of this order, and infinity elsewhere."""
     finite = jnp.greater(tail, order)
     return jnp.where(finite, moment(jnp.where(finite, tail, 3.0)), jnp.inf)
+
+
+def _log1mexp(x: Array) -> Array:
+    """`log(1 - exp(-x))` for `x >= 0`, which is `-inf` at 0, with gradient zero there."""
+    some = x > 0
+    return jnp.where(some, log1mexp(jnp.where(some, x, 1.0)), -jnp.inf)
 
 
 def _representable(x: Array) -> Array:
@@ -59,6 +77,12 @@ class LogNormal(Distribution):
     def icdf(self, q):
         return jnp.exp(self.loc + self.scale * special.ndtri(q))
 
+    def log_cdf(self, x):
+        return special.log_ndtr((safe_log(x) - self.loc) / self.scale)
+
+    def log_survival(self, x):
+        return special.log_ndtr((self.loc - safe_log(x)) / self.scale)
+
 
 @pytree
 class HalfNormal(Distribution):
@@ -82,6 +106,10 @@ class HalfNormal(Distribution):
     def icdf(self, q):
         return self.scale * 2**0.5 * special.erfinv(q)
 
+    def log_survival(self, x):
+        u = jnp.maximum(x, 0) / self.scale
+        return jnp.where(u < 1, jnp.log1p(-self.cdf(jnp.minimum(x, self.scale))), special.log_ndtr(-u) + LOG_TWO)
+
 
 @pytree
 class HalfCauchy(Distribution):
@@ -101,6 +129,11 @@ class HalfCauchy(Distribution):
 
     def icdf(self, q):
         return self.scale * jnp.tan(q * (np.pi / 2))
+
+    def log_survival(self, x):
+        u = jnp.maximum(x, 0) / self.scale
+        far = jnp.log(jnp.arctan2(1.0, u)) + np.log(2 / np.pi).item()
+        return jnp.where(u < 1, jnp.log1p(-self.cdf(jnp.minimum(x, self.scale))), far)
 
 
 @pytree
@@ -124,6 +157,12 @@ class Exponential(Distribution):
 
     def icdf(self, q):
         return -jnp.log1p(-q) / self.rate
+
+    def log_cdf(self, x):
+        return _log1mexp(-self.log_survival(x))
+
+    def log_survival(self, x):
+        return -self.rate * jnp.maximum(x, 0)
 
 
 @pytree
@@ -156,10 +195,16 @@ class Gamma(Distribution):
         return self.concentration / self.rate, self.concentration / jnp.square(self.rate)
 
     def cdf(self, x):
-        return _gamma_tails(self.concentration, self.rate * jnp.maximum(x, 0))[0]
+        return gamma_tails(self.concentration, self.rate * jnp.maximum(x, 0))[0]
+
+    def log_cdf(self, x):
+        return log_gamma_tails(self.concentration, self.rate * jnp.maximum(x, 0))[0]
+
+    def log_survival(self, x):
+        return log_gamma_tails(self.concentration, self.rate * jnp.maximum(x, 0))[1]
 
 
-def _gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
+def gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     """The probabilities below and above `x` of a Gamma of concentration `a` and rate one."""
     large, wide = jnp.greater(a, LARGE), Gamma(jnp.maximum(a, LARGE))
     small, at = jnp.where(large, 1.0, a), jnp.where(large, 1.0, x)
@@ -168,6 +213,25 @@ def _gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
         jnp.where(large, lower, special.gammainc(small, at)),
         jnp.where(large, upper, special.gammaincc(small, at)),
     )
+
+
+def log_gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
+    """The logarithms of `gamma_tails`."""
+    lower, upper = gamma_tails(a, x)
+    a, x = jnp.broadcast_arrays(jnp.asarray(a, lower.dtype), jnp.asarray(x, lower.dtype))
+
+    def beyond(outwards: float) -> Callable[[Array], Array]:
+        def log_tail_where(far: Array) -> Array:
+            inside = far & (x > 0)
+            # Elsewhere any point of a tail will do.
+            density, at = Gamma(jnp.where(inside, a, 1.0)), jnp.where(inside, x, 4.0 if outwards > 0 else 0.25)
+            # The mass per log x is log-concave, whatever the concentration.
+            log_mass = lambda s: density.log_prob(at * jnp.exp(outwards * s)) + jnp.log(at) + outwards * s  # noqa: E731
+            return jnp.where(inside, log_tail(log_mass, at), -jnp.inf)
+
+        return log_tail_where
+
+    return log_of_tail(lower, upper, beyond(-1.0)), log_of_tail(upper, lower, beyond(1.0))
 
 
 @pytree
@@ -194,7 +258,18 @@ class InverseGamma(Distribution):
     def cdf(self, x):
         inside = positive.check(x)
         x = positive.replaced(x, ~inside)
-        return jnp.where(inside, _gamma_tails(self.concentration, self.rate / x)[1], 0.0)
+        return jnp.where(inside, gamma_tails(self.concentration, self.rate / x)[1], 0.0)
+
+    def log_cdf(self, x):
+        return self._log_tails(x, 1, -jnp.inf)
+
+    def log_survival(self, x):
+        return self._log_tails(x, 0, 0.0)
+
+    def _log_tails(self, x: ArrayLike, which: int, outside: float) -> Array:
+        inside = positive.check(x)
+        x = positive.replaced(x, ~inside)
+        return jnp.where(inside, log_gamma_tails(self.concentration, self.rate / x)[which], outside)
 
 
 @pytree
@@ -240,7 +315,14 @@ class Weibull(Distribution):
         return jnp.square(self.mean) * jnp.expm1(excess)
 
     def cdf(self, x):
-        return -jnp.expm1(-jnp.power(jnp.maximum(x, 0) / self.scale, self.concentration))
+        return -jnp.expm1(self.log_survival(x))
+
+    def log_cdf(self, x):
+        return _log1mexp(-self.log_survival(x))
+
+    def log_survival(self, x):
+        u = jnp.maximum(x, 0) / self.scale
+        return -jnp.exp(xlogy(self.concentration, u))
 
     def icdf(self, q):
         return self.scale * jnp.power(-jnp.log1p(-q), 1.0 / self.concentration)
@@ -277,7 +359,13 @@ class Pareto(Distribution):
         return mean, _where_finite(alpha, 2, lambda a: jnp.square(scale / (a - 1.0)) * a / (a - 2.0))
 
     def cdf(self, x):
-        return -jnp.expm1(-self.alpha * self._log_ratio(jnp.maximum(x, self.scale)))
+        return -jnp.expm1(self.log_survival(x))
+
+    def log_cdf(self, x):
+        return _log1mexp(-self.log_survival(x))
+
+    def log_survival(self, x):
+        return -self.alpha * self._log_ratio(jnp.maximum(x, self.scale))
 
     def icdf(self, q):
         return self.scale * jnp.exp(-jnp.log1p(-q) / self.alpha)

@@ -15,7 +15,7 @@ import jax.scipy.stats as stats
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, betaln, log1p_square
+from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, log1p_square
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
@@ -47,6 +47,16 @@ class _Standardised(LocationScale):
     loc: ArrayLike = 0.0
     scale: ArrayLike = 1.0
 
+    def _log_below(self, u: Array) -> Array:
+        """`log P(standard <= u)`."""
+        raise NotImplementedError
+
+    def log_cdf(self, x):
+        return self._log_below(self._standardised(x))
+
+    def log_survival(self, x):
+        return self._log_below(-self._standardised(x))  # all but Gumbel's are symmetric
+
 
 @pytree
 class Normal(_Standardised):
@@ -67,6 +77,9 @@ class Normal(_Standardised):
 
     def cdf(self, x):
         return special.ndtr(self._standardised(x))
+
+    def _log_below(self, u):
+        return special.log_ndtr(u)
 
     def icdf(self, q):
         return self.loc + self.scale * special.ndtri(q)
@@ -115,6 +128,10 @@ class Cauchy(_Standardised):
     def cdf(self, x):
         return jnp.arctan2(1.0, -self._standardised(x)) / np.pi
 
+    def _log_below(self, u):
+        above = jnp.log1p(-jnp.arctan2(1.0, jnp.maximum(u, 0.0)) / np.pi)
+        return jnp.where(u > 0, above, jnp.log(jnp.arctan2(1.0, -u)) - np.log(np.pi).item())
+
     def icdf(self, q):
         # In the tails the distance to the nearer end counts, which `q - 0.5` has rounded away.
         end = jnp.where(q < 0.5, -1.0, 1.0) / jnp.tan(np.pi * jnp.minimum(q, 1.0 - q))
@@ -136,6 +153,10 @@ class Laplace(_Standardised):
     def cdf(self, x):
         return stats.laplace.cdf(x, self.loc, self.scale)
 
+    def _log_below(self, u):
+        below = jnp.minimum(u, 0.0) - LOG_TWO
+        return jnp.where(u < 0, below, jnp.log1p(-0.5 * jnp.exp(-jnp.maximum(u, 0.0))))
+
     def icdf(self, q):
         return self.loc + self.scale * jnp.where(q < 0.5, jnp.log(2.0 * q), -jnp.log(2.0 * (1.0 - q)))
 
@@ -156,6 +177,9 @@ class Logistic(_Standardised):
     def cdf(self, x):
         return jax.nn.sigmoid(self._standardised(x))
 
+    def _log_below(self, u):
+        return jax.nn.log_sigmoid(u)
+
     def icdf(self, q):
         return self.loc + self.scale * special.logit(q)
 
@@ -175,6 +199,15 @@ class Gumbel(_Standardised):
 
     def cdf(self, x):
         return jnp.exp(-jnp.exp(-self._standardised(x)))
+
+    def log_cdf(self, x):
+        return -jnp.exp(-self._standardised(x))
+
+    def log_survival(self, x):
+        u = self._standardised(x)
+        # Far out the probability is exp(-u), which may be smaller than any number.
+        far = u > 30.0
+        return jnp.where(far, -u, log1mexp(jnp.exp(-jnp.where(far, 0.0, u))))
 
     def icdf(self, q):
         return self.loc - self.scale * jnp.log(-jnp.log(q))

@@ -1,0 +1,195 @@
+"""Censored and truncated values: against SciPy's tails, closed forms, NumPyro, and quadrature."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import numpyro.distributions as theirs
+import pytest
+from quick import jit
+from scipy import stats
+
+import vbppl as vb
+import vbppl.distributions as dist
+
+TAILS = {
+    "Gamma": (dist.Gamma, [(a, a * r) for a in (0.5, 5.0, 40.0, 1e3) for r in (1e-6, 0.01, 0.3, 0.97, 1.5, 6.0, 60.0)]),
+    "InverseGamma": (dist.InverseGamma, [(a, 1 / (a * r)) for a in (0.5, 5.0, 40.0) for r in (1e-6, 0.3, 1.5, 60.0)]),
+    "Beta": (
+        dist.Beta,
+        [(a, b, x) for a in (0.5, 3.0, 400.0) for b in (0.25, 1.0, 50.0) for x in (1e-10, 0.02, 0.5, 0.875)],
+    ),
+}
+
+
+def below(name, *row):
+    """The lower and the upper tail in a hundred digits."""
+    parameters, x = row[:-1], mpmath.mpf(row[-1])
+    if name == "Beta":
+        a, b = map(mpmath.mpf, parameters)
+        return mpmath.betainc(a, b, 0, x, regularized=True), mpmath.betainc(b, a, 0, 1 - x, regularized=True)
+    a, x = mpmath.mpf(parameters[0]), 1 / x if name == "InverseGamma" else x
+    lower = mpmath.gammainc(a, 0, x, regularized=True)
+    upper = mpmath.gammainc(a, x, mpmath.inf, regularized=True)
+    return (upper, lower) if name == "InverseGamma" else (lower, upper)
+
+
+@pytest.mark.parametrize("name", TAILS)
+def test_log_tails_are_right_where_the_probability_is_no_number(name):
+    family, rows = TAILS[name]
+    rows = np.asarray(rows, np.float32)
+    tails = jit(lambda *row: (family(*row[:-1]).log_cdf(row[-1]), family(*row[:-1]).log_survival(row[-1])))
+    found = np.stack(tails(*rows.T), axis=-1)
+    with mpmath.mp.workdps(100):
+        exact = [
+            [float(mpmath.log(tail)) if tail > 0 else -np.inf for tail in below(name, *map(float, r))] for r in rows
+        ]
+    told = np.isfinite(exact)  # the digits of mpmath end before the tails do
+    assert told.sum() > 0.8 * told.size and np.min(np.array(exact)[told]) < -100
+    np.testing.assert_allclose(found[told], np.array(exact)[told], rtol=2e-4, atol=2e-5)
+
+
+COUNTS = {
+    "Poisson": (dist.Poisson, stats.poisson, [(0.5,), (7.0,), (500.0,)]),
+    "Binomial": (lambda n, p: dist.Binomial(n, p), stats.binom, [(1, 0.25), (20, 0.5), (1000, 0.01)]),
+    "GammaPoisson": (
+        lambda r, p: dist.GammaPoisson(r, p / (1 - p)),
+        stats.nbinom,
+        [(0.5, 0.25), (3.0, 0.5), (40.0, 0.9)],
+    ),
+    "Geometric": (dist.Geometric, stats.geom(0.5).dist, [(0.25,), (0.01,)]),
+}
+
+
+# Those of Beta and Gamma are slow to compile.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "Geometric")) for name in COUNTS]
+)
+def test_distribution_functions_of_counts_are_scipys(name):
+    make, reference, cases = COUNTS[name]
+    first = 1 if name == "Geometric" else 0  # SciPy counts the head too
+    for parameters in cases:
+        mean = reference(*parameters).mean() - first
+        x = np.array([-1.0, 0.0, 1.0, 1.5, np.floor(mean), np.ceil(1.5 * mean), np.ceil(4 * mean), np.ceil(8 * mean)])
+        d, frozen = make(*parameters), reference(*parameters)
+        cdf, *tails = jit(lambda d, x: (d.cdf(x), d.log_cdf(x), d.log_survival(x)))(d, x)
+        np.testing.assert_allclose(cdf, frozen.cdf(x + first), rtol=2e-4, atol=1e-6)
+        for found, exact in zip(tails, (frozen.logcdf(x + first), frozen.logsf(x + first))):
+            told = np.isfinite(exact) | (x < 0)
+            np.testing.assert_allclose(np.asarray(found)[told], exact[told], rtol=2e-4, atol=1e-6)
+
+
+def test_censored_densities_are_numpyros_where_it_has_digits():
+    x, censored = np.array([0.3, 1.0, 2.5]), np.array([True, False, True])
+    pairs = np.array([[0.5, 1.5], [1.0, 1.0], [0.2, 3.0], [0.4, 2.0], [0.7, 9.0]])
+    left, right = np.array([0, 0, 1, 0, 1], bool), np.array([0, 0, 0, 1, 1], bool)
+    mine, other = dist.Weibull(0.5, 1.5), theirs.Weibull(0.5, 1.5)
+    for kind in ("LeftCensoredDistribution", "RightCensoredDistribution"):
+        found, expected = (getattr(m, kind)(d, censored).log_prob(x) for m, d in ((dist, mine), (theirs, other)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = dist.IntervalCensoredDistribution(mine, left, right).log_prob(pairs)
+    expected = theirs.IntervalCensoredDistribution(other, left, right).log_prob(pairs)
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_a_bound_that_is_not_looked_at_may_be_infinite_and_has_no_gradient():
+    def total(scale):
+        rows = jnp.array([[2.0, jnp.inf], [-jnp.inf, 1.0], [1.0, 2.0]])
+        d = dist.IntervalCensoredDistribution(dist.Exponential(scale), jnp.array([0, 1, 0]), jnp.array([1, 0, 0]))
+        return jnp.sum(d.log_prob(rows))
+
+    by_hand = lambda r: -2 * r + jnp.log1p(-jnp.exp(-r)) + jnp.log(jnp.exp(-r) - jnp.exp(-2 * r))  # noqa: E731
+    np.testing.assert_allclose(total(0.7), by_hand(0.7), rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(total)(0.7), jax.grad(by_hand)(0.7), rtol=1e-5)
+
+
+def test_a_censored_value_twenty_sds_out_counts_and_pulls():
+    density = lambda loc: dist.RightCensoredDistribution(dist.Normal(loc, 1.0), True).log_prob(20.0)  # noqa: E731
+    np.testing.assert_allclose(density(0.0), stats.norm.logsf(20.0), rtol=1e-6)
+    hazard = np.exp(stats.norm.logpdf(20.0) - stats.norm.logsf(20.0))
+    np.testing.assert_allclose(jax.grad(density)(0.0), hazard, rtol=1e-5)
+
+
+@vb.model
+def lifetimes(time, censored):
+    rate = vb.sample("rate", dist.Gamma(2.0, 10.0))
+    with vb.plate("unit", len(time)):
+        vb.sample("time", dist.RightCensoredDistribution(dist.Exponential(rate), censored), obs=time)
+
+
+def test_a_fit_of_censored_lifetimes_is_the_conjugate_gamma():
+    rng = np.random.default_rng(0)
+    whole, end = rng.exponential(5.0, 60), 6.0
+    time, censored = np.minimum(whole, end), whole > end
+    posterior = vb.fit(lifetimes(time, censored), "mean_field")
+    exact = stats.gamma(2.0 + (~censored).sum(), scale=1 / (10.0 + time.sum()))
+    np.testing.assert_allclose(posterior.mean()["rate"], exact.mean(), atol=0.02 * exact.std())
+    np.testing.assert_allclose(posterior.sd()["rate"], exact.std(), rtol=0.02)
+
+
+NORMAL = dist.Normal(1.0, 2.0)
+TRUNCATED = {
+    "left": (dist.LeftTruncatedDistribution(NORMAL, 3.0), stats.truncnorm(1.0, np.inf, 1.0, 2.0)),
+    "right": (dist.RightTruncatedDistribution(NORMAL, -3.0), stats.truncnorm(-np.inf, -2.0, 1.0, 2.0)),
+    "far": (dist.TwoSidedTruncatedDistribution(dist.Normal(0.0, 1.0), 12.0, 13.0), stats.truncnorm(12.0, 13.0)),
+    "exponential": (dist.TruncatedDistribution(dist.Exponential(2.0), 0.5, 3.0), stats.truncexpon(5.0, 0.5, 0.5)),
+    "no bound": (dist.TruncatedDistribution(NORMAL), stats.norm(1.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_truncated_densities_and_draws_are_scipys(name):
+    d, exact = TRUNCATED[name]
+    x = exact.ppf([0.01, 0.3, 0.5, 0.9, 0.999])
+    log_prob, draws = jit(lambda key: (d.log_prob(x), d.sample(key, (4000,))))(jax.random.key(0))
+    np.testing.assert_allclose(log_prob, exact.logpdf(x), rtol=2e-5, atol=2e-5)
+    draws = np.asarray(draws)
+    assert np.asarray(d.support.check(draws)).all()
+    assert stats.kstest(draws, exact.cdf).pvalue > 1e-3
+
+
+@pytest.mark.slow
+def test_counts_of_which_no_zero_is_seen():
+    d, k = dist.LeftTruncatedDistribution(dist.Poisson(1.5), 1), np.arange(0, 9)
+    expected = stats.poisson(1.5).pmf(k) * (k > 0) / (1 - np.exp(-1.5))
+    log_prob, draws = jit(lambda key: (d.log_prob(k), d.sample(key, (4000,))))(jax.random.key(1))
+    np.testing.assert_allclose(np.exp(log_prob), expected, rtol=1e-5)
+    draws = np.asarray(draws)
+    counts = np.bincount(draws, minlength=9)[:9]
+    tail = 4000 - counts.sum()
+    assert stats.chisquare([*counts[1:], tail], [*(4000 * expected[1:]), 4000 * (1 - expected.sum())]).pvalue > 1e-3
+
+
+def test_draws_of_a_truncated_distribution_have_the_slope_of_its_quantiles():
+    """Of an exponential beyond `low` a draw is low + (draw of the whole): it moves with the bound and the rate."""
+
+    def draw(low, rate):
+        return dist.LeftTruncatedDistribution(dist.Exponential(rate), low).sample(jax.random.key(3))
+
+    low, rate = 2.0, 0.5
+    slopes = jax.grad(draw, argnums=(0, 1))(low, rate)
+    np.testing.assert_allclose(slopes, [1.0, -(draw(low, rate) - low) / rate], rtol=1e-3)
+
+
+def test_a_truncated_latent_has_the_support_between_its_bounds():
+    assert repr(dist.TruncatedDistribution(dist.Gamma(2.0), high=3.0).support) == "interval(0.0, 3.0)"
+
+    @vb.model
+    def one():
+        vb.sample("x", dist.TruncatedDistribution(dist.Gamma(2.0, 1.0), high=3.0))
+
+    posterior, exact = vb.fit(one(), "mean_field"), stats.gamma(2.0)
+    grid = np.linspace(0, 3, 20001)
+    mean = np.trapezoid(grid * exact.pdf(grid), grid) / exact.cdf(3.0)
+    assert abs(posterior.mean()["x"] - mean) < 0.1
+
+
+def test_a_base_without_a_distribution_function_is_refused_by_name():
+    with pytest.raises(vb.ModelError) as told:
+        dist.RightCensoredDistribution(dist.StudentT(3.0), True)
+    assert str(told.value) == (
+        "StudentT has no cdf, of which RightCensoredDistribution is made.\n"
+        "  To mend it: Take a base that has one, as dist.Normal, Gamma, Weibull or Poisson; or give its class a cdf."
+    )

@@ -1,0 +1,307 @@
+"""What is known of a value in part (censored), and what was seen only because it lies somewhere (truncated).
+
+Of a censored value it is known on which side of a bound it lies: it was a draw of the base like all others, and its
+density is the probability of that side. A truncated value would not be in the data on the other side: its density is
+the base's, over the probability of this one. Both stand over any base of one number that has a `cdf`, and are as exact
+in the tails as its `log_cdf` and `log_survival` are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.pytree import pytree
+from vbppl.core.special import log1mexp
+from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.distributions.base import Distribution, Wrapper, broadcast_batch
+from vbppl.distributions.constraints.base import Bijector
+from vbppl.distributions.constraints.integer import IntegerInterval, integer_greater_than
+from vbppl.distributions.constraints.scalar import (
+    greater_than_eq,
+    interval,
+    less_than_eq,
+    positive,
+    real,
+    unit_interval,
+)
+
+STEPS = 64  # halvings of an interval in which a draw lies
+WIDEST = 1e4  # of the unconstrained numbers among which a draw is searched
+
+
+@pytree
+class Bounds(Bijector):
+    """Two numbers, the lower one first; either may be infinite."""
+
+    name = "bounds"
+    event_dim = 1
+
+    def forward_and_log_det(self, z):
+        raise ModelError("bounds of an interval are observed, not latent.", mend="Pass obs=, of shape (..., 2).")
+
+    def feasible(self, x_shape, dtype=None):
+        return jnp.broadcast_to(jnp.asarray([0.0, 1.0], dtype), x_shape)
+
+    def check(self, x):
+        return jnp.less_equal(jnp.asarray(x)[..., 0], jnp.asarray(x)[..., 1])
+
+
+class _Restricted(Wrapper):
+    """What the wrappers share: a base of one number with a `cdf`, and other arrays that broadcast with its batch."""
+
+    location_scale: ClassVar[None] = None
+    parts: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self):
+        super().__post_init__()
+        base, name = self.base_dist, type(self).__name__
+        if not isinstance(base, Distribution) or base.event_dim:
+            raise ModelError(
+                f"the base of {name} is {type(base).__name__}, whose values are no single numbers.",
+                mend=f"Write {name}(dist.Normal(loc, scale), ...): plates and shapes come after it.",
+            )
+        try:
+            jax.eval_shape(lambda base: base.cdf(base.support.feasible(base.batch_shape)), base)
+        except NotImplementedError:
+            mend = "Take a base that has one, as dist.Normal, Gamma, Weibull or Poisson; or give its class a cdf."
+            raise ModelError(f"{type(base).__name__} has no cdf, of which {name} is made.", mend=mend) from None
+
+    @property
+    def batch_shape(self):
+        given = {name: getattr(self, name) for name in self.parts}
+        shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
+        return broadcast_batch(type(self).__name__, {"base_dist": self.base_dist.batch_shape, **shapes})
+
+
+@pytree
+class RightCensoredDistribution(_Restricted):
+    """A value of which, where `censored`, it is known that it is more than what is observed: `log P(X > x)`.
+
+    Draws are whole values, of which none is censored.
+
+    >>> from vbppl.distributions import Exponential
+    >>> d = RightCensoredDistribution(Exponential(0.1), np.array([False, True]))
+    >>> [round(float(p), 3) for p in d.log_prob(np.array([4.0, 12.0]))]  # log .1 - .4, and -1.2
+    [-2.703, -1.2]
+    """
+
+    base_dist: Distribution
+    censored: ArrayLike = False
+    parts = ("censored",)
+
+    def log_prob(self, x):
+        return _observed_or(self.censored, self.base_dist, x, self.base_dist.log_survival)
+
+
+@pytree
+class LeftCensoredDistribution(_Restricted):
+    """A value of which, where `censored`, it is known that it is at most what is observed: `log P(X <= x)`.
+
+    >>> from vbppl.distributions import Normal
+    >>> round(float(LeftCensoredDistribution(Normal(0.0, 1.0), True).log_prob(0.0)), 4)  # one half
+    -0.6931
+    """
+
+    base_dist: Distribution
+    censored: ArrayLike = False
+    parts = ("censored",)
+
+    def log_prob(self, x):
+        return _observed_or(self.censored, self.base_dist, x, self.base_dist.log_cdf)
+
+
+def _observed_or(censored: ArrayLike, base: Distribution, x: ArrayLike, tail: Any) -> Array:
+    """The density of what is observed, and the probability of the tail beyond what is censored."""
+    censored, x = jnp.asarray(censored, bool), jnp.asarray(x)
+    # Each is asked where the other is not: a bound may lie off the support, and a density be infinite there.
+    return jnp.where(censored, tail(x), base.log_prob(base.support.replaced(x, censored)))
+
+
+@pytree
+class IntervalCensoredDistribution(_Restricted):
+    """A value between two observed bounds, `(..., 2)`: `log P(lower < X <= upper)`.
+
+    Where `right_censored` it is more than the lower bound and the upper is not looked at; where `left_censored` at most
+    the upper one; with both it lies outside the two. Where the bounds are equal it was observed.
+
+    >>> from vbppl.distributions import Exponential
+    >>> round(float(IntervalCensoredDistribution(Exponential(1.0)).log_prob(np.array([1.0, 2.0]))), 4)
+    -1.4587
+    """
+
+    base_dist: Distribution
+    left_censored: ArrayLike = False
+    right_censored: ArrayLike = False
+    parts = ("left_censored", "right_censored")
+    event_dim = 1
+
+    @property
+    def event_shape(self):
+        return (2,)
+
+    is_discrete = False
+    support = Bounds()
+
+    def _sample(self, key, shape):
+        x = self.base_dist._sample(key, shape[:-1])
+        return jnp.stack([x, x], axis=-1)
+
+    def log_prob(self, x):
+        base, (lower, upper) = self.base_dist, jnp.moveaxis(jnp.asarray(x, self.dtype), -1, 0)
+        left, right = jnp.asarray(self.left_censored, bool), jnp.asarray(self.right_censored, bool)
+        point = jnp.equal(lower, upper) & ~left & ~right
+        # A bound that is not looked at may be anything: each formula gets some other where it is not asked.
+        lower, upper = jnp.where(left & ~right, 1.0, lower), jnp.where(right & ~left, 1.0, upper)
+        one_side = jnp.where(left, base.log_cdf(upper), base.log_survival(lower))
+        outside = jnp.logaddexp(base.log_cdf(lower), base.log_survival(upper))
+        usual = ~left & ~right & ~point
+        between = log_mass(base, jnp.where(usual, lower, 0.0), jnp.where(usual, upper, 1.0))
+        found = jnp.where(point, base.log_prob(base.support.replaced(upper, ~point)), between)
+        return jnp.where(left & right, outside, jnp.where(left | right, one_side, found))
+
+
+def log_mass(base: Distribution, low: ArrayLike, high: ArrayLike) -> Array:
+    """`log P(low < X <= high)` of a distribution, seen from the tail in which the two lie."""
+    below = base.log_cdf(low), base.log_cdf(high)
+    above = base.log_survival(low), base.log_survival(high)
+    left = below[0] < above[0]
+    larger, smaller = jnp.where(left, below[1], above[0]), jnp.where(left, below[0], above[1])
+    some = larger > smaller
+    # Without a tail beyond, the difference is the larger one itself; the gradient must not meet infinity.
+    whole = ~jnp.isfinite(smaller)
+    gap = jnp.where(some & ~whole, larger - jnp.where(whole, 0.0, smaller), 1.0)
+    return jnp.where(some, larger + jnp.where(whole, 0.0, log1mexp(gap)), -jnp.inf)
+
+
+@pytree
+class TruncatedDistribution(_Restricted):
+    """`base_dist`, given that it lies between `low` and `high` (`None`: no bound), both included.
+
+    Of a normal `TruncatedNormal` is faster, and has moments.
+
+    >>> from vbppl.distributions import Poisson
+    >>> d = TruncatedDistribution(Poisson(1.0), low=1)  # of which no zero is ever counted
+    >>> round(float(np.exp(d.log_prob(1))), 4)  # exp(-1) / (1 - exp(-1))
+    0.582
+    """
+
+    base_dist: Distribution
+    low: ArrayLike | None = None
+    high: ArrayLike | None = None
+    parts = ("low", "high")
+
+    @property
+    def has_rsample(self):
+        return not self.is_discrete
+
+    @property
+    def support(self):
+        low, high = _bounds(self.base_dist)
+        low = self.low if low is None else low if self.low is None else jnp.maximum(low, self.low)
+        high = self.high if high is None else high if self.high is None else jnp.minimum(high, self.high)
+        if self.is_discrete:
+            return integer_greater_than(low) if high is None else IntegerInterval(low, high)
+        if high is None:
+            return real if low is None else greater_than_eq(low)
+        return less_than_eq(high) if low is None else interval(low, high)
+
+    def log_prob(self, x):
+        inside = self.support.check(x)
+        x = self.support.replaced(jnp.asarray(x), ~inside)
+        return jnp.where(inside, self.base_dist.log_prob(x) - self._log_mass(), -jnp.inf)
+
+    def _below(self) -> ArrayLike | None:
+        """What all values are more than."""
+        return self.low - 1 if self.is_discrete and self.low is not None else self.low
+
+    def _log_mass(self) -> Array:
+        below = self._below()
+        if below is None:
+            return self.base_dist.log_cdf(self.high) if self.high is not None else jnp.zeros(())
+        return self.base_dist.log_survival(below) if self.high is None else log_mass(self.base_dist, below, self.high)
+
+    def _sample(self, key, shape):
+        u = jax.random.uniform(key, shape, self.dtype, minval=jnp.finfo(self.dtype).tiny)
+        base, below, support = self.base_dist, self._below(), self.support
+        # log P(low < X <= x) rises through the support; the draw is where it is the whole, and log u.
+        log_part = lambda x: base.log_cdf(x) if below is None else log_mass(base, below, x)  # noqa: E731
+        goal = jnp.log(u) + self._log_mass()
+        if self.is_discrete:
+            return _first_count(lambda k: log_part(k) >= goal, support.low, shape)
+        falls = isinstance(support, less_than_eq)  # the one map down from a bound
+        forward = lambda z: support.forward(-z if falls else z)  # noqa: E731
+        z = _crossing(lambda z: log_part(forward(z)) >= goal, shape, self.dtype)
+        x = jax.lax.stop_gradient(forward(z))
+        # By the implicit function: what moves the goal moves the draw by as much, over the density.
+        slope = jax.lax.stop_gradient(jnp.exp(base.log_prob(x) - log_part(x)))
+        moved = goal - log_part(x)
+        return x + jnp.where(jnp.isfinite(moved) & (slope > 0), (moved - jax.lax.stop_gradient(moved)) / slope, 0.0)
+
+
+@pytree
+class LeftTruncatedDistribution(TruncatedDistribution):
+    """`base_dist`, given that it is at least `low`."""
+
+    def __init__(self, base_dist: Distribution, low: ArrayLike = 0.0):
+        TruncatedDistribution.__init__(self, base_dist, low)
+
+
+@pytree
+class RightTruncatedDistribution(TruncatedDistribution):
+    """`base_dist`, given that it is at most `high`."""
+
+    def __init__(self, base_dist: Distribution, high: ArrayLike = 0.0):
+        TruncatedDistribution.__init__(self, base_dist, None, high)
+
+
+@pytree
+class TwoSidedTruncatedDistribution(TruncatedDistribution):
+    """`base_dist`, given that it lies between `low` and `high`."""
+
+    def __init__(self, base_dist: Distribution, low: ArrayLike = 0.0, high: ArrayLike = 1.0):
+        TruncatedDistribution.__init__(self, base_dist, low, high)
+
+
+def _bounds(base: Distribution) -> tuple[Any, Any]:
+    """Between which numbers a distribution lies, None where there is no bound."""
+    support = base.support
+    if isinstance(support, type(positive)):
+        return 0.0, None
+    if isinstance(support, type(unit_interval)):
+        return 0.0, 1.0
+    return getattr(support, "low", None), getattr(support, "high", None)
+
+
+def _crossing(reached: Any, shape: Shape, dtype: Any) -> Array:
+    """Where a condition that holds from some number on begins to hold, by halving."""
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = 0.5 * (ends[0] + ends[1])
+        here = reached(middle)
+        return jnp.where(here, ends[0], middle), jnp.where(here, middle, ends[1])
+
+    ends = jnp.full(shape, -WIDEST, dtype), jnp.full(shape, WIDEST, dtype)
+    return jax.lax.stop_gradient(jax.lax.fori_loop(0, STEPS, halve, ends)[1])
+
+
+def _first_count(reached: Any, low: ArrayLike, shape: Shape) -> Array:
+    """The first whole number from `low` on at which a condition holds."""
+    whole = jnp.result_type(int)
+    most = jnp.iinfo(whole).max // 2
+
+    def grow(_: Array, top: Array) -> Array:
+        return jnp.where(reached(low + top), top, jnp.minimum(2 * top, most))
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = (ends[0] + ends[1]) // 2
+        here = reached(low + middle)
+        return jnp.where(here, ends[0], middle), jnp.where(here, middle, ends[1])
+
+    top = jax.lax.fori_loop(0, 30, grow, jnp.ones(shape, whole))
+    ends = jax.lax.fori_loop(0, 31, halve, (jnp.full(shape, -1, whole), top))
+    return jnp.asarray(low, whole) + ends[1]
