@@ -36,7 +36,9 @@ def below(name, *row):
     return (upper, lower) if name == "InverseGamma" else (lower, upper)
 
 
-@pytest.mark.parametrize("name", TAILS)
+@pytest.mark.parametrize(
+    "name", ["Gamma", *(pytest.param(n, marks=pytest.mark.slow) for n in ("InverseGamma", "Beta"))]
+)
 def test_log_tails_are_right_where_the_probability_is_no_number(name):
     family, rows = TAILS[name]
     rows = np.asarray(rows, np.float32)
