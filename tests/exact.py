@@ -725,6 +725,41 @@ COMPOSITE = {
         mean=lambda loc: mpf(0),
         variance=lambda loc: mpf(4),
     ),
+    "RightCensoredDistribution": Exact(
+        lambda loc: dist.RightCensoredDistribution(dist.Normal(loc, 1.0), loc > 0),
+        [tuple(map(single, row)) for row in [(1.0, 3.0), (-1.0, 1.0), (5.0, 25.0)]],
+        lambda loc, x: log(ndtr(loc - x)) if loc > 0 else normal(x - loc),
+        mean=lambda loc: loc,
+        variance=lambda loc: mpf(1),
+    ),
+    "LeftCensoredDistribution": Exact(
+        lambda loc: dist.LeftCensoredDistribution(dist.Normal(loc, 1.0), loc > 0),
+        [tuple(map(single, row)) for row in [(1.0, 3.0), (-1.0, 1.0), (5.0, -15.0)]],
+        lambda loc, x: log(ndtr(x - loc)) if loc > 0 else normal(x - loc),
+        mean=lambda loc: loc,
+        variance=lambda loc: mpf(1),
+    ),
+    "IntervalCensoredDistribution": Exact(
+        lambda loc: dist.IntervalCensoredDistribution(dist.Normal(loc, 1.0)),
+        [tuple(map(single, row)) for row in [(0.5, [1.0, 2.0]), (0.5, [-3.0, 2.0]), (0.5, [20.0, 20.5])]],
+        lambda loc, x: log(ndtr(loc - x[0]) - ndtr(loc - x[1])),
+    ),
+    **{
+        name: Exact(
+            lambda loc, low, high, make=make: make(dist.Normal(loc, 1.0), low, high),
+            [
+                tuple(map(single, row))
+                for row in [(1.0, 0.5, 2.0, 1.5), (1.0, -9.0, -8.0, -8.5), (-1.0, 20.0, 99.0, 20.5)]
+            ],
+            lambda loc, low, high, x, mass=mass: normal(x - loc) - log(mass(low - loc, high - loc)),
+        )
+        for name, make, mass in (
+            ("TruncatedDistribution", dist.TruncatedDistribution, lambda a, b: ndtr(-a) - ndtr(-b)),
+            ("TwoSidedTruncatedDistribution", dist.TwoSidedTruncatedDistribution, lambda a, b: ndtr(-a) - ndtr(-b)),
+            ("LeftTruncatedDistribution", lambda d, a, _: dist.LeftTruncatedDistribution(d, a), lambda a, _: ndtr(-a)),
+            ("RightTruncatedDistribution", lambda d, _, b: dist.RightTruncatedDistribution(d, b), lambda _, b: ndtr(b)),
+        )
+    },
     "MaskedDistribution": Exact(
         lambda loc: dist.Normal(loc, 1.0).mask(loc > 0),
         [tuple(map(single, row)) for row in [(1.0, 3.0), (-1.0, 1.0), (5.0, 5.0)]],

@@ -50,6 +50,25 @@ WHOLE = {
     "TruncatedNormal": (dist.TruncatedNormal, {"loc": 0, "scale": 1, "low": 0, "high": 1}, 1),
     "Uniform": (dist.Uniform, {"low": 0, "high": 1}, 1),
     "Weibull": (dist.Weibull, {"scale": 1, "concentration": 2}, 1),
+    "RightCensoredDistribution": (
+        dist.RightCensoredDistribution,
+        {"base_dist": dist.Normal(0, 1), "censored": True},
+        1,
+    ),
+    "LeftCensoredDistribution": (dist.LeftCensoredDistribution, {"base_dist": dist.Normal(0, 1), "censored": True}, 1),
+    "IntervalCensoredDistribution": (
+        dist.IntervalCensoredDistribution,
+        {"base_dist": dist.Normal(0, 1), "left_censored": False, "right_censored": True},
+        np.array([0, 1]),
+    ),
+    "TruncatedDistribution": (dist.TruncatedDistribution, {"base_dist": dist.Normal(0, 1), "low": 0, "high": 2}, 1),
+    "LeftTruncatedDistribution": (dist.LeftTruncatedDistribution, {"base_dist": dist.Normal(0, 1), "low": 0}, 1),
+    "RightTruncatedDistribution": (dist.RightTruncatedDistribution, {"base_dist": dist.Normal(0, 1), "high": 2}, 1),
+    "TwoSidedTruncatedDistribution": (
+        dist.TwoSidedTruncatedDistribution,
+        {"base_dist": dist.Normal(0, 1), "low": 0, "high": 2},
+        1,
+    ),
 }
 # Parameters that are no numbers.
 PARTS = {

@@ -131,27 +131,6 @@ def test_a_fit_of_censored_lifetimes_is_the_conjugate_gamma():
     np.testing.assert_allclose(posterior.sd()["rate"], exact.std(), rtol=0.02)
 
 
-NORMAL = dist.Normal(1.0, 2.0)
-TRUNCATED = {
-    "left": (dist.LeftTruncatedDistribution(NORMAL, 3.0), stats.truncnorm(1.0, np.inf, 1.0, 2.0)),
-    "right": (dist.RightTruncatedDistribution(NORMAL, -3.0), stats.truncnorm(-np.inf, -2.0, 1.0, 2.0)),
-    "far": (dist.TwoSidedTruncatedDistribution(dist.Normal(0.0, 1.0), 12.0, 13.0), stats.truncnorm(12.0, 13.0)),
-    "exponential": (dist.TruncatedDistribution(dist.Exponential(2.0), 0.5, 3.0), stats.truncexpon(5.0, 0.5, 0.5)),
-    "no bound": (dist.TruncatedDistribution(NORMAL), stats.norm(1.0, 2.0)),
-}
-
-
-@pytest.mark.parametrize("name", TRUNCATED)
-def test_truncated_densities_and_draws_are_scipys(name):
-    d, exact = TRUNCATED[name]
-    x = exact.ppf([0.01, 0.3, 0.5, 0.9, 0.999])
-    log_prob, draws = jit(lambda key: (d.log_prob(x), d.sample(key, (4000,))))(jax.random.key(0))
-    np.testing.assert_allclose(log_prob, exact.logpdf(x), rtol=2e-5, atol=2e-5)
-    draws = np.asarray(draws)
-    assert np.asarray(d.support.check(draws)).all()
-    assert stats.kstest(draws, exact.cdf).pvalue > 1e-3
-
-
 @pytest.mark.slow
 def test_counts_of_which_no_zero_is_seen():
     d, k = dist.LeftTruncatedDistribution(dist.Poisson(1.5), 1), np.arange(0, 9)

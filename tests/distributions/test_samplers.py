@@ -209,6 +209,11 @@ def mixture(x):
     return 0.25 * stats.norm(-1.0, 0.5).cdf(x) + 0.75 * stats.norm(2.0, 1.0).cdf(x)
 
 
+def as_rows(x):
+    return x[:, None]
+
+
+NORMAL = dist.Normal(1.0, 2.0)
 # A distribution, numbers made of each draw, and SciPy's distribution of each of them.
 VECTORS = {
     "Dirichlet": (dist.Dirichlet([0.001, 0.5, 2.0]), None, [stats.beta(a, 2.501 - a) for a in (0.001, 0.5, 2.0)]),
@@ -245,6 +250,29 @@ VECTORS = {
         dist.MixtureSameFamily(dist.Categorical([0.25, 0.75]), dist.Normal([-1.0, 2.0], [0.5, 1.0])),
         lambda x: x[:, None],
         [SimpleNamespace(cdf=mixture)],
+    ),
+    "RightCensoredDistribution": (dist.RightCensoredDistribution(NORMAL, True), as_rows, [stats.norm(1.0, 2.0)]),
+    "LeftCensoredDistribution": (dist.LeftCensoredDistribution(NORMAL, True), as_rows, [stats.norm(1.0, 2.0)]),
+    "IntervalCensoredDistribution": (dist.IntervalCensoredDistribution(NORMAL), None, [stats.norm(1.0, 2.0)] * 2),
+    "LeftTruncatedDistribution": (
+        dist.LeftTruncatedDistribution(NORMAL, 3.0),
+        as_rows,
+        [stats.truncnorm(1.0, np.inf, 1.0, 2.0)],
+    ),
+    "RightTruncatedDistribution": (
+        dist.RightTruncatedDistribution(NORMAL, -3.0),
+        as_rows,
+        [stats.truncnorm(-np.inf, -2.0, 1.0, 2.0)],
+    ),
+    "TwoSidedTruncatedDistribution": (
+        dist.TwoSidedTruncatedDistribution(dist.Normal(0.0, 1.0), 12.0, 13.0),
+        as_rows,
+        [stats.truncnorm(12.0, 13.0)],
+    ),
+    "TruncatedDistribution": (
+        dist.TruncatedDistribution(dist.Exponential(2.0), 0.5, 3.0),
+        as_rows,
+        [stats.truncexpon(5.0, 0.5, 0.5)],
     ),
 }
 CANNOT = {"Distribution", "ImproperUniform"}  # the protocol, and what has no total mass

@@ -21,6 +21,7 @@ from vbppl.core.special import (
     log1mexp,
     log1p_square,
     log_gamma_term,
+    log_ndtr,
     log_of_tail,
     log_tail,
     safe_log,
@@ -78,10 +79,10 @@ class LogNormal(Distribution):
         return jnp.exp(self.loc + self.scale * special.ndtri(q))
 
     def log_cdf(self, x):
-        return special.log_ndtr((safe_log(x) - self.loc) / self.scale)
+        return log_ndtr((safe_log(x) - self.loc) / self.scale)
 
     def log_survival(self, x):
-        return special.log_ndtr((self.loc - safe_log(x)) / self.scale)
+        return log_ndtr((self.loc - safe_log(x)) / self.scale)
 
 
 @pytree
@@ -108,7 +109,7 @@ class HalfNormal(Distribution):
 
     def log_survival(self, x):
         u = jnp.maximum(x, 0) / self.scale
-        return jnp.where(u < 1, jnp.log1p(-self.cdf(jnp.minimum(x, self.scale))), special.log_ndtr(-u) + LOG_TWO)
+        return jnp.where(u < 1, jnp.log1p(-self.cdf(jnp.minimum(x, self.scale))), log_ndtr(-u) + LOG_TWO)
 
 
 @pytree

@@ -15,7 +15,7 @@ import jax.scipy.stats as stats
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, log1p_square
+from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, log1p_square, log_ndtr
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
@@ -79,7 +79,7 @@ class Normal(_Standardised):
         return special.ndtr(self._standardised(x))
 
     def _log_below(self, u):
-        return special.log_ndtr(u)
+        return log_ndtr(u)
 
     def icdf(self, q):
         return self.loc + self.scale * special.ndtri(q)

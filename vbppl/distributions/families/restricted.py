@@ -215,6 +215,9 @@ class TruncatedDistribution(_Restricted):
         x = self.support.replaced(jnp.asarray(x), ~inside)
         return jnp.where(inside, self.base_dist.log_prob(x) - self._log_mass(), -jnp.inf)
 
+    def _moments(self):
+        raise self._no("mean and variance")
+
     def _below(self) -> ArrayLike | None:
         """What all values are more than."""
         return self.low - 1 if self.is_discrete and self.low is not None else self.low

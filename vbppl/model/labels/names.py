@@ -20,6 +20,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.types import Array
+from vbppl.data.source import Source
 from vbppl.model.shapes import as_numbers
 
 Label: TypeAlias = Any  # a string, a number or a date
@@ -241,4 +242,9 @@ def values_at(labels: Labels, arrays: Sequence[Any], settings: Sequence[Any], wh
 
 def by_identity(arrays: Sequence[Array]) -> Iterator[tuple[int, int]]:
     """For each of a run's arrays that may be labels its identity and number."""
-    return ((id(array), i) for i, array in enumerate(arrays) if getattr(array, "ndim", 0) == 1)
+    return ((id(array), i) for i, array in enumerate(arrays) if _is_a_column(array))
+
+
+def _is_a_column(array: Any) -> bool:
+    """A source has no axis of its own to be asked for: its rows may be pytrees."""
+    return not isinstance(array, Source) and getattr(array, "ndim", 0) == 1
