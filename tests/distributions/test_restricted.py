@@ -186,6 +186,46 @@ def test_a_truncated_latent_has_the_support_between_its_bounds():
     assert abs(posterior.mean()["x"] - mean) < 0.1
 
 
+LINES = {
+    "Normal": (dist.Normal, stats.norm),
+    "LogNormal": (dist.LogNormal, lambda loc, s: stats.lognorm(s, 0, np.exp(loc))),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_intervals_without_an_end_have_slopes_in_all_parameters(name):
+    """Their densities are tails: against differences of SciPy's. Of everything, and of a bound at 0, nothing is NaN."""
+    ours, exact = LINES[name]
+    rows = np.array([[-np.inf, 1.0], [0.0, 1.0], [1.0, np.inf], [-np.inf, np.inf]])
+
+    def log_prob(loc, scale):
+        return dist.IntervalCensoredDistribution(ours(loc, scale)).log_prob(jnp.asarray(rows))
+
+    def theirs(loc, scale):
+        d = exact(loc, scale)
+        return np.log(d.cdf(rows[:, 1]) - d.cdf(rows[:, 0]))
+
+    found, slopes = jit(lambda loc, scale: (log_prob(loc, scale), jax.jacrev(log_prob, (0, 1))(loc, scale)))(0.3, 1.3)
+    np.testing.assert_allclose(found, theirs(0.3, 1.3), atol=1e-5)
+    h = 1e-4
+    differences = [theirs(0.3 + h, 1.3) - theirs(0.3 - h, 1.3), theirs(0.3, 1.3 + h) - theirs(0.3, 1.3 - h)]
+    np.testing.assert_allclose(slopes, np.array(differences) / (2 * h), atol=1e-4)
+
+
+def test_counts_between_bounds_that_are_not_whole_or_are_none():
+    k, whole = np.arange(9), stats.geom(0.25, loc=-1)
+    for low, high in [(0.5, 4.5), (0.5, np.inf), (-np.inf, 4.0), (-1.5, 3.0)]:
+        d = dist.TruncatedDistribution(dist.Geometric(0.25), low, high)
+        expected = np.where((k >= low) & (k <= high), whole.pmf(k), 0) / (whole.cdf(high) - whole.cdf(np.ceil(low) - 1))
+        log_prob, draws = jit(lambda key, d=d: (d.log_prob(k), d.sample(key, (500,))))(jax.random.key(1))
+        np.testing.assert_allclose(np.exp(log_prob), expected, rtol=1e-5)
+        assert np.min(draws) == max(np.ceil(low), 0) and np.max(draws) <= high
+        assert abs(np.mean(np.asarray(draws) < 9) - expected.sum()) < 0.02
+        np.testing.assert_allclose(np.bincount(draws, minlength=9)[:9] / 500, expected, atol=0.09)
+    draws = jit(dist.TruncatedDistribution(dist.Normal(), -np.inf, 0.7).sample)(jax.random.key(2))
+    assert np.isfinite(draws) and draws <= 0.7
+
+
 def test_a_base_without_a_distribution_function_is_refused_by_name():
     with pytest.raises(vb.ModelError) as told:
         dist.RightCensoredDistribution(dist.StudentT(3.0), True)
