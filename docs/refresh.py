@@ -11,6 +11,7 @@ import io
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,12 +62,14 @@ def _words(line: str) -> list[str]:
 
 
 def main() -> None:
-    for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"):
+    pages = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
+    for page in [*pages, *sorted((ROOT / "docs").glob("*.md"))]:
         text, moved = page.read_text(), 0
-        for match, found in printed(page):
-            if match["text"] is not None:
-                start, end = (at + moved for at in match.span("text"))
-                text, moved = text[:start] + found + text[end:], moved + len(found) - len(match["text"])
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # pages write files
+            for match, found in printed(page):
+                if match["text"] is not None:
+                    start, end = (at + moved for at in match.span("text"))
+                    text, moved = text[:start] + found + text[end:], moved + len(found) - len(match["text"])
         page.write_text(text)
     picture = ROOT / "docs" / "eight_schools.png"
     subprocess.run([sys.executable, ROOT / "examples" / "eight_schools.py", "--out", picture], check=True)

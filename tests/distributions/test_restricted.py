@@ -36,7 +36,9 @@ def below(name, *row):
     return (upper, lower) if name == "InverseGamma" else (lower, upper)
 
 
-@pytest.mark.parametrize("name", TAILS)
+@pytest.mark.parametrize(
+    "name", ["Gamma", *(pytest.param(n, marks=pytest.mark.slow) for n in ("InverseGamma", "Beta"))]
+)
 def test_log_tails_are_right_where_the_probability_is_no_number(name):
     family, rows = TAILS[name]
     rows = np.asarray(rows, np.float32)
@@ -82,16 +84,16 @@ def test_distribution_functions_of_counts_are_scipys(name):
 
 
 def test_censored_densities_are_numpyros_where_it_has_digits():
-    x, censored = np.array([0.3, 1.0, 2.5]), np.array([True, False, True])
+    x, censored = np.array([0.3, 1.0, 0.8]), np.array([True, False, True])
     pairs = np.array([[0.5, 1.5], [1.0, 1.0], [0.2, 3.0], [0.4, 2.0], [0.7, 9.0]])
     left, right = np.array([0, 0, 1, 0, 1], bool), np.array([0, 0, 0, 1, 1], bool)
     mine, other = dist.Weibull(0.5, 1.5), theirs.Weibull(0.5, 1.5)
     for kind in ("LeftCensoredDistribution", "RightCensoredDistribution"):
         found, expected = (getattr(m, kind)(d, censored).log_prob(x) for m, d in ((dist, mine), (theirs, other)))
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     found = dist.IntervalCensoredDistribution(mine, left, right).log_prob(pairs)
     expected = theirs.IntervalCensoredDistribution(other, left, right).log_prob(pairs)
-    np.testing.assert_allclose(found, expected, rtol=2e-4)
+    np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-7)
 
 
 def test_a_bound_that_is_not_looked_at_may_be_infinite_and_has_no_gradient():

@@ -85,7 +85,8 @@ class GammaPoisson(Distribution):
     # At most k tails before the r-th head: the r-th smallest of uniform numbers, a Beta's, is a head.
 
     def cdf(self, x):
-        return jnp.exp(self.log_cdf(x))
+        below = Beta(self.concentration, _following(x, self.dtype)).cdf(self.rate / (1.0 + self.rate))
+        return jnp.where(x < 0, 0.0, below)
 
     def log_cdf(self, x):
         odds = (self.rate / (1.0 + self.rate), 1.0 / (1.0 + self.rate))

@@ -18,7 +18,7 @@ from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.base import as_float
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
-from vbppl.distributions.families.bounded import log_beta_tail
+from vbppl.distributions.families.bounded import Beta, log_beta_tail
 
 
 def whole(x: Array) -> Array:
@@ -153,7 +153,9 @@ class Binomial(_Coin):
     # More than k heads: the (k + 1)-th smallest of n uniform numbers, a Beta's, is a head.
 
     def cdf(self, x):
-        return jnp.exp(self.log_cdf(x))
+        n, k = self._between(x)
+        inside = Beta(n - k, k + 1.0).cdf(self._tails())
+        return jnp.where(x < 0, 0.0, jnp.where(x >= self.total_count, 1.0, inside))
 
     def log_cdf(self, x):
         n, k = self._between(x)
