@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as theirs
 import pytest
 from quick import jit
-from scipy import stats
+from scipy import special, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -186,6 +186,27 @@ def test_a_truncated_latent_has_the_support_between_its_bounds():
     grid = np.linspace(0, 3, 20001)
     mean = np.trapezoid(grid * exact.pdf(grid), grid) / exact.cdf(3.0)
     assert abs(posterior.mean()["x"] - mean) < 0.1
+
+
+@pytest.mark.slow
+def test_tails_of_a_beta_have_slopes_in_its_concentrations():
+    """And so has a censored negative binomial of unknown concentration: against differences of SciPy's tails."""
+    a, b, x = np.array(
+        [(a, b, x) for a in (0.3, 3.0, 40.0) for b in (0.5, 9.0) for x in (1e-3, 0.3, 0.6, 0.95)], "f4"
+    ).T
+    found = jit(jax.vmap(jax.grad(lambda a, b, x: dist.Beta(a, b).log_cdf(x), (0, 1, 2))))(a, b, x)
+    a, b, x = (each.astype(float) for each in (a, b, x))
+    h, tail = 1e-5, lambda a, b: np.log(special.betainc(a, b, x))
+    exact = [
+        (tail(a + h, b) - tail(a - h, b)) / (2 * h),
+        (tail(a, b + h) - tail(a, b - h)) / (2 * h),
+        np.exp(stats.beta(a, b).logpdf(x) - tail(a, b)),
+    ]
+    np.testing.assert_allclose(found, exact, rtol=2e-3, atol=1e-5)
+    k, c = 6, 2.5
+    slope = jit(jax.grad(lambda c: dist.NegativeBinomial2(4.0, c).log_survival(k)))(c)
+    above = lambda c: stats.nbinom(c, c / (c + 4.0)).logsf(k)  # noqa: E731
+    assert abs(slope - (above(c + h) - above(c - h)) / (2 * h)) < 1e-4
 
 
 LINES = {
