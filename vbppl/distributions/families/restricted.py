@@ -241,7 +241,8 @@ class TruncatedDistribution(_Restricted):
 
     def _below(self) -> ArrayLike | None:
         """What all values are more than."""
-        return self._low - 1 if self.is_discrete and self.low is not None else self.low
+        low = self._low
+        return low - 1 if self.is_discrete and low is not None else low
 
     def _log_mass(self) -> Array:
         below = self._below()
