@@ -9,7 +9,7 @@ import numpy as np
 import numpyro.distributions as theirs
 import pytest
 from quick import jit
-from scipy import stats
+from scipy import special, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -165,6 +165,67 @@ def test_a_truncated_latent_has_the_support_between_its_bounds():
     grid = np.linspace(0, 3, 20001)
     mean = np.trapezoid(grid * exact.pdf(grid), grid) / exact.cdf(3.0)
     assert abs(posterior.mean()["x"] - mean) < 0.1
+
+
+@pytest.mark.slow
+def test_tails_of_a_beta_have_slopes_in_its_concentrations():
+    """And so has a censored negative binomial of unknown concentration: against differences of SciPy's tails."""
+    a, b, x = np.array(
+        [(a, b, x) for a in (0.3, 3.0, 40.0) for b in (0.5, 9.0) for x in (1e-3, 0.3, 0.6, 0.95)], "f4"
+    ).T
+    found = jit(jax.vmap(jax.grad(lambda a, b, x: dist.Beta(a, b).log_cdf(x), (0, 1, 2))))(a, b, x)
+    a, b, x = (each.astype(float) for each in (a, b, x))
+    h, tail = 1e-5, lambda a, b: np.log(special.betainc(a, b, x))
+    exact = [
+        (tail(a + h, b) - tail(a - h, b)) / (2 * h),
+        (tail(a, b + h) - tail(a, b - h)) / (2 * h),
+        np.exp(stats.beta(a, b).logpdf(x) - tail(a, b)),
+    ]
+    np.testing.assert_allclose(found, exact, rtol=2e-3, atol=1e-5)
+    k, c = 6, 2.5
+    slope = jit(jax.grad(lambda c: dist.NegativeBinomial2(4.0, c).log_survival(k)))(c)
+    above = lambda c: stats.nbinom(c, c / (c + 4.0)).logsf(k)  # noqa: E731
+    assert abs(slope - (above(c + h) - above(c - h)) / (2 * h)) < 1e-4
+
+
+LINES = {
+    "Normal": (dist.Normal, stats.norm),
+    "LogNormal": (dist.LogNormal, lambda loc, s: stats.lognorm(s, 0, np.exp(loc))),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_intervals_without_an_end_have_slopes_in_all_parameters(name):
+    """Their densities are tails: against differences of SciPy's. Of everything, and of a bound at 0, nothing is NaN."""
+    ours, exact = LINES[name]
+    rows = np.array([[-np.inf, 1.0], [0.0, 1.0], [1.0, np.inf], [-np.inf, np.inf]])
+
+    def log_prob(loc, scale):
+        return dist.IntervalCensoredDistribution(ours(loc, scale)).log_prob(jnp.asarray(rows))
+
+    def theirs(loc, scale):
+        d = exact(loc, scale)
+        return np.log(d.cdf(rows[:, 1]) - d.cdf(rows[:, 0]))
+
+    found, slopes = jit(lambda loc, scale: (log_prob(loc, scale), jax.jacrev(log_prob, (0, 1))(loc, scale)))(0.3, 1.3)
+    np.testing.assert_allclose(found, theirs(0.3, 1.3), atol=1e-5)
+    h = 1e-4
+    differences = [theirs(0.3 + h, 1.3) - theirs(0.3 - h, 1.3), theirs(0.3, 1.3 + h) - theirs(0.3, 1.3 - h)]
+    np.testing.assert_allclose(slopes, np.array(differences) / (2 * h), atol=1e-4)
+
+
+def test_counts_between_bounds_that_are_not_whole_or_are_none():
+    k, whole = np.arange(9), stats.geom(0.25, loc=-1)
+    for low, high in [(0.5, 4.5), (0.5, np.inf), (-np.inf, 4.0), (-1.5, 3.0)]:
+        d = dist.TruncatedDistribution(dist.Geometric(0.25), low, high)
+        expected = np.where((k >= low) & (k <= high), whole.pmf(k), 0) / (whole.cdf(high) - whole.cdf(np.ceil(low) - 1))
+        log_prob, draws = jit(lambda key, d=d: (d.log_prob(k), d.sample(key, (500,))))(jax.random.key(1))
+        np.testing.assert_allclose(np.exp(log_prob), expected, rtol=1e-5)
+        assert np.min(draws) == max(np.ceil(low), 0) and np.max(draws) <= high
+        assert abs(np.mean(np.asarray(draws) < 9) - expected.sum()) < 0.02
+        np.testing.assert_allclose(np.bincount(draws, minlength=9)[:9] / 500, expected, atol=0.09)
+    draws = jit(dist.TruncatedDistribution(dist.Normal(), -np.inf, 0.7).sample)(jax.random.key(2))
+    assert np.isfinite(draws) and draws <= 0.7
 
 
 def test_a_base_without_a_distribution_function_is_refused_by_name():

@@ -205,7 +205,7 @@ def tails(log_density: Callable[[Array], Array], x: ArrayLike, mean: ArrayLike, 
     return jnp.where(below, tail, 1.0 - tail), jnp.where(below, 1.0 - tail, tail)
 
 
-def log_tail(log_mass: Callable[[Array], Array], like: Array) -> Array:
+def log_tail(log_mass: Callable[[Array], Array], like: Array, steps: int = 0) -> Array:
     """`log` of the integral of `exp(log_mass(s))` over `s > 0`, which falls from the beginning on, and ever faster.
 
     By Gauss-Legendre quadrature over the first 40 nats, in logarithms: of what is too small for a number too.
@@ -213,6 +213,7 @@ def log_tail(log_mass: Callable[[Array], Array], like: Array) -> Array:
     Args:
       log_mass: concave, elementwise.
       like: an array of the shape and dtype of the answer.
+      steps: of Newton's towards where the 40 nats are over, for a tail that begins near its mode and straightens later.
     """
 
     def slope(s: Array) -> Array:
@@ -224,6 +225,10 @@ def log_tail(log_mass: Callable[[Array], Array], like: Array) -> Array:
     # Where it is straight (and its second derivative perhaps no number) the integral is closed.
     straight = ~(bends > 16.0 * info.eps * jnp.square(falls))
     length = 80.0 / (falls + jnp.sqrt(jnp.square(falls) + 80.0 * jnp.where(straight, 0.0, bends)))
+    for _ in range(steps):
+        left = 40.0 - (log_mass(start) - log_mass(length))
+        more = jnp.maximum(left, 0.0) / jnp.maximum(-slope(length), info.tiny)
+        length = length + jnp.where(jnp.isfinite(left) & jnp.isfinite(more), more, 0.0)
     length = jax.lax.stop_gradient(length)  # where to stop is no part of the answer
     nodes, weights = np.polynomial.legendre.leggauss(48)
     at = jnp.asarray(0.5 * (nodes + 1.0), like.dtype).reshape(-1, *(1,) * like.ndim)

@@ -108,23 +108,46 @@ class Beta(Distribution):
 
 def log_beta_tail(a: ArrayLike, b: ArrayLike, x: ArrayLike, rest: ArrayLike) -> Array:
     """The logarithm of the probability of at most `x = 1 - rest` of a `Beta(a, b)`; each is known where it is small."""
-    d = Beta(a, b)
-    a, b, x, rest = jnp.broadcast_arrays(*(jnp.asarray(part, d.dtype) for part in (a, b, x, rest)))
+    dtype = Beta(a, b).dtype
+    return _log_beta_tail(*jnp.broadcast_arrays(*(jnp.asarray(part, dtype) for part in (a, b, x, rest))))
+
+
+@jax.custom_jvp
+def _log_beta_tail(a: Array, b: Array, x: Array, rest: Array) -> Array:
     upper = x > 0.5  # seen from the end next to which `x` lies
     near = Beta(jnp.where(upper, b, a), jnp.where(upper, a, b)).cdf(jnp.where(upper, rest, x))
-
-    def beyond(far: Array) -> Array:
-        inside = far & (x > 0) & (rest > 0)
-        density = Beta(jnp.where(inside, a, 2.0), jnp.where(inside, b, 2.0))
-        odds = jnp.where(inside, x, 0.1) / jnp.where(inside, rest, 0.9)
-
-        def log_mass(s: Array) -> Array:  # per logit of x, in which it is concave, whatever the concentrations
-            falling = odds * jnp.exp(-s)
-            return density.log_prob(falling / (1.0 + falling)) + jnp.log(odds) - s - 2.0 * jnp.log1p(falling)
-
-        return jnp.where(inside, log_tail(log_mass, odds), jnp.where(x > 0, 0.0, -jnp.inf))
-
+    beyond = lambda far: _log_beta_beyond(a, b, x, rest, far)  # noqa: E731
     return log_of_tail(jnp.where(upper, 1.0 - near, near), jnp.where(upper, near, 1.0 - near), beyond)
+
+
+@_log_beta_tail.defjvp
+def _slopes(primals, tangents):
+    # JAX's own incomplete beta has none in the concentrations: of the smaller tail they are those of its quadrature.
+    a, b, x, rest = primals
+    found, other = _log_beta_tail(a, b, x, rest), _log_beta_tail(b, a, rest, x)
+    small, inside = found < other, jnp.isfinite(found) & jnp.isfinite(other)
+
+    def smaller(*parts: Array) -> Array:
+        a, b, x, rest = parts
+        seen = (jnp.where(small, one, two) for one, two in ((a, b), (b, a), (x, rest), (rest, x)))
+        return _log_beta_beyond(*seen, inside, steps=2)
+
+    slope = jax.jvp(smaller, primals, tangents)[1]
+    share = jnp.where(small, 1.0, -jnp.exp(jnp.where(inside, other - found, 0.0)))
+    return found, jnp.where(inside, share * slope, 0.0)
+
+
+def _log_beta_beyond(a: Array, b: Array, x: Array, rest: Array, far: Array, steps: int = 0) -> Array:
+    """`log_beta_tail` by quadrature, where `far`."""
+    inside = far & (x > 0) & (rest > 0)
+    density = Beta(jnp.where(inside, a, 2.0), jnp.where(inside, b, 2.0))
+    odds = jnp.where(inside, x, 0.1) / jnp.where(inside, rest, 0.9)
+
+    def log_mass(s: Array) -> Array:  # per logit of x, in which it is concave, whatever the concentrations
+        falling = odds * jnp.exp(-s)
+        return density.log_prob(falling / (1.0 + falling)) + jnp.log(odds) - s - 2.0 * jnp.log1p(falling)
+
+    return jnp.where(inside, log_tail(log_mass, odds, steps), jnp.where(x > 0, 0.0, -jnp.inf))
 
 
 @pytree

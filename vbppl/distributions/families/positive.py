@@ -24,7 +24,6 @@ from vbppl.core.special import (
     log_ndtr,
     log_of_tail,
     log_tail,
-    safe_log,
     tails,
     xlogy,
 )
@@ -79,10 +78,15 @@ class LogNormal(Distribution):
         return jnp.exp(self.loc + self.scale * special.ndtri(q))
 
     def log_cdf(self, x):
-        return log_ndtr((safe_log(x) - self.loc) / self.scale)
+        return self._log_tail(x, 1.0, -jnp.inf)
 
     def log_survival(self, x):
-        return log_ndtr((self.loc - safe_log(x)) / self.scale)
+        return self._log_tail(x, -1.0, 0.0)
+
+    def _log_tail(self, x: ArrayLike, side: float, outside: float) -> Array:
+        inside = jnp.greater(x, 0)
+        u = (jnp.log(jnp.where(inside, x, 1.0)) - self.loc) / self.scale
+        return jnp.where(inside, log_ndtr(side * u), outside)
 
 
 @pytree

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.pytree import pytree
+from vbppl.core.pytree import pytree, set_field
 from vbppl.core.special import log1mexp
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.base import Distribution, Wrapper, broadcast_batch
@@ -95,7 +95,7 @@ class RightCensoredDistribution(_Restricted):
     parts = ("censored",)
 
     def log_prob(self, x):
-        return _observed_or(self.censored, self.base_dist, x, self.base_dist.log_survival)
+        return _observed_or(self.censored, self.base_dist, x, _log_above)
 
 
 @pytree
@@ -112,14 +112,26 @@ class LeftCensoredDistribution(_Restricted):
     parts = ("censored",)
 
     def log_prob(self, x):
-        return _observed_or(self.censored, self.base_dist, x, self.base_dist.log_cdf)
+        return _observed_or(self.censored, self.base_dist, x, _log_below)
+
+
+def _log_below(base: Distribution, x: ArrayLike) -> Array:
+    """`log P(X <= x)`; what is certain at an infinite `x` has gradients of zero, where the formulas' would be NaN."""
+    far = jnp.isinf(x)
+    return jnp.where(far, jnp.where(x > 0, 0.0, -jnp.inf), base.log_cdf(base.support.replaced(x, far)))
+
+
+def _log_above(base: Distribution, x: ArrayLike) -> Array:
+    """`log P(X > x)`, as `_log_below`."""
+    far = jnp.isinf(x)
+    return jnp.where(far, jnp.where(x > 0, -jnp.inf, 0.0), base.log_survival(base.support.replaced(x, far)))
 
 
 def _observed_or(censored: ArrayLike, base: Distribution, x: ArrayLike, tail: Any) -> Array:
     """The density of what is observed, and the probability of the tail beyond what is censored."""
     censored, x = jnp.asarray(censored, bool), jnp.asarray(x)
     # Each is asked where the other is not: a bound may lie off the support, and a density be infinite there.
-    return jnp.where(censored, tail(x), base.log_prob(base.support.replaced(x, censored)))
+    return jnp.where(censored, tail(base, x), base.log_prob(base.support.replaced(x, censored)))
 
 
 @pytree
@@ -157,8 +169,8 @@ class IntervalCensoredDistribution(_Restricted):
         point = jnp.equal(lower, upper) & ~left & ~right
         # A bound that is not looked at may be anything: each formula gets some other where it is not asked.
         lower, upper = jnp.where(left & ~right, 1.0, lower), jnp.where(right & ~left, 1.0, upper)
-        one_side = jnp.where(left, base.log_cdf(upper), base.log_survival(lower))
-        outside = jnp.logaddexp(base.log_cdf(lower), base.log_survival(upper))
+        one_side = jnp.where(left, _log_below(base, upper), _log_above(base, lower))
+        outside = jnp.logaddexp(_log_below(base, lower), _log_above(base, upper))
         usual = ~left & ~right & ~point
         between = log_mass(base, jnp.where(usual, lower, 0.0), jnp.where(usual, upper, 1.0))
         found = jnp.where(point, base.log_prob(base.support.replaced(upper, ~point)), between)
@@ -167,8 +179,8 @@ class IntervalCensoredDistribution(_Restricted):
 
 def log_mass(base: Distribution, low: ArrayLike, high: ArrayLike) -> Array:
     """`log P(low < X <= high)` of a distribution, seen from the tail in which the two lie."""
-    below = base.log_cdf(low), base.log_cdf(high)
-    above = base.log_survival(low), base.log_survival(high)
+    below = _log_below(base, low), _log_below(base, high)
+    above = _log_above(base, low), _log_above(base, high)
     left = below[0] < above[0]
     larger, smaller = jnp.where(left, below[1], above[0]), jnp.where(left, below[0], above[1])
     some = larger > smaller
@@ -195,15 +207,23 @@ class TruncatedDistribution(_Restricted):
     high: ArrayLike | None = None
     parts = ("low", "high")
 
+    def __post_init__(self):
+        super().__post_init__()
+        for name, nowhere in (("low", -np.inf), ("high", np.inf)):
+            value = getattr(self, name)
+            if isinstance(value, (float, np.floating)) and value == nowhere:  # which is no bound
+                set_field(self, name, None)
+
     @property
     def has_rsample(self):
         return not self.is_discrete
 
     @property
     def support(self):
-        low, high = _bounds(self.base_dist)
-        low = self.low if low is None else low if self.low is None else jnp.maximum(low, self.low)
-        high = self.high if high is None else high if self.high is None else jnp.minimum(high, self.high)
+        (low, high), (own_low, own_high) = _bounds(self.base_dist), (self._low, self.high)
+        own_high = _rounded(jnp.floor, own_high) if self.is_discrete else own_high
+        low = own_low if low is None else low if own_low is None else jnp.maximum(low, own_low)
+        high = own_high if high is None else high if own_high is None else jnp.minimum(high, own_high)
         if self.is_discrete:
             return integer_greater_than(low) if high is None else IntegerInterval(low, high)
         if high is None:
@@ -218,15 +238,20 @@ class TruncatedDistribution(_Restricted):
     def _moments(self):
         raise self._no("mean and variance")
 
+    @property
+    def _low(self) -> ArrayLike | None:
+        return _rounded(jnp.ceil, self.low) if self.is_discrete else self.low
+
     def _below(self) -> ArrayLike | None:
         """What all values are more than."""
-        return self.low - 1 if self.is_discrete and self.low is not None else self.low
+        low = self._low
+        return low - 1 if self.is_discrete and low is not None else low
 
     def _log_mass(self) -> Array:
         below = self._below()
         if below is None:
-            return self.base_dist.log_cdf(self.high) if self.high is not None else jnp.zeros(())
-        return self.base_dist.log_survival(below) if self.high is None else log_mass(self.base_dist, below, self.high)
+            return _log_below(self.base_dist, self.high) if self.high is not None else jnp.zeros(())
+        return _log_above(self.base_dist, below) if self.high is None else log_mass(self.base_dist, below, self.high)
 
     def _sample(self, key, shape):
         u = jax.random.uniform(key, shape, self.dtype, minval=jnp.finfo(self.dtype).tiny)
@@ -268,6 +293,12 @@ class TwoSidedTruncatedDistribution(TruncatedDistribution):
 
     def __init__(self, base_dist: Distribution, low: ArrayLike = 0.0, high: ArrayLike = 1.0):
         TruncatedDistribution.__init__(self, base_dist, low, high)
+
+
+def _rounded(inwards: Any, bound: ArrayLike | None) -> Any:
+    """A bound of counts as the last whole number within it."""
+    is_whole = bound is None or not jnp.issubdtype(jnp.result_type(bound), jnp.floating)
+    return bound if is_whole else inwards(bound)
 
 
 def _bounds(base: Distribution) -> tuple[Any, Any]:
