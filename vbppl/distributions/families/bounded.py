@@ -129,8 +129,8 @@ def _slopes(primals, tangents):
 
     def smaller(*parts: Array) -> Array:
         a, b, x, rest = parts
-        seen = (jnp.where(small, one, two) for one, two in ((a, b), (b, a), (x, rest), (rest, x)))
-        return _log_beta_beyond(*seen, inside, steps=2)
+        (a, b), (x, rest) = ((jnp.where(small, u, v), jnp.where(small, v, u)) for u, v in ((a, b), (x, rest)))
+        return _log_beta_beyond(a, b, x, rest, inside, steps=2)
 
     slope = jax.jvp(smaller, primals, tangents)[1]
     share = jnp.where(small, 1.0, -jnp.exp(jnp.where(inside, other - found, 0.0)))

@@ -255,7 +255,8 @@ class TruncatedDistribution(_Restricted):
 
     def _sample(self, key, shape):
         u = jax.random.uniform(key, shape, self.dtype, minval=jnp.finfo(self.dtype).tiny)
-        base, below, support = self.base_dist, self._below(), self.support
+        base, below = self.base_dist, self._below()
+        support: Any = self.support
         # log P(low < X <= x) rises through the support; the draw is where it is the whole, and log u.
         log_part = lambda x: base.log_cdf(x) if below is None else log_mass(base, below, x)  # noqa: E731
         goal = jnp.log(u) + self._log_mass()
