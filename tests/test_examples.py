@@ -14,7 +14,6 @@ from sklearn.mixture import GaussianMixture
 
 import vbppl as vb
 
-SLOW = pytest.mark.slow
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -93,6 +92,7 @@ def test_regression_agrees_with_the_integral_over_the_noise(example):
     assert abs(found["inside"] - 0.9) < 2 * np.sqrt(0.9 * 0.1 / 92)
 
 
+@pytest.mark.slow
 def test_quality_of_life_agrees_with_maximum_likelihood(example):
     _, found = example("quality_of_life")
     reference = FactorAnalysis(1, tol=1e-8, max_iter=10_000).fit(found["indicators"])
@@ -140,7 +140,8 @@ def test_variational_em_ends_where_the_classic_algorithms_do(example):
     assert factors.check().verdict == "good"
 
 
-@pytest.mark.parametrize("network", ["plain", pytest.param("equinox", marks=SLOW), pytest.param("nnx", marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["plain", "equinox", "nnx"])
 def test_vae_beats_independent_pixels_on_unseen_digits(example, network):
     _, found = example("vae", network=network)
     # The limit of a model without hidden numbers: each pixel with its own odds, seen on the test images themselves.
@@ -164,6 +165,7 @@ def test_bound_and_gap_add_up_to_the_log_evidence_at_every_moment(example):
     assert full_rank < 0.01
 
 
+@pytest.mark.slow
 def test_beyond_a_gaussian_bounds_come_near_the_integral_over_a_grid(example):
     _, found = example("beyond_a_gaussian")
     for name, each in found.items():

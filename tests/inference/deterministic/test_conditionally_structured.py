@@ -126,6 +126,7 @@ def many_rows():
     return groups(y)
 
 
+@pytest.mark.slow
 def test_the_noise_of_rows_is_orthogonal_to_that_of_hyperparameters_and_to_what_these_make(many_rows):
     before = vb.fit(many_rows, "full_rank").solution
     search = Search(Problem([before.target], Deterministic(), np.zeros((1, 1)), None, [raw_key(0)]), 0, before)

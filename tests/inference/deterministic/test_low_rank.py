@@ -72,7 +72,7 @@ def test_the_slope_is_the_derivative_of_the_bound(signs):
     np.testing.assert_allclose(function(x)[1], numerical, atol=1e-6)
 
 
-@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("rank", [pytest.param(4, marks=pytest.mark.slow), None])
 def test_common_factors_are_recovered(rank):
     precision = factor_covariance(600, 4)
     loc = np.random.default_rng(1).standard_normal(600) / np.sqrt(np.diag(precision))
@@ -112,6 +112,7 @@ def test_more_directions_are_never_worse_and_none_is_better_than_the_truth():
     assert best > gaps[0] > gaps[1] > gaps[2] > 0
 
 
+@pytest.mark.slow
 def test_the_bound_and_its_gain_are_told_by_draws_that_the_fit_has_not_seen():
     precision = random_walk(200)
     first = Normal.mean_field(np.zeros(200), -np.log(np.diag(precision)) / 2)

@@ -138,6 +138,7 @@ def test_how_often_one_looks_changes_no_bit_of_the_answer():
     np.testing.assert_array_equal(answers[0].history, answers[1].history)
 
 
+@pytest.mark.slow
 @quiet
 def test_random_numbers_made_a_few_steps_at_a_time_are_the_same(monkeypatch):
     whole = vb.fit(PAIRS, method=vb.Stochastic(steps=100, draws=2))

@@ -196,10 +196,10 @@ class TruncatedDistribution(_Restricted):
 
     Of a normal `TruncatedNormal` is faster, and has moments.
 
-    >>> from vbppl.distributions import Poisson
-    >>> d = TruncatedDistribution(Poisson(1.0), low=1)  # of which no zero is ever counted
-    >>> round(float(np.exp(d.log_prob(1))), 4)  # exp(-1) / (1 - exp(-1))
-    0.582
+    >>> from vbppl.distributions import Geometric
+    >>> d = TruncatedDistribution(Geometric(0.5), low=1)  # of which no zero is ever counted
+    >>> round(float(np.exp(d.log_prob(1))), 4)  # 1/4 of 1/2
+    0.5
     """
 
     base_dist: Distribution
@@ -277,7 +277,9 @@ class LeftTruncatedDistribution(TruncatedDistribution):
     """`base_dist`, given that it is at least `low`."""
 
     def __init__(self, base_dist: Distribution, low: ArrayLike = 0.0):
-        TruncatedDistribution.__init__(self, base_dist, low)
+        for name, value in (("base_dist", base_dist), ("low", low), ("high", None)):
+            set_field(self, name, value)
+        self.__post_init__()
 
 
 @pytree
@@ -285,7 +287,9 @@ class RightTruncatedDistribution(TruncatedDistribution):
     """`base_dist`, given that it is at most `high`."""
 
     def __init__(self, base_dist: Distribution, high: ArrayLike = 0.0):
-        TruncatedDistribution.__init__(self, base_dist, None, high)
+        for name, value in (("base_dist", base_dist), ("low", None), ("high", high)):
+            set_field(self, name, value)
+        self.__post_init__()
 
 
 @pytree
@@ -293,7 +297,9 @@ class TwoSidedTruncatedDistribution(TruncatedDistribution):
     """`base_dist`, given that it lies between `low` and `high`."""
 
     def __init__(self, base_dist: Distribution, low: ArrayLike = 0.0, high: ArrayLike = 1.0):
-        TruncatedDistribution.__init__(self, base_dist, low, high)
+        for name, value in (("base_dist", base_dist), ("low", low), ("high", high)):
+            set_field(self, name, value)
+        self.__post_init__()
 
 
 def _rounded(inwards: Any, bound: ArrayLike | None) -> Any:
