@@ -193,6 +193,7 @@ def exact_bound(loc, log_sd):
     return likelihood - (mean**2 + variance - 1 - 2 * log_sd).sum() / 2
 
 
+@pytest.mark.slow
 @quiet
 def test_what_cannot_be_judged_by_row_says_so():
     @vb.model

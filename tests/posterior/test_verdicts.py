@@ -132,6 +132,7 @@ def weights(count):
     vb.sample("w", dist.Dirichlet(jnp.ones(len(count))))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_measured_is_not_told_as_a_number():
     """Thirty flat weights, whose means a Gaussian has right to 0.05 sd."""
     text = "\n".join([str(vb.fit(weights(np.zeros(30))).report), *vb.fit(weights(np.zeros(30))).report.details])

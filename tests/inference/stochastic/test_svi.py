@@ -212,6 +212,7 @@ def test_an_additive_constant_changes_neither_the_steps_nor_the_stop(x64):
     assert shifted.status.reason == plain.status.reason == "settled"
 
 
+@pytest.mark.slow
 def test_32_and_64_bits_give_the_same_answer(x64):
     wide = vb.fit(LOGISTIC, "mean_field", method=vb.Stochastic(draws=16))
     with jax.enable_x64(False):
