@@ -296,10 +296,8 @@ class RightTruncatedDistribution(TruncatedDistribution):
 class TwoSidedTruncatedDistribution(TruncatedDistribution):
     """`base_dist`, given that it lies between `low` and `high`."""
 
-    def __init__(self, base_dist: Distribution, low: ArrayLike = 0.0, high: ArrayLike = 1.0):
-        for name, value in (("base_dist", base_dist), ("low", low), ("high", high)):
-            set_field(self, name, value)
-        self.__post_init__()
+    low: ArrayLike | None = 0.0
+    high: ArrayLike | None = 1.0
 
 
 def _rounded(inwards: Any, bound: ArrayLike | None) -> Any:

@@ -21,6 +21,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import ByWork, in_full_precision
 from vbppl.core.types import PyTree
 from vbppl.guides.base import Guide, in_dtype_of
+from vbppl.guides.noise import Nothing
 from vbppl.inference.bound import log_prob
 from vbppl.inference.solution import Solution
 from vbppl.model.arguments import name_of, told, told_defaults, told_of
@@ -175,11 +176,10 @@ def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple
     """The guide's log densities, on the host where that needs no program; none of a point."""
     if reaches_out(guide, target) and (bent := Bent.of(guide, phi, target)) is not None:
         found = bent.log_density(z.astype(np.float64))
+    elif isinstance(guide.noise(target), Nothing):
+        return ()
     else:
-        try:
-            found = log_prob(guide, phi, jnp.asarray(z, jnp.result_type(float)), target)
-        except TypeError:  # of a point, which has no density
-            return ()
+        found = log_prob(guide, phi, jnp.asarray(z, jnp.result_type(float)), target)
     return tuple(np.asarray(found, np.float64).tolist())
 
 
