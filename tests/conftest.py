@@ -10,6 +10,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
+import numpyro  # noqa: F401  # before ArviZ, whose lazy stand-in makes Python load NumPyro's submodules twice
 import pytest
 
 compiled: list[str] = []
