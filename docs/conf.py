@@ -7,6 +7,7 @@ asks no other machine for anything either.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -41,6 +42,7 @@ myst_heading_anchors = 3
 default_role = "literal"  # docstrings mark code as pages do, by one backtick
 autodoc_typehints = "none"  # the signature has them
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # what a method overrides is said once
 napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 # A page that the table of contents names by a pattern may not have been written yet.
@@ -79,11 +81,26 @@ def as_restructured_text(app, what, name, thing, options, lines) -> None:
     """Let a docstring mean what it says: outside code `|x|` and `*` are themselves; a module's is not for users."""
     if what == "module":
         lines.clear()
+    if what == "property":  # else Napoleon takes what stands before a colon for its type
+        lines.insert(0, "")
     for at, line in enumerate(lines):
         is_code = line.lstrip().startswith((">>>", "..."))
         if not is_code:
             parts = re.split(r"(`[^`]*`)", line)
             lines[at] = "".join(part if part.startswith("`") else TOO_MUCH.sub(r"\\\1", part) for part in parts)
+
+
+def as_it_is_called(app, what, name, thing, options, signature, returns):
+    """Of a class the fields that it is made from, in the place of `*args`."""
+    if what != "class" or not dataclasses.is_dataclass(thing):
+        return signature, returns
+    parameters = list(inspect.signature(thing.__init__).parameters.values())[1:]
+    return str(inspect.Signature([each.replace(annotation=each.empty) for each in parameters])), ""
+
+
+def skipped(app, what, name, thing, skip, options):
+    """What families of distributions share and users do not call."""
+    return True if name in ("standard", "base_dist") else None
 
 
 class Names(SphinxDirective):
@@ -105,6 +122,7 @@ class Names(SphinxDirective):
         fields = ", ".join(inspect.signature(kind).parameters) if made else ""
         is_wrapped = not made and kind.__name__ == "Independent"
         what = f"`{thing.base.describe()}`, over an event of {thing.dims} dims" if is_wrapped else inspect.getdoc(kind)
+        what = f"`{thing.describe()}`" if not made and not is_wrapped and vars(thing) else what
         what = " ".join(what.partition("\n\n")[0].split()).replace("|", "\\|")
         return f"| `{name}{f'({fields})' if fields else ''}` | {what} |"
 
@@ -114,5 +132,7 @@ def setup(app) -> dict:
     app.add_html_math_renderer("mathml", inline_renderers=(math, None), block_renderers=(math, None))
     app.add_directive("names", Names)
     app.connect("source-read", with_paths)
+    app.connect("autodoc-skip-member", skipped)
+    app.connect("autodoc-process-signature", as_it_is_called)
     app.connect("autodoc-process-docstring", as_restructured_text, priority=100)  # before Napoleon
     return {"parallel_read_safe": True}

@@ -23,7 +23,7 @@ BLOCKS = re.compile(
     r"^(?P<skipped><!-- not run -->\n+)?```python *\n(?P<code>.*?)^```\n(?:\n```text\n(?P<text>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
-PICTURE = re.compile(r"!\[[^\]]*\]\(pictures/([\w.]+)\)")
+PICTURE = re.compile(r"!\[[^\]]*\]\((?:\.\./)?pictures/([\w.]+)\)")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?")
 # What these lines count depends on the machine and on the release of JAX, so their words alone are compared.
 COUNTS = ("took ", "stopped: ", "restarts: ")
@@ -75,7 +75,7 @@ def main() -> None:
                     start, end = (at + moved for at in match.span("text"))
                     text, moved = text[:start] + found + text[end:], moved + len(found) - len(match["text"])
             for name in PICTURE.findall(text):
-                shutil.copy(name, page.parent / "pictures" / name)
+                shutil.copy(name, ROOT / "docs" / "pictures" / name)
         page.write_text(text)
     if ROOT / "README.md" in pages:
         picture = ROOT / "docs" / "eight_schools.png"

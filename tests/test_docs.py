@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import vbppl as vb
+import vbppl.distributions as dist
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md")]
@@ -98,6 +102,33 @@ def test_every_page_stands_in_the_contents_once():
     index = ROOT / "docs" / "index.md"
     listed = [page for entry in contents(index) for page in [entry, *contents(entry)]]
     assert sorted(listed) == sorted({*ROOT.glob("docs/**/*.md")} - {index})
+
+
+# Public names whose examples are still to be written: in the docstring, or in the Python block of their page in
+# docs/reference. It shall stay empty.
+WITHOUT_EXAMPLE: set[str] = set()
+
+
+def public_names() -> dict[str, object]:
+    modules = {"": vb, "distributions.": dist, "plot.": vb.plot}
+    drawn = [name for name, thing in vars(vb.plot).items() if getattr(thing, "__module__", "") == vb.plot.__name__]
+    listed = {"": vb.__all__, "distributions.": dist.__all__, "plot.": [name for name in drawn if name[0] != "_"]}
+    every = {f"{at}{name}": getattr(modules[at], name) for at, names in listed.items() for name in names}
+    return {name: thing for name, thing in every.items() if not inspect.ismodule(thing)}
+
+
+def test_every_public_name_is_in_the_reference_and_has_an_example():
+    pages = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", pages, re.MULTILINE | re.DOTALL))
+    unlisted, without = set(), set()
+    for name, thing in public_names().items():
+        at, _, last = name.rpartition(".")
+        if at != "distributions" and not re.search(rf"::\s(?:vbppl\.)?{last}$", pages, re.MULTILINE):
+            unlisted.add(name)  # the page of distributions lists all that there are
+        if ">>>" not in (thing.__doc__ or "") and not re.search(rf"\b{last}\b", code):
+            without.add(name)
+    assert not unlisted, "name them in a page of docs/reference"
+    assert without == WITHOUT_EXAMPLE, "write an example into the docstring, or into the page of docs/reference"
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import matplotlib
@@ -84,3 +86,48 @@ def test_what_is_no_distribution_or_no_model_has_a_page_too(tmp_path):
 def test_a_path_must_be_one():
     with pytest.raises(TypeError, match="posterior must be what vb.fit gave back"):
         vb.write_report(odd(np.array([0.3])), "fit.html")
+
+
+def in_chromium(path, *options):
+    """What headless Chromium makes of a page: its document, and what it was told on the console."""
+    command = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if command is None:
+        pytest.skip("no Chromium is installed here (apt-get install chromium)")
+    # Console messages go to the log, whose other lines are of the browser itself.
+    flags = "--headless --no-sandbox --disable-gpu --hide-scrollbars --enable-logging=stderr --dump-dom".split()
+    run = subprocess.run([command, *flags, *options, path.as_uri()], capture_output=True, text=True, timeout=120)
+    return run.stdout, [line for line in run.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.slow
+def test_a_browser_has_nothing_to_complain_of(page, tmp_path):
+    path, broken = tmp_path / "fit.html", tmp_path / "broken.html"
+    path.write_text(page, encoding="utf-8")
+    broken.write_text("<!doctype html><script>console.error('heard')</script>")
+    assert any("heard" in line for line in in_chromium(broken)[1])
+    document, told = in_chromium(path)
+    assert not told
+    assert "verdict: good" in document and document.count("<svg") == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1200])
+def test_it_is_no_wider_than_the_screen(page, tmp_path, width):
+    measure = "<script>document.title = document.documentElement.scrollWidth + ' of ' + window.innerWidth</script>"
+    path = tmp_path / "measured.html"
+    path.write_text(page.replace("</body>", measure + "</body>"), encoding="utf-8")
+    document, _ = in_chromium(path, f"--window-size={width},900")
+    found, shown = map(int, re.search(r"<title>(\d+) of (\d+)</title>", document).groups())
+    assert found <= shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_seen_by_day_and_by_night(page, tmp_path, scheme):
+    path, picture = tmp_path / "fit.html", tmp_path / "fit.png"
+    path.write_text(page, encoding="utf-8")
+    chosen = f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
+    in_chromium(path, chosen, f"--screenshot={picture}", "--window-size=900,1400")
+    seen = plt.imread(picture)[..., :3].mean(axis=-1)
+    assert (np.median(seen) > 0.5) == (scheme == "light")  # the ground
+    assert np.ptp(seen) > 0.5  # and what stands on it
