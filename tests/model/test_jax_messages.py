@@ -732,16 +732,6 @@ def a_sample_without_a_name():
 
 @told(
     """
-site 'x': sample has no argument obs_mask=.
-  To mend it: Write dist.mask(mask) for rows that do not count; what is missing is a latent site of its own.
-"""
-)
-def rows_that_are_masked_by_a_keyword():
-    run(lambda: vb.sample("x", dist.Normal(0.0, 1.0), obs=1.0, obs_mask=True))
-
-
-@told(
-    """
 site 'x': sample has no argument rng_key=.
   To mend it: Leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).
 """

@@ -1,6 +1,7 @@
 """How a model is written, and how it is run.
 
-In order: `shapes` are the rules of plates and batches; `labels` are what rows and columns are called; `arguments` tells
+In order: `shapes` are the rules of plates and batches; `labels` are what rows and columns are called; `missing` are
+observations that are not there; `arguments` tells
 data from settings; `outside` tells what a function reads besides; `primitives` are the words (`sample`, `param`,
 `plate`, ...), which build a `Site` and ask the interpreter of the run; `modules` takes neural networks apart and
 together; `handlers` are interpreters, each a function `Site -> Site`; `claims` are what a model says of its numbers;

@@ -132,6 +132,7 @@ class Model(Program):
       decentered: sites that are fitted in other coordinates: see `reparam.py`.
       states: what the steps of a fit have left in modules and mutable values.
       training: raw key data while a fit makes steps; None elsewhere.
+      missing: for each site of which entries are missing, which these are: see `missing/places.py`.
       reads: what the function read from outside its arguments when it was applied: see `outside.py`.
     """
 
@@ -145,6 +146,7 @@ class Model(Program):
     states: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: Any = None
     reads: Reading = static(default=())
+    missing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
@@ -175,7 +177,8 @@ class Model(Program):
 
     def with_arrays(self, change: Callable[[Any], Any]) -> Model:
         """The same model with each of its arrays and sources, its conditions' too, changed."""
-        parts = {name: getattr(self, name) for name in ("arrays", "conditions", "interventions", "states")}
+        names = ("arrays", "conditions", "interventions", "states", "missing")
+        parts = {name: getattr(self, name) for name in names}
         return dataclasses.replace(self, **jax.tree.map(change, parts, is_leaf=lambda leaf: isinstance(leaf, Source)))
 
     def loaded(self, names: Container[str] | None = None) -> Model:
@@ -198,7 +201,7 @@ class Model(Program):
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
         interpreter, arrays = in_mode(interpreter, self.states, self.training), dict(by_identity(self.arrays))
-        with unchanged(self.reads, self.functions), traced(interpreter, arrays) as sites:
+        with unchanged(self.reads, self.functions), traced(interpreter, arrays, self.missing) as sites:
             self.inline()
         return sites
 
@@ -337,11 +340,8 @@ class Model(Program):
                 raise no_such_site(name, name_of(self.function), met)
             word, kind = ("do", "deterministic") if name in self.interventions else ("condition", "sample")
             if met[name] != kind:
-                raise ModelError(
-                    f"{word} cannot set a {met[name]} statement.",
-                    site=prefix + name,
-                    mend="Set sample sites; use do for deterministic ones, and arguments of the model for the rest.",
-                )
+                mend = "Set sample sites; use do for deterministic ones, and arguments of the model for the rest."
+                raise ModelError(f"{word} cannot set a {met[name]} statement.", site=prefix + name, mend=mend)
 
 
 def check_applied(model: Any, argument: str = "") -> None:

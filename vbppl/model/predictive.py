@@ -17,6 +17,7 @@ from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
 from vbppl.distributions.location_scale import Coordinates, coordinates
 from vbppl.model.handlers import answered, at_point, at_rows, drawn_anew, given, required
+from vbppl.model.missing.statement import SUFFIX
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import take_rows
@@ -57,7 +58,8 @@ def predict(
         )
     changed = [n for n, s in latent.items() if given_shapes[n] != (s.unconstrained if n in z else s.shape)]
     for name in changed:
-        _say_drawn_from_prior(name, given_shapes[name], latent[name])
+        may_change = bool(latent[name].frames) or name.removesuffix(SUFFIX) in model.missing
+        _say_drawn_from_prior(name, given_shapes[name], latent[name], may_change)
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     counts = {name: np.shape(value)[0] for name, value in {**draws, **z}.items()}
     if len(set(counts.values())) > 1:
@@ -160,8 +162,8 @@ def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArr
     return take_rows(jnp.asarray(values), frames, [rows[frame.name] for frame in frames], len(site.event))
 
 
-def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:
-    if not site.frames:
+def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline, may_change: bool) -> None:
+    if not may_change:
         raise ModelError(
             f"the posterior's values have shape {before}, but this model's site has shape {site.shape}.",
             site=name,

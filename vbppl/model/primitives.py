@@ -30,9 +30,10 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function
+from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
+from vbppl.model.missing.statement import mask_of, partly_observed
 from vbppl.model.shapes import (
     Frame,
     check_owned,
@@ -43,6 +44,7 @@ from vbppl.model.shapes import (
     plate_dim,
     plate_rows,
     plated,
+    shown_rows,
     source_frame,
     take_rows,
     take_shown,
@@ -83,6 +85,7 @@ class Site:
 
 
 Interpreter = Callable[[Site], Site]
+NONE: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Program:
@@ -96,9 +99,12 @@ class Program:
 class Run:
     """One run of a model: its interpreter, the plates that are open, the sites met so far."""
 
-    def __init__(self, interpreter: Interpreter, arguments: Mapping[int, int] = MappingProxyType({})):
+    def __init__(
+        self, interpreter: Interpreter, arguments: Mapping[int, int] = NONE, missing: Mapping[str, Any] = NONE
+    ):
         self.interpreter = interpreter
         self.arguments = arguments  # the arrays that may be labels: by their identity, their number
+        self.missing = missing  # which entries of sites are, where some are
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
@@ -166,11 +172,22 @@ def _run(word: str) -> Run:
 
 
 @overload
-def sample(name: str, dist: Distribution, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None) -> Array: ...
-@overload
-def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None) -> Any: ...
 def sample(
-    name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None, **foreign: Any
+    name: str, dist: Distribution, obs: Any = None, *, obs_mask: Any = None, sample_shape: Shape = (), dims: Any = None
+) -> Array: ...
+@overload
+def sample(
+    name: str, dist: Any, obs: Any = None, *, obs_mask: Any = None, sample_shape: Shape = (), dims: Any = None
+) -> Any: ...
+def sample(
+    name: str,
+    dist: Any = None,
+    obs: Any = None,
+    *,
+    obs_mask: Any = None,
+    sample_shape: Shape = (),
+    dims: Any = None,
+    **foreign: Any,
 ) -> Any:
     """State that `name` is distributed as `dist`; return its value in this run.
 
@@ -179,6 +196,8 @@ def sample(
       dist: a distribution (of vbppl, or any object with its members), or another model applied
         to its arguments, which then runs as a part of this one under `name/...`.
       obs: the observed value, of exactly the site's shape; None for a latent variable.
+      obs_mask: true where `obs` was observed, one truth value for each row. What is missing is imputed as a latent site
+        `<name>_unobserved` of shape `(missing, *event)`; whole numbers that are missing do not count.
       sample_shape: independent copies to the left of the batch.
       dims: names of the axes that no plate owns: `("feature",)`, or with labels `{"feature": ["age", "weight"]}`.
 
@@ -201,7 +220,7 @@ def sample(
     run, name = _run_and_name("sample", name)
     check_keywords("sample", name, foreign, "sample(name, dist, obs=y)")
     if isinstance(dist, Program):
-        return _submodel(run, name, dist, obs)
+        return submodel(run, name, dist, obs)
     refuse_function(name, dist)
     dist = as_distribution(dist, name)
     if not isinstance(sample_shape, tuple) or sample_shape:
@@ -210,7 +229,10 @@ def sample(
     if obs is not None:
         obs = observation(name, dist, obs, run.frames)
     site = Site("sample", name, value=obs, dist=dist, observed=obs is not None, frames=run.frames)
-    return run.ask(with_dims(site, dims, run.arguments)).value
+    site = with_dims(site, dims, run.arguments)
+    if obs is not None and obs_mask is not None:
+        return partly_observed(run, site, mask_of(name, dist, obs_mask, run.frames))
+    return run.ask(site).value
 
 
 def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any) -> PyTree:
@@ -328,7 +350,7 @@ class plate:  # a word of the language, so lower case
         size, labels = sized(f"plate '{name}'", size, run.arguments) or (size, None)
         size, subsample_size = plate_rows(name, size, subsample_size)
         site = Site("plate", name, frames=run.frames, size=size, subsample_size=subsample_size, labels=labels)
-        shown = _shown_rows(run, site)
+        shown = shown_rows(run, site)
         indices = shown.indices if isinstance(shown, RowBlock) else shown
         length = size if indices is None else indices.shape[0]
         self._indices = indices
@@ -372,29 +394,3 @@ def _run_and_name(word: str, name: Any) -> tuple[Run, str]:
         mend = f'Put a name first: vb.{word}("x", ...).'
         raise ModelError(f"a site's name must be a non-empty string, not {name!r:.80}.", mend=mend)
     return run, run.prefix + name
-
-
-def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
-    if obs is not None:
-        mend = "Condition it by the names of its sites: sample(name, other(x).condition(y=...))."
-        raise ModelError("a model has no single value to observe.", site=name, mend=mend)
-    before, run.prefix = run.prefix, name + "/"
-    try:
-        return program.inline()
-    finally:
-        run.prefix = before
-
-
-def _shown_rows(run: Run, site: Site) -> Array | RowBlock | None:
-    """The rows to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
-    name, before = site.name, run.sites.get(site.name)
-    if before is None:
-        return run.ask(site).value
-    if before.kind != "plate" or before.size != site.size:
-        other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
-        problem = f"the name is used by {other} and by a plate of {site.size} rows."
-        raise ModelError(problem, site=name, mend="Rename one of the two.")
-    if None not in (before.labels, site.labels) and before.labels != site.labels:
-        raise ModelError("two plates of this name have different labels.", site=name, mend="Rename one of the two.")
-    run.sites[name] = dataclasses.replace(before, labels=site.labels or before.labels)
-    return before.value

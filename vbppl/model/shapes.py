@@ -221,6 +221,21 @@ def check_value(site: str, value: Any, shape: Shape, frames: Frames) -> None:
     )
 
 
+def shown_rows(run: Any, site: Any) -> Array | RowBlock | None:
+    """The rows of a plate to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
+    name, before = site.name, run.sites.get(site.name)
+    if before is None:
+        return run.ask(site).value
+    if before.kind != "plate" or before.size != site.size:
+        other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
+        problem = f"the name is used by {other} and by a plate of {site.size} rows."
+        raise ModelError(problem, site=name, mend="Rename one of the two.")
+    if None not in (before.labels, site.labels) and before.labels != site.labels:
+        raise ModelError("two plates of this name have different labels.", site=name, mend="Rename one of the two.")
+    run.sites[name] = dataclasses.replace(before, labels=site.labels or before.labels)
+    return before.value
+
+
 def take_rows(array: Array, frames: Frames, rows: Sequence[Array | RowBlock | None], event_dim: int) -> Array:
     """The rows shown of an array that has all rows of the plates, left of `event_dim` dimensions."""
     for frame, shown in zip(frames, rows):

@@ -34,11 +34,15 @@ from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
 
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
 
 @contextlib.contextmanager
-def traced(interpreter: Interpreter, arguments: Mapping[int, int] = MappingProxyType({})) -> Iterator[dict[str, Site]]:
+def traced(
+    interpreter: Interpreter, arguments: Mapping[int, int] = NOTHING, missing: Mapping[str, Array] = NOTHING
+) -> Iterator[dict[str, Site]]:
     """A run whose sites are noted in the order of their statements: what is done inside speaks to `interpreter`."""
-    with running(Run(interpreter, arguments)) as run:
+    with running(Run(interpreter, arguments, missing)) as run:
         try:
             yield run.sites
         except Exception as error:
