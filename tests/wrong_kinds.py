@@ -217,6 +217,7 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Posterior.check": (p.check, {"gap": False}),
         "Posterior.covariance": (lambda names: p.covariance(names), {"names": "mu"}),
         "Posterior.linear_response": (lambda names: p.linear_response(names), {"names": "mu"}),
+        "Posterior.sensitivity": (lambda names: p.sensitivity(names), {"names": "mu"}),
         "Posterior.summary": (lambda names: p.summary(names), {"names": "mu"}),
         "Posterior.to_dataframe": (
             lambda names, **more: p.to_dataframe(names, **more),

@@ -41,8 +41,12 @@ class Axes:
         dims = self.dims.get(site, ())
         if len(dims) != len(shape):
             return (None,) * len(shape)
-        found = (self.labels.get(dim or "") for dim in dims)
-        return tuple(texts(each) if each and len(each) == n else None for each, n in zip(found, shape))
+        return tuple(self.words_along(dim or "", n) for dim, n in zip(dims, shape))
+
+    def words_along(self, dim: str, size: int) -> Sequence[str] | None:
+        """What the entries along one dim are called; None where they are counted from 0."""
+        found = self.labels.get(dim)
+        return texts(found) if found and len(found) == size else None
 
     def names(self, site: str, shape: Shape) -> list[str]:
         """The names of all scalars of a site, in order: `alpha[Ramsey]`, `w[0,3]`."""
