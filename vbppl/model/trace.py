@@ -122,14 +122,18 @@ class Outline:
 
 def _check_density(site: Site, core: Any) -> None:
     """A density that is not ours has the batch shape: a longer one would be summed, in silence."""
-    if type(core).__module__.startswith("vbppl.distributions"):
+    guest = getattr(core, "inner", None)  # another library's, or a plain class
+    if guest is None and type(core).__module__.startswith("vbppl.distributions"):
         return
+    if guest is None and hasattr(core, "check_density"):
+        core.check_density(site.value)
     shape = jax.eval_shape(site.dist.log_prob, site.value).shape
     if shape != tuple(site.dist.batch_shape):
         raise ModelError(
-            f"the log density of {type(core).__name__} has shape {shape}, not that of the batch.",
+            f"the log density of {type(guest or core).__name__} has shape {shape}, not that of the batch.",
             details=f"batch: {tuple(site.dist.batch_shape)}\nevent: {tuple(site.dist.event_shape)}",
-            mend="Return one log density for each event: sum over the event's dimensions.",
+            mend="Return one log density for each event: sum over the event's dimensions."
+            + (" Its batch_shape must be the shape of its parameters, () by default." if guest is not None else ""),
         )
 
 
