@@ -104,6 +104,7 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive}),
         "plate": (inside(entered), {"name": "x", "size": 3, "subsample_size": 3, "dim": -1}),
         "subsample": (in_a_plate(vb.subsample), {"array": Y, "event_dim": 0}),
+        "scan": (inside(vb.scan), {"step": lambda carry, x: (carry, x), "init": 0.0, "xs": Y, "length": len(Y)}),
         "mutable": (inside(vb.mutable), {"name": "x", "init": {"mean": 0.0}}),
         "prng_key": (inside(vb.prng_key), {"name": "key"}),
         "prior_over": (

@@ -281,7 +281,7 @@ def a_value_kept_from_another_run():
 @told(
     """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_statement_inside_cond():
@@ -291,7 +291,7 @@ def a_statement_inside_cond():
 @told(
     """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_statement_inside_jit():
@@ -301,7 +301,7 @@ def a_statement_inside_jit():
 @told(
     """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_statement_inside_grad():
@@ -311,7 +311,7 @@ def a_statement_inside_grad():
 @told(
     """
 site 'd': the deterministic statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_note_inside_vmap():

@@ -909,7 +909,7 @@ def a_model_that_is_awaited():
 
 INSIDE = """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 
 

@@ -39,13 +39,14 @@ from vbppl.model.arguments import (
     split,
     value_of,
 )
+from vbppl.model.control_flow.steps import value_at
 from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
 from vbppl.model.primitives import Interpreter, Program, Site, interpreted, is_running, subsample
-from vbppl.model.shapes import all_rows, as_numbers, check_value
+from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import (
     Outline,
     abstract_sites,
@@ -316,18 +317,16 @@ class Model(Program):
         def interpret(site: Site) -> Site:
             name = site.name.removeprefix(prefix)
             if site.kind == "deterministic" and name in self.interventions:
-                value = jnp.asarray(self.interventions[name])
-                check_value(site.name, value, jnp.shape(site.value), site.frames)
-                return interpreter(dataclasses.replace(site, value=value))
+                value = value_at(site, self.interventions[name], jnp.shape(site.value))
+                return interpreter(dataclasses.replace(site, value=jnp.asarray(value)))
             if site.kind != "sample" or (name not in self.interventions and name not in self.conditions):
                 return interpreter(site)
             cut = name in self.interventions
-            value = jnp.asarray(self.interventions[name] if cut else self.conditions[name])
+            value = self.interventions[name] if cut else self.conditions[name]
             batch, event = all_rows(site.dist.batch_shape, site.frames), site.dist.event_shape
-            check_value(site.name, value, (*batch, *event), site.frames)
-            value = subsample(value, event_dim=len(event))
+            value = subsample(value_at(site, value, (*batch, *event)), event_dim=len(event))
             if cut:
-                return interpreter(Site("deterministic", site.name, value, frames=site.frames, dims=site.dims))
+                return interpreter(dataclasses.replace(site, kind="deterministic", value=value, dist=None))
             return interpreter(dataclasses.replace(site, value=value, observed=True))
 
         return interpret

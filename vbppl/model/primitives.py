@@ -1,4 +1,4 @@
-"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`, `mutable`, `prng_key`.
+"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`.
 
 A word does one thing: it builds a `Site` and asks the interpreter of the current run what its
 value is. An interpreter is any function `Site -> Site`: one draws from the prior, one reads
@@ -58,6 +58,8 @@ class Site:
     `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
     `constraint` to params, `size`, `subsample_size` and `labels` to plates, and `sources`, the names of what is
     read in parts along the plate; `dims` name the axes of a value that are no plate's. `value` is None at first.
+    `step` is that of the `scan` that a statement stands in, while the step runs; afterwards all that it holds has the
+    steps as leading axes, of the lengths `steps`. `told` is what the interpreter says of its answer beyond the value.
     """
 
     kind: str
@@ -72,6 +74,9 @@ class Site:
     sources: tuple[str, ...] = ()
     labels: Labels | None = None
     dims: tuple[Dim, ...] = ()
+    step: Any = None
+    steps: Shape = ()
+    told: Any = None
 
     @property
     def scale(self) -> float:
@@ -82,6 +87,11 @@ class Site:
     def shape(self) -> Shape:
         """The shape of a sample site's value: batch dimensions, then event dimensions."""
         return tuple(self.dist.batch_shape) + tuple(self.dist.event_shape)
+
+    @property
+    def whole_shape(self) -> Shape:
+        """The same for all steps of the scans around it."""
+        return self.shape if self.step is None else (*self.step.lengths, *self.shape)
 
 
 Interpreter = Callable[[Site], Site]
@@ -113,6 +123,17 @@ class Run:
     def ask(self, site: Site) -> Site:
         """Let the interpreter answer `site`, and remember the answer."""
         check_transforms(site.kind, site.name, self.within)
+        self.check_name(site)
+        try:
+            self.sites[site.name] = site = self.interpreter(site)
+        except KeyError as error:
+            if error.args != (site.name,):
+                raise
+            raise changing(site.name) from error
+        return site
+
+    def check_name(self, site: Site) -> None:
+        """A statement needs a name of its own."""
         before = self.sites.get(site.name)
         if before is not None:
             kinds = f"a {before.kind} and a {site.kind} statement"
@@ -123,13 +144,6 @@ class Run:
                 site=site.name,
                 mend="Give each statement its own name; for many like variables use a plate.",
             )
-        try:
-            self.sites[site.name] = site = self.interpreter(site)
-        except KeyError as error:
-            if error.args != (site.name,):
-                raise
-            raise changing(site.name) from error
-        return site
 
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("vbppl_run", default=None)
@@ -148,7 +162,7 @@ def running(run: Run) -> Iterator[Run]:
 @contextlib.contextmanager
 def interpreted(wrap: Callable[[str, Interpreter], Interpreter]) -> Iterator[Run]:
     """Let `wrap(prefix, interpreter)` stand in for the current run's interpreter, for a while."""
-    run = _run("a model inside a model")
+    run = run_of("a model inside a model")
     before, run.interpreter = run.interpreter, wrap(run.prefix, run.interpreter)
     try:
         yield run
@@ -161,7 +175,8 @@ def is_running() -> bool:
     return _current.get() is not None
 
 
-def _run(word: str) -> Run:
+def run_of(word: str) -> Run:
+    """The current run, which `word` speaks to."""
     run = _current.get()
     if run is None:
         raise ModelError(
@@ -217,7 +232,7 @@ def sample(
     >>> [name for name, _ in vb.fit(regression(x, ["constant", "dose"], y)).summary().rows]
     ['beta[constant]', 'beta[dose]']
     """
-    run, name = _run_and_name("sample", name)
+    run, name = run_and_name("sample", name)
     check_keywords("sample", name, foreign, "sample(name, dist, obs=y)")
     if isinstance(dist, Program):
         return submodel(run, name, dist, obs)
@@ -248,7 +263,7 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
     Returns:
       the same kind of thing as `init`, holding the current values.
     """
-    run, name = _run_and_name("param", name)
+    run, name = run_and_name("param", name)
     check_keywords("param", name, foreign, "param(name, init, constraint)")
     if isinstance(init, int) and not isinstance(init, bool):
         init = float(init)
@@ -271,36 +286,6 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
     return run.ask(Site("param", name, value=init, constraint=support, frames=run.frames)).value
 
 
-def mutable(name: str, init: Any) -> Any:
-    """A value that each step of a fit may change: batch statistics, moving averages.
-
-    Args:
-      name: unique in the model.
-      init: what the first step finds: a container that can be changed in place, such as `{"mean": 0.0}`.
-
-    Returns:
-      a copy as the last step has left it. What the model puts into it, the next step finds there.
-      Outside the steps of a fit, changes are forgotten.
-    """
-    run, name = _run_and_name("mutable", name)
-    if not jax.tree.leaves(init) or jax.tree_util.treedef_is_leaf(jax.tree.structure(init)):
-        raise ModelError(
-            f"init is {init!r:.80}, which the model cannot change in place.",
-            site=name,
-            mend='Wrap it: state = vb.mutable("state", {"mean": 0.0}), then state["mean"] = ...',
-        )
-    return run.ask(Site("mutable", name, value=jax.tree.map(lambda leaf: leaf, init), frames=run.frames)).value
-
-
-def prng_key(name: str = "key") -> Any:
-    """A key for the randomness of training, such as dropout: new at each step of a fit, elsewhere None.
-
-    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
-    """
-    run, name = _run_and_name("prng_key", name)
-    return run.ask(Site("key", name, frames=run.frames)).value
-
-
 def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
     """Keep `value`, a function of the other sites, among the results under `name`; return it.
 
@@ -309,7 +294,7 @@ def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
       value: a number or an array.
       dims: what the axes that no plate owns are called, as in `sample`.
     """
-    run, name = _run_and_name("deterministic", name)
+    run, name = run_and_name("deterministic", name)
     site = Site("deterministic", name, numbers_of(name, "value", value), frames=run.frames)
     return run.ask(with_dims(site, dims, run.arguments)).value
 
@@ -320,7 +305,7 @@ def factor(name: str, log_weight: Any) -> None:
     Inside plates it is a weight for each row: a scalar counts once a row, and N/B times that where
     B of N rows are shown.
     """
-    run, name = _run_and_name("factor", name)
+    run, name = run_and_name("factor", name)
     of_kind("log_weight", log_weight, log_weight is not None, "a number or an array of numbers")
     log_weight = numbers_of(name, "log_weight", log_weight)
     check_owned(name, "log_weight", log_weight.shape, run.frames)
@@ -345,7 +330,7 @@ class plate:  # a word of the language, so lower case
     """
 
     def __init__(self, name: str, size: Any, subsample_size: int | None = None, dim: int | None = None):
-        run, name = _run_and_name("plate", name)
+        run, name = run_and_name("plate", name)
         self._run = run
         size, labels = sized(f"plate '{name}'", size, run.arguments) or (size, None)
         size, subsample_size = plate_rows(name, size, subsample_size)
@@ -375,7 +360,7 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
       event_dim: how many rightmost dimensions do not belong to the batch: 1 for a design matrix
         `(rows, columns)`. For a source of pytrees one number for all, or a pytree of numbers.
     """
-    run = _run("subsample(...)")
+    run = run_of("subsample(...)")
     shown = [run.sites[frame.name].value for frame in run.frames]
     if not isinstance(array, Source):
         array, event_dim = numbers_of("", "array", array, whole=True), whole_number("event_dim", event_dim, 0)
@@ -387,9 +372,9 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
     return take_shown(array, frame, run.frames, shown, event_dim)
 
 
-def _run_and_name(word: str, name: Any) -> tuple[Run, str]:
+def run_and_name(word: str, name: Any) -> tuple[Run, str]:
     """The current run, and the name of a site in it: longer inside a model that is a part of another."""
-    run = _run(f"{word}({name!r}, ...)")
+    run = run_of(f"{word}({name!r}, ...)")
     if not isinstance(name, str) or not name:
         mend = f'Put a name first: vb.{word}("x", ...).'
         raise ModelError(f"a site's name must be a non-empty string, not {name!r:.80}.", mend=mend)

@@ -76,7 +76,7 @@ def check_transforms(kind: str, site: str, within: Any) -> None:
         raise ModelError(
             f"the {kind} statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.",
             site=site,
-            mend="Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.",
+            mend="Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.",
         )
 
 

@@ -123,8 +123,8 @@ def axes(model: Any) -> Axes:
 
 def axes_of_site(site: Outline) -> tuple[str | None, ...]:
     """For each axis of a site's value its name, or None."""
-    event_dim = len(site.event) if site.kind == "sample" else None
-    return owners(site.name, site.shape, event_dim, site.frames, site.dims)
+    event_dim, steps = len(site.event) if site.kind == "sample" else None, len(site.steps)
+    return (None,) * steps + owners(site.name, site.shape[steps:], event_dim, site.frames, site.dims)
 
 
 def coordinate_names(target: Any) -> tuple[str, ...]:
