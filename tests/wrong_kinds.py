@@ -97,10 +97,14 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     return {
         "Source": (vb.Source, {"data": Y}),
         "shard": (lambda data: vb.shard(data), {"data": Y}),
-        "sample": (inside(vb.sample), {"name": "x", "dist": normal, "obs": 0.5, "sample_shape": (), "dims": ()}),
+        "sample": (
+            inside(vb.sample),
+            {"name": "x", "dist": normal, "obs": 0.5, "obs_mask": True, "sample_shape": (), "dims": ()},
+        ),
         "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive}),
         "plate": (inside(entered), {"name": "x", "size": 3, "subsample_size": 3, "dim": -1}),
         "subsample": (in_a_plate(vb.subsample), {"array": Y, "event_dim": 0}),
+        "scan": (inside(vb.scan), {"step": lambda carry, x: (carry, x), "init": 0.0, "xs": Y, "length": len(Y)}),
         "mutable": (inside(vb.mutable), {"name": "x", "init": {"mean": 0.0}}),
         "prng_key": (inside(vb.prng_key), {"name": "key"}),
         "prior_over": (
@@ -214,6 +218,7 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Posterior.check": (p.check, {"gap": False}),
         "Posterior.covariance": (lambda names: p.covariance(names), {"names": "mu"}),
         "Posterior.linear_response": (lambda names: p.linear_response(names), {"names": "mu"}),
+        "Posterior.sensitivity": (lambda names: p.sensitivity(names), {"names": "mu"}),
         "Posterior.summary": (lambda names: p.summary(names), {"names": "mu"}),
         "Posterior.to_dataframe": (
             lambda names, **more: p.to_dataframe(names, **more),

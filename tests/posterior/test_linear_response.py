@@ -11,7 +11,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.posterior import linear_response as room
+from vbppl.posterior.response import linear_response as room
 
 
 def mean_field(model):

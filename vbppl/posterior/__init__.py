@@ -8,7 +8,7 @@ In order; a file imports only from those above it:
 - `weighted_draws`: draws of a guide and of what surrounds it, and what they weigh.
 - `quantities`: what a user reads off, and by how much the guide has it wrong.
 - `report`: the numbers, the limits that decide, the sentences for each reason, and how all is shown.
-- `linear_response`: the covariances that mean field leaves out.
+- `response`: how the answer would move: the covariances that mean field leaves out, priors and rows.
 - `row_evidence`: each row by itself, where all latent variables stand in one plate.
 - `judge`: from a solution to its report.
 - `mcmc`: the same of draws of Markov chains: whether they agree, and what they are worth.

@@ -26,9 +26,9 @@ from vbppl.inference import bound
 from vbppl.inference.bound import WORK, Estimate, work
 from vbppl.inference.solution import Note, Solution
 from vbppl.posterior import quantities, report
-from vbppl.posterior.linear_response import Curvature, curvature
 from vbppl.posterior.quantities import Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
+from vbppl.posterior.response.linear_response import Curvature, curvature
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
 from vbppl.posterior.weighted_draws import TRUSTED_K, Drawn, Ellipsoid, WeightedDraws, draw, draw_more, reaches_out
 from vbppl.target.batched import HEAVY, evaluate

@@ -25,9 +25,10 @@ from vbppl.model import predictive
 from vbppl.model.model import Model
 from vbppl.posterior.by_row import ByRow, check_count
 from vbppl.posterior.correction import Expectation, check_levels, expectation, resampled, variance, weighted_quantile
-from vbppl.posterior.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.optimality_gap import optimality_gap
 from vbppl.posterior.report import Report, Unjudged
+from vbppl.posterior.response.linear_response import LinearResponse, is_mean_field, linear_response
+from vbppl.posterior.response.sensitivity import Sensitive
 from vbppl.posterior.summary import Framed, Summary, summarise
 from vbppl.posterior.weighted_draws import values_of
 from vbppl.target.axes import axes_of
@@ -38,7 +39,7 @@ VALUES = 2**24  # numbers that the draws behind a table may hold
 
 
 @pytree
-class Posterior(ByRow, Framed):
+class Posterior(ByRow, Framed, Sensitive):
     """What was solved and how good it is: a frozen pytree without hidden state.
 
     Values are on the sites' supports, by the sites' names; deterministic sites are included.
