@@ -1,10 +1,12 @@
-"""Run examples and put their pictures, made small, into docs/gallery/: `python docs/pictures.py radon`, or all.
+"""Make the pages of examples in docs/gallery/, each with its picture: `python docs/pictures.py radon`, or all.
 
-A picture here is at most 900 pixels wide, of 64 colours, and below 60 kB; the example draws it at its full size.
+Each is run at its full setting in a process of its own. Its page has the text that it begins with, what it printed, the
+program as it stands in examples/, and its picture: at most 900 pixels wide, of 64 colours, and below 60 kB.
 """
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "gallery"
 WIDTH, COLOURS, MOST = 900, 64, 60_000
 
 
@@ -32,16 +35,48 @@ def small(picture: Path, out: Path) -> None:
             return
 
 
+def page(name: str, printed: str) -> str:
+    """The page of an example."""
+    script = (ROOT / "examples" / f"{name}.py").read_text()
+    head = re.match(r"# %% \[markdown\]\n((?:#.*\n)+)", script)
+    if head is None:
+        raise ValueError(f"{name}.py must begin with a text: # %% [markdown]")
+    title, _, text = re.sub("^# ?", "", head[1], flags=re.MULTILINE).partition("\n")
+    text = re.sub(r"`(\w+)\.py`", r"[`\1.py`](\1.md)", text).strip()
+    said = re.sub(r"\n*The picture is in .*|(?<=The report is in ).*(?=/)", "", printed).strip("\n")
+    first = script.count("\n", 0, script.index("# %%\n")) + 2
+    return f"""{title}
+
+{text}
+
+![{title.strip("# ")}]({name}.png)
+
+It prints:
+
+```text
+{said}
+```
+
+The program, `examples/{name}.py`:
+
+```{{literalinclude}} ../../examples/{name}.py
+:language: python
+:lines: {first}-
+```
+"""
+
+
 def main(chosen: list[str]) -> None:
     """Each in a process of its own, from its own folder."""
-    folder = ROOT / "docs" / "gallery"
-    folder.mkdir(exist_ok=True)
+    FOLDER.mkdir(exist_ok=True)
     for name in chosen or names():
         with tempfile.TemporaryDirectory() as made:
             picture = Path(made) / f"{name}.png"
             command = [sys.executable, f"{name}.py", "--out", str(picture)]
-            subprocess.run(command, cwd=ROOT / "examples", check=True)
-            small(picture, folder / f"{name}.png")
+            ran = subprocess.run(command, cwd=ROOT / "examples", check=True, stdout=subprocess.PIPE, text=True)
+            small(picture, FOLDER / f"{name}.png")
+        (FOLDER / f"{name}.md").write_text(page(name, ran.stdout))
+        print(f"{name}: {ran.stdout.count(chr(10))} lines printed")
 
 
 if __name__ == "__main__":
