@@ -1,7 +1,8 @@
-"""Print anew what a page shows: each ```text block holds what the Python block before it prints; then the picture.
+"""Print anew what a page shows: each ```text block holds what the Python block before it prints; then the pictures.
 
-Run it from the root of the repository when the printed answers have changed: `python docs/refresh.py`. The test of the
-pages asks `changes` whether they have.
+Run it from the root of the repository when the printed answers have changed: `python docs/refresh.py`, with the names
+of pages for these alone. The test of the pages asks `changes` whether they have. A picture `pictures/NAME` is what a
+block of its page saves as NAME.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ BLOCKS = re.compile(
     r"^(?P<skipped><!-- not run -->\n+)?```python *\n(?P<code>.*?)^```\n(?:\n```text\n(?P<text>.*?)^```\n)?",
     re.MULTILINE | re.DOTALL,
 )
+PICTURE = re.compile(r"!\[[^\]]*\]\(pictures/([\w.]+)\)")
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?")
 # What these lines count depends on the machine and on the release of JAX, so their words alone are compared.
 COUNTS = ("took ", "stopped: ", "restarts: ")
@@ -63,16 +66,20 @@ def _words(line: str) -> list[str]:
 
 def main() -> None:
     pages = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")]
-    for page in [*pages, *sorted((ROOT / "docs").glob("*.md"))]:
+    pages = [Path(name).resolve() for name in sys.argv[1:]] or [*pages, *sorted((ROOT / "docs").glob("**/*.md"))]
+    for page in pages:
         text, moved = page.read_text(), 0
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # pages write files
             for match, found in printed(page):
                 if match["text"] is not None:
                     start, end = (at + moved for at in match.span("text"))
                     text, moved = text[:start] + found + text[end:], moved + len(found) - len(match["text"])
+            for name in PICTURE.findall(text):
+                shutil.copy(name, page.parent / "pictures" / name)
         page.write_text(text)
-    picture = ROOT / "docs" / "eight_schools.png"
-    subprocess.run([sys.executable, ROOT / "examples" / "eight_schools.py", "--out", picture], check=True)
+    if ROOT / "README.md" in pages:
+        picture = ROOT / "docs" / "eight_schools.png"
+        subprocess.run([sys.executable, ROOT / "examples" / "eight_schools.py", "--out", picture], check=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,10 @@ PAGES = [page for page in [*PAGES, *sorted(ROOT.glob("docs/**/*.md"))] if page.e
 
 # A block after the comment `<!-- not run -->` is left out.
 BLOCK = re.compile(r"^(<!-- not run -->\n+)?```(\w+) *\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+# What a browser fetches of itself: scripts, styles, pictures.
+ASKED = re.compile(r"""(?:src=|<link[^>]*href=)["'](https?://[^"'/]*)""")
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -36,7 +42,12 @@ def refresh():
     return module
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def marked(page: Path) -> object:
+    """A page, slow where it says so: `<!-- slow -->`."""
+    return pytest.param(page, id=page.name, marks=[pytest.mark.slow] * ("<!-- slow -->" in page.read_text()))
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_python_blocks_of_a_page_run_in_order_and_print_what_is_shown(page, tmp_path, monkeypatch, refresh):
     monkeypatch.chdir(tmp_path)
     changed = []
@@ -44,6 +55,62 @@ def test_python_blocks_of_a_page_run_in_order_and_print_what_is_shown(page, tmp_
         if match["text"] is not None:
             changed += refresh.changes(match["text"], found)
     assert not changed, "\n".join(["run docs/refresh.py", *changed])
+    for name in refresh.PICTURE.findall(page.read_text()):
+        assert (tmp_path / name).exists(), f"no block of the page saves {name}"
+
+
+def anchor(heading: str) -> str:
+    """What Markdown calls a heading in links."""
+    return re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", heading).lower()).strip().replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {anchor(heading) for heading in re.findall(r"^#{1,3} (.*)$", page.read_text(), re.MULTILINE)}
+
+
+def test_every_internal_link_leads_somewhere():
+    lost = []
+    for page in [*PAGES, ROOT / "CHANGELOG.md"]:
+        text = re.sub(r"^```.*?^```|`[^`\n]*`(?!\])", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, heading = link.partition("#")
+            if re.match(r"\w+:", link):
+                continue
+            where = (page.parent / path).resolve() if path else page
+            if not where.exists() or (heading and where.suffix == ".md" and heading not in anchors(where)):
+                lost.append(f"{page.name}: {link}")
+    assert not lost
+
+
+def contents(page: Path) -> list[Path]:
+    """The pages that a page's tables of contents name, each as often as it is named; patterns name what there is."""
+    found = []
+    for table in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        entries = [line for line in table.splitlines() if line and not line.startswith(":")]
+        for entry in entries:
+            named = sorted(page.parent.glob(f"{entry.rstrip()}.md"))
+            assert named, f"{page.name} names {entry}, which is no page"
+            found += named
+    return found
+
+
+def test_every_page_stands_in_the_contents_once():
+    index = ROOT / "docs" / "index.md"
+    listed = [page for entry in contents(index) for page in [entry, *contents(entry)]]
+    assert sorted(listed) == sorted({*ROOT.glob("docs/**/*.md")} - {index})
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_can_be_searched(tmp_path):
+    pytest.importorskip("sphinx", reason="pip install '.[docs]'")
+    command = re.search(r"sphinx-build[^`\n]*", (ROOT / "CONTRIBUTING.md").read_text())[0]
+    words = [str(tmp_path) if word.startswith("build/") else word for word in command.split()]
+    built = subprocess.run([sys.executable, "-m", "sphinx", *words[1:]], cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    index = (tmp_path / "searchindex.js").read_text()
+    assert all(word in index for word in ("funnel", "minibatch", "pareto"))
+    asked = {host for page in tmp_path.glob("**/*.html") for host in ASKED.findall(page.read_text())}
+    assert not asked, "a page that is read asks other machines for nothing"
 
 
 def test_a_figure_may_move_in_its_last_digits_and_a_word_may_not(refresh):

@@ -32,6 +32,9 @@ MEANT = {
     "shard data": {"an array", "a list"},
     "subsample array": NUMBERS,  # each row's
     "mutable init": {"a list"},
+    "scan init": {"None", "an array", *NUMBERS},
+    "scan xs": {"None"},
+    "scan length": {"None"},
     "Amortized params": {"-1", "2.5", "an array"},
     "Elbo warm_up": {"2.5"},
     "Elbo free_bits": {"2.5"},

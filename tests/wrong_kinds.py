@@ -97,10 +97,14 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     return {
         "Source": (vb.Source, {"data": Y}),
         "shard": (lambda data: vb.shard(data), {"data": Y}),
-        "sample": (inside(vb.sample), {"name": "x", "dist": normal, "obs": 0.5, "sample_shape": (), "dims": ()}),
+        "sample": (
+            inside(vb.sample),
+            {"name": "x", "dist": normal, "obs": 0.5, "obs_mask": True, "sample_shape": (), "dims": ()},
+        ),
         "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive}),
         "plate": (inside(entered), {"name": "x", "size": 3, "subsample_size": 3, "dim": -1}),
         "subsample": (in_a_plate(vb.subsample), {"array": Y, "event_dim": 0}),
+        "scan": (inside(vb.scan), {"step": lambda carry, x: (carry, x), "init": 0.0, "xs": Y, "length": len(Y)}),
         "mutable": (inside(vb.mutable), {"name": "x", "init": {"mean": 0.0}}),
         "prng_key": (inside(vb.prng_key), {"name": "key"}),
         "prior_over": (

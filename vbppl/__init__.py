@@ -29,9 +29,10 @@ from vbppl.inference.solution import Progress, Status
 from vbppl.inference.stochastic.early_stopping import Validation
 from vbppl.inference.stochastic.objectives import Elbo, ImportanceWeighted
 from vbppl.inference.stochastic.settings import Stochastic
+from vbppl.model.control_flow.scan import scan
 from vbppl.model.model import Model, guide, model
-from vbppl.model.modules import prior_over
-from vbppl.model.primitives import deterministic, factor, mutable, param, plate, prng_key, sample, subsample
+from vbppl.model.modules import mutable, prior_over, prng_key
+from vbppl.model.primitives import deterministic, factor, param, plate, sample, subsample
 from vbppl.model.reparam import decenter
 from vbppl.posterior.export import plots as plot
 from vbppl.posterior.export.arviz import to_arviz
@@ -47,7 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ModelError", "PoorPosteriorError", "VbpplWarning", "PoorFitWarning", "NotConvergedWarning", "RepeatedDrawsWarning",
     "Source", "shard", "distributions", "foreign",
-    "sample", "param", "plate", "subsample", "deterministic", "factor", "mutable", "prng_key", "prior_over",
+    "sample", "param", "plate", "subsample", "deterministic", "factor", "scan", "mutable", "prng_key", "prior_over",
     "model", "guide", "Model", "decenter",
     "target", "density", "Target",
     "MeanField", "FullRank", "LowRank", "Copula", "Mixture", "ConditionallyStructured", "Structured", "Amortized",

@@ -146,7 +146,7 @@ def test_a_second_fit_with_other_data_compiles_nothing(mapped, compilations):
     assert compilations() == before
 
 
-@pytest.mark.parametrize("length", [32, 50])
+@pytest.mark.parametrize("length", [32, pytest.param(50, marks=SLOW)])
 def test_an_iterator_of_batches_reaches_the_optimum_of_all_rows(length):
     """Batches of 32 leave one of 8 at the end of an epoch; the fit shows 24 rows at a time."""
     method = vb.Stochastic(steps=4000, draws=4)
@@ -267,6 +267,7 @@ def test_an_iterator_cannot_say_which_rows_of_another_array_belong_to_its_own():
     assert "Let the iterator yield all that belongs to a row" in str(error.value)
 
 
+@pytest.mark.slow
 def test_model_and_guide_read_the_same_rows_of_one_source():
     """Each row has its own latent; the guide reads its mean from the same source, under another name."""
     y = RandomAccess(np.linspace(-2.0, 2.0, 40, dtype=np.float32))

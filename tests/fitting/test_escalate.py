@@ -7,8 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import vbppl as vb
+import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.fitting import escalate
@@ -126,6 +128,52 @@ def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
     assert len(kept) == 1 and kept[0].notes[-1].text.endswith("kept") and "nats" in kept[0].notes[-1].text
     assert after.guide is posterior.guide and card.verdict == "unknown"
     assert after.notes[-1].text.endswith("but would be poor") and after.status.gradients >= kept[0].status.gradients
+
+
+@vb.model
+def line(x, y=None):
+    coef = vb.sample("coef", dist.Normal(jnp.zeros(x.shape[1]), 1.0).to_event(1))
+    noise = vb.sample("noise", dist.HalfNormal(1.0))
+    with vb.plate("row", len(x)):
+        vb.sample("y", dist.Normal(x @ coef, noise), obs=y)
+
+
+def log_noise_moments(x, y):
+    """Mean and sd of the log noise of `line`: coefficients summed out in closed form, the noise on a grid."""
+    grid = np.linspace(-4, 2, 4001)
+    log_p = []
+    for u in grid:
+        cov = x @ x.T + np.exp(2 * u) * np.eye(len(x))
+        log_p.append(stats.multivariate_normal.logpdf(y, cov=cov) + stats.halfnorm.logpdf(np.exp(u)) + u)
+    weight = np.exp(np.array(log_p) - max(log_p))
+    weight /= weight.sum()
+    mean = weight @ grid
+    return mean, np.sqrt(weight @ (grid - mean) ** 2)
+
+
+def regression(rows):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows, 5))
+    return x, x @ np.array([1.0, -1.0, 0.5, 0.0, 0.3]) + 0.4 * rng.standard_normal(rows)
+
+
+def test_a_good_guide_whose_report_sees_a_scale_off_is_bettered():
+    """With five coefficients for twenty rows no Gaussian has the noise's sd: it is log(15/20)/2 = -.14 off, or more."""
+    x, y = regression(20)
+    mean, sd = log_noise_moments(x, y)
+    off = lambda posterior: np.log(np.std(np.log(posterior.sample(10_000, seed=1)["noise"])) / sd)  # noqa: E731
+    gaussian, posterior = vb.fit(line(x, y=y), "full_rank"), vb.fit(line(x, y=y))
+    assert gaussian.report.verdict == "good" and off(gaussian) < -0.14
+    assert posterior.report.verdict == "good" and abs(off(posterior)) < 0.05
+    assert np.mean(np.log(posterior.sample(10_000, seed=1)["noise"])) == pytest.approx(mean, abs=0.07 * sd)
+    assert posterior.elbo.value > gaussian.elbo.value + 0.1
+
+
+def test_a_good_guide_whose_report_sees_nothing_off_is_left_as_it_is():
+    x, y = regression(400)
+    posterior = vb.fit(line(x, y=y))
+    assert posterior.report.verdict == "good" and isinstance(posterior.guide, (vb.MeanField, vb.FullRank))
+    assert not [note for note in posterior.report.notes if note.topic == "hyperparameters"]
 
 
 def test_beside_weighted_draws_a_banana_is_held_by_a_mixture_within_a_budget(monkeypatch):

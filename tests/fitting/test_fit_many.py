@@ -65,6 +65,7 @@ def grouped(y):
         vb.sample("y", dist.Normal(theta, 1.0), obs=y)
 
 
+@pytest.mark.slow
 def test_each_fit_chooses_its_own_coordinates():
     """Groups far apart, known to a hundredth of their spread, and groups that are all alike."""
     apart, alike = np.array([-300.0, -100, -20, 30, 150, 290]), np.full(6, 2.0)

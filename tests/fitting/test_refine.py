@@ -294,6 +294,7 @@ def place(y):
         vb.sample("y", dist.Normal(mu, 0.1), obs=y)
 
 
+@pytest.mark.slow
 def test_a_fit_that_went_on_in_double_precision_is_refined_in_it_with_the_data_as_they_were_given():
     y = 2000.0 + 1e-5 + 0.1 * np.random.default_rng(0).normal(size=400)
     fitted = vb.fit(place(y), "full_rank", precision="float64")

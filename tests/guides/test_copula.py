@@ -50,6 +50,7 @@ def test_no_bend_is_the_identity_bit_for_bit(dtype, x64):
         np.testing.assert_array_equal(log_det, 0.0)
 
 
+@pytest.mark.slow
 def test_slopes_are_finite_and_right_where_a_bend_begins_and_at_the_middle(x64):
     layer, psi = YeoJohnson(), np.zeros((3, 2))
     for e in (np.array([0.7, -0.4]), np.zeros(2)):

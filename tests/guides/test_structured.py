@@ -205,6 +205,7 @@ def line_posterior():
         return vb.fit(line_of_groups(X, LINE_Y), batch_size=10)
 
 
+@pytest.mark.slow
 def test_shared_sites_are_full_rank_beside_mean_field_rows_by_default(line_posterior):
     """The best such Gaussian of a Gaussian: its own mean, each block's covariance the inverse of its precision."""
     posterior = line_posterior
@@ -263,6 +264,7 @@ class Conditional(RowGuide):
         return {"theta": ((shared / SPREAD**2 + y / NOISE**2) / precision, jnp.full(len(y), precision**-0.5))}
 
 
+@pytest.mark.slow
 def test_rows_that_follow_what_they_share_are_exact_where_the_posterior_does(x64):
     guide, target, variance = Conditional(), Target.of(groups(FEW)), SPREAD**2 + NOISE**2
     precision = 1 / 4 + len(FEW) / variance

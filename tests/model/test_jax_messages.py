@@ -281,7 +281,7 @@ def a_value_kept_from_another_run():
 @told(
     """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_statement_inside_cond():
@@ -291,7 +291,7 @@ def a_statement_inside_cond():
 @told(
     """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_statement_inside_jit():
@@ -301,7 +301,7 @@ def a_statement_inside_jit():
 @told(
     """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_statement_inside_grad():
@@ -311,7 +311,7 @@ def a_statement_inside_grad():
 @told(
     """
 site 'd': the deterministic statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 )
 def a_note_inside_vmap():
@@ -728,16 +728,6 @@ a site's name must be a non-empty string, not Normal(loc=0.0, scale=1.0).
 )
 def a_sample_without_a_name():
     run(lambda: vb.sample(dist.Normal(0.0, 1.0)))
-
-
-@told(
-    """
-site 'x': sample has no argument obs_mask=.
-  To mend it: Write dist.mask(mask) for rows that do not count; what is missing is a latent site of its own.
-"""
-)
-def rows_that_are_masked_by_a_keyword():
-    run(lambda: vb.sample("x", dist.Normal(0.0, 1.0), obs=1.0, obs_mask=True))
 
 
 @told(

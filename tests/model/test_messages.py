@@ -683,7 +683,7 @@ def observations_off_their_support():
 @told(
     """
 site 'y': 1 of 3 values of obs is NaN; the first, at [2].
-  To mend it: Leave these rows out, or let them not count: dist.Normal(mu, sd).mask(~np.isnan(y)).
+  To mend it: Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~np.isnan(y).
 """
 )
 def observations_that_are_missing():
@@ -909,7 +909,7 @@ def a_model_that_is_awaited():
 
 INSIDE = """
 site 'x': the sample statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.
-  To mend it: Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.
+  To mend it: Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.
 """
 
 

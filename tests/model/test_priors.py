@@ -48,6 +48,7 @@ def test_one_linear_layer_is_bayesian_linear_regression(net, weight, bias):
     np.testing.assert_allclose(sds, np.sqrt(np.diag(covariance)), rtol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 def test_a_small_bayesian_network_fits_a_curve_and_predicts():
     net = eqx.nn.MLP(1, 1, 6, 1, activation=jnp.tanh, key=jax.random.key(0))

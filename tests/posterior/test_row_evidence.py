@@ -18,6 +18,7 @@ from vbppl.target.target import Target, with_data
 
 quiet = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 either = pytest.mark.parametrize("kind", KINDS)
+either_in_time = pytest.mark.parametrize("kind", ["amortized", pytest.param("program", marks=pytest.mark.slow)])
 
 
 def fitted(kind, init=None, **settings):
@@ -76,7 +77,7 @@ def test_the_amortisation_gap_is_what_a_spoilt_encoder_loses(kind):
 
 
 @quiet
-@either
+@either_in_time
 def test_rows_are_judged_one_by_one(kind):
     """The best independent normals of correlated posteriors are off by a known divergence."""
     good = fitted(kind)
@@ -109,7 +110,7 @@ def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(mo
 
 
 @quiet
-@either
+@either_in_time
 def test_validation_keeps_the_best_and_ends_when_it_stops_rising(kind):
     """From slopes that are too small the bound rises at first, and then goes up and down."""
     start = weights(loc=GAIN.T * 0.9)
@@ -124,6 +125,7 @@ def test_validation_keeps_the_best_and_ends_when_it_stops_rising(kind):
     assert first < best - 1 and best - 0.5 < found <= best
 
 
+@pytest.mark.slow
 @quiet
 def test_validation_rows_without_a_finite_bound_prove_nothing():
     validation = vb.Validation(linear(np.full_like(NEW, np.nan)), patience=3)
@@ -133,6 +135,7 @@ def test_validation_rows_without_a_finite_bound_prove_nothing():
     assert "finite at no look" in status.text
 
 
+@pytest.mark.slow
 @quiet
 def test_validation_gives_back_the_parameters_of_its_best_look():
     start, seen = weights(), []

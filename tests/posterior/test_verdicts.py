@@ -115,6 +115,7 @@ def test_the_weights_of_an_exact_guide_can_be_used():
     assert posterior.resample(4000)["mu"].std() == pytest.approx(0.5, rel=0.05)
 
 
+@pytest.mark.slow
 def test_what_the_card_advises_works():
     posterior = vb.fit(meta_analysis(np.array([2.0, 5.0, 3.2]), np.array([0.6, 0.5, 0.8])))
     trusted = posterior.report.draws.trusted
@@ -147,6 +148,7 @@ def counts(y):
         vb.sample("y", dist.NegativeBinomial2(jnp.exp(lam), 1 / r**2), obs=y)
 
 
+@pytest.mark.slow
 def test_right_on_the_users_scale_is_not_poor():
     """Log r has an exponential left tail, where r is next to nothing: means are 0.02 sd and log sds 0.13 off."""
     posterior = vb.fit(counts(np.random.default_rng(1).poisson(20, 20)))

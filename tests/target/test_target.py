@@ -158,6 +158,7 @@ def test_errors_at_the_door():
         target.unconstrain({"x": np.zeros((2, 3, 4))})
 
 
+@pytest.mark.slow
 def test_nuts_of_blackjax_finds_the_conjugate_posterior():
     blackjax = pytest.importorskip("blackjax")
     target = vb.target(normal_normal(Y))

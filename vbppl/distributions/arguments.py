@@ -74,6 +74,9 @@ def check_call(cls: type, count: int, given: Iterable[str]) -> None:
     known = [p.name for p in parameters.values() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     if len(known) < len(parameters):
         return
+    if not known:
+        mend = "Write them in the class as fields, each with a type: loc: float = 0.0."
+        raise TypeError(f"{cls.__name__} has no parameters, but some were given.\n  To mend it: {mend}")
     if count > len(known):
         mend = f"Write {cls.__name__}({', '.join(f'{name}=...' for name in known)})."
         raise TypeError(

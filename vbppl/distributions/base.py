@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from types import FunctionType
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -105,7 +106,11 @@ class Distribution:
 
     def sample(self, key: Array, sample_shape: Shape = ()) -> Array:
         """Draws of shape `sample_shape + batch_shape + event_shape`."""
-        return self._sample(key, self.shape(sample_shape))
+        shape = self.shape(sample_shape)
+        draws = self._sample(key, shape)
+        if jnp.shape(draws) != shape:
+            raise self._misshapen("draws", "_sample", jnp.shape(draws), shape)
+        return draws
 
     def _sample(self, key: Array, shape: Shape) -> Array:
         """Independent draws of the whole `shape`, to which the parameters broadcast."""
@@ -170,6 +175,26 @@ class Distribution:
     def _lacks(self, what: str, method: str, result: str) -> ModelError:
         mend = f"Write `def {method}` in its class, which returns {result}."
         return ModelError(f"{type(self).__name__} has no {what}.", mend=mend)
+
+    def _misshapen(self, what: str, method: str, found: Shape, wanted: Shape) -> ModelError:
+        core = self
+        while hasattr(core, "base_dist"):
+            core = core.base_dist
+        details = f"returned: {found}\nwanted:   {wanted}"
+        mend = f"Let its `{method}` return draws of the whole shape that it is given, parameters broadcast."
+        if method != "_sample":
+            mend = (
+                f"Let its `{method}` return one number for each event: no sum over them, a constant broadcast to them."
+            )
+        return ModelError(f"the {what} of {type(core).__name__} have the wrong shape.", details=details, mend=mend)
+
+    def check_density(self, x: ArrayLike) -> None:
+        """Refuse a `_log_density` of one's own that gives fewer numbers than there are events in `x`, or more."""
+        shape = jnp.shape(x)
+        wanted = shape[: len(shape) - len(self.event_shape)]
+        found = jax.eval_shape(self._log_density, x).shape
+        if found != wanted:
+            raise self._misshapen("log densities", "_log_density", found, wanted)
 
     def expand(self, batch_shape: Sequence[int] | int) -> Distribution:
         """The same distribution over a larger batch; its draws are independent."""

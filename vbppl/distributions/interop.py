@@ -39,6 +39,8 @@ def as_distribution(value: Any, site_name: str) -> Distribution:
         if not hasattr(value, "support"):
             mend = "Write in the class where its values lie: support = dist.constraints.real."
             raise ModelError(f"{type(value).__name__} has no support.", site=site_name, mend=mend)
+        if not isinstance(value.support, Bijector):
+            raise _no_constraint(value, site_name)
         return value
     if isinstance(value, type) and hasattr(value, "log_prob"):
         raise ModelError(
@@ -49,6 +51,12 @@ def as_distribution(value: Any, site_name: str) -> Distribution:
     if hasattr(value, "rvs"):
         mend = "Write ours, which JAX can differentiate: dist.Normal(loc, scale), dist.StudentT(df, loc, scale)."
         raise ModelError("the distribution is one of SciPy.", site=site_name, mend=mend)
+    if any(hasattr(value, member) for member in ("log_prob", "event_shape", "batch_shape", "support")):
+        for method in ("sample(self, key, sample_shape=())", "log_prob(self, x)"):
+            if not callable(getattr(value, method.partition("(")[0], None)):
+                mend = f"Write `def {method}` in its class: a distribution has both sample and log_prob."
+                what = f"{type(value).__name__} has no {method.partition('(')[0]}, so it is not a distribution."
+                raise ModelError(what, site=site_name, mend=mend)
     if not _is_distribution_like(value):
         raise ModelError(
             f"the second argument of sample must be a distribution, not a {type(value).__name__} ({_short(value)}).",
@@ -56,6 +64,17 @@ def as_distribution(value: Any, site_name: str) -> Distribution:
             mend=f'Write sample("{site_name}", dist.Normal(0.0, 1.0)); deterministic records a value.',
         )
     return Foreign(value)
+
+
+def _no_constraint(value: Distribution, site_name: str) -> ModelError:
+    support = value.support
+    found = f"the class {support.__name__}" if isinstance(support, type) else f"a {type(support).__name__}"
+    mend = "Give a value of dist.constraints, such as interval(0.0, 1.0), or one of a class of your own below "
+    return ModelError(
+        f"the support of {type(value).__name__} is {found}, not a constraint.",
+        site=site_name,
+        mend=f"{mend}Bijector (from vbppl.distributions.constraints.base).",
+    )
 
 
 def foreign(dist: Any, support: Bijector | None = None) -> Distribution:

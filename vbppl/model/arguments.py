@@ -22,6 +22,7 @@ from vbppl.core.types import PyTree
 from vbppl.data.padded import is_padded
 from vbppl.data.source import UNNAMED, Source, is_source
 from vbppl.model.labels.names import Argument, Names, ReadError, Unread, checked, is_unread, is_words
+from vbppl.model.missing.places import located
 from vbppl.model.shapes import as_numbers
 
 
@@ -130,7 +131,6 @@ def _argument(path: tuple, function: Callable[..., Any]) -> str:
 # What other languages' statements take, and what says it here.
 FOREIGN = {
     "infer": "Leave it out: a latent site's coordinates are chosen by vb.fit, or by vb.decenter.",
-    "obs_mask": "Write dist.mask(mask) for rows that do not count; what is missing is a latent site of its own.",
     "rng_key": "Leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).",
     "observed": "Write obs=y.",
     "event_dim": "Leave it out: every number of a param is learnt, whatever its shape.",
@@ -257,6 +257,18 @@ def refuse_function(name: str, dist: Any) -> None:
         )
 
 
+def submodel(run: Any, name: str, program: Any, obs: Any) -> Any:
+    """What a model returns that stands in a statement: it is run as a part of the current run, under a longer name."""
+    if obs is not None:
+        mend = "Condition it by the names of its sites: sample(name, other(x).condition(y=...))."
+        raise ModelError("a model has no single value to observe.", site=name, mend=mend)
+    before, run.prefix = run.prefix, name + "/"
+    try:
+        return program.inline()
+    finally:
+        run.prefix = before
+
+
 def numbers_of(name: str, what: str, value: Any, whole: bool = False) -> Any:
     """What a statement gets, as arrays."""
     if hasattr(value, "log_prob"):
@@ -283,8 +295,9 @@ def settled(model: Any, outlines: Callable[[Any], Mapping[str, Any]] | None) -> 
 
     def reading(numbers: Container[int]) -> Any:
         settings = (Setting(s.value, s.kind) if i in numbers else s for i, s in enumerate(model.settings))
-        return dataclasses.replace(model, settings=tuple(settings))
+        return located(dataclasses.replace(model, settings=tuple(settings)))
 
+    model = model if outlines is None else located(model)
     if not names or outlines is None:
         return reading(names) if names else model
     try:

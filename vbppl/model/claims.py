@@ -25,6 +25,7 @@ from vbppl.distributions.base import Distribution, ExpandedDistribution, Indepen
 from vbppl.distributions.constraints import base, integer, matrix, scalar, vector
 from vbppl.distributions.families.counts import Poisson
 from vbppl.distributions.location_scale import vector_dim
+from vbppl.distributions.stacked import Stacked
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import check_range
@@ -116,7 +117,7 @@ class Claim:
 
 OBS_MENDS = (
     "Look for mistakes in these rows, or choose a distribution whose support holds them.",
-    "Leave these rows out, or let them not count: dist.Normal(mu, sd).mask(~np.isnan(y)).",
+    "Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~np.isnan(y).",
 )
 CODES: Mapping[type, str] = MappingProxyType(
     {
@@ -166,9 +167,19 @@ def claims_of(sites: Mapping[str, Site]) -> Iterator[Claim]:
         elif site.kind == "factor":
             yield Claim(site.name, "log_weight", site.value, constraints.less_than(np.inf))
         elif site.kind == "sample":
-            yield from _of_sample(site, latent)
+            yield from _of_steps(site) if site.steps else _of_sample(site, latent)
             if not site.observed:
                 latent[id(site.value)] = site
+
+
+def _of_steps(site: Site) -> Iterator[Claim]:
+    """Of a site in a scan: where its arrays need not broadcast to be compared; the rest is left to the fit."""
+    chain, scalar_steps = site.dist, True
+    while isinstance(chain, Stacked):
+        chain, scalar_steps = chain.base_dist, not chain.step_batch
+    for claim in _of_sample(dataclasses.replace(site, dist=chain), {}):
+        if scalar_steps or (claim.mask is None and not any(map(np.ndim, jax.tree.leaves(claim.rule)))):
+            yield claim
 
 
 def _of_sample(site: Site, latent: Mapping[int, Site]) -> Iterator[Claim]:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,38 @@ import jax.numpy as jnp
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import named, wrap
 from vbppl.core.types import Array, ArrayLike
+from vbppl.model.control_flow.steps import key_at, value_at
 from vbppl.model.modules import Parts, mutable_parts, parts
 from vbppl.model.primitives import Interpreter, Site
-from vbppl.model.shapes import check_value
+
+
+class Answer(NamedTuple):
+    """The value of a site, and what else is known with it: a pytree, the site's `told`."""
+
+    value: Any
+    told: Any
 
 
 def answered(value_of: Callable[[Site], Any]) -> Interpreter:
-    """Give each sample site that has no value the one that `value_of` finds; errors of its distribution name it."""
+    """Give each sample site that has no value the one that `value_of` finds; errors of its distribution name it.
+
+    It may be an `Answer`, which says more than the value.
+    """
 
     def interpret(site: Site) -> Site:
         if site.kind != "sample" or site.value is not None:
             return site
         with at_site(site):
-            return dataclasses.replace(site, value=value_of(site))
+            found = value_of(site)
+        value, told = found if isinstance(found, Answer) else (found, None)
+        return dataclasses.replace(site, value=value, told=told)
 
     return interpret
 
 
 def from_prior(key: Array) -> Interpreter:
     """Draw every site that has no value from its distribution, each with a key of its own name."""
-    return answered(lambda site: site.dist.sample(named(key, site.name)))
+    return answered(lambda site: site.dist.sample(key_at(key, site.name, site.step)))
 
 
 def drawn_anew(interpreter: Interpreter) -> Interpreter:
@@ -52,9 +64,7 @@ def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
 
     def interpret(site: Site) -> Site:
         if site.kind == "sample" and site.value is None and site.name in values:
-            value = jnp.asarray(values[site.name])
-            check_value(site.name, value, site.shape, site.frames)
-            return dataclasses.replace(site, value=value)
+            return dataclasses.replace(site, value=jnp.asarray(value_at(site, values[site.name])))
         if site.kind == "param" and site.name in values:
             value = values[site.name]
             return dataclasses.replace(site, value=value.made() if isinstance(value, Parts) else value)
@@ -66,7 +76,7 @@ def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
 def required(site: Site) -> Site:
     """The interpreter that has no values: it says which site lacks one."""
     if site.kind == "sample" and site.value is None:
-        mend = f"Add {site.name!r} to the values: an array of shape {site.shape}, or draws (n, ...) of it."
+        mend = f"Add {site.name!r} to the values: an array of shape {site.whole_shape}, or draws (n, ...) of it."
         raise ModelError("no value was given for this site.", site=site.name, mend=mend)
     return site
 

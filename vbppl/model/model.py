@@ -39,13 +39,14 @@ from vbppl.model.arguments import (
     split,
     value_of,
 )
+from vbppl.model.control_flow.steps import value_at
 from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
 from vbppl.model.primitives import Interpreter, Program, Site, interpreted, is_running, subsample
-from vbppl.model.shapes import all_rows, as_numbers, check_value
+from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import (
     Outline,
     abstract_sites,
@@ -132,6 +133,7 @@ class Model(Program):
       decentered: sites that are fitted in other coordinates: see `reparam.py`.
       states: what the steps of a fit have left in modules and mutable values.
       training: raw key data while a fit makes steps; None elsewhere.
+      missing: for each site of which entries are missing, which these are: see `missing/places.py`.
       reads: what the function read from outside its arguments when it was applied: see `outside.py`.
     """
 
@@ -145,6 +147,7 @@ class Model(Program):
     states: dict[str, Any] = dataclasses.field(default_factory=dict)
     training: Any = None
     reads: Reading = static(default=())
+    missing: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Model:
@@ -175,7 +178,8 @@ class Model(Program):
 
     def with_arrays(self, change: Callable[[Any], Any]) -> Model:
         """The same model with each of its arrays and sources, its conditions' too, changed."""
-        parts = {name: getattr(self, name) for name in ("arrays", "conditions", "interventions", "states")}
+        names = ("arrays", "conditions", "interventions", "states", "missing")
+        parts = {name: getattr(self, name) for name in names}
         return dataclasses.replace(self, **jax.tree.map(change, parts, is_leaf=lambda leaf: isinstance(leaf, Source)))
 
     def loaded(self, names: Container[str] | None = None) -> Model:
@@ -198,7 +202,7 @@ class Model(Program):
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
         """The sites of one run under `interpreter`."""
         interpreter, arrays = in_mode(interpreter, self.states, self.training), dict(by_identity(self.arrays))
-        with unchanged(self.reads, self.functions), traced(interpreter, arrays) as sites:
+        with unchanged(self.reads, self.functions), traced(interpreter, arrays, self.missing) as sites:
             self.inline()
         return sites
 
@@ -313,18 +317,16 @@ class Model(Program):
         def interpret(site: Site) -> Site:
             name = site.name.removeprefix(prefix)
             if site.kind == "deterministic" and name in self.interventions:
-                value = jnp.asarray(self.interventions[name])
-                check_value(site.name, value, jnp.shape(site.value), site.frames)
-                return interpreter(dataclasses.replace(site, value=value))
+                value = value_at(site, self.interventions[name], jnp.shape(site.value))
+                return interpreter(dataclasses.replace(site, value=jnp.asarray(value)))
             if site.kind != "sample" or (name not in self.interventions and name not in self.conditions):
                 return interpreter(site)
             cut = name in self.interventions
-            value = jnp.asarray(self.interventions[name] if cut else self.conditions[name])
+            value = self.interventions[name] if cut else self.conditions[name]
             batch, event = all_rows(site.dist.batch_shape, site.frames), site.dist.event_shape
-            check_value(site.name, value, (*batch, *event), site.frames)
-            value = subsample(value, event_dim=len(event))
+            value = subsample(value_at(site, value, (*batch, *event)), event_dim=len(event))
             if cut:
-                return interpreter(Site("deterministic", site.name, value, frames=site.frames, dims=site.dims))
+                return interpreter(dataclasses.replace(site, kind="deterministic", value=value, dist=None))
             return interpreter(dataclasses.replace(site, value=value, observed=True))
 
         return interpret
@@ -337,11 +339,8 @@ class Model(Program):
                 raise no_such_site(name, name_of(self.function), met)
             word, kind = ("do", "deterministic") if name in self.interventions else ("condition", "sample")
             if met[name] != kind:
-                raise ModelError(
-                    f"{word} cannot set a {met[name]} statement.",
-                    site=prefix + name,
-                    mend="Set sample sites; use do for deterministic ones, and arguments of the model for the rest.",
-                )
+                mend = "Set sample sites; use do for deterministic ones, and arguments of the model for the rest."
+                raise ModelError(f"{word} cannot set a {met[name]} statement.", site=prefix + name, mend=mend)
 
 
 def check_applied(model: Any, argument: str = "") -> None:

@@ -11,6 +11,8 @@ together again: the same kind of thing. Two families are told apart:
 
 A module is in its library's training mode while a fit makes steps, and in evaluation mode everywhere else. No
 library is imported here: a module of Flax can only be met where Flax has been imported already.
+
+The words `mutable` and `prng_key` give a model what modules have: state, and randomness in training.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import named
 from vbppl.core.pytree import is_array, pytree, static
 from vbppl.core.types import Array, Shape
-from vbppl.model.primitives import Program, sample
+from vbppl.model.primitives import Program, Site, run_and_name, sample
 
 
 @pytree
@@ -289,3 +291,33 @@ def _check_names(prior: Any, names: tuple[str, ...]) -> None:
             details=f"the module's arrays: {', '.join(names)}",
             mend="Name each array of the module once; a function (name, shape) -> distribution may be shorter.",
         )
+
+
+def mutable(name: str, init: Any) -> Any:
+    """A value that each step of a fit may change: batch statistics, moving averages.
+
+    Args:
+      name: unique in the model.
+      init: what the first step finds: a container that can be changed in place, such as `{"mean": 0.0}`.
+
+    Returns:
+      a copy as the last step has left it. What the model puts into it, the next step finds there.
+      Outside the steps of a fit, changes are forgotten.
+    """
+    run, name = run_and_name("mutable", name)
+    if not jax.tree.leaves(init) or jax.tree_util.treedef_is_leaf(jax.tree.structure(init)):
+        raise ModelError(
+            f"init is {init!r:.80}, which the model cannot change in place.",
+            site=name,
+            mend='Wrap it: state = vb.mutable("state", {"mean": 0.0}), then state["mean"] = ...',
+        )
+    return run.ask(Site("mutable", name, value=jax.tree.map(lambda leaf: leaf, init), frames=run.frames)).value
+
+
+def prng_key(name: str = "key") -> Any:
+    """A key for the randomness of training, such as dropout: new at each step of a fit, elsewhere None.
+
+    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
+    """
+    run, name = run_and_name("prng_key", name)
+    return run.ask(Site("key", name, frames=run.frames)).value

@@ -26,6 +26,7 @@ import numpy as np
 from vbppl.core import archive
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import is_array
+from vbppl.model.missing.places import WORD
 from vbppl.model.shapes import check_range
 
 PLAIN = (bool, int, float, complex, str, bytes)
@@ -113,6 +114,7 @@ class Code:
     attributes: frozenset[str] = frozenset()
     assigned: frozenset[str] = frozenset()
     changes: bool = False
+    masks: bool = False  # whether it writes `obs_mask=`
 
 
 @functools.lru_cache(maxsize=1024)
@@ -126,12 +128,14 @@ def _read_by(code: types.CodeType) -> Code:
 
     attributes = named("LOAD_ATTR", "LOAD_METHOD")
     changes = bool(attributes & CHANGES) or any(s.opname in ("STORE_SUBSCR", "STORE_ATTR") for s in steps)
-    own = Code(named("LOAD_GLOBAL"), attributes, named("STORE_GLOBAL", "STORE_DEREF"), changes)
+    masks = any(part == "obs_mask" for const in code.co_consts for part in (const if type(const) is tuple else [const]))
+    own = Code(named("LOAD_GLOBAL"), attributes, named("STORE_GLOBAL", "STORE_DEREF"), changes, masks)
     parts = [own, *inner]
     every = (
         frozenset[str]().union(*(getattr(p, field) for p in parts)) for field in ("globals", "attributes", "assigned")
     )
-    return Code(*every, changes=any(part.changes for part in parts))
+    changes, masks = (any(getattr(part, field) for part in parts) for field in ("changes", "masks"))
+    return Code(*every, changes=changes, masks=masks)
 
 
 def _look(name: str, value: Any, by: Code, found: dict[str, Any], seen: set[int], depth: int) -> None:
@@ -156,6 +160,8 @@ def _look(name: str, value: Any, by: Code, found: dict[str, Any], seen: set[int]
 
 def _look_into(name: str, function: types.FunctionType, found: dict[str, Any], seen: set[int], depth: int) -> None:
     by = _read_by(function.__code__)
+    if by.masks:
+        found[WORD] = True
     outer = {key: function.__globals__[key] for key in sorted(by.globals) if key in function.__globals__}
     for key, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
         with contextlib.suppress(ValueError):  # a cell that is still empty

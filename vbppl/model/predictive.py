@@ -12,11 +12,13 @@ import numpy as np
 
 from vbppl.core import devices
 from vbppl.core.errors import ModelError, VbpplWarning, of_kind
-from vbppl.core.keys import named, wrap
+from vbppl.core.keys import wrap
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
 from vbppl.distributions.location_scale import Coordinates, coordinates
+from vbppl.model.control_flow.steps import at_step, key_at
 from vbppl.model.handlers import answered, at_point, at_rows, drawn_anew, given, required
+from vbppl.model.missing.statement import SUFFIX
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import take_rows
@@ -36,7 +38,8 @@ def predict(
     """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
 
     Observed sites are drawn anew. A latent site whose rows are others than the posterior's (a new
-    school) is drawn from its prior given the rest, with a warning.
+    school) is drawn from its prior given the rest, with a warning. A scan of more steps than the
+    posterior's is run on from its last state, of fewer it is cut.
 
     Args:
       model: the fitted model, or the same function with other data.
@@ -56,18 +59,23 @@ def predict(
             mend="Predict with the function that was fitted, applied to other data.",
         )
     changed = [n for n, s in latent.items() if given_shapes[n] != (s.unconstrained if n in z else s.shape)]
+    begun = {n: draws[n] for n in changed if n in draws and _is_run_on(given_shapes[n], latent[n])}
+    changed = [name for name in changed if name not in begun]
     for name in changed:
-        _say_drawn_from_prior(name, given_shapes[name], latent[name])
+        may_change = bool(latent[name].frames) or name.removesuffix(SUFFIX) in model.missing
+        _say_drawn_from_prior(name, given_shapes[name], latent[name], may_change)
+    draws = {**draws, **{name: _as_long(value, latent[name].shape[0]) for name, value in begun.items()}}
     kept, z = ({name: part[name] for name in latent if name in part and name not in changed} for part in (draws, z))
     counts = {name: np.shape(value)[0] for name, value in {**draws, **z}.items()}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise ValueError(f"draws must be as many of each site, not {said}.")
     n = next(iter(counts.values()), n)
+    lengths = {name: np.int32(given_shapes[name][0]) for name in begun}
     new = devices.readable(
-        _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), raw_key)
+        _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), lengths, raw_key)
     )
-    fixed = {*kept, *z} - set(anew)
+    fixed = {*kept, *z} - set(anew) - {name for name in begun if given_shapes[name][0] < latent[name].shape[0]}
     return {name: new[name] for name in sites if name in new and name not in fixed}
 
 
@@ -160,8 +168,20 @@ def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArr
     return take_rows(jnp.asarray(values), frames, [rows[frame.name] for frame in frames], len(site.event))
 
 
-def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline) -> None:
-    if not site.frames:
+def _is_run_on(before: tuple[int, ...], site: Outline) -> bool:
+    """Whether a site of a scan differs from the posterior's in the number of steps alone."""
+    return bool(site.steps) and len(before) == len(site.shape) and before[1:] == site.shape[1:]
+
+
+def _as_long(values: AnyArray, length: int) -> AnyArray:
+    """Draws of the steps of a scan, `(n, steps, ...)`, cut or filled up to a number of steps."""
+    values = values[:, :length]
+    missing = length - values.shape[1]
+    return jnp.concatenate([values, jnp.repeat(values[:, -1:], missing, axis=1)], axis=1) if missing else values
+
+
+def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline, may_change: bool) -> None:
+    if not may_change:
         raise ModelError(
             f"the posterior's values have shape {before}, but this model's site has shape {site.shape}.",
             site=name,
@@ -181,18 +201,27 @@ def _predicted(
     model: Model,
     seen: dict[str, Coordinates],
     params: dict[str, Any],
+    lengths: dict[str, Array],
     raw_key: Array,
 ) -> dict[str, Array]:
-    """All values of a run, with the draw's own key for what it does not have."""
+    """All values of a run, with the draw's own key for what it does not have.
+
+    Of the sites in `lengths` there are so many steps of a scan; those after them are drawn forward.
+    """
     number, values, z = draw
     key = jax.random.fold_in(wrap(raw_key), number)
+    whole = {name: value for name, value in values.items() if name not in lengths}
 
     def value_of(site: Site) -> Array:
         if site.name in z:
-            return coordinates(site.dist, seen.get(site.name)).forward(z[site.name])
-        return site.dist.sample(named(key, site.name))
+            return coordinates(site.dist, seen.get(site.name)).forward(at_step(site.step, z[site.name]))
+        drawn = site.dist.sample(key_at(key, site.name, site.step))
+        if site.name not in lengths:
+            return drawn
+        known = at_step(site.step, values[site.name])
+        return jnp.where(site.step.outermost.index < lengths[site.name], known, drawn)
 
-    return values_of(model.trace(drawn_anew(given({**values, **params}, answered(value_of)))))
+    return values_of(model.trace(drawn_anew(given({**whole, **params}, answered(value_of)))))
 
 
 def _densities(

@@ -1,4 +1,4 @@
-"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`, `mutable`, `prng_key`.
+"""The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`.
 
 A word does one thing: it builds a `Site` and asks the interpreter of the current run what its
 value is. An interpreter is any function `Site -> Site`: one draws from the prior, one reads
@@ -30,9 +30,10 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function
+from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
+from vbppl.model.missing.statement import mask_of, partly_observed
 from vbppl.model.shapes import (
     Frame,
     check_owned,
@@ -43,6 +44,7 @@ from vbppl.model.shapes import (
     plate_dim,
     plate_rows,
     plated,
+    shown_rows,
     source_frame,
     take_rows,
     take_shown,
@@ -56,6 +58,8 @@ class Site:
     `kind` is "sample", "param", "deterministic", "factor", "plate", "mutable" or "key". `dist` belongs to samples,
     `constraint` to params, `size`, `subsample_size` and `labels` to plates, and `sources`, the names of what is
     read in parts along the plate; `dims` name the axes of a value that are no plate's. `value` is None at first.
+    `step` is that of the `scan` that a statement stands in, while the step runs; afterwards all that it holds has the
+    steps as leading axes, of the lengths `steps`. `told` is what the interpreter says of its answer beyond the value.
     """
 
     kind: str
@@ -70,6 +74,9 @@ class Site:
     sources: tuple[str, ...] = ()
     labels: Labels | None = None
     dims: tuple[Dim, ...] = ()
+    step: Any = None
+    steps: Shape = ()
+    told: Any = None
 
     @property
     def scale(self) -> float:
@@ -81,8 +88,14 @@ class Site:
         """The shape of a sample site's value: batch dimensions, then event dimensions."""
         return tuple(self.dist.batch_shape) + tuple(self.dist.event_shape)
 
+    @property
+    def whole_shape(self) -> Shape:
+        """The same for all steps of the scans around it."""
+        return self.shape if self.step is None else (*self.step.lengths, *self.shape)
+
 
 Interpreter = Callable[[Site], Site]
+NONE: Mapping[Any, Any] = MappingProxyType({})
 
 
 class Program:
@@ -96,9 +109,12 @@ class Program:
 class Run:
     """One run of a model: its interpreter, the plates that are open, the sites met so far."""
 
-    def __init__(self, interpreter: Interpreter, arguments: Mapping[int, int] = MappingProxyType({})):
+    def __init__(
+        self, interpreter: Interpreter, arguments: Mapping[int, int] = NONE, missing: Mapping[str, Any] = NONE
+    ):
         self.interpreter = interpreter
         self.arguments = arguments  # the arrays that may be labels: by their identity, their number
+        self.missing = missing  # which entries of sites are, where some are
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
@@ -107,6 +123,17 @@ class Run:
     def ask(self, site: Site) -> Site:
         """Let the interpreter answer `site`, and remember the answer."""
         check_transforms(site.kind, site.name, self.within)
+        self.check_name(site)
+        try:
+            self.sites[site.name] = site = self.interpreter(site)
+        except KeyError as error:
+            if error.args != (site.name,):
+                raise
+            raise changing(site.name) from error
+        return site
+
+    def check_name(self, site: Site) -> None:
+        """A statement needs a name of its own."""
         before = self.sites.get(site.name)
         if before is not None:
             kinds = f"a {before.kind} and a {site.kind} statement"
@@ -117,13 +144,6 @@ class Run:
                 site=site.name,
                 mend="Give each statement its own name; for many like variables use a plate.",
             )
-        try:
-            self.sites[site.name] = site = self.interpreter(site)
-        except KeyError as error:
-            if error.args != (site.name,):
-                raise
-            raise changing(site.name) from error
-        return site
 
 
 _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("vbppl_run", default=None)
@@ -142,7 +162,7 @@ def running(run: Run) -> Iterator[Run]:
 @contextlib.contextmanager
 def interpreted(wrap: Callable[[str, Interpreter], Interpreter]) -> Iterator[Run]:
     """Let `wrap(prefix, interpreter)` stand in for the current run's interpreter, for a while."""
-    run = _run("a model inside a model")
+    run = run_of("a model inside a model")
     before, run.interpreter = run.interpreter, wrap(run.prefix, run.interpreter)
     try:
         yield run
@@ -155,7 +175,8 @@ def is_running() -> bool:
     return _current.get() is not None
 
 
-def _run(word: str) -> Run:
+def run_of(word: str) -> Run:
+    """The current run, which `word` speaks to."""
     run = _current.get()
     if run is None:
         raise ModelError(
@@ -166,11 +187,22 @@ def _run(word: str) -> Run:
 
 
 @overload
-def sample(name: str, dist: Distribution, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None) -> Array: ...
-@overload
-def sample(name: str, dist: Any, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None) -> Any: ...
 def sample(
-    name: str, dist: Any = None, obs: Any = None, *, sample_shape: Shape = (), dims: Any = None, **foreign: Any
+    name: str, dist: Distribution, obs: Any = None, *, obs_mask: Any = None, sample_shape: Shape = (), dims: Any = None
+) -> Array: ...
+@overload
+def sample(
+    name: str, dist: Any, obs: Any = None, *, obs_mask: Any = None, sample_shape: Shape = (), dims: Any = None
+) -> Any: ...
+def sample(
+    name: str,
+    dist: Any = None,
+    obs: Any = None,
+    *,
+    obs_mask: Any = None,
+    sample_shape: Shape = (),
+    dims: Any = None,
+    **foreign: Any,
 ) -> Any:
     """State that `name` is distributed as `dist`; return its value in this run.
 
@@ -179,6 +211,8 @@ def sample(
       dist: a distribution (of vbppl, or any object with its members), or another model applied
         to its arguments, which then runs as a part of this one under `name/...`.
       obs: the observed value, of exactly the site's shape; None for a latent variable.
+      obs_mask: true where `obs` was observed, one truth value for each row. What is missing is imputed as a latent site
+        `<name>_unobserved` of shape `(missing, *event)`; whole numbers that are missing do not count.
       sample_shape: independent copies to the left of the batch.
       dims: names of the axes that no plate owns: `("feature",)`, or with labels `{"feature": ["age", "weight"]}`.
 
@@ -198,10 +232,10 @@ def sample(
     >>> [name for name, _ in vb.fit(regression(x, ["constant", "dose"], y)).summary().rows]
     ['beta[constant]', 'beta[dose]']
     """
-    run, name = _run_and_name("sample", name)
+    run, name = run_and_name("sample", name)
     check_keywords("sample", name, foreign, "sample(name, dist, obs=y)")
     if isinstance(dist, Program):
-        return _submodel(run, name, dist, obs)
+        return submodel(run, name, dist, obs)
     refuse_function(name, dist)
     dist = as_distribution(dist, name)
     if not isinstance(sample_shape, tuple) or sample_shape:
@@ -210,7 +244,10 @@ def sample(
     if obs is not None:
         obs = observation(name, dist, obs, run.frames)
     site = Site("sample", name, value=obs, dist=dist, observed=obs is not None, frames=run.frames)
-    return run.ask(with_dims(site, dims, run.arguments)).value
+    site = with_dims(site, dims, run.arguments)
+    if obs is not None and obs_mask is not None:
+        return partly_observed(run, site, mask_of(name, dist, obs_mask, run.frames))
+    return run.ask(site).value
 
 
 def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any) -> PyTree:
@@ -226,7 +263,7 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
     Returns:
       the same kind of thing as `init`, holding the current values.
     """
-    run, name = _run_and_name("param", name)
+    run, name = run_and_name("param", name)
     check_keywords("param", name, foreign, "param(name, init, constraint)")
     if isinstance(init, int) and not isinstance(init, bool):
         init = float(init)
@@ -249,36 +286,6 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
     return run.ask(Site("param", name, value=init, constraint=support, frames=run.frames)).value
 
 
-def mutable(name: str, init: Any) -> Any:
-    """A value that each step of a fit may change: batch statistics, moving averages.
-
-    Args:
-      name: unique in the model.
-      init: what the first step finds: a container that can be changed in place, such as `{"mean": 0.0}`.
-
-    Returns:
-      a copy as the last step has left it. What the model puts into it, the next step finds there.
-      Outside the steps of a fit, changes are forgotten.
-    """
-    run, name = _run_and_name("mutable", name)
-    if not jax.tree.leaves(init) or jax.tree_util.treedef_is_leaf(jax.tree.structure(init)):
-        raise ModelError(
-            f"init is {init!r:.80}, which the model cannot change in place.",
-            site=name,
-            mend='Wrap it: state = vb.mutable("state", {"mean": 0.0}), then state["mean"] = ...',
-        )
-    return run.ask(Site("mutable", name, value=jax.tree.map(lambda leaf: leaf, init), frames=run.frames)).value
-
-
-def prng_key(name: str = "key") -> Any:
-    """A key for the randomness of training, such as dropout: new at each step of a fit, elsewhere None.
-
-    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
-    """
-    run, name = _run_and_name("prng_key", name)
-    return run.ask(Site("key", name, frames=run.frames)).value
-
-
 def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
     """Keep `value`, a function of the other sites, among the results under `name`; return it.
 
@@ -287,7 +294,7 @@ def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
       value: a number or an array.
       dims: what the axes that no plate owns are called, as in `sample`.
     """
-    run, name = _run_and_name("deterministic", name)
+    run, name = run_and_name("deterministic", name)
     site = Site("deterministic", name, numbers_of(name, "value", value), frames=run.frames)
     return run.ask(with_dims(site, dims, run.arguments)).value
 
@@ -298,7 +305,7 @@ def factor(name: str, log_weight: Any) -> None:
     Inside plates it is a weight for each row: a scalar counts once a row, and N/B times that where
     B of N rows are shown.
     """
-    run, name = _run_and_name("factor", name)
+    run, name = run_and_name("factor", name)
     of_kind("log_weight", log_weight, log_weight is not None, "a number or an array of numbers")
     log_weight = numbers_of(name, "log_weight", log_weight)
     check_owned(name, "log_weight", log_weight.shape, run.frames)
@@ -323,12 +330,12 @@ class plate:  # a word of the language, so lower case
     """
 
     def __init__(self, name: str, size: Any, subsample_size: int | None = None, dim: int | None = None):
-        run, name = _run_and_name("plate", name)
+        run, name = run_and_name("plate", name)
         self._run = run
         size, labels = sized(f"plate '{name}'", size, run.arguments) or (size, None)
         size, subsample_size = plate_rows(name, size, subsample_size)
         site = Site("plate", name, frames=run.frames, size=size, subsample_size=subsample_size, labels=labels)
-        shown = _shown_rows(run, site)
+        shown = shown_rows(run, site)
         indices = shown.indices if isinstance(shown, RowBlock) else shown
         length = size if indices is None else indices.shape[0]
         self._indices = indices
@@ -353,7 +360,7 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
       event_dim: how many rightmost dimensions do not belong to the batch: 1 for a design matrix
         `(rows, columns)`. For a source of pytrees one number for all, or a pytree of numbers.
     """
-    run = _run("subsample(...)")
+    run = run_of("subsample(...)")
     shown = [run.sites[frame.name].value for frame in run.frames]
     if not isinstance(array, Source):
         array, event_dim = numbers_of("", "array", array, whole=True), whole_number("event_dim", event_dim, 0)
@@ -365,36 +372,10 @@ def subsample(array: Any, event_dim: Any = 0) -> Any:
     return take_shown(array, frame, run.frames, shown, event_dim)
 
 
-def _run_and_name(word: str, name: Any) -> tuple[Run, str]:
+def run_and_name(word: str, name: Any) -> tuple[Run, str]:
     """The current run, and the name of a site in it: longer inside a model that is a part of another."""
-    run = _run(f"{word}({name!r}, ...)")
+    run = run_of(f"{word}({name!r}, ...)")
     if not isinstance(name, str) or not name:
         mend = f'Put a name first: vb.{word}("x", ...).'
         raise ModelError(f"a site's name must be a non-empty string, not {name!r:.80}.", mend=mend)
     return run, run.prefix + name
-
-
-def _submodel(run: Run, name: str, program: Program, obs: Any) -> Any:
-    if obs is not None:
-        mend = "Condition it by the names of its sites: sample(name, other(x).condition(y=...))."
-        raise ModelError("a model has no single value to observe.", site=name, mend=mend)
-    before, run.prefix = run.prefix, name + "/"
-    try:
-        return program.inline()
-    finally:
-        run.prefix = before
-
-
-def _shown_rows(run: Run, site: Site) -> Array | RowBlock | None:
-    """The rows to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
-    name, before = site.name, run.sites.get(site.name)
-    if before is None:
-        return run.ask(site).value
-    if before.kind != "plate" or before.size != site.size:
-        other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
-        problem = f"the name is used by {other} and by a plate of {site.size} rows."
-        raise ModelError(problem, site=name, mend="Rename one of the two.")
-    if None not in (before.labels, site.labels) and before.labels != site.labels:
-        raise ModelError("two plates of this name have different labels.", site=name, mend="Rename one of the two.")
-    run.sites[name] = dataclasses.replace(before, labels=site.labels or before.labels)
-    return before.value

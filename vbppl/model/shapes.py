@@ -76,7 +76,7 @@ def check_transforms(kind: str, site: str, within: Any) -> None:
         raise ModelError(
             f"the {kind} statement stands inside jax.vmap, scan, cond, jit or grad, which its value cannot leave.",
             site=site,
-            mend="Write it outside: a plate in the place of vmap, and for scan one site for the noise of all steps.",
+            mend="Write a plate in the place of vmap, and vb.scan(step, init, xs) in the place of jax.lax.scan.",
         )
 
 
@@ -219,6 +219,21 @@ def check_value(site: str, value: Any, shape: Shape, frames: Frames) -> None:
         details=_table([("value", tuple(jnp.shape(value))), ("site", shape), *_plate_rows(frames)]),
         mend="Give one value of the site's shape; model.shapes() prints the shapes of all sites.",
     )
+
+
+def shown_rows(run: Any, site: Any) -> Array | RowBlock | None:
+    """The rows of a plate to show: indices `(length,)`, or a `RowBlock`; None for all. Asked once for each name."""
+    name, before = site.name, run.sites.get(site.name)
+    if before is None:
+        return run.ask(site).value
+    if before.kind != "plate" or before.size != site.size:
+        other = f"a plate of {before.size} rows" if before.kind == "plate" else f"a {before.kind} statement"
+        problem = f"the name is used by {other} and by a plate of {site.size} rows."
+        raise ModelError(problem, site=name, mend="Rename one of the two.")
+    if None not in (before.labels, site.labels) and before.labels != site.labels:
+        raise ModelError("two plates of this name have different labels.", site=name, mend="Rename one of the two.")
+    run.sites[name] = dataclasses.replace(before, labels=site.labels or before.labels)
+    return before.value
 
 
 def take_rows(array: Array, frames: Frames, rows: Sequence[Array | RowBlock | None], event_dim: int) -> Array:

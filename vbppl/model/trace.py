@@ -24,8 +24,10 @@ from vbppl.core.programs.dependence import dependence
 from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
+from vbppl.distributions.stacked import innermost
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
+from vbppl.model.control_flow.scan import written_out
 from vbppl.model.handlers import at_point, at_site, given, parts_of
 from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
@@ -34,11 +36,15 @@ from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
 
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
 
 @contextlib.contextmanager
-def traced(interpreter: Interpreter, arguments: Mapping[int, int] = MappingProxyType({})) -> Iterator[dict[str, Site]]:
+def traced(
+    interpreter: Interpreter, arguments: Mapping[int, int] = NOTHING, missing: Mapping[str, Array] = NOTHING
+) -> Iterator[dict[str, Site]]:
     """A run whose sites are noted in the order of their statements: what is done inside speaks to `interpreter`."""
-    with running(Run(interpreter, arguments)) as run:
+    with running(Run(interpreter, arguments, missing)) as run:
         try:
             yield run.sites
         except Exception as error:
@@ -57,8 +63,8 @@ class Outline:
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
     vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
     `location_scale` family is `movable` if its location or scale depends on other latent sites, and
-    `hierarchical` if its scale does; `has_training_mode` is true of what behaves otherwise in training than in
-    evaluation.
+    `hierarchical` if its scale does; `steps` are the lengths of the scans around it; `has_training_mode` is true of
+    what behaves otherwise in training than in evaluation.
     """
 
     kind: str
@@ -70,6 +76,7 @@ class Outline:
     sources: tuple[str, ...] = ()
     labels: Labels | None = None
     dims: tuple[Dim, ...] = ()
+    steps: Shape = ()
     shape: Any = ()
     batch: Shape = ()
     event: Shape = ()
@@ -87,7 +94,7 @@ class Outline:
     def of(cls, site: Site) -> Outline:
         """The outline of an answered site."""
         place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size, site.sources)
-        place = (*place, site.labels, site.dims)
+        place = (*place, site.labels, site.dims, site.steps)
         if site.kind in ("param", "mutable", "key"):
             has_training_mode = site.kind == "key" or parts_of(site).has_training_mode
             return cls(*place, shape=shapes_of(site.value), has_training_mode=has_training_mode)
@@ -101,6 +108,8 @@ class Outline:
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             has_both = not site.observed and dist.location_scale is not None
+            # Vectors at each step have a matrix each, of which coordinates know nothing.
+            has_both = has_both and not (site.steps and vector_dim(innermost(dist)))
             moves = has_both, vector_dim(dist) if has_both else 0
             return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
 
@@ -118,14 +127,18 @@ class Outline:
 
 def _check_density(site: Site, core: Any) -> None:
     """A density that is not ours has the batch shape: a longer one would be summed, in silence."""
-    if type(core).__module__.startswith("vbppl.distributions"):
+    guest = getattr(core, "inner", None)  # another library's, or a plain class
+    if guest is None and type(core).__module__.startswith("vbppl.distributions"):
         return
+    if guest is None and hasattr(core, "check_density"):
+        core.check_density(site.value)
     shape = jax.eval_shape(site.dist.log_prob, site.value).shape
     if shape != tuple(site.dist.batch_shape):
         raise ModelError(
-            f"the log density of {type(core).__name__} has shape {shape}, not that of the batch.",
+            f"the log density of {type(guest or core).__name__} has shape {shape}, not that of the batch.",
             details=f"batch: {tuple(site.dist.batch_shape)}\nevent: {tuple(site.dist.event_shape)}",
-            mend="Return one log density for each event: sum over the event's dimensions.",
+            mend="Return one log density for each event: sum over the event's dimensions."
+            + (" Its batch_shape must be the shape of its parameters, () by default." if guest is not None else ""),
         )
 
 
@@ -256,7 +269,7 @@ def advice_of_indices(model: Any) -> str:
                 raise _ReachedError
             return answer
 
-        with contextlib.suppress(_ReachedError):
+        with contextlib.suppress(_ReachedError), written_out():
             model.trace(interpret)
         return sum(found, jnp.zeros(()))
 

@@ -10,11 +10,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vbppl.core.errors import ModelError
 from vbppl.core.tables import label, labels
 from vbppl.core.types import Shape
 from vbppl.model.labels.axes import owners
 from vbppl.model.labels.names import Label, texts, values_at
+from vbppl.model.missing.statement import SUFFIX
 from vbppl.model.trace import Outline, named_outlines
 
 
@@ -107,13 +110,21 @@ def axes(model: Any) -> Axes:
             for dim, size in zip(own, site.shape):
                 if dim in given:
                     put(dim, size, given[dim], site.name)
+    for name, places in model.missing.items():
+        if len(places):  # what is missing is told by its rows
+            axis, batch = f"{name}_missing", outlines[name].batch
+            index = np.unravel_index(np.asarray(places), batch)
+            rows = [texts(labels[dim]) if dim in labels else tuple(range(n)) for dim, n in zip(dims[name], batch)]
+            each = zip(*([row[i] for i in part] for row, part in zip(rows, index)))
+            labels[axis] = tuple(row[0] if len(row) == 1 else ",".join(map(str, row)) for row in each)
+            dims[name + SUFFIX], sizes[axis] = (axis, *dims[name + SUFFIX][1:]), len(places)
     return Axes(dims, labels, sizes)
 
 
 def axes_of_site(site: Outline) -> tuple[str | None, ...]:
     """For each axis of a site's value its name, or None."""
-    event_dim = len(site.event) if site.kind == "sample" else None
-    return owners(site.name, site.shape, event_dim, site.frames, site.dims)
+    event_dim, steps = len(site.event) if site.kind == "sample" else None, len(site.steps)
+    return (None,) * steps + owners(site.name, site.shape[steps:], event_dim, site.frames, site.dims)
 
 
 def coordinate_names(target: Any) -> tuple[str, ...]:

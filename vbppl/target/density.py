@@ -28,11 +28,12 @@ from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
-from vbppl.model.handlers import answered, at_point, at_rows, states_of
+from vbppl.model.control_flow.steps import at_step, value_at
+from vbppl.model.handlers import Answer, answered, at_point, at_rows, states_of
 from vbppl.model.model import Model
 from vbppl.model.modules import Parts, parts
 from vbppl.model.primitives import Site, subsample
-from vbppl.model.shapes import Frame, check_value
+from vbppl.model.shapes import Frame
 from vbppl.model.trace import abstract_sites, leading_draws, log_probs, summed, values_of
 from vbppl.target.layout import Layout, sliced
 
@@ -178,23 +179,16 @@ class Terms:
         return found
 
 
-def terms_of(
-    sites: Mapping[str, Site],
-    log_dets: Mapping[str, Array] | None = None,
-    moved: Mapping[str, tuple[Any, Array]] | None = None,
-) -> tuple[Term, ...]:
-    """The terms of a run's sites; `log_dets` of those whose values were read off a flat vector.
-
-    `moved` has the bijector and the log density of those among them that are seen in other coordinates.
-    """
-    log_dets, moved = log_dets or {}, moved or {}
+def terms_of(sites: Mapping[str, Site]) -> tuple[Term, ...]:
+    """The terms of a run's sites."""
 
     def term(site: Site) -> Term:
         # The distribution of an observed site is not kept: nobody compares it with another, and it holds data.
         dist = None if site.observed else site.dist
         place = (site.name, site.scale, site.frames)
-        bijector, log_prob = moved[site.name] if site.name in moved else (None, log_probs(site))
-        return Term(jnp.asarray(log_prob), log_dets.get(site.name), dist, bijector, *place)
+        log_det, bijector, log_prob = site.told or (None, None, None)
+        log_prob = log_probs(site) if log_prob is None else log_prob
+        return Term(jnp.asarray(log_prob), log_det, dist, bijector, *place)
 
     return tuple(term(site) for site in sites.values() if site.kind in ("sample", "factor"))
 
@@ -217,7 +211,7 @@ def _seen(target: Evaluable, site: Site, rows: Mapping[str, Any]) -> Coordinates
     seen = target.coordinates.get(site.name)
     if seen is None:
         return None
-    weight, y, d = map(jnp.asarray, (seen.weight, seen.y, seen.d))
+    weight, y, d = map(jnp.asarray, (seen.weight, at_step(site.step, seen.y), at_step(site.step, seen.d)))
     return Coordinates(weight, *(_at_rows_shown(site, part) for part in (y, d))) if rows else Coordinates(weight, y, d)
 
 
@@ -231,26 +225,27 @@ def _at_rows_shown(site: Site, part: Array) -> Array:
 def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Terms:
     """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
     slices = sliced(target.layout, z, rows if shown else {})
-    log_dets: dict[str, Array] = {}
-    moved: dict[str, tuple[Any, Array]] = {}
 
-    def value_of(site: Site) -> Array:
+    def value_of(site: Site) -> Answer:
         # The support may depend on what was drawn before, so it is asked here and not in advance.
         seen = _seen(target, site, rows)
         bijector = coordinates(site.dist, seen, site.name in target.layout.fixed_decentred)
-        part = slices[site.name]
+        part = at_step(site.step, slices[site.name])
         if rows and not shown:
             part = _at_rows_shown(site, part)
-        value, log_dets[site.name] = bijector.forward_and_log_det(part)
-        if site.name in (*target.layout.movable, *target.layout.fixed_decentred):
-            moved[site.name] = bijector, log_prob_at(site.dist, seen, bijector, part, value)
-        return value
+        value, log_det = bijector.forward_and_log_det(part)
+        if site.name not in (*target.layout.movable, *target.layout.fixed_decentred):
+            return Answer(value, (log_det, None, None))
+        log_prob = log_prob_at(site.dist, seen, bijector, part, value)
+        if site.step is not None:  # with one shape for all steps
+            bijector = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, jnp.shape(value)), bijector)
+        return Answer(value, (log_det, bijector, log_prob))
 
     sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
     found = values_of({name: sites[name] for name in target.layout.reported if name in sites})
     # Only what has a training mode changes its states, and only there are they sure to be arrays.
     states = states_of(sites) if target.layout.has_training_mode else {}
-    return Terms(terms_of(sites, log_dets, moved), found, states)
+    return Terms(terms_of(sites), found, states)
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
@@ -356,20 +351,19 @@ _unconstrained_draws = OverDraws(_unconstrained_at_all_rows, side_by_side=None)
 
 def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:
     """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
-    pieces, log_dets, dtype = [], [], jnp.result_type(float)
+    dtype = jnp.result_type(float)
 
-    def value_of(site: Site) -> Array:
-        value = values[site.name]
-        check_value(site.name, value, site.shape, site.frames)
+    def value_of(site: Site) -> Answer:
+        value = value_at(site, values[site.name])
         bijector = coordinates(site.dist, _seen(target, site, rows), site.name in target.layout.fixed_decentred)
         # Log |dx/dz| is asked at the image, by the formula of the way there: no bijector has two of them.
         z = jnp.asarray(bijector.inverse(value), dtype)
-        pieces.append(z.reshape(-1))
-        log_dets.append(jnp.sum(bijector.forward_and_log_det(z)[1]))
-        return value
+        return Answer(value, (z, bijector.forward_and_log_det(z)[1]))
 
-    target.model.trace(at_rows(rows, answered(value_of), target.params))
-    return jnp.concatenate([jnp.zeros(0, dtype), *pieces]), sum(log_dets, jnp.zeros(()))
+    sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
+    told = [site.told for site in sites.values() if site.told is not None]
+    log_det = sum((jnp.sum(each) for _, each in told), jnp.zeros(()))
+    return jnp.concatenate([jnp.zeros(0, dtype), *(z.reshape(-1) for z, _ in told)]), log_det
 
 
 def packed_params(target: Evaluable) -> dict[str, Parts]:

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
-from vbppl.core.keys import named
 from vbppl.core.types import Array
 from vbppl.data.source import RowBlock, Source, unpadded
 from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
+from vbppl.model.control_flow.steps import key_at
 from vbppl.model.handlers import answered, at_rows, given, required, states_of
 from vbppl.model.model import Model, guide
 from vbppl.model.primitives import Site, param
@@ -333,6 +333,6 @@ def _drawn(program: Model, params: Mapping[str, Any], rows: Mapping[str, Array],
             part = rows.get(frame.name)
             if isinstance(part, RowBlock) and part.number is not None:
                 own = jax.random.fold_in(own, part.number)
-        return site.dist.sample(named(own, site.name))
+        return site.dist.sample(key_at(own, site.name, site.step))
 
     return program.trace(at_rows(rows, answered(value_of), params))

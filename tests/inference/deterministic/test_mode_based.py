@@ -64,6 +64,7 @@ def test_laplace_refuses_a_mode_at_infinity():
         vb.fit(model, vb.Laplace())
 
 
+@pytest.mark.slow
 def test_pathfinder_beats_laplace_where_the_mode_is_far_from_the_mass():
     model = vb.decenter(cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y))
     with warnings.catch_warnings():

@@ -213,6 +213,7 @@ def test_a_posterior_in_these_coordinates_does_all_that_others_do(posterior):
     assert warm.elbo.value == pytest.approx(posterior.elbo.value, abs=0.03)
 
 
+@pytest.mark.slow
 def test_many_fits_have_their_own(posterior):
     many = vb.fit_many(cases.eight_schools, [{"sigma": SIGMA, "y": y} for y in (Y, -Y)])
     for y, each in zip((Y, -Y), many):

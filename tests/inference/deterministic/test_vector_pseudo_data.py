@@ -268,6 +268,7 @@ def posterior():
     return vb.fit(SIX)
 
 
+@pytest.mark.slow
 def test_vectors_are_seen_by_pseudo_data_where_the_bound_gains(posterior):
     """Six subjects, against quadrature: of each hyperparameter the mean and the sd."""
     assert str(posterior.check().notes[0]).startswith("coordinates: b by pseudo-data (mean-field bound 3.")

@@ -27,6 +27,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, static
 from vbppl.core.special import all_rightmost, sum_rightmost
 from vbppl.core.types import Array, ArrayLike, Shape
@@ -57,15 +58,19 @@ class Bijector:
 
     def forward_and_log_det(self, z: ArrayLike) -> tuple[Array, Array]:
         """`x` and `log |dx / dz|`, the latter in the batch shape."""
-        raise NotImplementedError(f"{type(self).__name__}.forward_and_log_det")
+        raise self._lacks("map from the reals", "forward_and_log_det(self, z)", "x and log |dx/dz|")
 
     def inverse(self, x: ArrayLike) -> Array:
         """The `z` for a point of the support."""
-        raise NotImplementedError(f"{type(self).__name__}.inverse")
+        raise self._lacks("way back to the reals", "inverse(self, x)", "the z that is mapped to x")
 
     def check(self, x: ArrayLike) -> Array:
         """Is each event of `x` on the support? In the batch shape."""
-        raise NotImplementedError(f"{type(self).__name__}.check")
+        raise self._lacks("test", "check(self, x)", "whether each event lies on the support")
+
+    def _lacks(self, what: str, method: str, result: str) -> ModelError:
+        mend = f"Write `def {method}` in its class, which returns {result}."
+        return ModelError(f"the support {type(self).__name__} has no {what}.", mend=mend)
 
     def __call__(self, x: ArrayLike) -> Array:
         return self.check(x)
@@ -93,7 +98,8 @@ class Bijector:
     def describe(self) -> str:
         """A few words for error messages, such as `interval(0.0, 2.0)`."""
         bounds = ", ".join(describe_leaf(leaf) for leaf in jax.tree.leaves(self))
-        return f"{self.name}({bounds})" if bounds else self.name
+        name = self.name or type(self).__name__
+        return f"{name}({bounds})" if bounds else name
 
 
 def describe_leaf(leaf: Any) -> str:

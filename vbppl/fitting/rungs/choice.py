@@ -1,4 +1,4 @@
-"""The last word on a richer solution: its report."""
+"""The last word on a richer solution, and whether a good one is worth bettering: the report's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.prepare import judged
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, Solution
-from vbppl.posterior.report import VERDICTS, AnyReport
+from vbppl.posterior.report import VERDICTS, AnyReport, Report
+
+
+def leaves_room(report: AnyReport, log_sd: float) -> bool:
+    """Whether the report sees a standard deviation that is off by more than this, in its log."""
+    return isinstance(report, Report) and abs(report.log_sd_error.value) > log_sd
 
 
 def unless_worse(

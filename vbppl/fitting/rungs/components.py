@@ -6,7 +6,7 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.choice import unless_worse
+from vbppl.fitting.rungs.choice import leaves_room, unless_worse
 from vbppl.guides.gaussian import normal_of
 from vbppl.inference import bound
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals
@@ -19,6 +19,7 @@ SHARE = 0.8  # of what is wrong that lies in the margins, from which on these ar
 # Where weighted draws are an answer: the gap in nats from which on a good guide is looked for, and at what price beside
 # the fit, or in gradients of a cheap density.
 GAP, TIMES, CHEAP = 0.1, 2, 100_000
+ROOM = 0.15  # of the worst log sd, by the report, from where on a good guide is bettered at that price
 FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
 
 
@@ -29,10 +30,12 @@ def add_components(
     # Components of what is bent already would have to climb in bent coordinates, which nobody has written.
     if not isinstance(report, Report) or not is_of_normals(before):
         return before, report
+    if report.verdict == "good" and not leaves_room(report, ROOM):
+        return before, report
     if not 1 < before.target.dim <= MIXTURE_DIM or margin_share(before, report) >= SHARE:
         return before, report
     budget = np.inf
-    if report.verdict == "corrected":
+    if report.verdict in ("corrected", "good"):
         if not report.log_evidence - report.elbo.value > GAP:
             return before, report
         each = bound.work(before.guide, before.phi, before.target) + 10 * before.target.dim

@@ -8,6 +8,7 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.rungs.choice import unless_worse
 from vbppl.guides.gaussian import normal_of
+from vbppl.guides.layers.conditionally_structured import hyperparameters_of
 from vbppl.inference.deterministic.beyond.conditional_laplace import NestedSearch
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, Solution
@@ -24,12 +25,14 @@ def condition_rows(
 ) -> tuple[Solution, AnyReport]:
     """A Newton step to each row given the hyperparameters, where these drive what is decentred by hand, or no normal.
 
-    Where a site is movable, other coordinates do as much for less.
+    Where a site is movable, other coordinates do as much for less, and where nothing is a row, bent hyperparameters.
     """
     target = before.target
     is_normal = target.dim <= DIM and normal_of(before.guide, before.phi) is not None
     moves = target.layout.movable and (plan.pseudo_data or len(plan.coordinates) > 1)
     if not (is_normal and before.status.converged) or moves or not drivers_of(target):
+        return before, report
+    if not hyperparameters_of(target)[2]:  # nothing is a row
         return before, report
     search = NestedSearch(dataclasses.replace(problem, targets=[target]), 0, before)
     if not search.promised >= PROMISED:  # or there are no blocks

@@ -19,6 +19,7 @@ from vbppl.core.programs.dependence import dependence
 from vbppl.core.tables import Table
 from vbppl.core.types import Shape
 from vbppl.model.arguments import name_of
+from vbppl.model.control_flow.scan import written_out
 from vbppl.model.graph import svg
 from vbppl.model.graph.layout import Group, Leaf
 from vbppl.model.handlers import at_point
@@ -303,23 +304,29 @@ def _node(outline: Outline, given: Sequence[str]) -> Node:
 
 def _terms(model: Any, names: Sequence[str]) -> _Terms:
     """For each site its value, apart from what it was computed from, and what the site says of it."""
-    somewhere, apart, stated = at_point(0.0), {}, {}
+    somewhere, apart, said = at_point(0.0), {}, {}
+
+    def state(name: str, value: Any, terms: Any) -> None:  # a site of a scan is stated at each step
+        apart.setdefault(name, []).append(value)
+        said.setdefault(name, []).append(terms)
 
     def interpret(site: Site) -> Site:
-        stated[site.name] = site.value
+        stated = site.value
         site = somewhere(site)
         if site.kind == "param":
             found = parts(site.value)
-            apart[site.name] = _apart(found.learnt)
-            return dataclasses.replace(site, value=dataclasses.replace(found, learnt=apart[site.name]).made())
+            learnt = _apart(found.learnt)
+            state(site.name, learnt, ())
+            return dataclasses.replace(site, value=dataclasses.replace(found, learnt=learnt).made())
         if site.kind in ("sample", "deterministic"):
-            apart[site.name] = _apart(site.value)
-            return dataclasses.replace(site, value=apart[site.name])
+            site = dataclasses.replace(site, value=_apart(site.value))
+            state(site.name, site.value, stated if site.kind == "deterministic" else (log_probs(site), stated))
+        if site.kind == "factor":
+            state(site.name, (), log_probs(site))
         return site
 
-    sites = model.trace(interpret)
-    said = {name: (log_probs(site), stated[name]) for name, site in sites.items() if site.kind in ("sample", "factor")}
-    said |= {name: stated[name] for name, site in sites.items() if site.kind == "deterministic"}
+    with written_out():
+        model.trace(interpret)
     return {name: (apart.get(name, ()), said.get(name, ())) for name in names}
 
 

@@ -1,0 +1,94 @@
+"""What `sample(name, dist, obs=y, obs_mask=m)` states.
+
+Continuous entries where the mask is false are a latent site `<name>_unobserved` of shape `(missing, *event)`, in the
+order of the rows, with the distributions of their rows; the value of the statement has them in their places. Discrete
+ones are summed out, which is to leave them out: they may not be computed with, and are drawn in predictions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from vbppl.core.errors import ModelError
+from vbppl.core.types import ArrayLike
+from vbppl.distributions.rows import rows_of
+from vbppl.model.shapes import Frames, as_numbers
+
+SUFFIX = "_unobserved"
+
+
+def mask_of(name: str, dist: Any, obs_mask: Any, frames: Frames) -> ArrayLike:
+    """`obs_mask` as an array, after checking that it holds one truth for each event of the site."""
+    mask = obs_mask if isinstance(obs_mask, jax.core.Tracer) else as_numbers(obs_mask, "obs_mask", name)
+    batch = tuple(dist.batch_shape)
+    if mask.dtype != bool:
+        raise ModelError(
+            f"obs_mask holds {mask.dtype}, not truth values.",
+            site=name,
+            mend="True is observed: obs_mask=~np.isnan(y), or m.astype(bool).",
+        )
+    if mask.shape in ((), batch):
+        return mask if mask.shape == batch else (np.full if isinstance(mask, np.ndarray) else jnp.full)(batch, mask)
+    whole = mask.shape == (*batch, *dist.event_shape)
+    raise ModelError(
+        f"obs_mask has shape {mask.shape}, but the batch of the site has shape {batch}.",
+        site=name,
+        details=f"event: {tuple(dist.event_shape)}" if dist.event_shape else "",
+        mend="A part of an event cannot be missing: open a plate over it in the place of .to_event()."
+        if whole and not frames
+        else "A part of an event cannot be missing: mask whole rows, m.all(axis=-1), or make its numbers a batch."
+        if whole
+        else "Give one truth value for each row.",
+    )
+
+
+def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
+    """The value of the statement of an observed `site`: what was observed, and what is latent in its place.
+
+    Args:
+      run: the current one; it knows which entries are missing.
+      mask: true where the value was observed, of the batch shape.
+    """
+    dist, obs = site.dist, site.value
+    site = dataclasses.replace(site, dist=dist.mask(mask))
+    if dist.is_discrete:
+        said, answer = run.interpreter(dataclasses.replace(site, kind="missing")), run.ask(site)
+        return said.value if said.value is not obs else answer.value
+    partial = [frame for frame in site.frames if frame.length != frame.size]
+    if partial:
+        raise ModelError(
+            f"plate '{partial[0].name}' shows {partial[0].length} of its {partial[0].size} rows, but what is missing "
+            "in all of them are latent numbers.",
+            site=site.name,
+            mend="Fit without batch_size=; or leave out rows of which only an outcome is missing: dist.mask(m).",
+        )
+    if isinstance(mask, np.ndarray):  # the function closes over it
+        at: Any = np.flatnonzero(~mask)
+    elif site.name in run.missing:
+        at = run.missing[site.name]
+    else:
+        said = run.interpreter(type(site)("missing", site.name, value=mask, frames=site.frames))
+        if said.value is None:  # the run that finds out
+            return dist.support.replaced(jnp.asarray(obs, dist.dtype), ~jnp.asarray(mask))
+        raise ModelError(
+            "which values are missing was not found when the model was applied.",
+            site=site.name,
+            mend="Write obs_mask= in the model's function itself, and pass the mask as an argument.",
+        )
+    if not len(at):
+        return run.ask(site).value
+    latent = run.ask(type(site)("sample", site.name + SUFFIX, dist=rows_of(dist, at))).value
+    answer = run.ask(site)
+    if answer.kind != "sample":  # it was set from outside
+        return answer.value
+    value = jnp.asarray(answer.value, jnp.result_type(answer.value, latent))
+    whole = value.reshape(-1, *dist.event_shape).at[at].set(latent).reshape(value.shape)
+    if not answer.observed:  # a draw is one of the whole
+        run.sites[site.name] = dataclasses.replace(answer, value=whole)
+    return whole
