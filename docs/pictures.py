@@ -1,7 +1,7 @@
 """Make the pages of examples in docs/gallery/, each with its picture: `python docs/pictures.py radon`, or all.
 
 Each is run at its full setting in a process of its own. Its page has the text that it begins with, what it printed, the
-program as it stands in examples/, and its picture: at most 900 pixels wide, of 64 colours, and below 60 kB.
+program as it stands in examples/, and its picture: at most 900 pixels wide, of 128 colours, and below 60 kB.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "gallery"
-WIDTH, COLOURS, MOST = 900, 64, 60_000
+WIDTH, COLOURS, MOST = 900, 128, 60_000
 
 
 def names() -> list[str]:
@@ -30,7 +30,9 @@ def small(picture: Path, out: Path) -> None:
     whole = Image.open(picture).convert("RGB")
     for width in range(WIDTH, 300, -50):
         size = (width, round(whole.height * width / whole.width))
-        whole.resize(size, Image.Resampling.LANCZOS).quantize(COLOURS).save(out, optimize=True)
+        whole.resize(size, Image.Resampling.LANCZOS).quantize(COLOURS, Image.Quantize.MAXCOVERAGE).save(
+            out, optimize=True
+        )
         if out.stat().st_size < MOST:
             return
 

@@ -7,7 +7,6 @@
 
 # %%
 import _style
-import jax.numpy as jnp
 import numpy as np
 from sklearn.datasets import load_diabetes
 
@@ -16,12 +15,13 @@ import vbppl.distributions as dist
 
 # %% [markdown]
 # The model says of the mass what it would be, given what is known of everybody (blood pressure); of the disease, what
-# it would be, given both. The entries that are missing are put into their places among those that were seen.
+# it would be, given both. `obs_mask` is true where the mass was written down; elsewhere it is a latent number, and the
+# value of the statement has both, each in its place.
 
 
 # %%
 @vb.model
-def with_missing(pressure, mass, seen, missing, y):
+def with_missing(pressure, mass, written, y):
     offset = vb.sample("offset", dist.Normal(0.0, 1.0))
     by_mass = vb.sample("by_mass", dist.Normal(0.0, 1.0))
     by_pressure = vb.sample("by_pressure", dist.Normal(0.0, 1.0))
@@ -29,16 +29,8 @@ def with_missing(pressure, mass, seen, missing, y):
     centre = vb.sample("centre", dist.Normal(0.0, 1.0))
     slope = vb.sample("slope", dist.Normal(0.0, 1.0))
     width = vb.sample("width", dist.HalfNormal(1.0))
-    expected = centre + slope * pressure
-    if len(missing):
-        with vb.plate("unseen", len(missing)):
-            unknown = vb.sample("unknown", dist.Normal(expected[missing], width))
-        whole = jnp.asarray(mass).at[missing].set(unknown)
-    else:
-        whole = mass
-    with vb.plate("seen", len(seen)):
-        vb.sample("mass", dist.Normal(expected[seen], width), obs=mass[seen])
     with vb.plate("person", len(y)):
+        whole = vb.sample("mass", dist.Normal(centre + slope * pressure, width), obs=mass, obs_mask=written)
         vb.sample("y", dist.Normal(offset + by_mass * whole + by_pressure * pressure, noise), obs=y)
 
 
@@ -54,16 +46,14 @@ def load(seed=0):
 
 def main(quick=False, out="missing_data.png"):
     pressure, mass, missing, y = load()
-    gone = mass.copy()
-    gone[missing] = 0.0  # what stands there is never read
-    everybody, nobody = np.arange(len(y)), np.zeros(0, int)
-    kept = np.setdiff1d(everybody, missing)
+    written = np.ones(len(y), bool)
+    written[missing] = False
+    kept, gone = np.flatnonzero(written), np.where(written, mass, np.nan)
+    everybody, those_kept = np.ones(len(y), bool), np.ones(len(kept), bool)
     fits = {
-        "nothing missing": vb.fit(with_missing(pressure, mass, everybody, nobody, y), "full_rank"),
-        "left out": vb.fit(
-            with_missing(pressure[kept], mass[kept], everybody[: len(kept)], nobody, y[kept]), "full_rank"
-        ),
-        "kept, as latent": vb.fit(with_missing(pressure, gone, kept, missing, y), "full_rank"),
+        "nothing missing": vb.fit(with_missing(pressure, mass, everybody, y), "full_rank"),
+        "left out": vb.fit(with_missing(pressure[kept], mass[kept], those_kept, y[kept]), "full_rank"),
+        "kept, as latent": vb.fit(with_missing(pressure, gone, written, y), "full_rank"),
     }
     print(f"The mass of {len(missing)} of {len(y)} people is missing. Its slope, in sds of the disease:")
     for name, fit in fits.items():
@@ -71,7 +61,7 @@ def main(quick=False, out="missing_data.png"):
         print(f"  {name:16} {fit.mean()['by_mass']:.2f} ({low:.2f} to {high:.2f}), verdict {fit.check().verdict}")
     best = fits["kept, as latent"]
     print(best.check())
-    unknown = np.asarray(best.sample(500 if quick else 2000, seed=1)["unknown"])
+    unknown = np.asarray(best.sample(500 if quick else 2000, seed=1)["mass_unobserved"])
     low, high = np.quantile(unknown, [0.05, 0.95], axis=0)
     inside = np.mean((low < mass[missing]) & (mass[missing] < high))
     print(f"\nOf the masses that were hidden, {inside:.0%} lie inside their 90% intervals.")

@@ -365,6 +365,20 @@ def test_the_workflow_agrees_with_the_integral(example):
 
 
 @pytest.mark.slow
+def test_the_level_of_the_nile_agrees_with_the_kalman_filter(example):
+    module, found = example("nile")
+    # By maximum likelihood the variances are 1,469 and 15,099 (Durbin and Koopman 2012, section 2.10).
+    top = [module.kalman(module.FLOW / 100, np.sqrt(w) / 100, np.sqrt(15_099) / 100) for w in (1_300, 1_469, 1_650)]
+    assert np.argmax(top) == 1
+    means, sds = module.exact(module.FLOW / 100)
+    for name, mean, sd in zip(("wander", "noise"), means, sds, strict=True):
+        assert abs(found["posterior"].mean()[name] - mean) < 0.1 * sd, name
+        # The tail of the wandering is long: weighted draws reach 82% of its sd.
+        assert found["posterior"].sd()[name] == pytest.approx(sd, rel=0.2), name
+    assert found["ahead"]["flow"].std(0)[-1] > found["ahead"]["flow"].std(0)[0]
+
+
+@pytest.mark.slow
 def test_good_enough_agrees_with_the_integral(example):
     module, found = example("good_enough")
     concentration, rate = module.concentration, module.rate
