@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from types import FunctionType, MappingProxyType
 from typing import Any
 
@@ -26,7 +26,8 @@ from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
-from vbppl.model.handlers import at_point, at_site, given, parts_of
+from vbppl.model.enumeration.support import Support
+from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
 from vbppl.model.modules import parts, shapes_of
@@ -57,7 +58,9 @@ class Outline:
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
     vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
     `location_scale` family is `movable` if its location or scale depends on other latent sites, and
-    `hierarchical` if its scale does; `has_training_mode` is true of what behaves otherwise in training than in
+    `hierarchical` if its scale does. A latent discrete site has `states` values in each row, over which it is summed;
+    or it is `unbounded`, with the reason and the mend. `of_summed` is true of what depends on such sites, once
+    `layout.marginal_sites` has looked. `has_training_mode` is true of what behaves otherwise in training than in
     evaluation.
     """
 
@@ -81,6 +84,9 @@ class Outline:
     vector_dim: int = 0
     movable: bool = False
     hierarchical: bool = False
+    states: int = 0
+    unbounded: tuple[str, str] = ("", "")
+    of_summed: bool = False
     has_training_mode: bool = False
 
     @classmethod
@@ -102,7 +108,14 @@ class Outline:
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             has_both = not site.observed and dist.location_scale is not None
             moves = has_both, vector_dim(dist) if has_both else 0
-            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
+            made = cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
+            return made if site.observed or not dist.is_discrete else made._counted(site)
+
+    def _counted(self, site: Site) -> Outline:
+        try:
+            return dataclasses.replace(self, states=Support.of(site).count)
+        except ModelError as error:  # draws of the prior need no such count
+            return dataclasses.replace(self, unbounded=(error.what, error.mend))
 
     def row(self) -> tuple[str, ...]:
         """Its line in a table of shapes."""
@@ -112,7 +125,7 @@ class Outline:
         plates += f"{' ' * bool(plates)}dims {', '.join(dim.name for dim in self.dims)}" if self.dims else ""
         if self.kind != "sample":
             return (self.name, self.kind, "", "", str(self.shape), plates)
-        kind = "observed" if self.observed else "latent"
+        kind = "observed" if self.observed else f"summed out ({self.states})" if self.states else "latent"
         return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
 
 
@@ -140,6 +153,11 @@ def abstract_sites(model: Any) -> dict[str, Outline]:
 def named_outlines(model: Any) -> dict[str, Outline]:
     """The same, of a model that a fit has put modules' states into; what it reads from outside may have changed."""
     return dict(_abstract_run(dataclasses.replace(model, states={}, training=None), checks=False)[0])
+
+
+def summed_sites(sites: Mapping[str, Outline], values: Container[str] = ()) -> list[str]:
+    """The discrete latent sites that are summed out: those without one of the `values`."""
+    return [name for name, site in sites.items() if site.states and name not in values]
 
 
 def check_numbers(model: Any, observations: bool = True, which: str = "") -> None:
@@ -282,11 +300,6 @@ def advice_of_indices(model: Any) -> str:
         f"site '{site}': {found}; JAX reads the nearest entry instead, in silence. "
         "To mend it: Count from 0, for instance by np.unique(groups, return_inverse=True)"
     )
-
-
-def log_probs(site: Site) -> Array:
-    """The log density of a sample site's value, in its batch shape; a factor's value."""
-    return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
 
 
 def log_joint(sites: Mapping[str, Site]) -> Array:

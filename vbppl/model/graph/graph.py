@@ -21,10 +21,10 @@ from vbppl.core.types import Shape
 from vbppl.model.arguments import name_of
 from vbppl.model.graph import svg
 from vbppl.model.graph.layout import Group, Leaf
-from vbppl.model.handlers import at_point
+from vbppl.model.handlers import at_point, log_probs
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
-from vbppl.model.trace import Outline, abstract_sites, log_probs
+from vbppl.model.trace import Outline, abstract_sites
 
 
 @dataclasses.dataclass(frozen=True)
