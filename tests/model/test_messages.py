@@ -246,16 +246,16 @@ def a_word_outside_a_model():
 
 @told(
     """
-site 'k': a latent variable cannot be discrete (Categorical): its density has no gradient.
-  To mend it: Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.
+site 'k': a discrete latent site is summed over its values, but Poisson has infinitely many values.
+  To mend it: Cut it off, dist.Categorical(logits=dist.Poisson(3.0).log_prob(jnp.arange(50))); or pass obs=.
 """
 )
-def a_discrete_latent_variable():
+def a_discrete_latent_variable_without_a_bound():
     @vb.model
-    def mixture():
-        vb.sample("k", dist.Categorical(jnp.ones(3) / 3))
+    def abundance():
+        vb.sample("k", dist.Poisson(3.0))
 
-    vb.fit(mixture())
+    vb.fit(abundance())
 
 
 @told(

@@ -27,6 +27,14 @@ def safe_log(y: ArrayLike) -> Array:
     return jnp.where(inside, jnp.log(jnp.where(inside, y, 1.0)), -jnp.inf)
 
 
+def log_sum(x: Array, axis: int) -> Array:
+    """`log sum exp`, with finite slopes where some numbers, or all of them, are minus infinity."""
+    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
+    top = jnp.where(top == -jnp.inf, 0.0, top)
+    total = jnp.sum(jnp.exp(x - top), axis=axis)
+    return jnp.where(jnp.isnan(total), total, safe_log(total)) + jnp.squeeze(top, axis)
+
+
 def xlogy(x: ArrayLike, y: ArrayLike) -> Array:
     """`x log y` for `y >= 0`, where `0 log 0 = 0`, with finite gradients at `y = 0`.
 

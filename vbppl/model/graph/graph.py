@@ -19,13 +19,13 @@ from vbppl.core.programs.dependence import dependence
 from vbppl.core.tables import Table
 from vbppl.core.types import Shape
 from vbppl.model.arguments import name_of
-from vbppl.model.control_flow.scan import written_out
+from vbppl.model.control_flow.chain import written_out
 from vbppl.model.graph import svg
 from vbppl.model.graph.layout import Group, Leaf
-from vbppl.model.handlers import at_point
+from vbppl.model.handlers import at_point, log_probs
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
-from vbppl.model.trace import Outline, abstract_sites, log_probs
+from vbppl.model.trace import Outline, abstract_sites
 
 
 @dataclasses.dataclass(frozen=True)
