@@ -5,7 +5,7 @@ side by side; only what depends on the site is computed more than once. So the d
 the values of the sites that it depends on, in each row of its plates. `elimination` sums the sites out of the product
 of all tables, and what is left stands in the place of the first of them: the log of the sum in each row.
 
-That holds where a row looks at no other row of a discrete site around it, as plates mean it; `rows` sees to that.
+That holds where a row looks at no other row of a discrete site, as plates mean it: `mixed_rows` finds out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.keys import named
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, Shape
 from vbppl.distributions.base import Distribution
@@ -28,9 +29,11 @@ from vbppl.model.enumeration import elimination
 from vbppl.model.enumeration.elimination import Eliminated, Factor, Variable, check_size, eliminate
 from vbppl.model.enumeration.support import Support
 from vbppl.model.enumeration.tables import Tabulated
-from vbppl.model.handlers import at_point, at_site, log_probs, parts_of
+from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.primitives import Interpreter, Site
 from vbppl.model.shapes import Frame
+
+SAME = 1e-3  # of a log density: what rounding may change
 
 # A run under a changed interpreter: its sites, and what else it leaves, a pytree of arrays.
 Once = Callable[[Callable[[Interpreter], Interpreter]], tuple[dict[str, Site], Any]]
@@ -120,6 +123,28 @@ def likelihoods(once: Once, names: Sequence[str]) -> dict[str, Array]:
         depth = run.log_probs[name].ndim - len(run.factors_by_site[name].variables)
         found[name] = each.reshape((1,) * (depth - each.ndim) + each.shape)
         before = after
+    return found
+
+
+def mixed_rows(once: Once, names: Sequence[str], key: Array) -> dict[str, Array]:
+    """For each statement that depends on discrete sites whether its rows look at other rows of these.
+
+    The sites get values at random, others in each row, and each row's density must be that of its table.
+    """
+    run, found = _Run.of(once, names), {}
+    rows = {frame.name: frame.length for frame in run.frames.values()}
+    indices = {
+        v.name: jax.random.randint(named(key, v.name), [rows[plate] for plate in v.plates], 0, v.size)
+        for v in run.variables
+    }
+    around = {v.name: v.plates for v in run.variables}
+    values = {name: support.values(indices[name], around[name]) for name, support in run.supports.items()}
+    sites, _ = once(lambda interpreter: given(values, interpreter))
+    for name, factor in run.factors_by_site.items():
+        told = elimination.at_indices(factor, {v: (around[v], indices[v]) for v in factor.variables})
+        own = _factor(_log_probs(sites[name], {}, {}), run.kept[name], (), list(run.frames)).table
+        apart = jnp.abs(own - told) > SAME * (1.0 + jnp.abs(told))
+        found[name] = jnp.any(jnp.isfinite(told) & (apart | jnp.isneginf(own)))
     return found
 
 
