@@ -314,7 +314,7 @@ def test_what_is_told_of_discrete_sites(fitted):
     graph = fitted.target.model.graph()
     assert [node.kind for node in graph.nodes] == ["latent", "summed out", "observed"]
     assert "class n1 discrete" in graph.mermaid and "dashed" in graph.dot and "dasharray" in graph.svg
-    with pytest.raises(KeyError, match="no discrete latent site is called 'locs'; those of the model: z"):
+    with pytest.raises(KeyError, match="no site that is summed out is called 'locs'; those of the model: z"):
         fitted.probabilities("locs")
     predicted = fitted.predict(n=7)
     assert {name: value.shape for name, value in predicted.items()} == {"y": (7, 60)}

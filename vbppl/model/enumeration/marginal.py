@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import named
@@ -26,7 +25,8 @@ from vbppl.core.types import Array, Shape
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.model.enumeration import elimination
-from vbppl.model.enumeration.elimination import Eliminated, Factor, Variable, check_size, eliminate
+from vbppl.model.enumeration.checks import check, plates_of, variables_of
+from vbppl.model.enumeration.elimination import Eliminated, Factor, Variable, eliminate
 from vbppl.model.enumeration.support import Support
 from vbppl.model.enumeration.tables import Tabulated
 from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
@@ -215,11 +215,11 @@ class _Run:
             return densities, {name: _numbers(site, indices) for name, site in sites.items()}, more
 
         table = Tabulated.of(run, names)
-        _check(table, kept, supports)
+        check(table, kept, supports)
         sizes = {name: support.count for name, support in supports.items()}
         log_probs, numbers, more = table.at(sizes)
         on, of_numbers, _ = table.depends
-        frames = _plates(kept.values())
+        frames = plates_of(kept.values())
         order = list(frames)
         factors = {
             name: _factor(log_probs[name], kept[name], [n for at, n in enumerate(names) if bits >> at & 1], order)
@@ -237,7 +237,7 @@ class _Run:
     @property
     def variables(self) -> list[Variable]:
         """The discrete sites."""
-        return _variables(self.kept, self.supports)
+        return variables_of(self.kept, self.supports)
 
     @functools.cached_property
     def whole(self) -> Eliminated:
@@ -339,12 +339,6 @@ def _numbers(site: Site, indices: Mapping[str, Array]) -> Any:
     return parts_of(site) if site.kind in ("param", "mutable") else ()
 
 
-def _plates(sites: Iterable[Site]) -> dict[str, Frame]:
-    """Each plate as it is first opened, in the order of their dims, so that tables need not be transposed."""
-    frames = {frame.name: frame for site in sites for frame in reversed(site.frames)}
-    return dict(sorted(frames.items(), key=lambda pair: pair[1].dim))
-
-
 def _factor(table: Array, site: Site, variables: Sequence[str], plates: Sequence[str]) -> Factor:
     """The table of a statement, with an axis for each of its plates, in the order of all, and no others."""
     axes = {frame.name: table.ndim + frame.dim for frame in site.frames}
@@ -353,66 +347,3 @@ def _factor(table: Array, site: Site, variables: Sequence[str], plates: Sequence
     left = [axis for axis in range(table.ndim) if axis not in others]
     order = [*range(len(variables)), *(left.index(axes[plate]) for plate in mine)]
     return Factor(tuple(variables), tuple(mine), jnp.transpose(jnp.sum(table, axis=others), order))
-
-
-def _variables(kept: Mapping[str, Site], supports: Mapping[str, Support]) -> list[Variable]:
-    order = list(_plates(kept.values()))
-    found = []
-    for name, support in supports.items():
-        around = dict(support.plates)
-        found.append(Variable(name, support.count, tuple(plate for plate in order if plate in around)))
-    return found
-
-
-def _check(table: Tabulated, kept: Mapping[str, Site], supports: Mapping[str, Support]) -> None:
-    """Refuse what cannot be summed out, before any table is made."""
-    densities, numbers, more = table.depends
-    variables = {variable.name: variable for variable in _variables(kept, supports)}
-
-    def met(bits: int) -> list[Variable]:
-        return [variables[name] for at, name in enumerate(table.names) if bits >> at & 1]
-
-    for name, bits in densities.items():
-        site, around = kept[name], {frame.name for frame in kept[name].frames}
-        for variable in met(bits):
-            if outside := [plate for plate in variable.plates if plate not in around]:
-                raise _outside(site, variable, outside)
-        if bits:
-            shape = table.shapes[0][name].shape
-            check_size(met(bits), int(np.prod(shape)), name)
-    for name, bits in ((name, _union(each)) for name, each in numbers.items()):
-        site = kept[name]
-        if bits and (site.kind in ("param", "mutable") or (site.kind == "sample" and not site.observed)):
-            what = "value" if site.kind == "sample" else "state"
-            if _union(numbers[name][0] if site.kind == "sample" else numbers[name]):
-                raise _moved(name, what, met(bits)[0].name)
-    for path, bits in jax.tree.leaves_with_path(more):
-        if bits:
-            names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in kept]
-            raise _moved(names[0] if names else None, "value", met(bits)[0].name)
-
-
-def _union(bits: Any) -> int:
-    return functools.reduce(int.__or__, jax.tree.leaves(bits), 0)
-
-
-def _outside(site: Site, variable: Variable, plates: Sequence[str]) -> ModelError:
-    plate = plates[0]
-    return ModelError(
-        f"it stands outside of plate '{plate}', and depends on the discrete site '{variable.name}' inside: all rows of "
-        f"'{variable.name}' meet in it, and their joint values are too many to sum.",
-        site=site.name,
-        mend=f"Put '{site.name}' into plate '{plate}', or let it depend on what '{variable.name}' depends on, such as "
-        "its probabilities.",
-    )
-
-
-def _moved(site: str | None, what: str, discrete: str) -> ModelError:
-    how = "support" if what == "value" else "state"
-    return ModelError(
-        f"its {how} depends on the discrete site '{discrete}', which is summed out: it has no one {what} in the sum.",
-        site=site,
-        mend=f"Give it a {how} that is the same for all values of '{discrete}'."
-        if what == "value"
-        else f"Compute it without '{discrete}'.",
-    )
