@@ -277,6 +277,22 @@ def test_messages():
         "  To mend it: Put 'y' into plate 'row'."
     )
 
+    def coupled():
+        def step(state, y):
+            with vb.plate("row", 3):
+                state = vb.sample("state", dist.Bernoulli(0.1 + 0.8 * jnp.mean(1.0 * state)))
+                vb.sample("y", dist.Normal(state, 1.0), obs=y)
+            return state, None
+
+        vb.scan(step, jnp.zeros(3, int), np.zeros((4, 3)))
+
+    assert said(coupled) == (
+        "site 'state': a row of it depends on other rows of the discrete sites around it (among 'state'), which are "
+        "summed out row by row.\n"
+        "  To mend it: Compute each row from its own row of the discrete sites: no sum, shift or index along their "
+        "plate."
+    )
+
     def too_many():
         def step(state, y):
             first = vb.sample("first", dist.Categorical(jnp.ones(40) / 40))

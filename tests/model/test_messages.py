@@ -988,12 +988,12 @@ def a_parameter_that_is_a_string():
 
 @told(
     """
-site 'x': sample has no argument infer=.
-  To mend it: Leave it out: a latent site's coordinates are chosen by vb.fit, or by vb.decenter.
+site 'x': sample has no argument rng_key=.
+  To mend it: Leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).
 """
 )
 def a_keyword_of_another_language():
-    run(lambda: vb.sample("x", dist.Normal(0.0, 1.0), infer={}))
+    run(lambda: vb.sample("x", dist.Normal(0.0, 1.0), rng_key=0))
 
 
 @told(

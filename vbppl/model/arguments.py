@@ -144,6 +144,18 @@ def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -
         raise TypeError(f"site '{site}': {word} has no argument {name}=.\n  To mend it: {mend}")
 
 
+def without_infer(site: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a sample statement without NumPyro's `infer={"enumerate": "parallel"}`, which is what is done."""
+    asked = given.get("infer")
+    if asked is not None and (not isinstance(asked, Mapping) or dict(asked) not in ({}, {"enumerate": "parallel"})):
+        raise ModelError(
+            f"infer is {asked!r:.80}, of which only {{'enumerate': 'parallel'}} has a meaning here.",
+            site=site,
+            mend="Leave it out: discrete latent sites are summed out anyway.",
+        )
+    return {name: value for name, value in given.items() if name != "infer"}
+
+
 def check_function(function: Any) -> None:
     """Refuse what cannot be called, and functions that do not run when they are."""
     of_kind("function", function, callable(function), "a function of the model's arguments")

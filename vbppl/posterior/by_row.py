@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vbppl.core.errors import whole_number
+from vbppl.core.errors import of_kind, whole_number
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PyTree, Seed
 from vbppl.guides import networks
@@ -87,12 +87,13 @@ class ByRow:
           KeyError: no discrete site has that name.
         """
         whole_number("n", n)
+        of_kind("name", name, isinstance(name, str), "the name of a discrete latent site")
         if name not in self.target.layout.summed:
             known = ", ".join(self.target.layout.summed) or "none"
-            raise KeyError(f"no discrete latent site is called {name!r:.80}; those of the model: {known}.")
-        return probabilities(self.target, name, self.latent(n, seed), n)
+            raise KeyError(f"no site that is summed out is called {name!r:.80}; those of the model: {known}.")
+        return probabilities(self.target, name, self._latent(n, seed), n)
 
-    def latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
+    def _latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
         """Draws: see `Posterior`."""
         raise NotImplementedError
 

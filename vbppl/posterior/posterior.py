@@ -105,7 +105,7 @@ class Posterior(ByRow, Framed):
         which the fit sums out, are drawn given the rest.
         """
         check_count(n)
-        return self.target.complete(self.latent(n, seed), n, raw_key(seed))
+        return self.target.complete(self._latent(n, seed), n, raw_key(seed))
 
     def mean(self) -> dict[str, np.ndarray | np.floating]:
         """The mean of each site; exact where the guide is Gaussian, not corrected, and the site is real."""
@@ -244,7 +244,7 @@ class Posterior(ByRow, Framed):
         observed sites do, each is given those before it, so that their sum is the density of all.
         """
         check_count(n)
-        latent, params = self.latent(n, seed), packed_params(self.target)
+        latent, params = self._latent(n, seed), packed_params(self.target)
         return predictive.log_likelihood(model_of(self.target), latent, params, self.target.parts())
 
     def __repr__(self) -> str:
@@ -271,7 +271,7 @@ class Posterior(ByRow, Framed):
             raise KeyError(f"draws have no site {missing[0]!r}; the latent sites are {', '.join(names)}.")
         return networks.Transfer({name: jnp.asarray(draws[name]) for name in names})
 
-    def latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
+    def _latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
         """Draws of all but what depends on discrete sites."""
         if self.is_corrected and isinstance(self.report, Report):
             return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core import devices
+from vbppl.core.errors import ModelError
 from vbppl.core.keys import named, wrap
 from vbppl.core.programs.compiling import ByWork, OverDraws
 from vbppl.core.types import Array
+from vbppl.model.claims import SOMEWHERE
 from vbppl.model.enumeration import marginal
-from vbppl.model.handlers import at_rows, given, required
+from vbppl.model.handlers import at_point, at_rows, given, required
 from vbppl.model.primitives import Interpreter, Site
 from vbppl.model.trace import log_joint, values_of
 from vbppl.target.density import Evaluable
@@ -74,6 +76,33 @@ def log_conditional(target: Evaluable, values: Mapping[str, Any], many: bool) ->
 
 
 _log_conditionals = OverDraws(lambda values, target: _log_conditional(target, values), side_by_side=SIDE_BY_SIDE)
+
+
+def check_rows(target: Evaluable) -> None:
+    """Refuse a model whose rows look at other rows of a discrete site, by one evaluation at some point.
+
+    Raises:
+      ModelError: one does, and which.
+    """
+    if not target.layout.summed or target.model.sources:
+        return
+    mixed = devices.readable(_mixed(target, np.zeros(2, np.uint32)))
+    for name in (name for name, is_mixed in mixed.items() if is_mixed):
+        discrete = ", ".join(f"'{each}'" for each in target.layout.summed)
+        raise ModelError(
+            f"a row of it depends on other rows of the discrete sites around it (among {discrete}), which are summed "
+            "out row by row.",
+            site=name,
+            mend="Compute each row from its own row of the discrete sites: no sum, shift or index along their plate.",
+        )
+
+
+@ByWork
+def _mixed(target: Evaluable, raw_key: Array) -> dict[str, Array]:
+    def once(summing: Callable[[Interpreter], Interpreter]) -> tuple[dict[str, Site], Any]:
+        return target.model.trace(at_rows({}, summing(at_point(SOMEWHERE)), target.params)), ()
+
+    return marginal.mixed_rows(once, target.layout.summed, wrap(raw_key))
 
 
 def _mean(target: Evaluable, values: dict[str, Array], number: Array, name: str) -> Array:

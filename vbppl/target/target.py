@@ -211,7 +211,9 @@ def owned(leaf: Any) -> Any:
 def target(model: Model) -> Target:
     """The flat log density of `model`; works as it is in BlackJAX, Optimistix and the like."""
     check_applied(model)
-    return Target.of(model.loaded())
+    found = Target.of(model.loaded())
+    discrete.check_rows(found)
+    return found
 
 
 def density(log_density: Callable[[Array], Any], dim: int) -> Target:
@@ -261,7 +263,7 @@ def loaded(target: Any, names: Container[str] | None = None) -> Any:
 
 
 def check_numbers(target: Any, which: str = "") -> None:
-    """Refuse, before anything is computed, what the numbers of the data alone show to be wrong; `which` of several.
+    """Refuse, before anything is fitted, what the numbers of the data alone show to be wrong; `which` of several.
 
     Raises:
       ModelError: there is no density, or no number yet, or an observation or parameter is off its support.
@@ -279,6 +281,7 @@ def check_numbers(target: Any, which: str = "") -> None:
             mend='State what is unknown, x = vb.sample("x", dist.Normal(0.0, 1.0)), and what was observed, with obs=y.',
         )
     trace.check_numbers(target.model, which=which)
+    discrete.check_rows(_unbent(target))
 
 
 def error_somewhere(target: Any, z: Any = None) -> ModelError | None:

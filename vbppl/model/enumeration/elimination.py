@@ -206,17 +206,25 @@ def draw(eliminated: Eliminated, key: Array) -> dict[str, Array]:
     found: dict[str, tuple[tuple[str, ...], Array]] = {}
     for name, factor in reversed(eliminated.sums):
         # What was summed out later is known by now, and with it the distribution of this one.
-        axis = factor.variables.index(name)
-        table = jnp.moveaxis(factor.table, axis, 0)
-        others = [v for v in factor.variables if v != name]
-        rows = table.shape[1 + len(others) :]
-        if others:
-            grid = jnp.meshgrid(*map(jnp.arange, rows), indexing="ij") if rows else []
-            at = [_at(found[v], factor.plates, rows) for v in others]
-            table = table[(slice(None), *at, *grid)]
+        table = at_indices(factor, {v: found[v] for v in factor.variables if v != name})
         noise = jax.random.gumbel(named(key, name), table.shape, table.dtype)
         found[name] = factor.plates, jnp.argmax(table + noise, axis=0)
     return {name: index for name, (_, index) in found.items()}
+
+
+def at_indices(factor: Factor, drawn: Mapping[str, tuple[tuple[str, ...], Array]]) -> Array:
+    """A factor's table where its variables, all or all but one, have these values: for each its plates and indices.
+
+    With an axis for the variable that has none, if there is one, and one for each plate.
+    """
+    left = [at for at, v in enumerate(factor.variables) if v not in drawn]
+    rows = factor.table.shape[len(factor.variables) :]
+    if not drawn:
+        return factor.table
+    table = jnp.moveaxis(factor.table, left[0], 0) if left else factor.table
+    grid = jnp.meshgrid(*map(jnp.arange, rows), indexing="ij") if rows else []
+    at = [_at(drawn[v], factor.plates, rows) for v in factor.variables if v in drawn]
+    return table[(*(slice(None) for _ in left), *at, *grid)]
 
 
 def _at(drawn: tuple[tuple[str, ...], Array], plates: tuple[str, ...], rows: tuple[int, ...]) -> Array:

@@ -5,30 +5,33 @@ side by side; only what depends on the site is computed more than once. So the d
 the values of the sites that it depends on, in each row of its plates. `elimination` sums the sites out of the product
 of all tables, and what is left stands in the place of the first of them: the log of the sum in each row.
 
-That holds where a row looks at no other row of a discrete site around it, as plates mean it; `rows` sees to that.
+That holds where a row looks at no other row of a discrete site, as plates mean it: `mixed_rows` finds out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.keys import named
 from vbppl.core.types import Array
 from vbppl.model.control_flow.hidden import Counted
 from vbppl.model.enumeration import elimination, in_scans
-from vbppl.model.enumeration.elimination import Eliminated, Factor, Variable, check_size, eliminate
+from vbppl.model.enumeration.checks import check, plates_of, variables_of
+from vbppl.model.enumeration.elimination import Eliminated, Factor, Variable, eliminate
 from vbppl.model.enumeration.support import Support
 from vbppl.model.enumeration.tables import Tabulated
-from vbppl.model.handlers import at_point, at_site, log_probs, parts_of
+from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.primitives import Interpreter, Site
 from vbppl.model.shapes import Frame
+
+SAME = 1e-3  # of a log density: what rounding may change
 
 # A run under a changed interpreter: its sites, and what else it leaves, a pytree of arrays.
 Once = Callable[[Callable[[Interpreter], Interpreter]], tuple[dict[str, Site], Any]]
@@ -109,6 +112,30 @@ def likelihoods(once: Once, names: Sequence[str]) -> dict[str, Array]:
     return found
 
 
+def mixed_rows(once: Once, names: Sequence[str], key: Array) -> dict[str, Array]:
+    """For each statement that depends on discrete sites whether its rows look at other rows of these.
+
+    The sites get values at random, others in each row, and each row's density must be that of its table.
+    """
+    run, found = _Run.of(once, names), {}
+    rows = {frame.name: frame.length for frame in run.frames.values()}
+    indices = {
+        v.name: jax.random.randint(named(key, v.name), [rows[plate] for plate in v.plates], 0, v.size)
+        for v in run.variables
+    }
+    around = {v.name: v.plates for v in run.variables}
+    values = {name: support.values(indices[name], around[name]) for name, support in run.supports.items()}
+    sites, _ = once(lambda interpreter: given(values, interpreter))
+    for name, factor in run.factors_by_site.items():
+        if sites[name].kind != run.kept[name].kind:  # a scan that sums out states of its own
+            continue
+        told = elimination.at_indices(factor, {v: (around[v], indices[v]) for v in factor.variables})
+        own = _factor(_log_probs(sites[name], {}, {}), run.kept[name], (), list(run.frames)).table
+        apart = jnp.abs(own - told) > SAME * (1.0 + jnp.abs(told))
+        found[name] = jnp.any(jnp.isfinite(told) & (apart | jnp.isneginf(own)))
+    return found | in_scans.mixed_rows(once, names, key)
+
+
 @functools.lru_cache(maxsize=256)
 def independents(structure: Any, shapes: tuple[Any, ...], names: tuple[str, ...], dtype: Any) -> frozenset[str]:
     """The sites of a model that depend on none of the discrete sites `names`, which are checked: they can be summed."""
@@ -183,12 +210,12 @@ class _Run:
             return densities, {name: _numbers(site, indices) for name, site in sites.items()}, more
 
         table = Tabulated.of(run, names)
-        _check(table, kept, supports)
+        check(table, kept, supports)
         # A site in a scan, which sums it out itself, is no argument of anything.
         sizes = {name: supports[name].count if name in supports else 1 for name in names}
         log_probs, numbers, more = table.at(sizes)
         on, of_numbers, _ = table.depends
-        frames = _plates(kept.values())
+        frames = plates_of(kept.values())
         order = list(frames)
         factors = {
             name: _factor(log_probs[name], kept[name], [n for at, n in enumerate(names) if bits >> at & 1], order)
@@ -207,7 +234,7 @@ class _Run:
     @property
     def variables(self) -> list[Variable]:
         """The discrete sites."""
-        return _variables(self.kept, self.supports)
+        return variables_of(self.kept, self.supports)
 
     @functools.cached_property
     def whole(self) -> Eliminated:
@@ -311,12 +338,6 @@ def _numbers(site: Site, indices: Mapping[str, Array]) -> Any:
     return parts_of(site) if site.kind in ("param", "mutable") else ()
 
 
-def _plates(sites: Iterable[Site]) -> dict[str, Frame]:
-    """Each plate as it is first opened, in the order of their dims, so that tables need not be transposed."""
-    frames = {frame.name: frame for site in sites for frame in reversed(site.frames)}
-    return dict(sorted(frames.items(), key=lambda pair: pair[1].dim))
-
-
 def _factor(table: Array, site: Site, variables: Sequence[str], plates: Sequence[str]) -> Factor:
     """The table of a statement, with an axis for each of its plates, in the order of all, and no others."""
     axes = {frame.name: table.ndim + frame.dim for frame in site.frames}
@@ -327,68 +348,5 @@ def _factor(table: Array, site: Site, variables: Sequence[str], plates: Sequence
     return Factor(tuple(variables), tuple(mine), jnp.transpose(jnp.sum(table, axis=others), order))
 
 
-def _variables(kept: Mapping[str, Site], supports: Mapping[str, Support]) -> list[Variable]:
-    order = list(_plates(kept.values()))
-    found = []
-    for name, support in supports.items():
-        around = dict(support.plates)
-        found.append(Variable(name, support.count, tuple(plate for plate in order if plate in around)))
-    return found
-
-
-def _check(table: Tabulated, kept: Mapping[str, Site], supports: Mapping[str, Support]) -> None:
-    """Refuse what cannot be summed out, before any table is made."""
-    densities, numbers, more = table.depends
-    variables = {variable.name: variable for variable in _variables(kept, supports)}
-
-    def met(bits: int) -> list[Variable]:
-        return [variables[name] for at, name in enumerate(table.names) if bits >> at & 1]
-
-    for name, bits in densities.items():
-        site, around = kept[name], {frame.name for frame in kept[name].frames}
-        for variable in met(bits):
-            if outside := [plate for plate in variable.plates if plate not in around]:
-                raise _outside(site, variable, outside)
-        if bits:
-            shape = table.shapes[0][name].shape
-            check_size(met(bits), int(np.prod(shape)), name)
-    for name, bits in ((name, _union(each)) for name, each in numbers.items()):
-        site = kept[name]
-        if bits and (site.kind in ("param", "mutable") or (site.kind == "sample" and not site.observed)):
-            what = "value" if site.kind == "sample" else "state"
-            if _union(numbers[name][::2] if site.kind == "sample" else numbers[name]):
-                raise _moved(name, what, met(bits)[0].name)
-    for path, bits in jax.tree.leaves_with_path(more):
-        if bits:
-            names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey) and key.key in kept]
-            raise _moved(names[0] if names else None, "value", met(bits)[0].name)
-
-
 def _is_counted(numbers: Any) -> bool:
     return len(numbers) > 1 and isinstance(numbers[1], Counted)
-
-
-def _union(bits: Any) -> int:
-    return functools.reduce(int.__or__, jax.tree.leaves(bits), 0)
-
-
-def _outside(site: Site, variable: Variable, plates: Sequence[str]) -> ModelError:
-    plate = plates[0]
-    return ModelError(
-        f"it stands outside of plate '{plate}', and depends on the discrete site '{variable.name}' inside: all rows of "
-        f"'{variable.name}' meet in it, and their joint values are too many to sum.",
-        site=site.name,
-        mend=f"Put '{site.name}' into plate '{plate}', or let it depend on what '{variable.name}' depends on, such as "
-        "its probabilities.",
-    )
-
-
-def _moved(site: str | None, what: str, discrete: str) -> ModelError:
-    how = "support" if what == "value" else "state"
-    return ModelError(
-        f"its {how} depends on the discrete site '{discrete}', which is summed out: it has no one {what} in the sum.",
-        site=site,
-        mend=f"Give it a {how} that is the same for all values of '{discrete}'."
-        if what == "value"
-        else f"Compute it without '{discrete}'.",
-    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 
 from vbppl.core.programs.dependence import dependence
+from vbppl.core.programs.uniform import evaluated
 
 
 class Tabulated(NamedTuple):
@@ -41,7 +42,7 @@ class Tabulated(NamedTuple):
         origins = {var: 1 << list(names).index(name) for var, name in zip(closed.jaxpr.invars, sorted(names))}
         found = dependence(closed.jaxpr, origins=origins)
         depends = jax.tree.unflatten(jax.tree.structure(shapes), found)
-        return cls(tuple(names), shapes, depends, jax.extend.core.jaxpr_as_fun(closed))
+        return cls(tuple(names), shapes, depends, functools.partial(evaluated, closed))
 
     def at(self, sizes: Mapping[str, int]) -> Any:
         """The results at all indices below `sizes`, with a leading axis for each that they depend on, in order."""
