@@ -64,7 +64,7 @@ LEFT_OUT = {
     "made by the functions that are asked": "Model Target Posterior Progress Status Calibration",
     "between the wings": "Model.in_training Model.loaded Model.of Model.trace Model.with_arrays Report.beside "
     "Report.unfinished Report.without Source.following Source.named Source.over Source.read Source.same_data "
-    "Source.share Source.unread Target.of Target.replace Target.run Target.showing Target.with_lengths",
+    "Source.share Source.unread Target.complete Target.of Target.replace Target.run Target.showing Target.with_lengths",
     "a module, whose functions are asked": "plot",
 }
 METHODS = (vb.Model, vb.Target, vb.Source, vb.Posterior, vb.Calibration, Report)

@@ -50,6 +50,15 @@ def by_row(y):
         vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
 
 
+@vb.model
+def coins(y):
+    """A discrete number a row."""
+    mu = vb.sample("mu", dist.Normal(0.0, 1.0))
+    with vb.plate("rows", len(y)):
+        z = vb.sample("z", dist.Bernoulli(0.5))
+        vb.sample("y", dist.Normal(mu + z, 1.0), obs=y)
+
+
 def encoder(weight, y):
     """The `loc` and `scale` of each row's number, whatever `weight` holds."""
     return jnp.sum(weight) * y, jnp.ones_like(y)
@@ -205,6 +214,7 @@ def fitted() -> tuple[Any, list[Any], Any]:
 def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     """What a posterior is asked."""
     (p, _, encoded), where = fitted(), Path(tempfile.mkdtemp())
+    d = vb.fit(coins(Y), vb.Laplace())
     vb.save(p, where / "x.npz")
     rows = by_vector(Y)
     return {
@@ -214,6 +224,7 @@ def answers() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Posterior.log_likelihood": (p.log_likelihood, {"n": 3, "seed": 0}),
         "Posterior.log_prob": (p.log_prob, {"values": {"mu": 0.0}}),
         "Posterior.quantiles": (p.quantiles, {"q": 0.5}),
+        "Posterior.probabilities": (d.probabilities, {"name": "z", "n": 2, "seed": 0}),
         "Posterior.expectation": (p.expectation, {"f": lambda draw: draw["mu"]}),
         "Posterior.check": (p.check, {"gap": False}),
         "Posterior.covariance": (lambda names: p.covariance(names), {"names": "mu"}),

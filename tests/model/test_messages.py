@@ -246,16 +246,16 @@ def a_word_outside_a_model():
 
 @told(
     """
-site 'k': a latent variable cannot be discrete (Categorical): its density has no gradient.
-  To mend it: Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.
+site 'k': a discrete latent site is summed over its values, but Poisson has infinitely many values.
+  To mend it: Cut it off, dist.Categorical(logits=dist.Poisson(3.0).log_prob(jnp.arange(50))); or pass obs=.
 """
 )
-def a_discrete_latent_variable():
+def a_discrete_latent_variable_without_a_bound():
     @vb.model
-    def mixture():
-        vb.sample("k", dist.Categorical(jnp.ones(3) / 3))
+    def abundance():
+        vb.sample("k", dist.Poisson(3.0))
 
-    vb.fit(mixture())
+    vb.fit(abundance())
 
 
 @told(
@@ -988,12 +988,12 @@ def a_parameter_that_is_a_string():
 
 @told(
     """
-site 'x': sample has no argument infer=.
-  To mend it: Leave it out: a latent site's coordinates are chosen by vb.fit, or by vb.decenter.
+site 'x': sample has no argument rng_key=.
+  To mend it: Leave it out: a seed is given to fit, and to my_model(...).sample(n, seed=...).
 """
 )
 def a_keyword_of_another_language():
-    run(lambda: vb.sample("x", dist.Normal(0.0, 1.0), infer={}))
+    run(lambda: vb.sample("x", dist.Normal(0.0, 1.0), rng_key=0))
 
 
 @told(

@@ -220,6 +220,7 @@ def nested(y, tau=0.7):
         vb.scan(day, jnp.zeros(2), y)
 
 
+@pytest.mark.slow
 def test_scans_in_scans_in_plates():
     y = RNG.normal(size=(3, 4, 2))
     model = nested(y)
@@ -267,6 +268,7 @@ def test_conditions_and_interventions_are_read_step_by_step():
     np.testing.assert_array_equal(observed(model.condition(y=LEVELS))["y"], LEVELS.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_minibatches_of_sequences():
     @vb.model
     def sequences(y):

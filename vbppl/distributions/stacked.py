@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vbppl.core.pytree import pytree, static
-from vbppl.core.types import Array, Shape
+from vbppl.core.types import Shape
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.base import Bijector
 
@@ -150,7 +150,9 @@ def innermost(dist: Any) -> Distribution:
     return dist
 
 
-def at_leading_axes(leaf: Array, axes: int, ndim: int) -> Array:
-    """An array of `axes` leading axes, whose others broadcast from the right to `ndim` in all."""
-    shape = jnp.shape(leaf)
-    return jnp.reshape(leaf, (*shape[:axes], *(1,) * (ndim - len(shape)), *shape[axes:]))
+def first_step(dist: Any) -> Distribution:
+    """The distribution of the first step, of scans in scans too."""
+    while isinstance(dist, Stacked):
+        leaves, structure = jax.tree.flatten(dist.base_dist)
+        dist = structure.unflatten([leaf if axis is None else leaf[0] for leaf, axis in zip(leaves, dist.axes)])
+    return dist

@@ -240,7 +240,7 @@ def _coordinates(target: Target, is_free: bool, start: Start) -> np.ndarray:
 def _check_start(start: Any, target: Target) -> None:
     if not (start is None or isinstance(start, (Posterior, Mapping))):
         raise TypeError(f"start must be a posterior, or a dict of values by the sites' names, not {start!r}.")
-    known, own = {*target.layout.reported}, {slot.name: slot.shape for slot in target.layout.slots}
+    known, own = {*target.layout.completed}, {slot.name: slot.shape for slot in target.layout.slots}
     for name, value in start.items() if isinstance(start, Mapping) else ():
         if name not in known and name not in own:
             close = difflib.get_close_matches(name, own, n=1)

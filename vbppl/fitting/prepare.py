@@ -90,7 +90,7 @@ def _place(start: Any, target: Target) -> np.ndarray | None:
     if start is None:
         return None
     draws = isinstance(start, Posterior)
-    z = np.asarray(target.unconstrain(start.sample(WARM_DRAWS) if draws else start), np.float64)
+    z = np.asarray(target.unconstrain(start._latent(WARM_DRAWS) if draws else start), np.float64)
     loc, sd = (z.mean(axis=0), z.std(axis=0)) if draws else (z, np.full_like(z, START_SD))
     outside = [name for name, value in zip(coordinate_names(target), loc) if not np.isfinite(value)]
     if outside:

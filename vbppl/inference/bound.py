@@ -24,7 +24,7 @@ from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
 from vbppl.guides.structured import AT_ONCE
 from vbppl.target.batched import HEAVY, evaluate
-from vbppl.target.target import Target
+from vbppl.target.target import Target, log_conditional
 
 SETS, FEWEST_SETS = 8, 4
 WORK = 4e8  # draws times numbers in the data
@@ -178,7 +178,7 @@ def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mappin
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
     z, log_det = target.unconstrain(values), target.log_det(values)
-    return _log_prob_of_values(guide, phi, z, log_det, target)
+    return _log_prob_of_values(guide, phi, z, log_det, target) + log_conditional(target, values, jnp.ndim(log_det) > 0)
 
 
 @ByWork

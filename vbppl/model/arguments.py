@@ -144,6 +144,18 @@ def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -
         raise TypeError(f"site '{site}': {word} has no argument {name}=.\n  To mend it: {mend}")
 
 
+def without_infer(site: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords of a sample statement without NumPyro's `infer={"enumerate": "parallel"}`, which is what is done."""
+    asked = given.get("infer")
+    if asked is not None and (not isinstance(asked, Mapping) or dict(asked) not in ({}, {"enumerate": "parallel"})):
+        raise ModelError(
+            f"infer is {asked!r:.80}, of which only {{'enumerate': 'parallel'}} has a meaning here.",
+            site=site,
+            mend="Leave it out: discrete latent sites are summed out anyway.",
+        )
+    return {name: value for name, value in given.items() if name != "infer"}
+
+
 def check_function(function: Any) -> None:
     """Refuse what cannot be called, and functions that do not run when they are."""
     of_kind("function", function, callable(function), "a function of the model's arguments")
@@ -324,3 +336,22 @@ def no_such_site(name: str, where: str, known: Mapping[str, Any]) -> ModelError:
         details=f"its sites: {', '.join(known)}",
         mend=f"Did you mean '{close[0]}'?" if close else "Use one of these names.",
     )
+
+
+def leading_draws(sites: Mapping[str, Any], values: Mapping[str, Any]) -> int | None:
+    """How many draws `values` holds along a leading axis; None where it holds single values.
+
+    Raises:
+      ModelError: some sites have draws and others single values, or they differ in number.
+    """
+    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
+    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
+    single = [name for name, shape in given.items() if shape == sites[name].shape]
+    counts = {count for name, count in draws.items() if name not in single}
+    if len(counts) > 1 or (counts and single and counts != {None}):
+        raise ModelError(
+            "the values are neither one value for each site nor the same number of draws of each.",
+            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
+            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
+        )
+    return next(iter(counts), None)

@@ -147,6 +147,11 @@ def states_of(sites: Mapping[str, Site]) -> dict[str, tuple]:
     return {name: state for name, state in found.items() if state}
 
 
+def log_probs(site: Site) -> Array:
+    """The log density of a sample site's value, in its batch shape; a factor's value."""
+    return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
+
+
 @contextlib.contextmanager
 def at_site(site: Site) -> Iterator[None]:
     """Name `site` in errors of its distribution, which does not know where it stands."""

@@ -31,6 +31,7 @@ from vbppl.model.arguments import (
     Static,
     by_name,
     check_function,
+    leading_draws,
     name_of,
     no_such_site,
     settled,
@@ -40,6 +41,7 @@ from vbppl.model.arguments import (
     value_of,
 )
 from vbppl.model.control_flow.steps import value_at
+from vbppl.model.enumeration.marginal import marginal
 from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
 from vbppl.model.labels.names import by_identity
@@ -53,8 +55,8 @@ from vbppl.model.trace import (
     check_numbers,
     initial_params,
     initial_states,
-    leading_draws,
     log_joint,
+    summed_sites,
     traced,
     values_of,
 )
@@ -244,27 +246,25 @@ class Model(Program):
         Returns: for each sample and deterministic site an array `(n, ...)`.
         """
         of_kind("params", params, params is None or isinstance(params, Mapping), "a dict of values, posterior.params")
-        n, whole = whole_number("n", n), self.loaded()
-        check_numbers(whole, observations=False)
-        return _prior_draws(np.arange(n, dtype=np.uint32), whole, _own_params(self, params or {}), raw_key(seed))
+        check_numbers(whole := self.loaded(), observations=False)
+        numbers = np.arange(whole_number("n", n), dtype=np.uint32)
+        return _prior_draws(numbers, whole, _own_params(self, params or {}), raw_key(seed))
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
 
         Args:
-          values: for each latent site a value of its shape, or draws `(n, ...)` of all of them.
-            Params stand at their `init` unless `values` has them; deterministic sites are not read.
+          values: for each latent site a value of its shape, or draws `(n, ...)` of all of them; discrete ones that
+            are left out are summed out. Params stand at their `init`, or as given; deterministic sites are not read.
 
-        Returns:
-          a scalar, or `(n,)`, in nats.
+        Returns: a scalar, or `(n,)`, in nats.
 
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
         values = by_name(values)
-        words = {name: value for name, value in values.items() if isinstance(value, (str, list, tuple))}
-        values = {**values, **{name: as_numbers(value, "the value given", name) for name, value in words.items()}}
-        return _log_joint(*devices.put((self.loaded(), {name: crossing(value) for name, value in values.items()})))
+        words = {n: as_numbers(v, "the value given", n) for n, v in values.items() if isinstance(v, (str, list, tuple))}
+        return _log_joint(*devices.put((self.loaded(), {n: crossing(v) for n, v in {**values, **words}.items()})))
 
     def __reduce__(self) -> Any:
         fields = {name: value for name, value in vars(self).items() if name != "function"}
@@ -379,10 +379,10 @@ def _log_joint(model: Model, values: dict[str, Any]) -> Array:
     sites = abstract_sites(model)
     _check_values(model, sites, values)
     drawn = {name: value for name, value in values.items() if sites[name].kind == "sample"}
-    params = {name: value for name, value in values.items() if sites[name].kind == "param"}
+    params, summed = {n: v for n, v in values.items() if sites[n].kind == "param"}, summed_sites(sites, values)
 
     def density(drawn: dict[str, Array]) -> Array:
-        return log_joint(model.trace(given({**drawn, **params}, required)))
+        return log_joint(marginal(model, lambda summing: summing(given({**drawn, **params}, required)), summed))
 
     return density(drawn) if leading_draws(sites, drawn) is None else jax.vmap(density)(drawn)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,12 +18,13 @@ from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
 from vbppl.distributions.location_scale import Coordinates, coordinates
 from vbppl.model.control_flow.steps import at_step, key_at
+from vbppl.model.enumeration.marginal import likelihoods
 from vbppl.model.handlers import answered, at_point, at_rows, drawn_anew, given, required
 from vbppl.model.missing.statement import SUFFIX
 from vbppl.model.model import Model
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import take_rows
-from vbppl.model.trace import Outline, abstract_sites, values_of
+from vbppl.model.trace import Outline, abstract_sites, summed_sites, values_of
 
 
 def predict(
@@ -106,12 +108,28 @@ def log_likelihood(
     draws: Mapping[str, Array],
     params: Mapping[str, Any],
     parts: Iterable[tuple[float, dict[str, Any]]] = ((1.0, {}),),
+    keepdims: bool = False,
 ) -> dict[str, AnyArray]:
     """The log density of each observation at each draw, `(n, *batch)` for each observed site.
 
-    `parts` are the sets of rows to go through, as `Target.parts` gives them.
+    Where it depends on discrete sites without draws, these are summed out: that of each of their rows, `(n, *rows)`, or
+    to `keepdims` with 1 along the plates inside of these. `parts` are the sets of rows to go through, as `Target.parts`
+    gives them.
     """
-    return _by_site(_log_likelihood, model, draws, params, parts)
+    found = _by_site(_log_likelihood, model, draws, params, parts)
+    if keepdims:
+        return found
+    kept = {name: axes_kept(each, model, name) for name, each in found.items()}
+    return {n: each.reshape((len(each), *(each.shape[1 + axis] for axis in kept[n]))) for n, each in found.items()}
+
+
+def axes_kept(values: AnyArray, model: Model, name: str) -> list[int]:
+    """The axes of a site's batch along which `values`, `(n, *batch)`, have not been summed."""
+    return _kept(values, abstract_sites(model)[name])
+
+
+def _kept(values: AnyArray, site: Outline) -> list[int]:
+    return [axis for axis, size in enumerate(values.shape[1:]) if size == site.batch[axis]]
 
 
 def log_prior(
@@ -143,7 +161,7 @@ def _by_site(
     parts: Iterable[tuple[float, dict[str, Any]]],
 ) -> dict[str, AnyArray]:
     sites = abstract_sites(model)
-    latent = {name: draws[name] for name, site in sites.items() if site.kind == "sample" and not site.observed}
+    latent = {n: draws[n] for n, s in sites.items() if s.kind == "sample" and not s.observed and n in draws}
     found: dict[str, np.ndarray] = {}
     for _, rows in parts:
         shown = {name: _at_rows(values, sites[name], rows) for name, values in latent.items()}
@@ -152,14 +170,25 @@ def _by_site(
         if not rows:
             return part
         for name, values in part.items():
-            whole = found.setdefault(name, np.empty((len(values), *sites[name].batch), values.dtype))
+            kept = _kept(values, _showing(sites[name], rows))
+            batch = [size if axis in kept else 1 for axis, size in enumerate(sites[name].batch)]
+            whole = found.setdefault(name, np.empty((len(values), *batch), values.dtype))
             at = [slice(None)] * whole.ndim
             for frame in sites[name].frames:
-                if frame.name in rows:  # a stretch of rows in order
+                if frame.name in rows and len(sites[name].batch) + frame.dim in kept:  # a stretch of rows in order
                     first = int(rows[frame.name].indices[0])
                     at[frame.dim] = slice(first, first + len(rows[frame.name].indices))
             whole[tuple(at)] = values
     return found
+
+
+def _showing(site: Outline, rows: Mapping[str, Any]) -> Outline:
+    """The site where these rows are shown."""
+    batch = list(site.batch)
+    for frame in site.frames:
+        if frame.name in rows:
+            batch[frame.dim] = len(rows[frame.name].indices)
+    return dataclasses.replace(site, batch=tuple(batch))
 
 
 def _at_rows(values: AnyArray, site: Outline, rows: Mapping[str, Any]) -> AnyArray:
@@ -227,7 +256,13 @@ def _predicted(
 def _densities(
     draw: tuple[Array, dict[str, Array]], model: Model, params: dict[str, Any], rows: dict[str, Any]
 ) -> dict[str, Array]:
-    """The log densities of what is observed, given a draw of all else, of which there may be nothing but a number."""
+    """The log densities of what is observed, given a draw of all else, of which there may be nothing but a number.
+
+    Discrete sites that are not drawn are summed out.
+    """
+    values = {**draw[1], **params}
+    if summed := summed_sites(abstract_sites(model), values):
+        return likelihoods(lambda summing: (model.trace(at_rows(rows, summing(given(values, required)))), ()), summed)
     return _log_probs(draw, model, params, rows, observed=True)
 
 

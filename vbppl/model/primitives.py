@@ -30,7 +30,7 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel
+from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel, without_infer
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
 from vbppl.model.missing.statement import mask_of, partly_observed
@@ -136,9 +136,8 @@ class Run:
         """A statement needs a name of its own."""
         before = self.sites.get(site.name)
         if before is not None:
-            kinds = f"a {before.kind} and a {site.kind} statement"
-            if before.kind == site.kind:
-                kinds = f"two {site.kind} statements"
+            same = before.kind == site.kind
+            kinds = f"two {site.kind} statements" if same else f"a {before.kind} and a {site.kind} statement"
             raise ModelError(
                 f"the name is used twice, by {kinds}.",
                 site=site.name,
@@ -209,7 +208,9 @@ def sample(
     Args:
       name: unique in the model.
       dist: a distribution (of vbppl, or any object with its members), or another model applied
-        to its arguments, which then runs as a part of this one under `name/...`.
+        to its arguments, which then runs as a part of this one under `name/...`. A discrete latent site with finitely
+        many values is summed out by a fit, exactly, and drawn again afterwards: NumPyro's
+        `infer={"enumerate": "parallel"}` asks for just that, and may stand here.
       obs: the observed value, of exactly the site's shape; None for a latent variable.
       obs_mask: true where `obs` was observed, one truth value for each row. What is missing is imputed as a latent site
         `<name>_unobserved` of shape `(missing, *event)`; whole numbers that are missing do not count.
@@ -233,7 +234,7 @@ def sample(
     ['beta[constant]', 'beta[dose]']
     """
     run, name = run_and_name("sample", name)
-    check_keywords("sample", name, foreign, "sample(name, dist, obs=y)")
+    check_keywords("sample", name, without_infer(name, foreign), "sample(name, dist, obs=y)")
     if isinstance(dist, Program):
         return submodel(run, name, dist, obs)
     refuse_function(name, dist)
@@ -265,8 +266,7 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
     """
     run, name = run_and_name("param", name)
     check_keywords("param", name, foreign, "param(name, init, constraint)")
-    if isinstance(init, int) and not isinstance(init, bool):
-        init = float(init)
+    init = float(init) if isinstance(init, int) and not isinstance(init, bool) else init
     if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
         raise ModelError(
             f"init is a function ({getattr(init, '__name__', type(init).__name__)}), not a value.",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import re
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from types import FunctionType, MappingProxyType
 from typing import Any
 
@@ -24,11 +25,12 @@ from vbppl.core.programs.dependence import dependence
 from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
-from vbppl.distributions.stacked import innermost
+from vbppl.distributions.stacked import first_step, innermost
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
-from vbppl.model.control_flow.scan import written_out
-from vbppl.model.handlers import at_point, at_site, given, parts_of
+from vbppl.model.control_flow.chain import written_out
+from vbppl.model.enumeration.support import Support
+from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
 from vbppl.model.modules import parts, shapes_of
@@ -63,8 +65,10 @@ class Outline:
     `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
     vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
     `location_scale` family is `movable` if its location or scale depends on other latent sites, and
-    `hierarchical` if its scale does; `steps` are the lengths of the scans around it; `has_training_mode` is true of
-    what behaves otherwise in training than in evaluation.
+    `hierarchical` if its scale does; `steps` are the lengths of the scans around it. A latent discrete site has
+    `states` values in each row, over which it is summed; or it is `unbounded`, with the reason and the mend.
+    `of_summed` is true of what depends on such sites, once `layout.marginal_sites` has looked. `has_training_mode` is
+    true of what behaves otherwise in training than in evaluation.
     """
 
     kind: str
@@ -88,6 +92,9 @@ class Outline:
     vector_dim: int = 0
     movable: bool = False
     hierarchical: bool = False
+    states: int = 0
+    unbounded: tuple[str, str] = ("", "")
+    of_summed: bool = False
     has_training_mode: bool = False
 
     @classmethod
@@ -111,7 +118,22 @@ class Outline:
             # Vectors at each step have a matrix each, of which coordinates know nothing.
             has_both = has_both and not (site.steps and vector_dim(innermost(dist)))
             moves = has_both, vector_dim(dist) if has_both else 0
-            return cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
+            made = cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
+            return made if site.observed or not dist.is_discrete else made._counted(site)
+
+    def _counted(self, site: Site) -> Outline:
+        if site.steps:  # at the first step, as at all others
+            site = dataclasses.replace(site, dist=first_step(site.dist), steps=())
+        try:
+            return dataclasses.replace(self, states=Support.of(site).count)
+        except ModelError as error:  # draws of the prior need no such count
+            return dataclasses.replace(self, unbounded=(error.what, error.mend))
+
+    @property
+    def values_summed(self) -> int:
+        """Over how many values a discrete site is summed in all rows; in a scan over pairs, at each step."""
+        rows = math.prod(frame.size for frame in self.frames)
+        return rows * self.states ** (2 if self.steps else 1) * math.prod(self.steps)
 
     def row(self) -> tuple[str, ...]:
         """Its line in a table of shapes."""
@@ -121,7 +143,7 @@ class Outline:
         plates += f"{' ' * bool(plates)}dims {', '.join(dim.name for dim in self.dims)}" if self.dims else ""
         if self.kind != "sample":
             return (self.name, self.kind, "", "", str(self.shape), plates)
-        kind = "observed" if self.observed else "latent"
+        kind = "observed" if self.observed else f"summed out ({self.states})" if self.states else "latent"
         return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
 
 
@@ -153,6 +175,11 @@ def abstract_sites(model: Any) -> dict[str, Outline]:
 def named_outlines(model: Any) -> dict[str, Outline]:
     """The same, of a model that a fit has put modules' states into; what it reads from outside may have changed."""
     return dict(_abstract_run(dataclasses.replace(model, states={}, training=None), checks=False)[0])
+
+
+def summed_sites(sites: Mapping[str, Outline], values: Container[str] = ()) -> list[str]:
+    """The discrete latent sites that are summed out: those without one of the `values`."""
+    return [name for name, site in sites.items() if site.states and name not in values]
 
 
 def check_numbers(model: Any, observations: bool = True, which: str = "") -> None:
@@ -297,11 +324,6 @@ def advice_of_indices(model: Any) -> str:
     )
 
 
-def log_probs(site: Site) -> Array:
-    """The log density of a sample site's value, in its batch shape; a factor's value."""
-    return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
-
-
 def log_joint(sites: Mapping[str, Site]) -> Array:
     """The log joint density of a run, a scalar."""
     return summed([(log_probs(site), site.scale) for site in sites.values() if site.kind in ("sample", "factor")])
@@ -332,25 +354,6 @@ def values_of(sites: Mapping[str, Site]) -> dict[str, Array]:
 
 def _scaled(value: Array, scale: float) -> Array:
     return value if scale == 1.0 else value * scale
-
-
-def leading_draws(sites: Mapping[str, Outline], values: Mapping[str, Any]) -> int | None:
-    """How many draws `values` holds along a leading axis; None where it holds single values.
-
-    Raises:
-      ModelError: some sites have draws and others single values, or they differ in number.
-    """
-    given = {n: jnp.shape(values[n]) for n, s in sites.items() if s.kind == "sample" and not s.observed and n in values}
-    draws = {name: shape[0] if shape[1:] == sites[name].shape and shape else None for name, shape in given.items()}
-    single = [name for name, shape in given.items() if shape == sites[name].shape]
-    counts = {count for name, count in draws.items() if name not in single}
-    if len(counts) > 1 or (counts and single and counts != {None}):
-        raise ModelError(
-            "the values are neither one value for each site nor the same number of draws of each.",
-            details="\n".join(f"{name}: site {sites[name].shape}, values {shape}" for name, shape in given.items()),
-            mend="Give every latent site a value of its own shape, or n of them along a new first axis.",
-        )
-    return next(iter(counts), None)
 
 
 def initial_params(model: Any) -> dict[str, Any]:

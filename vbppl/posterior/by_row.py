@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 
-from vbppl.core.errors import whole_number
+from vbppl.core.errors import of_kind, whole_number
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PyTree, Seed
 from vbppl.guides import networks
@@ -14,7 +15,7 @@ from vbppl.guides.base import Guide
 from vbppl.model.model import Model
 from vbppl.model.shapes import as_numbers
 from vbppl.posterior import row_evidence
-from vbppl.target.target import Target, with_data
+from vbppl.target.target import Target, probabilities, with_data
 
 
 class ByRow:
@@ -59,6 +60,42 @@ class ByRow:
         if model is None:
             return self.target, self.guide
         return with_data(self.target, model), networks.with_data(self.guide, guide)
+
+    def probabilities(self, name: str, n: int = 200, seed: Seed = 0) -> np.ndarray:
+        """The probability of each value of a discrete latent site: which component, state or class a row has.
+
+        >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
+        >>> @vb.model
+        ... def two_groups(y):
+        ...     loc = vb.sample("loc", dist.Normal(np.array([-2.0, 2.0]), 1.0).to_event(1))
+        ...     with vb.plate("row", len(y)):
+        ...         group = vb.sample("group", dist.Categorical(np.array([0.5, 0.5])))
+        ...         vb.sample("y", dist.Normal(loc[group], 1.0), obs=y)
+        >>> posterior = vb.fit(two_groups(np.array([-2.1, 1.9, 2.3])), "full_rank")
+        >>> posterior.probabilities("group").argmax(axis=-1)
+        array([0, 1, 1])
+
+        Args:
+          name: of the site.
+          n: how many draws of the other sites it is averaged over; given each it is exact.
+          seed: of these.
+
+        Returns:
+          `(*shape, values)` for a site of that shape, its values in order from the least, as 0 and 1 of a Bernoulli.
+
+        Raises:
+          KeyError: no discrete site has that name.
+        """
+        whole_number("n", n)
+        of_kind("name", name, isinstance(name, str), "the name of a discrete latent site")
+        if name not in self.target.layout.summed:
+            known = ", ".join(self.target.layout.summed) or "none"
+            raise KeyError(f"no site that is summed out is called {name!r:.80}; those of the model: {known}.")
+        return probabilities(self.target, name, self._latent(n, seed), n)
+
+    def _latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
+        """Draws: see `Posterior`."""
+        raise NotImplementedError
 
     def encode(self, rows: Any) -> Any:
         """What an amortised guide says of rows that it may never have seen.

@@ -102,27 +102,26 @@ class Posterior(ByRow, Framed, Sensitive):
         """`n` draws: for each site `(n, ...)`.
 
         Independent ones of the guide; of weighted draws each as often as it weighs, of chains each once. Of these there
-        is a limited number: beyond what they are worth some are repeated, which a warning says.
+        is a limited number: beyond what they are worth some are repeated, which a warning says. Discrete latent sites,
+        which the fit sums out, are drawn given the rest.
         """
         check_count(n)
-        if self.is_corrected and isinstance(self.report, Report):
-            return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
-        return bound.sample(self.guide, self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
+        return self.target.complete(self._latent(n, seed), n, raw_key(seed))
 
     def mean(self) -> dict[str, np.ndarray | np.floating]:
         """The mean of each site; exact where the guide is Gaussian, not corrected, and the site is real."""
-        values, weights = self._table_draws()
+        values, weights = _table_draws(self)
         return {name: np.tensordot(weights, np.asarray(x, np.float64), 1)[()] for name, x in values.items()}
 
     def sd(self) -> dict[str, np.ndarray | np.floating]:
         """The standard deviation of each site; exact where `mean` is."""
-        values, weights = self._table_draws()
+        values, weights = _table_draws(self)
         return {name: np.sqrt(variance(np.asarray(x, np.float64), weights))[()] for name, x in values.items()}
 
     def quantiles(self, q: float | Sequence[float]) -> dict[str, np.ndarray]:
         """Quantiles of each site, `(..., )` for a number `q` and `(len(q), ...)` for several."""
         check_levels(q)
-        values, weights = self._table_draws()
+        values, weights = _table_draws(self)
         return {name: weighted_quantile(np.asarray(x, np.float64), weights, q) for name, x in values.items()}
 
     def expectation(self, f: Callable[[dict[str, Array]], Array]) -> Expectation:
@@ -139,11 +138,11 @@ class Posterior(ByRow, Framed, Sensitive):
         Args:
           f: from one value of each site, `{"mu": (), "theta": (8,), ...}`, to an array; JAX maps it over the draws.
         """
-        return expectation(f, *self._table_draws(), self.report.chains)
+        return expectation(f, *_table_draws(self), self.report.chains)
 
     def covariance(self, *names: str) -> np.ndarray:
         """The covariance matrix of all scalars of the sites `names` (all sites if none), in order."""
-        values, weights = self._table_draws()
+        values, weights = _table_draws(self)
         columns = [np.asarray(values[name], np.float64) for name in self._checked(names)]
         flat = np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         return np.atleast_2d(np.cov(flat, rowvar=False, ddof=0, aweights=weights))
@@ -166,7 +165,7 @@ class Posterior(ByRow, Framed, Sensitive):
         """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
-        values, weights = self._table_draws()
+        values, weights = _table_draws(self)
         shares = weights if self.is_corrected else None
         chosen = {name: values[name] for name in self._checked(names)}
         return summarise(chosen, notes, shares, self.report.chains, axes_of(self.target))
@@ -211,7 +210,8 @@ class Posterior(ByRow, Framed, Sensitive):
         if isinstance(self.report, Unjudged) or not (self.report.chains or self.report.draws.trusted):
             worth = "" if isinstance(self.report, Unjudged) else self.report.draws.worth
             raise ValueError(f"importance weights cannot repair this guide{worth}. See posterior.check().")
-        return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
+        found = resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
+        return self.target.complete(found, n, raw_key(seed))
 
     def predict(
         self, model: Model | None = None, n: int = 1000, seed: Seed = 0, draws: Mapping[str, Any] | None = None
@@ -239,7 +239,12 @@ class Posterior(ByRow, Framed, Sensitive):
         return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, seen, anew)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
-        """The log density of each observation at `n` draws: `(n, rows)` for each observed site."""
+        """The log density of each observation at `n` draws: `(n, rows)` for each observed site.
+
+        Discrete latent sites are summed out: what depends on one has a log density for each row of it. Where several
+        observed sites do, each is given those before it, so that their sum is the density of all.
+        """
+        check_count(n)
         latent, params = self._latent(n, seed), packed_params(self.target)
         return predictive.log_likelihood(model_of(self.target), latent, params, self.target.parts())
 
@@ -254,7 +259,8 @@ class Posterior(ByRow, Framed, Sensitive):
 
     def _transfer(self, model: Model, n: int, seed: Seed, draws: Mapping[str, Any] | None) -> networks.Transfer:
         """Draws of the latent sites at the data of `model`: those given, the guide's at these data, or the answer's."""
-        names = [slot.name for slot in self.target.layout.slots]
+        layout = self.target.layout
+        names = [*(slot.name for slot in layout.slots), *layout.summed]
         if draws is None:
             rng = host_generator(raw_key(seed), "posterior")
             read_anew = networks.at_other_data(self.guide, self.phi, self.target, model, rng, n)
@@ -266,20 +272,11 @@ class Posterior(ByRow, Framed, Sensitive):
             raise KeyError(f"draws have no site {missing[0]!r}; the latent sites are {', '.join(names)}.")
         return networks.Transfer({name: jnp.asarray(draws[name]) for name in names})
 
-    def _latent(self, n: int, seed: Seed) -> dict[str, Array]:
-        draws = self.sample(n, seed)
-        return {slot.name: draws[slot.name] for slot in self.target.layout.slots}
-
-    def _table_draws(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Draws with weights that sum to one; moment-exact ones of the guide. The same at each call."""
+    def _latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
+        """Draws of all but what depends on discrete sites."""
         if self.is_corrected and isinstance(self.report, Report):
-            draws = self.report.draws
-            weights = draws.weights[draws.counting]
-            return values_of(self.target, draws.z[draws.counting]), weights / weights.sum()
-        draws = int(np.clip(VALUES // max(self.target.dim, 1), 256, 4096)) // 2 * 2
-        rng = host_generator(np.zeros(2, np.uint32), "table")
-        values = bound.quadrature(self.guide, self.phi, self.target, rng, draws)
-        return jax.tree.map(np.asarray, values), np.full(draws, 1 / draws)
+            return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
+        return bound.sample(self.guide, self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
 
 
 def _page(posterior: Posterior) -> str:
@@ -287,3 +284,18 @@ def _page(posterior: Posterior) -> str:
     table = dataclasses.replace(posterior.summary(), notes=())._repr_html_()
     card = posterior.report.beside(posterior.solution)._repr_html_()
     return f"<p>{html.escape(repr(posterior)[1:-1])}</p>{table}{card}"
+
+
+def _table_draws(posterior: Posterior) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Draws with weights that sum to one; moment-exact ones of the guide. The same at each call."""
+    target, numbers = posterior.target, np.zeros(2, np.uint32)
+    most = int(np.clip(VALUES // max(target.dim + target.layout.tables, 1), 256, 4096)) // 2 * 2
+    if posterior.is_corrected and isinstance(posterior.report, Report):
+        draws = posterior.report.draws
+        at, weights = np.flatnonzero(draws.counting), draws.weights[draws.counting]
+        if target.layout.summed and len(at) > most:  # each has a value in every row
+            at, weights = draws.chosen(host_generator(numbers, "table"), most), np.ones(most)
+        values = target.complete(values_of(target, draws.z[at]), len(at))
+        return jax.tree.map(np.asarray, values), weights / weights.sum()
+    values = bound.quadrature(posterior.guide, posterior.phi, target, host_generator(numbers, "table"), most)
+    return jax.tree.map(np.asarray, target.complete(values, most)), np.full(most, 1 / most)

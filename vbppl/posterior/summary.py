@@ -125,7 +125,7 @@ class Framed:
 
     def _checked(self, names: Sequence[str]) -> Sequence[str]:
         """The names asked for, all if none, after checking that there are such sites."""
-        known = self.target.layout.reported
+        known = self.target.layout.completed
         unknown = [name for name in names if not isinstance(name, str) or name not in known]
         if unknown:
             raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")

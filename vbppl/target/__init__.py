@@ -6,6 +6,7 @@ pytree with these members and no others:
     dim, layout, data_size, sources        its size and shapes; `axes.coordinate_names` labels the vector
     log_density(z), run(z) -> Terms        one run of the model at a point; every sum is a reduction of its terms
     constrain(z), unconstrain(values), log_det(values)          to the supports of the sites and back
+    complete(values, key)                  the discrete sites, which are summed out, drawn again given the others
     params, coordinates, rows, replace(...)    what of it changes in a fit: learnt params, coordinates, rows shown
     showing(rows), with_lengths(lengths), parts()               minibatches, and all rows in parts
 
@@ -19,6 +20,8 @@ The files, in order:
 
 - `layout`: where each site lies in the flat vector: shapes only, hashable, so equal shapes share programs.
 - `density`: the one run and its `Terms`; the compiled functions.
+- `priors`: what the priors of movable sites are at a point.
+- `discrete`: the sites that are summed out, drawn again.
 - `plain`: a plain function as a model of one flat site.
 - `axes`: what scalars and coordinates are called, by the labels of plates and dims.
 - `target`: `Target`, and its two makers.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -28,13 +28,16 @@ from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
+from vbppl.model.arguments import leading_draws
 from vbppl.model.control_flow.steps import at_step, value_at
-from vbppl.model.handlers import Answer, answered, at_point, at_rows, states_of
+from vbppl.model.enumeration.marginal import summed_out
+from vbppl.model.enumeration.support import Support
+from vbppl.model.handlers import Answer, answered, at_point, at_rows, log_probs, states_of
 from vbppl.model.model import Model
 from vbppl.model.modules import Parts, parts
-from vbppl.model.primitives import Site, subsample
+from vbppl.model.primitives import Interpreter, Site, subsample
 from vbppl.model.shapes import Frame
-from vbppl.model.trace import abstract_sites, leading_draws, log_probs, summed, values_of
+from vbppl.model.trace import abstract_sites, summed, values_of
 from vbppl.target.layout import Layout, sliced
 
 
@@ -186,7 +189,7 @@ def terms_of(sites: Mapping[str, Site]) -> tuple[Term, ...]:
         # The distribution of an observed site is not kept: nobody compares it with another, and it holds data.
         dist = None if site.observed else site.dist
         place = (site.name, site.scale, site.frames)
-        log_det, bijector, log_prob = site.told or (None, None, None)
+        log_det, bijector, log_prob = (site.kind == "sample" and site.told) or (None, None, None)
         log_prob = log_probs(site) if log_prob is None else log_prob
         return Term(jnp.asarray(log_prob), log_det, dist, bijector, *place)
 
@@ -226,6 +229,24 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
     """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
     slices = sliced(target.layout, z, rows if shown else {})
 
+    reading = _reading(target, slices, rows, shown)
+
+    def once(summing: Callable[[Interpreter], Interpreter]) -> tuple[dict[str, Site], Any]:
+        sites = target.model.trace(at_rows(rows, summing(reading), target.params))
+        return sites, _states(target, sites)
+
+    if target.layout.summed:
+        sites, states = summed_out(once, target.layout.summed)
+    else:
+        sites = target.model.trace(at_rows(rows, reading, target.params))
+        states = _states(target, sites)
+    found = values_of({name: sites[name] for name in target.layout.reported if name in sites})
+    return Terms(terms_of(sites), found, states)
+
+
+def _reading(target: Evaluable, slices: Mapping[str, Array], rows: Mapping[str, Array], shown: bool) -> Interpreter:
+    """The interpreter that reads values off slices of `z`, and tells log |dx/dz| and other bijectors than supports."""
+
     def value_of(site: Site) -> Answer:
         # The support may depend on what was drawn before, so it is asked here and not in advance.
         seen = _seen(target, site, rows)
@@ -241,11 +262,12 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
             bijector = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, jnp.shape(value)), bijector)
         return Answer(value, (log_det, bijector, log_prob))
 
-    sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
-    found = values_of({name: sites[name] for name in target.layout.reported if name in sites})
+    return answered(value_of)
+
+
+def _states(target: Evaluable, sites: Mapping[str, Site]) -> dict[str, Any]:
     # Only what has a training mode changes its states, and only there are they sure to be arrays.
-    states = states_of(sites) if target.layout.has_training_mode else {}
-    return Terms(terms_of(sites), found, states)
+    return states_of(sites) if target.layout.has_training_mode else {}
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
@@ -284,55 +306,6 @@ def constrained(target: Evaluable, z: Array) -> dict[str, Array]:
 constrained_draws = OverDraws(lambda z, target: run(target, z, {}, False).reported, side_by_side=None)
 
 
-@pytree
-class Prior:
-    """What a movable site's prior is at a point, block by block of what is moved together: a number, or a vector.
-
-    Attributes:
-      value: the site's, `(blocks, dim)`, as `loc` and `slope`.
-      loc: of its family.
-      scale: of its family, or the Cholesky factor, `(blocks, dim, dim)`, as `curvature` and `stretch`.
-      slope: the derivative of the site's own log density by its value.
-      curvature: the second derivative.
-      stretch: the derivative of the value by `z`.
-    """
-
-    value: Array
-    loc: Array
-    scale: Array
-    slope: Array
-    curvature: Array
-    stretch: Array
-
-
-@jax.jit
-def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
-    """The priors of the movable sites at a point `(dim,)`, given those before them."""
-    terms, found = run(target, z, {}, False), {}
-    for name in target.layout.movable:
-        term, value = terms[name], terms.reported[name]
-        found[name] = _prior_at(term, value)
-    return found
-
-
-def _prior_at(term: Term, value: Array) -> Prior:
-    slope_at = jax.grad(lambda value: jnp.sum(term.dist.log_prob(value)))
-    (loc, scale), is_vector = term.dist.location_scale, vector_dim(term.dist) > 0
-    shape = value.shape if is_vector else (*value.shape, 1)  # of blocks
-    # Blocks are independent given what comes before, so a column of all of them comes at once.
-    along = jnp.eye(shape[-1], dtype=value.dtype).reshape(-1, *(1,) * (len(shape) - 1), shape[-1])
-    along = jnp.broadcast_to(along, (shape[-1], *shape)).reshape(-1, *value.shape)
-    columns = jax.vmap(lambda ones: jax.jvp(slope_at, (value,), (ones,))[1])(along)
-    curvature = jnp.stack([column.reshape(shape) for column in columns], axis=-1)
-    scales = (scale, term.moved.matrix) if is_vector else (scale, term.moved.scale)
-    scales = tuple(jnp.broadcast_to(each, (*value.shape, shape[-1]) if is_vector else value.shape) for each in scales)
-    vectors = (value, jnp.broadcast_to(loc, value.shape), slope_at(value))
-    dim = shape[-1]
-    value, loc, slope = (each.reshape(-1, dim) for each in vectors)
-    scale, stretch = (each.reshape(-1, dim, dim) for each in scales)
-    return Prior(value, loc, scale, slope, curvature.reshape(-1, dim, dim), stretch)
-
-
 def unconstrained(target: Evaluable, values: dict[str, Array]) -> tuple[Array, Array]:
     """The `z` at one value for each latent site, and log |dx/dz|; or at draws of them."""
     # Draws are told from one value by their shapes, which only the sites' outlines know.
@@ -353,7 +326,9 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
     """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
     dtype = jnp.result_type(float)
 
-    def value_of(site: Site) -> Answer:
+    def value_of(site: Site) -> Answer | Array:
+        if site.name in target.layout.summed:  # no slice depends on it
+            return Support.of(site).value(jnp.zeros((), int))
         value = value_at(site, values[site.name])
         bijector = coordinates(site.dist, _seen(target, site, rows), site.name in target.layout.fixed_decentred)
         # Log |dx/dz| is asked at the image, by the formula of the way there: no bijector has two of them.

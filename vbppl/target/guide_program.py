@@ -27,9 +27,10 @@ from vbppl.core.types import Array
 from vbppl.data.source import RowBlock, Source, unpadded
 from vbppl.distributions.kl import has_coordinates, has_kl, kl_by_coordinate, kl_divergence, normal_moments
 from vbppl.model.control_flow.steps import key_at
+from vbppl.model.enumeration.marginal import marginal
 from vbppl.model.handlers import answered, at_rows, given, required, states_of
 from vbppl.model.model import Model, guide
-from vbppl.model.primitives import Site, param
+from vbppl.model.primitives import Interpreter, Site, param
 from vbppl.model.trace import Outline, abstract_sites, values_of
 from vbppl.target.density import Term, terms_of, unconstrained_at
 from vbppl.target.target import Target
@@ -111,7 +112,7 @@ def reapplied(before: Model, program: Model | None) -> Model:
 def row_log_weights(program: Model, phi: Any, target: Target, values: Mapping[str, Array]) -> Array:
     """`log p(y, x) - log q(x)` of each row shown of the one plate that holds every site, `(rows,)`."""
     q = _at_values(program, phi, target.rows, values)
-    p = _at_values(target.model, target.params, target.rows, values)
+    p = _model_at(target, values)
     plate = target.layout.only_plate().name
     of_p, of_q = ([term.by_row(plate) for term in terms_of(sites)] for sites in (p, q))
     return sum(of_p[1:], of_p[0]) - sum(of_q)
@@ -250,6 +251,9 @@ def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:
     latent = {slot.name: slot.shape for slot in target.layout.slots}
     drawn = {s.name: s.shape for s in sites.values() if s.kind == "sample" and not s.observed}
     for name in (*latent, *drawn):
+        if name in target.layout.summed:
+            mend = "Leave it out of the guide; posterior.sample draws it given the rest."
+            raise ModelError("the site is discrete, and summed out of the model.", site=name, mend=mend)
         if latent.get(name) != drawn.get(name):
             raise _disagreement(name, latent, drawn)
         if not sites[name].has_rsample:
@@ -302,12 +306,21 @@ def _side_by_side(program: Model, phi: Any, target: Target, key: Array) -> tuple
     """The sites of one guide run, and the model's sites at the same values and rows."""
     q = _drawn(program, phi, target.rows, key)
     # Deterministic sites of the guide are left behind: the model computes its own under the same names.
-    return q, _at_values(target.model, target.params, target.rows, _values(q))
+    return q, _model_at(target, _values(q))
 
 
 def _at_values(program: Model, params: Any, rows: Mapping[str, Array], values: Mapping[str, Any]) -> dict[str, Site]:
     """The sites of a run, of guide or model, whose latent sites have these values."""
     return program.trace(at_rows(rows, given(values, required), params))
+
+
+def _model_at(target: Target, values: Mapping[str, Any]) -> dict[str, Site]:
+    """The sites of a run of the model, whose discrete sites are summed out."""
+
+    def interpreter(summing: Callable[[Interpreter], Interpreter]) -> Interpreter:
+        return at_rows(target.rows, summing(given(values, required)), target.params)
+
+    return marginal(target.model, interpreter, target.layout.summed)
 
 
 def _closed_forms(q: Mapping[str, Term], p: Mapping[str, Term]) -> set[str]:

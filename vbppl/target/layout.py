@@ -17,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError
+from vbppl.core.plain_words import brief
 from vbppl.core.pytree import pytree
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
 from vbppl.distributions.location_scale import Coordinates, precisions_shape
 from vbppl.model.arguments import by_name
+from vbppl.model.enumeration.marginal import independents
 from vbppl.model.shapes import as_numbers
-from vbppl.model.trace import Outline
+from vbppl.model.trace import Outline, abstract_sites
 
 FEW = 16  # slots that are cut out of a vector one by one
 
@@ -87,7 +89,9 @@ class Layout:
 
     `movable` are the sites that can be seen in other coordinates, as numbers say, `funnels` those among them whose
     scale is latent, and `fixed_decentred` those that are seen decentred for good; `data_plates` are the plates around
-    each observed site.
+    each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the latent and
+    deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed over in all
+    rows.
     """
 
     slots: tuple[Slot, ...]
@@ -100,25 +104,35 @@ class Layout:
     fixed_decentred: tuple[str, ...] = ()
     has_training_mode: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    summed: tuple[str, ...] = ()
+    completed: tuple[str, ...] = ()
+    tables: int = 0
 
     @classmethod
     def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
         """The layout of a model whose sites have these outlines."""
         slots: list[Slot] = []
         for site in sites.values():
-            if site.kind == "sample" and not site.observed:
+            if site.kind == "sample" and not site.observed and not site.states:
                 slots.append(_slot(site, slots[-1].stop if slots else 0))
         plates = [site for site in sites.values() if site.kind == "plate"]
+        summed, told = [s for s in sites.values() if s.states], [s for s in sites.values() if _is_reported(s, sites)]
+        if moved := [s.name for s in sites.values() if s.of_summed and s.name in decentered]:
+            what = "its location or scale depends on a discrete site, which is summed out, so it cannot be decentred."
+            raise ModelError(what, site=moved[0], mend="Leave it out of vb.decenter.")
         return cls(
             slots=tuple(slots),
             plates=tuple(PlateRows(s.name, s.size, s.subsample_size, s.sources) for s in plates),
             params=tuple(s.name for s in sites.values() if s.kind == "param"),
             observed=tuple(s.name for s in sites.values() if s.observed),
-            reported=tuple(s.name for s in sites.values() if _is_reported(s, sites)),
+            reported=tuple(s.name for s in told if not s.states and not _needs_summed(s)),
             movable=tuple(s.name for s in sites.values() if s.movable or s.name in decentered),
             funnels=tuple(s.name for s in sites.values() if s.hierarchical),
             has_training_mode=any(s.has_training_mode for s in sites.values()),
             data_plates=tuple((s.name, tuple(f.name for f in s.frames)) for s in sites.values() if s.observed),
+            summed=tuple(s.name for s in summed),
+            completed=tuple(s.name for s in told),
+            tables=sum(s.values_summed for s in summed),
         )
 
     def in_coordinates(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Coordinates]:
@@ -263,6 +277,26 @@ def sliced(layout: Layout, z: Array | Apart, rows: Mapping[str, Any]) -> dict[st
     return {name: part.reshape(shape) for part, (name, (_, shape)) in zip(parts, places.items())}
 
 
+def marginal_sites(model: Any) -> dict[str, Outline]:
+    """The sites of a run of a `Model` as a fit sees them, with a mark on what depends on discrete latent sites.
+
+    Raises:
+      ModelError: they cannot be summed out.
+    """
+    sites = abstract_sites(model)
+    names = tuple(name for name, site in sites.items() if site.states)
+    if not names or any(site.unbounded[0] for site in sites.values()):
+        return sites
+    leaves, structure = jax.tree.flatten(model)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    try:
+        fixed = independents(structure, shapes, names, jnp.result_type(float))
+    except ModelError as error:
+        raise brief(error) from error.__cause__
+    marks = {"of_summed": True, "movable": False, "hierarchical": False}
+    return {name: site if name in fixed else dataclasses.replace(site, **marks) for name, site in sites.items()}
+
+
 def _is_reported(site: Outline, sites: Mapping[str, Outline]) -> bool:
     """A latent site is, and a deterministic one, unless it needs rows that are not all there at once."""
     if site.kind == "deterministic":
@@ -270,13 +304,14 @@ def _is_reported(site: Outline, sites: Mapping[str, Outline]) -> bool:
     return site.kind == "sample" and not site.observed
 
 
+def _needs_summed(site: Outline) -> bool:
+    """A continuous latent site has its own value whatever the discrete ones are; a deterministic one need not."""
+    return site.kind == "deterministic" and site.of_summed
+
+
 def _slot(site: Outline, start: int) -> Slot:
     if site.is_discrete:
-        raise ModelError(
-            f"a latent variable cannot be discrete ({site.distribution}): its density has no gradient.",
-            site=site.name,
-            mend="Pass obs= if it is observed; else sum it out: dist.MixtureSameFamily, or vb.factor and logsumexp.",
-        )
+        raise ModelError(site.unbounded[0], site=site.name, mend=site.unbounded[1])
     if site.distribution == Delta.__name__:
         raise ModelError(
             "a latent variable cannot have all its mass on one point (Delta): its density has no gradient.",

@@ -71,6 +71,10 @@ class Pullback:
         forward = self._forward if jnp.ndim(z) == 1 else jax.vmap(self._forward)
         return self.target.constrain(forward(jnp.asarray(z))[0])
 
+    def complete(self, values: Mapping[str, Any], n: int, raw_key: Any = None) -> dict[str, Array]:
+        """As `Target.complete`: values on the supports are not bent."""
+        return self.target.complete(values, n, raw_key)
+
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The point that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
         return self._inverse(self.target.unconstrain(values))[0]

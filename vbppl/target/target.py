@@ -37,9 +37,10 @@ from vbppl.data.source import Source
 from vbppl.distributions.location_scale import Coordinates
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
+from vbppl.target import discrete
 from vbppl.target.axes import axes
 from vbppl.target.density import Terms, constrained, constrained_draws, log_density, made_params, run, unconstrained
-from vbppl.target.layout import Apart, Layout
+from vbppl.target.layout import Apart, Layout, marginal_sites
 from vbppl.target.plain import is_plain, plain_density
 
 
@@ -77,7 +78,7 @@ class Target:
         if hasattr(model, "log_density"):
             return model
         check_applied(model)
-        layout = Layout.of(trace.abstract_sites(model), model.decentered)
+        layout = Layout.of(marginal_sites(model), model.decentered)
         axes(model)  # says so where labels are wrong
         if layout.params:
             trace.check_numbers(model, observations=False)  # before their program compiles
@@ -102,7 +103,7 @@ class Target:
     def data_size(self) -> int:
         """How many numbers the data hold: what an evaluation of the density costs grows with it."""
         held = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.rows or self.model))
-        return held if self.rows else held + rows_of.numbers(self.layout.plates, self.sources)
+        return held if self.rows else held + self.layout.tables + rows_of.numbers(self.layout.plates, self.sources)
 
     @property
     def sources(self) -> dict[str, Source]:
@@ -157,6 +158,19 @@ class Target:
         values = constrained(self, z) if z.ndim == 1 else constrained_draws(z, self)
         return self.layout.in_order(devices.readable(values))
 
+    def complete(self, values: Mapping[str, Any], n: int, raw_key: Any = None) -> dict[str, Array]:
+        """Draws of `constrain`, `(n, ...)`, with the discrete sites, drawn given the rest, and what depends on them.
+
+        Args:
+          values: of all latent sites that are not summed out.
+          n: how many draws.
+          raw_key: of the draws; None for the same at each call.
+        """
+        if not self.layout.summed:
+            return dict(values)
+        raw = np.zeros(2, np.uint32) if raw_key is None else np.asarray(raw_key, np.uint32)
+        return discrete.completed(loaded(self) if self.sources else self, values, n, raw)
+
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
         return unconstrained(self, self.layout.latent_values(values))[0]
@@ -164,6 +178,29 @@ class Target:
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
         return unconstrained(self, self.layout.latent_values(values))[1]
+
+
+def probabilities(target: Any, name: str, values: Mapping[str, Any], n: int) -> np.ndarray:
+    """The probability of each value of a discrete site, `(*shape, values)`: the mean over `n` draws of the others."""
+    return discrete.probabilities(_unbent(target), name, values, n)
+
+
+def _unbent(target: Any) -> Any:
+    """The density without layers, of which values on the supports know nothing, with its sources read whole."""
+    while hasattr(target, "target"):
+        target = target.target
+    return loaded(target) if target.sources else target
+
+
+def log_conditional(target: Any, values: Mapping[str, Any], many: bool) -> Any:
+    """The log density of discrete sites among `values`, which must have all or none, given the rest; 0 of none."""
+    layout = target.layout
+    if not (met := [name for name in layout.summed if name in values]):
+        return 0.0
+    if lost := [name for name in layout.summed if name not in values]:
+        mend = "Give all discrete sites, or none: the others are summed out only together."
+        raise ModelError(f"the values have '{met[0]}', but not '{lost[0]}'.", site=lost[0], mend=mend)
+    return discrete.log_conditional(_unbent(target), values, many)
 
 
 def owned(leaf: Any) -> Any:
@@ -174,7 +211,9 @@ def owned(leaf: Any) -> Any:
 def target(model: Model) -> Target:
     """The flat log density of `model`; works as it is in BlackJAX, Optimistix and the like."""
     check_applied(model)
-    return Target.of(model.loaded())
+    found = Target.of(model.loaded())
+    discrete.check_rows(found)
+    return found
 
 
 def density(log_density: Callable[[Array], Any], dim: int) -> Target:
@@ -224,7 +263,7 @@ def loaded(target: Any, names: Container[str] | None = None) -> Any:
 
 
 def check_numbers(target: Any, which: str = "") -> None:
-    """Refuse, before anything is computed, what the numbers of the data alone show to be wrong; `which` of several.
+    """Refuse, before anything is fitted, what the numbers of the data alone show to be wrong; `which` of several.
 
     Raises:
       ModelError: there is no density, or no number yet, or an observation or parameter is off its support.
@@ -242,6 +281,7 @@ def check_numbers(target: Any, which: str = "") -> None:
             mend='State what is unknown, x = vb.sample("x", dist.Normal(0.0, 1.0)), and what was observed, with obs=y.',
         )
     trace.check_numbers(target.model, which=which)
+    discrete.check_rows(_unbent(target))
 
 
 def error_somewhere(target: Any, z: Any = None) -> ModelError | None:

@@ -34,7 +34,7 @@ from vbppl.inference.deterministic.restarts import FIRST
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.inference.solution import Note
 from vbppl.target.batched import Batch
-from vbppl.target.density import Prior, priors_at
+from vbppl.target.priors import Prior, priors_at
 from vbppl.target.target import Target, in_coordinates
 
 LEAST, MOST = 1e-2, 1e4  # precisions, in those of the prior: below nothing is told, and above a row is centred

@@ -62,8 +62,8 @@ def at_step(step: Step | None, whole: Any) -> Any:
 
 def value_at(site: Any, whole: Any, shape: Shape | None = None) -> Any:
     """What `whole`, a value of all steps, holds for `site`, after checking its shape; `shape` is that of one step."""
-    shape = site.shape if shape is None else shape
-    check_value(site.name, whole, (*lengths_of(site.step), *shape), site.frames)
+    own = site.shape if shape is None else shape
+    check_value(site.name, whole, (*lengths_of(site.step), *own), site.frames)
     return at_step(site.step, whole)
 
 

@@ -19,13 +19,13 @@ from vbppl.core.programs.dependence import dependence
 from vbppl.core.tables import Table
 from vbppl.core.types import Shape
 from vbppl.model.arguments import name_of
-from vbppl.model.control_flow.scan import written_out
+from vbppl.model.control_flow.chain import written_out
 from vbppl.model.graph import svg
 from vbppl.model.graph.layout import Group, Leaf
-from vbppl.model.handlers import at_point
+from vbppl.model.handlers import at_point, log_probs
 from vbppl.model.modules import parts
 from vbppl.model.primitives import Site
-from vbppl.model.trace import Outline, abstract_sites, log_probs
+from vbppl.model.trace import Outline, abstract_sites
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Node:
 
     Attributes:
       name: of the site.
-      kind: "latent", "observed", "deterministic", "factor" or "param".
+      kind: "latent", "summed out" (latent and discrete), "observed", "deterministic", "factor" or "param".
       distribution: the name of its family; empty where it has none.
       shape: batch and event; of a param of several arrays their shapes by name.
       plates: the names of those that it stands in, from the outermost.
@@ -89,8 +89,9 @@ class Graph:
 
         write(self._boxes, 1)
         lines += [f"  {keys[a]} --> {keys[b]}" for a, b in self.edges]
-        if seen := [keys[node.name] for node in self.nodes if node.kind == "observed"]:
-            lines += ["  classDef observed fill:#88888855", f"  class {','.join(seen)} observed"]
+        for kind, name, how in STYLES:
+            if seen := [keys[node.name] for node in self.nodes if node.kind == kind]:
+                lines += [f"  classDef {name} {how}", f"  class {','.join(seen)} {name}"]
         return "\n".join(lines)
 
     @property
@@ -230,9 +231,11 @@ def _leads_out_to(unit: Sequence[Node], node: Node, units: Sequence[Sequence[Nod
 
 
 MOST = 100  # sites of a picture that a notebook draws without being asked
+STYLES = (("observed", "observed", "fill:#88888855"), ("summed out", "discrete", "stroke-dasharray:4"))
 MERMAID = {
     "latent": ("([", "])"),
     "observed": ("([", "])"),
+    "summed out": ("([", "])"),
     "deterministic": ("[", "]"),
     "param": ("{{", "}}"),
     "factor": ("[[", "]]"),
@@ -240,6 +243,7 @@ MERMAID = {
 DOT = {
     "latent": "shape=ellipse",
     "observed": 'shape=ellipse, style=filled, fillcolor="#d8d8d8"',
+    "summed out": "shape=ellipse, style=dashed",
     "deterministic": "shape=box",
     "param": "shape=hexagon",
     "factor": "shape=box, peripheries=2",
@@ -296,7 +300,7 @@ def graph_of(model: Any) -> Graph:
 def _node(outline: Outline, given: Sequence[str]) -> Node:
     kind = outline.kind
     if kind == "sample":
-        kind = "observed" if outline.observed else "latent"
+        kind = "observed" if outline.observed else "summed out" if outline.states else "latent"
     plates = tuple(frame.name for frame in outline.frames)
     others = tuple(name for name in given if name != outline.name)
     return Node(outline.name, kind, outline.distribution, outline.shape, plates, others)

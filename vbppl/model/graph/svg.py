@@ -58,7 +58,8 @@ class Symbol:
         elif self.kind == "deterministic":
             shape = f'<rect x="{_n(place.x)}" y="{_n(place.y)}" width="{_n(width)}" height="{_n(height)}" {OUTLINE}/>'
         else:
-            seen = 'fill="currentColor" fill-opacity=".2"' if self.kind == "observed" else 'fill="none"'
+            dashes = ' stroke-dasharray="4 3"' if self.kind == "summed out" else ""
+            seen = 'fill="currentColor" fill-opacity=".2"' if self.kind == "observed" else f'fill="none"{dashes}'
             stroke = 'stroke="currentColor" stroke-width="1.2"'
             shape = f'<ellipse cx="{_n(x)}" cy="{_n(y)}" rx="{_n(width / 2)}" ry="{_n(height / 2)}" {seen} {stroke}/>'
         below = _text(x, y + 13, _short(self.below), SMALL, 'fill-opacity=".7"') if self.below else ""

@@ -81,7 +81,7 @@ def to_arviz(posterior: Posterior, groups: str | Sequence[str] = (), n: int | No
         raise TypeError(f"{posterior.report.why}: fit another guide first, vb.fit(model).")
     drawn = _draws(posterior, n, seed)
     made = _Made(xarray, axes_of(posterior.target), drawn.chains)
-    values = values_of(posterior.target, drawn.z)
+    values = posterior.target.complete(values_of(posterior.target, drawn.z), len(drawn.z), raw_key(seed))
     tree = {
         "posterior": made.group(values, {"draws": drawn.words}),
         "sample_stats": made.group({"log_p": drawn.log_p, "log_q": drawn.log_q}, {"r_hat": drawn.r_hat}),
@@ -90,7 +90,10 @@ def to_arviz(posterior: Posterior, groups: str | Sequence[str] = (), n: int | No
         tree |= _data(posterior, made)
     wanted = _computed(posterior, values, len(drawn.z), seed)
     for name in asked:
-        tree[name] = made.group(wanted[name]())
+        found, own = wanted[name](), made
+        if name == "log_likelihood":
+            found, own = _by_row(posterior, made, found)
+        tree[name] = own.group(found)
     return xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=_told(posterior)), **tree})
 
 
@@ -202,8 +205,8 @@ def _computed(
 ) -> dict[str, Callable[[], Mapping[str, AnyArray]]]:
     """How each of the further groups is computed, when it is asked for."""
     target = posterior.target
-    observed, latent = target.layout.observed, {slot.name: values[slot.name] for slot in target.layout.slots}
-    given = latent, packed_params(target)
+    observed, rest = target.layout.observed, {slot.name: values[slot.name] for slot in target.layout.slots}
+    latent, params = rest | {name: values[name] for name in target.layout.summed}, packed_params(target)
     ahead: dict[str, AnyArray] = {}
 
     def prior(is_observed: bool) -> Mapping[str, AnyArray]:
@@ -216,12 +219,22 @@ def _computed(
         return {name: each for name, each in found.items() if name in observed}
 
     return {
-        "log_likelihood": lambda: predictive.log_likelihood(model_of(target), *given, target.parts()),
-        "log_prior": lambda: predictive.log_prior(model_of(target), *given, target.parts()),
+        "log_likelihood": lambda: predictive.log_likelihood(model_of(target), rest, params, target.parts(), True),
+        "log_prior": lambda: predictive.log_prior(model_of(target), latent, params, target.parts()),
         "posterior_predictive": predicted,
         "prior": lambda: prior(False),
         "prior_predictive": lambda: prior(True),
     }
+
+
+def _by_row(posterior: Posterior, made: _Made, found: Mapping[str, AnyArray]) -> tuple[Mapping[str, AnyArray], _Made]:
+    """Log likelihoods without the axes along which discrete sites have been summed out, and the names of the others."""
+    dims, squeezed = dict(made.axes.dims), {}
+    for name, values in found.items():
+        kept = predictive.axes_kept(values, model_of(posterior.target), name)
+        dims[name] = tuple(dims[name][axis] for axis in kept)
+        squeezed[name] = np.asarray(values).reshape(len(values), *(values.shape[1 + axis] for axis in kept))
+    return squeezed, made._replace(axes=Axes(dims, made.axes.labels, made.axes.sizes))
 
 
 def _told(posterior: Posterior) -> dict[str, Any]:

@@ -110,14 +110,14 @@ def _answer(posterior: Posterior) -> Iterator[str]:
     yield "<h2>The answer</h2>"
     yield f'<div class="wide">{type(table)(table.head, table.rows)._repr_html_()}</div>'
     names, count = [], 0
-    for name, rows in zip(posterior.target.layout.reported, posterior.summary().sites):
+    for name, rows in zip(posterior.target.layout.completed, posterior.summary().sites):
         count += len(rows)
         if count <= FORESTS:
             names.append(name)
     if names and not isinstance(posterior.report, Report):
         return
     if names:
-        some = "" if len(names) == len(posterior.target.layout.reported) else " Not all sites are drawn."
+        some = "" if len(names) == len(posterior.target.layout.completed) else " Not all sites are drawn."
         yield _picture("forest", lambda: plots.forest(posterior, *names), f"Each number with its 50% and 90%.{some}")
 
 

@@ -35,7 +35,7 @@ def few(what: str, count: int, most: int, least: int = 1) -> None:
 def flat(values: Mapping[str, np.ndarray], posterior: Posterior, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Draws of sites, `(n, ...)`, as draws of scalars, `(n,)`, under the labels of `summary`."""
     found = {}
-    for name, rows in zip(names or posterior.target.layout.reported, posterior.summary(*names).sites):
+    for name, rows in zip(names or posterior.target.layout.completed, posterior.summary(*names).sites):
         if name in values:
             columns = np.asarray(values[name], np.float64).reshape(len(values[name]), -1).T
             found.update(zip((label for label, _ in rows), columns))

@@ -312,9 +312,9 @@ def latent_map(posterior: Posterior, site: str, rows: Any = None, groups: Any = 
     """
     draw.checked(posterior)
     of_kind("site", site, isinstance(site, str), "the name of a latent site")
-    if rows is None and site not in posterior.target.layout.reported:
+    if rows is None and site not in posterior.target.layout.completed:
         raise KeyError(
-            f"no site is called {site!r:.80}; the posterior has {', '.join(posterior.target.layout.reported)}."
+            f"no site is called {site!r:.80}; the posterior has {', '.join(posterior.target.layout.completed)}."
         )
     where = np.asarray(posterior.mean()[site] if rows is None else posterior.encode(rows).loc, np.float64)
     if where.ndim != 2 or where.shape[1] < 2:
@@ -384,9 +384,8 @@ def moving(posterior: Posterior, progress: Sequence[Any], *names: str, panels: i
     with style.several(len(chosen), axes, 2.5, 2.4, 3) as sheet:
         for panel, at in zip(sheet, chosen):
             phi = told[at].params["guide"]
-            values = sample(
-                posterior.guide, phi, posterior.target, host_generator(np.zeros(2, np.uint32), "moving"), 500
-            )
+            rng = host_generator(np.zeros(2, np.uint32), "moving")
+            values = posterior.target.complete(sample(posterior.guide, phi, posterior.target, rng, 500), 500)
             here = draw.flat({name: np.asarray(value) for name, value in values.items()}, posterior, ())
             panel.scatter(final[x][:1200], final[y][:1200], s=4, color=INK, alpha=FAINT, lw=0)
             draw.cloud(panel, here[x], here[y])

@@ -1,0 +1,49 @@
+"""Discrete sites in the steps of a scan, which the scan itself sums out: see `control_flow.hidden`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from vbppl.core.types import Array
+from vbppl.model.control_flow.hidden import Hidden
+from vbppl.model.enumeration.support import Support
+from vbppl.model.handlers import given
+from vbppl.model.primitives import Interpreter, Site
+
+
+def hiding(names: Sequence[str], interpreter: Interpreter, **how: Any) -> Interpreter:
+    """Let the discrete sites `names`, where they stand in scans, be hidden states; ask `interpreter` for the rest."""
+
+    def interpret(site: Site) -> Site:
+        if site.step is None or site.name not in names or site.kind != "sample" or site.value is not None:
+            return interpreter(site)
+        support = Support.of(site)
+        return dataclasses.replace(site, value=support.value(jnp.zeros((), int)), told=Hidden(support, **how))
+
+    return interpret
+
+
+def drawn(once: Callable[..., Any], names: Sequence[str], key: Array, values: Mapping[str, Any]) -> dict[str, Array]:
+    """The sites `names` drawn given the rest of a run, where other discrete sites have these `values`."""
+    if not names:
+        return {}
+    sites, _ = once(lambda interpreter: given(values, hiding(names, interpreter, key=key)))
+    return {name: sites[name].value for name in names}
+
+
+def probabilities(once: Callable[..., Any], name: str, names: Sequence[str]) -> Array:
+    """The probability of each value of the site `name` at each step, given all observations, `(*shape, values)`."""
+    sites, _ = once(lambda interpreter: hiding(names, interpreter, smoothed=True))
+    told = (site.told["smoothed"] for site in sites.values() if site.kind == "factor" and site.told)
+    return next(each[name] for each in told if name in each)
+
+
+def mixed_rows(once: Callable[..., Any], names: Sequence[str], key: Array) -> dict[str, Array]:
+    """For each of these in plates whether what its scan states of a row looks at other rows of it."""
+    sites, _ = once(lambda interpreter: hiding(names, interpreter, key=key, checked=True))
+    told = {name: site.told for name, site in sites.items() if name in names and isinstance(site.told, dict)}
+    return {name: each["mixed"] for name, each in told.items() if "mixed" in each}

@@ -1,0 +1,60 @@
+"""What the priors of sites are at a point that can be seen in other coordinates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from vbppl.core.pytree import pytree
+from vbppl.core.types import Array
+from vbppl.distributions.location_scale import vector_dim
+from vbppl.target.density import Evaluable, Term, run
+
+
+@pytree
+class Prior:
+    """What a movable site's prior is at a point, block by block of what is moved together: a number, or a vector.
+
+    Attributes:
+      value: the site's, `(blocks, dim)`, as `loc` and `slope`.
+      loc: of its family.
+      scale: of its family, or the Cholesky factor, `(blocks, dim, dim)`, as `curvature` and `stretch`.
+      slope: the derivative of the site's own log density by its value.
+      curvature: the second derivative.
+      stretch: the derivative of the value by `z`.
+    """
+
+    value: Array
+    loc: Array
+    scale: Array
+    slope: Array
+    curvature: Array
+    stretch: Array
+
+
+@jax.jit
+def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
+    """The priors of the movable sites at a point `(dim,)`, given those before them."""
+    terms, found = run(target, z, {}, False), {}
+    for name in target.layout.movable:
+        term, value = terms[name], terms.reported[name]
+        found[name] = _prior_at(term, value)
+    return found
+
+
+def _prior_at(term: Term, value: Array) -> Prior:
+    slope_at = jax.grad(lambda value: jnp.sum(term.dist.log_prob(value)))
+    (loc, scale), is_vector = term.dist.location_scale, vector_dim(term.dist) > 0
+    shape = value.shape if is_vector else (*value.shape, 1)  # of blocks
+    # Blocks are independent given what comes before, so a column of all of them comes at once.
+    along = jnp.eye(shape[-1], dtype=value.dtype).reshape(-1, *(1,) * (len(shape) - 1), shape[-1])
+    along = jnp.broadcast_to(along, (shape[-1], *shape)).reshape(-1, *value.shape)
+    columns = jax.vmap(lambda ones: jax.jvp(slope_at, (value,), (ones,))[1])(along)
+    curvature = jnp.stack([column.reshape(shape) for column in columns], axis=-1)
+    scales = (scale, term.moved.matrix) if is_vector else (scale, term.moved.scale)
+    scales = tuple(jnp.broadcast_to(each, (*value.shape, shape[-1]) if is_vector else value.shape) for each in scales)
+    vectors = (value, jnp.broadcast_to(loc, value.shape), slope_at(value))
+    dim = shape[-1]
+    value, loc, slope = (each.reshape(-1, dim) for each in vectors)
+    scale, stretch = (each.reshape(-1, dim, dim) for each in scales)
+    return Prior(value, loc, scale, slope, curvature.reshape(-1, dim, dim), stretch)
