@@ -147,7 +147,9 @@ def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -
 def without_infer(site: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of a sample statement without NumPyro's `infer={"enumerate": "parallel"}`, which is what is done."""
     asked = given.get("infer")
-    if asked is not None and (not isinstance(asked, Mapping) or dict(asked) not in ({}, {"enumerate": "parallel"})):
+    if not isinstance(asked, Mapping) or "enumerate" not in asked:
+        return dict(given)
+    if dict(asked) != {"enumerate": "parallel"}:
         raise ModelError(
             f"infer is {asked!r:.80}, of which only {{'enumerate': 'parallel'}} has a meaning here.",
             site=site,

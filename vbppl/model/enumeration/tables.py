@@ -33,7 +33,7 @@ class Tabulated(NamedTuple):
         """Run `function`, from `{name: index}` to a pytree of arrays.
 
         >>> table = Tabulated.of(lambda i: (i["a"] + 10 * i["b"], i["b"], 7), ["a", "b"])
-        >>> table.depends, [each.shape for each in table.at({"a": 2, "b": 3})]
+        >>> table.depends, [jnp.shape(each) for each in table.at({"a": 2, "b": 3})]
         ((3, 2, 0), [(2, 3), (3,), ()])
         """
         index = jax.ShapeDtypeStruct((), jnp.int32)
