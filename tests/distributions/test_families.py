@@ -14,6 +14,7 @@ from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.distributions.interop import as_bijector, as_distribution
 
 TRIL = np.array([[1.0, 0.0, 0.0], [0.6, 0.8, 0.0], [0.0, -0.6, 0.8]])
 SCALE, MATRIX = TRIL @ TRIL.T, TRIL @ TRIL.T + 0.3 * np.eye(3)
@@ -144,6 +145,12 @@ def test_what_only_numpyro_has_is_a_guest_under_our_name(monkeypatch):
         "  To mend it: See dist.__all__ for those that there are. Or: pip install numpyro"
     )
     assert not hasattr(dist, "gompertz")
+
+
+def test_angles_and_factors_of_guests_have_supports():
+    pair = dist.SineBivariateVonMises(0.0, 0.0, 1.0, 1.0, 0.5)
+    assert str(as_distribution(pair, "x").support) == f"independent(interval({-np.pi}, {np.pi}), 1)"
+    assert str(as_bijector(theirs.constraints.softplus_lower_cholesky)) == "lower_cholesky"
 
 
 def refused(make):

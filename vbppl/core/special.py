@@ -101,7 +101,7 @@ def inverse_mills(t: Array) -> Array:
 
 
 def log_ndtr(t: ArrayLike) -> Array:
-    """`log Phi(t)` of a standard normal: JAX's is known to 12 places from -20 down.
+    """`log Phi(t)` of a standard normal: JAX's is known to 12 places from -20 down, and to 4 of its own at 7.
 
     >>> print(f"{log_ndtr(-20.0):.4f}")
     -203.9172
@@ -110,7 +110,10 @@ def log_ndtr(t: ArrayLike) -> Array:
     far = t < -5.0
     tail = jnp.where(far, t, -5.0)
     beyond = -0.5 * jnp.square(tail) - HALF_LOG_TWO_PI - jnp.log(inverse_mills(tail))
-    return jnp.where(far, beyond, jax.scipy.special.log_ndtr(jnp.where(far, 0.0, t)))
+    up = t > 0
+    above = jnp.log1p(-0.5 * jax.scipy.special.erfc(jnp.where(up, t, 0.0) * np.sqrt(0.5).item()))
+    below = jax.scipy.special.log_ndtr(jnp.where(far | up, 0.0, t))
+    return jnp.where(far, beyond, jnp.where(up, above, below))
 
 
 def betaln(a: ArrayLike, b: ArrayLike) -> Array:

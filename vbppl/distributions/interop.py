@@ -113,6 +113,8 @@ def as_bijector(constraint: Any) -> Bijector | None:
         return None if base is None else independent(base, constraint.reinterpreted_batch_ndims)
     if name == "zero_sum":
         return constraints.zero_sum(constraint.event_dim)
+    if name == "circular":
+        return constraints.interval(-np.pi, np.pi)
     name = _OTHER_NAMES.get(name, name)
     ours = getattr(constraints, name) if name in constraints.__all__ else None
     if ours is None or isinstance(ours, Bijector):
@@ -138,6 +140,7 @@ def of_numpyro(name: str, ours: Sequence[str]) -> Any:
 
 _BOUNDS = ("lower_bound", "upper_bound")
 _OTHER_NAMES = {
+    "softplus_lower_cholesky": "lower_cholesky",
     "open_interval": "interval",
     "integer_nonnegative": "nonnegative_integer",
     "integer_positive": "positive_integer",

@@ -244,10 +244,17 @@ class VonMises(Distribution):
         return jnp.clip(turned, -jnp.asarray(np.pi, k.dtype), jnp.asarray(np.pi, k.dtype))
 
 
+# The coefficients of I_1(k) / I_0(k) in powers of 1 / k, by Riccati's equation r' = 1 - r / k - r^2.
+RATIO = [1.0]
+for _m in range(1, 15):
+    RATIO.append(0.5 * ((_m - 2) * RATIO[-1] - sum(RATIO[i] * RATIO[_m - i] for i in range(1, _m))))
+
+
 def _circular_variance(k: Array) -> Array:
     """`1 - I_1(k) / I_0(k)`, of a large concentration by its series: the difference is lost there."""
-    t = 1.0 / jnp.maximum(k, 50.0)
-    series = 0.5 * t * (1.0 + 0.25 * t * (1.0 + t * (1.0 + t * 25 / 16)))
+    t, series = 1.0 / jnp.maximum(k, 50.0), 0.0
+    for coefficient in reversed(RATIO[1:]):
+        series = t * (series - coefficient)
     near = jnp.minimum(k, 50.0)
     return jnp.where(k > 50.0, series, 1.0 - special.i1e(near) / special.i0e(near))
 

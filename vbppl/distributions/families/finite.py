@@ -131,7 +131,7 @@ class DiscreteUniform(Distribution):
 
     def _log_share(self, part: Array) -> Array:
         part = jnp.clip(part, 0.0, self._count)
-        most = 2.0 * part > self._count
+        most = part > 0.9 * self._count
         return jnp.where(most, jnp.log1p(-(self._count - part) / self._count), safe_log(part / self._count))
 
     def icdf(self, q):
