@@ -9,7 +9,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from vbppl.posterior.export import style
-from vbppl.posterior.export.style import BLUE, GREEN, ORANGE, density, intervals, rows  # noqa: F401
+from vbppl.posterior.export.style import (  # noqa: F401
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    bare,
+    density,
+    ellipse,
+    intervals,
+    rows,
+    smoothed,
+)
 
 # These stand on white: darker letters than those of `vb.plot`, and greys for what stands behind.
 INK, GREY, PALE = "#222222", "#767676", "#D8D8D8"

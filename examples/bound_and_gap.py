@@ -74,7 +74,7 @@ def watch(guide, steps):
         factor = np.asarray(guide.factor(phi))
         moments.append((progress.step, np.asarray(guide.loc(phi)), factor @ factor.T))
 
-    method = vb.Stochastic(steps=steps, draws=16, every=2)
+    method = vb.Stochastic(steps=steps, draws=16, every=1)
     # `fit` warns that mean field is no good approximation here. How far off it is, is what we are about to see.
     warnings.simplefilter("ignore", vb.VbpplWarning)
     vb.fit(line(x, y), guide, method=method, start={"weights": np.array([1.7, -0.9])}, callback=keep)
@@ -109,30 +109,32 @@ def ellipse(loc, scale):
 
 def draw(fits, out):
     figure, axes = _style.picture(10, 7.4, nrows=2, ncols=2, width_ratios=[1, 1.2], sharex="col", sharey="col")
-    shown = [0, 3, 6, 9, 12, -1]
+    shown = [0, 6, 12, 18, 24, -1]
     colours = _style.plt.get_cmap("viridis_r")(np.linspace(0.12, 1.0, len(shown)))
     for (plane, curve), (name, fit) in zip(axes, fits.items(), strict=True):
         steps, path, _ = zip(*fit["moments"], strict=True)
         plane.fill(*ellipse(mean, covariance), color=_style.PALE, lw=0)
-        plane.plot(*np.transpose(path[:16]), color=_style.GREY, lw=0.8)
+        plane.plot(*np.transpose(path[:32]), color=_style.GREY, lw=0.8)
         bottom = log_evidence - 30
-        curve.fill_between(steps, bottom, fit["bounds"], color=_style.BLUE, alpha=0.1, lw=0)
-        curve.fill_between(steps, fit["bounds"], log_evidence, color=_style.ORANGE, alpha=0.25, lw=0)
         curve.plot(steps, fit["bounds"], color=_style.BLUE, lw=1.5)
+        # The gap is a distance between two lines, at one step: an area would mean nothing.
+        arrow = {"arrowstyle": "<->", "color": _style.ORANGE, "lw": 1.5, "shrinkA": 0, "shrinkB": 0}
+        curve.annotate("", (steps[9], fit["bounds"][9]), (steps[9], log_evidence), arrowprops=arrow)
         curve.axhline(log_evidence, color=_style.INK, lw=1.2)
         for moment, colour in zip(shown, colours, strict=True):
             plane.plot(*ellipse(*fit["moments"][moment][1:]), color=colour, lw=2)
             curve.plot(steps[moment], fit["bounds"][moment], "o", color=colour, ms=7, clip_on=False, zorder=3)
         plane.set_title(f"{name}: Q moves onto the posterior")
         plane.set_ylabel("slope")
-        curve.set(xscale="log", ylim=(bottom, log_evidence + 3), xlim=(steps[0], steps[-1]))
+        curve.set(xscale="log", ylim=(bottom, log_evidence + 3), xlim=(0.8, 1.3 * steps[-1]))
         curve.set_title(f"{name}: the bound rises until the gap is {fit['gaps'][-1]:.2f} nats")
         curve.set_ylabel("nats")
     axes[0, 0].text(mean[0] + 0.5, mean[1] + 0.25, "posterior", color=_style.GREY)
     axes[0, 0].text(1.55, -0.7, "start", color=_style.GREY, ha="right")
-    axes[0, 1].text(2.2, log_evidence + 0.5, "log evidence")
-    axes[0, 1].text(2.4, log_evidence - 8, "gap:\nKL(Q || posterior)", color=_style.ORANGE)
-    axes[0, 1].text(60, log_evidence - 16, "ELBO", color=_style.BLUE)
+    for curve in axes[:, 1]:
+        curve.text(1.0, log_evidence + 0.6, "log evidence")
+        curve.text(9, log_evidence - 7, "gap:\nKL(Q || posterior)", color=_style.ORANGE, ha="right")
+        curve.text(32, log_evidence - 4, "ELBO", color=_style.BLUE)
     axes[1, 0].set_xlabel("intercept")
     axes[1, 1].set_xlabel("steps of the fit")
     _style.save(figure, out)

@@ -71,8 +71,9 @@ def draw(theta, mu, new, out):
     left.set_title("What each school measured, and what it is worth")
     left.set_xlabel("points gained by coaching")
     left.annotate("measured, 90%", (y[0], -0.18), (0, 7), textcoords="offset points", color=_style.GREY, ha="center")
-    left.annotate("posterior, 90% and 50%", (16, 0.24), (26, 0.55), color=_style.BLUE, va="center")
-    left.text(mu.mean() + 0.8, 7.55, "average over schools", color=_style.GREY, va="bottom", fontsize=9)
+    # Each label at the end of what it names: the bar of school A, and the line above all schools.
+    left.text(np.quantile(theta[:, 0], 0.95) + 1, 0.2, "posterior, 90% and 50%", color=_style.BLUE, va="center")
+    left.text(mu.mean() - 0.8, -0.62, "average over schools", color=_style.GREY, ha="right", fontsize=9)
 
     grid = np.linspace(-17, 27, 300)
     middle = _style.density(right, mu, grid, _style.GREY)

@@ -81,6 +81,11 @@ def main(quick=False, out="quality_of_life.png"):
     return {"posterior": posterior, "indicators": indicators, "states": states}
 
 
+def signed(value):
+    """A number with its sign, which nothing that is rounded to zero has."""
+    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
+
+
 # %%
 def draw(states, quality, loadings, poor, out):
     figure, axes = _style.picture(12, 8.2, nrows=2, ncols=2, height_ratios=[1.35, 1], width_ratios=[1.75, 1])
@@ -95,7 +100,7 @@ def draw(states, quality, loadings, poor, out):
         tiles.add_patch(_style.plt.Rectangle(at, 0.94, 0.94, color=colour))
         ink = "white" if sum(colour[:3]) < 1.4 else _style.INK
         tiles.text(at[0] + 0.47, at[1] + 0.36, state["code"], color=ink, ha="center", va="center", weight="bold")
-        tiles.text(at[0] + 0.47, at[1] + 0.70, f"{value:+z.1f}", color=ink, ha="center", va="center", fontsize=8)
+        tiles.text(at[0] + 0.47, at[1] + 0.70, signed(value), color=ink, ha="center", va="center", fontsize=8)
     tiles.set(xlim=(0, 11), ylim=(8, 0), aspect="equal")
     tiles.axis("off")
     tiles.set_title("Quality of life in the 1970s, in sd among states")

@@ -165,9 +165,9 @@ def sheet(rows):
 
 
 def draw(posterior, decode, test, labels, evidence, out):
-    figure, axes = _style.picture(11, 7.7)
+    figure, axes = _style.picture(11, 7.6)
     axes.remove()
-    grid = figure.add_gridspec(2, 2, height_ratios=[3, 1], width_ratios=[1, 1])
+    grid = figure.add_gridspec(2, 2, height_ratios=[4, 1], width_ratios=[1, 1])
     plain = {"cmap": "Greys", "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "equal"}
 
     def decoded(z):
@@ -176,13 +176,13 @@ def draw(posterior, decode, test, labels, evidence, out):
 
     where = np.asarray(posterior.encode(test).loc)
     latent = figure.add_subplot(grid[0, 0])
-    colours = _style.plt.get_cmap("tab10")
+    # Ten colours cannot be told apart by everyone, so each image is drawn as what it is; colours only help.
+    colours = (_style.BLUE, _style.ORANGE, _style.GREEN, _style.INK, _style.PURPLE)
     for digit in range(10):
         here = where[labels == digit]
-        latent.scatter(*here.T, s=14, color=colours(digit), alpha=0.55, lw=0)
-        latent.text(*np.median(here, axis=0), str(digit), color="white", weight="bold", ha="center", va="center",
-                    bbox={"boxstyle": "circle,pad=0.25", "color": colours(digit)})  # fmt: skip
-    latent.set(title="Where the encoder puts unseen digits", xlim=(-3.4, 3.4), ylim=(-3.4, 3.4), aspect="equal")
+        latent.scatter(*here.T, s=38, color=colours[digit % 5], marker=f"${digit}$", lw=0.3)
+    reach = 1.05 * np.abs(where).max()
+    latent.set(title="Where the encoder puts unseen digits", xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     latent.set(xlabel="first hidden number", ylabel="second")
 
     side = 14

@@ -95,7 +95,7 @@ def main(quick=False, out="variational_em.png"):
 
 # %%
 def draw(length, mixture, wines, readings, factors, reference, out):
-    figure, (groups, covariances, places) = _style.picture(13, 4.2, ncols=3)
+    figure, (groups, covariances, places) = _style.picture(13, 4.4, ncols=3)
     grid = np.linspace(0.5, 7.5, 400)
     groups.hist(length, bins=28, density=True, color=_style.PALE)
     for weight, loc, scale, colour in zip(
@@ -105,9 +105,11 @@ def draw(length, mixture, wines, readings, factors, reference, out):
     ):
         part = weight * np.exp(-(((grid - loc) / scale) ** 2) / 2) / scale / np.sqrt(2 * np.pi)
         groups.plot(grid, part, color=colour, lw=2)
+        groups.text(loc + 1.5 * scale, part.max() * 0.75, f"{weight:.0%} around {loc:.1f} cm", color=colour)
     weights, loc, scale = em(length)
     exact = (weights * np.exp(-(((grid[:, None] - loc) / scale) ** 2) / 2) / scale).sum(1) / np.sqrt(2 * np.pi)
     groups.plot(grid[::12], exact[::12], "o", color=_style.INK, ms=2.5, label="EM's fixed point")
+    groups.plot([], [], color=_style.GREY, lw=2, label="what the fit finds")
     groups.set(xlabel="petal length, cm", yticks=[])
     groups.spines["left"].set_visible(False)
     groups.legend(frameon=False, loc="upper right")
@@ -118,16 +120,20 @@ def draw(length, mixture, wines, readings, factors, reference, out):
     theirs = reference.get_covariance()
     covariances.axline((0, 0), slope=1, color=_style.PALE, lw=1.5, zorder=0)
     covariances.plot(theirs[np.triu_indices(13)], ours[np.triu_indices(13)], "o", color=_style.BLUE, ms=4, alpha=0.7)
-    covariances.set(xlabel="scikit-learn", ylabel="vbppl", aspect="equal")
+    covariances.set(xlabel="scikit-learn", ylabel="vbppl", xlim=(-0.65, 1.1), ylim=(-0.65, 1.1))
+    covariances.set_xticks([-0.5, 0, 0.5, 1])
+    covariances.set_yticks([-0.5, 0, 0.5, 1])
     covariances.set_title("Correlations that two factors imply")
 
     z = np.asarray(factors.encode(readings).loc)
     for kind, colour, marker in zip(range(3), (_style.BLUE, _style.ORANGE, _style.GREEN), "o^s", strict=True):
         here = z[wines.target == kind]
         places.plot(*here.T, marker, color=colour, ms=4.5, alpha=0.75, lw=0, label=f"grape {kind + 1}")
-    places.set(xlabel="first factor", ylabel="second factor", aspect="equal")
-    places.legend(frameon=False, handletextpad=0.1)
+    places.set(xlabel="first factor", ylabel="second factor", xlim=(-3, 2.6), ylim=(-2.6, 3))
+    places.legend(frameon=False, handletextpad=0.1, loc="upper right")
     places.set_title("Where the encoder puts each wine")
+    for axes in (groups, covariances, places):
+        axes.set_box_aspect(1)
     _style.save(figure, out)
 
 

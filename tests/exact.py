@@ -781,7 +781,294 @@ COMPOSITE = {
     ),
 }
 
-EXACT = REAL | POSITIVE | BOUNDED | DISCRETE | VECTORS | COMPOSITE
+# Those that fewer models use: asked at fewer places.
+
+
+def phi_between(a, b):
+    return ndtr(-a) - ndtr(-b) if a > 0 else ndtr(b) - ndtr(a)
+
+
+def ordered(make, between, below):
+    """Classes between cutpoints, of the noise's distribution function."""
+
+    def edges(eta, cuts, k):
+        return (cuts[int(k) - 1] - eta if k > 0 else -inf), (cuts[int(k)] - eta if k < len(cuts) else inf)
+
+    def log_prob(eta, cuts, k):
+        low, high = edges(eta, cuts, k)
+        return log(below(-low) if high == inf else below(high) if low == -inf else between(low, high))
+
+    def cdf(eta, cuts, k):
+        return below(cuts[int(k)] - eta) if k < len(cuts) else mpf(1)
+
+    def mean(eta, cuts):
+        return sum(below(eta - c) for c in cuts)
+
+    def variance(eta, cuts):
+        return sum((2 * k + 1) * below(eta - c) for k, c in enumerate(cuts)) - mean(eta, cuts) ** 2
+
+    cutpoints = [[-1.0, 0.5, 2.0], [-1.0, -1 + 2.0**-10, 11.0]]
+    rows = grid(lambda *_: [0, 1, 2, 3], [0.0, 9.0, -3.0], cutpoints)
+    return Exact(make, rows, log_prob, cdf, mean=mean, variance=variance, fixed=(2,))
+
+
+def log_zero_inflated(gate, rate, x):
+    poisson = x * log(rate) - rate - loggamma(x + 1)
+    return log(gate + (1 - gate) * exp(-rate)) if x == 0 else log1p(-gate) + poisson
+
+
+def standard_of(loc, factor, x):
+    """The vector that a lower triangular factor moves to `x - loc`."""
+    u = []
+    for i, row in enumerate(factor):
+        u.append((x[i] - loc[i] - sum(row[j] * u[j] for j in range(i))) / row[i])
+    return u
+
+
+def log_t_vector(df, loc, factor, x):
+    size, square = len(x), sum(t * t for t in standard_of(loc, factor, x))
+    norm = loggamma((df + size) / 2) - loggamma(df / 2) - mpf(size) / 2 * log(df * pi)
+    return norm - sum(log(factor[i][i]) for i in range(size)) - (df + size) / 2 * log1p(square / df)
+
+
+def squared(factor):
+    """`L L'`."""
+    return [[sum(a * b for a, b in zip(row, other)) for other in factor] for row in factor]
+
+
+def kronecker(a, b):
+    return [[p * q for p in row for q in other] for row in a for other in b]
+
+
+def flat(matrix):
+    return [entry for row in matrix for entry in row]
+
+
+def trace_of(factor, inner):
+    """The trace of `(L L')^-1 M M'`."""
+    columns = [[row[k] for row in inner] for k in range(len(inner))]
+    zero = [mpf(0)] * len(inner)
+    return sum(t * t for column in columns for t in standard_of(zero, factor, column))
+
+
+def half_log_det(factor):
+    return sum(log(factor[i][i]) for i in range(len(factor)))
+
+
+def log_wishart_norm(df, size):
+    gammas = sum(loggamma((df - k) / 2) for k in range(size))
+    return df * size / 2 * log(2) + mpf(size * (size - 1)) / 4 * log(pi) + gammas
+
+
+def log_wishart(df, factor, x):
+    size, root = len(x), cholesky(x)
+    powers = (df - size - 1) * half_log_det(root) - df * half_log_det(factor)
+    return powers - trace_of(factor, root) / 2 - log_wishart_norm(df, size)
+
+
+def log_inverse_wishart(df, factor, x):
+    size, root = len(x), cholesky(x)
+    powers = df * half_log_det(factor) - (df + size + 1) * half_log_det(root)
+    return powers - trace_of(root, factor) / 2 - log_wishart_norm(df, size)
+
+
+def wishart_variance(df, factor):
+    v = squared(factor)
+    return [[df * (v[i][j] ** 2 + v[i][i] * v[j][j]) for j in range(len(v))] for i in range(len(v))]
+
+
+ADJACENT = [[0, 1, 1], [1, 0, 0], [1, 0, 0]]
+
+
+def car_factor(correlation, precision):
+    matrix = [
+        [precision * (sum(row) * (i == j) - correlation * row[j]) for j in range(3)] for i, row in enumerate(ADJACENT)
+    ]
+    return cholesky(matrix)
+
+
+def log_car(loc, correlation, precision, x):
+    factor = car_factor(correlation, precision)
+    away = [t - m for t, m in zip(x, loc)]
+    moved = [sum(factor[j][i] * away[j] for j in range(3)) for i in range(3)]
+    return sum(normal(t) for t in moved) + half_log_det(factor)
+
+
+def fall(k, u):
+    return -u / k if u < 0 else u * k
+
+
+PAIR, SMALL_TRILS = [[1.0, 0.0], [-0.5, 2.0]], [[[1.0, 0.0], [0.5, 0.75]], [[2.0, 0.0], [-3.0, 0.125]]]
+MATRICES = [[[1.0, 0.5], [0.5, 2.0]], [[30.0, -1.0], [-1.0, 0.25]]]
+ASYMMETRIES = grid(
+    lambda loc, scale, k: [loc + scale * u for u in UNITS[:8]], [0.0, -3.0], [1.0, 1e10], [0.25, 1.0, 7.0]
+)
+
+MORE = {
+    "OrderedLogistic": ordered(
+        dist.OrderedLogistic, lambda a, b: sigmoid(b) - sigmoid(a) if a < 0 else sigmoid(-a) - sigmoid(-b), sigmoid
+    ),
+    "OrderedProbit": ordered(dist.OrderedProbit, phi_between, ndtr),
+    "ZeroInflatedDistribution": Exact(
+        lambda gate, rate: dist.ZeroInflatedDistribution(dist.Poisson(rate), gate),
+        grid(lambda gate, rate: [0, 1, 5, 200], [0.25, 1e-7], [1e-3, 3.5, 300.0]),
+        log_zero_inflated,
+        mean=lambda gate, rate: (1 - gate) * rate,
+        variance=lambda gate, rate: (1 - gate) * (rate + gate * rate**2),
+        fixed=(2,),
+    ),
+    "DiscreteUniform": Exact(
+        dist.DiscreteUniform,
+        [tuple(map(single, row)) for row in [(0, 1, 1), (-3, 6, 2), (5, 10**7, 99)]],
+        lambda low, high, x: -log(high - low + 1),
+        lambda low, high, x: (x - low + 1) / (high - low + 1),
+        mean=lambda low, high: (low + high) / 2,
+        variance=lambda low, high: ((high - low + 1) ** 2 - 1) / 12,
+        fixed=(0, 1, 2),
+    ),
+    "Kumaraswamy": Exact(
+        dist.Kumaraswamy,
+        grid(lambda a, b: [1e-20, 1e-3, 0.5, 0.875, 1 - 2.0**-20], [0.5, 2.5, 300.0], [0.7, 1.0, 5.0, 300.0]),
+        lambda a, b, x: log(a * b) + (a - 1) * log(x) + (b - 1) * log1p(-(x**a)),
+        lambda a, b, x: -expm1(b * log1p(-(x**a))),
+        lambda a, b, q: (-expm1(log1p(-q) / b)) ** (1 / a),
+        lambda a, b: b * exp(log_beta(1 + 1 / a, b)),
+    ),
+    "VonMises": Exact(
+        dist.VonMises,
+        grid(lambda loc, k: [-3.0, 0.125, 1.5, 3.0], [0.0, 1.5], [1e-3, 2.0, 1e3, 1e5]),
+        lambda loc, k, x: k * mpmath.cos(x - loc) - log(2 * pi * mpmath.besseli(0, k)),
+        mean=lambda loc, k: loc,
+    ),
+    "AsymmetricLaplace": Exact(
+        dist.AsymmetricLaplace,
+        ASYMMETRIES,
+        lambda loc, s, k, x: -fall(k, (x - loc) / s) - log(s) - log(k + 1 / k),
+        lambda loc, s, k, x: (
+            k**2 / (1 + k**2) * exp((x - loc) / s / k) if x < loc else 1 - exp(-(x - loc) / s * k) / (1 + k**2)
+        ),
+        lambda loc, s, k, q: (
+            loc + s * (k * log(q * (1 + 1 / k**2)) if q < k**2 / (1 + k**2) else -log((1 - q) * (1 + k**2)) / k)
+        ),
+        lambda loc, s, k: loc + s * (1 / k - k),
+        lambda loc, s, k: s**2 * (1 / k**2 + k**2),
+    ),
+    "SkewNormal": Exact(
+        dist.SkewNormal,
+        grid(
+            lambda loc, s, a: [loc + s * u for u in (0.0, 0.7, -1.0, 5.0, -12.0)], [0.0, -3.0], [1.0], [-4.0, 0.0, 50.0]
+        ),
+        lambda loc, s, a, x: log(2) + normal((x - loc) / s) + log(ndtr(a * (x - loc) / s)) - log(s),
+        mean=lambda loc, s, a: loc + s * a / sqrt(1 + a * a) * sqrt(2 / pi),
+        variance=lambda loc, s, a: s**2 * (1 - 2 / pi * a * a / (1 + a * a)),
+    ),
+    "HalfStudentT": Exact(
+        dist.HalfStudentT,
+        grid(lambda df, s: [0.0, *(s * f for f in FRACTIONS)], [0.5, 4.5, 1e6], [1e-10, 3.0]),
+        lambda df, s, x: log_t(df, x / s) - log(s) + log(2),
+        mean=lambda df, s: (
+            s * 2 * sqrt(df / pi) / (df - 1) * exp(loggamma((df + 1) / 2) - loggamma(df / 2)) if df > 1 else inf
+        ),
+    ),
+    "DirichletMultinomial": Exact(
+        dist.DirichletMultinomial,
+        [(a, 7.0, x) for a in map(single, CONCENTRATIONS[:4]) for x in map(single, [[1, 4, 2], [0, 7, 0]])],
+        lambda a, n, x: (
+            loggamma(n + 1)
+            + loggamma(sum(a))
+            - loggamma(n + sum(a))
+            + sum(loggamma(c + t) - loggamma(t) - loggamma(c + 1) for c, t in zip(x, a))
+        ),
+        mean=lambda a, n: [n * t for t in weights(a)],
+        variance=lambda a, n: [
+            n * t * sum(a[:k] + a[k + 1 :]) / sum(a) ** 2 * (n + sum(a)) / (1 + sum(a)) for k, t in enumerate(a)
+        ],
+        fixed=(1, 2),
+    ),
+    "MultivariateStudentT": Exact(
+        dist.MultivariateStudentT,
+        [
+            (df, single([1.0, 0.0, -1.0]), factor, single(x))
+            for df in map(single, [0.5, 4.0, 1e6])
+            for factor in map(single, FACTORS)
+            for x in ([1.0, 0.0, -1.0], [0.3, -2.0, 5.0], [1e4, 1e5, -1e6])
+        ],
+        log_t_vector,
+        mean=lambda df, loc, factor: loc if df > 1 else [mpf("nan")] * 3,
+    ),
+    "LowRankMultivariateNormal": Exact(
+        dist.LowRankMultivariateNormal,
+        [
+            (single([1.0, 0.0, -1.0]), single([[1.0], [-2.0], [0.5]]), single(d), single(x))
+            for d in ([1.0, 0.5, 2.0], [4.0, 4.0, 0.25])
+            for x in ([1.0, 0.0, -1.0], [0.3, -2.0, 5.0])
+        ],
+        lambda loc, w, d, x: log_normal_vector(
+            loc, cholesky([[a[0] * b[0] + d[i] * (i == j) for j, b in enumerate(w)] for i, a in enumerate(w)]), x
+        ),
+        mean=lambda loc, w, d: loc,
+        variance=lambda loc, w, d: [a[0] ** 2 + t for a, t in zip(w, d)],
+    ),
+    "MatrixNormal": Exact(
+        dist.MatrixNormal,
+        [(single(PAIR), rows, columns, single(MATRICES[0])) for rows in map(single, SMALL_TRILS) for columns in [rows]],
+        lambda loc, rows, columns, x: log_normal_vector(flat(loc), kronecker(rows, columns), flat(x)),
+        mean=lambda loc, rows, columns: loc,
+        variance=lambda loc, rows, columns: [
+            [squared(rows)[i][i] * squared(columns)[j][j] for j in range(2)] for i in range(2)
+        ],
+    ),
+    "Wishart": Exact(
+        lambda df, factor: dist.Wishart(df, scale_tril=factor),
+        [(df, f, x) for df in (1.5, 4.0, 300.0) for f in map(single, SMALL_TRILS) for x in map(single, MATRICES)],
+        log_wishart,
+        tied=(2,),
+        mean=lambda df, factor: [[df * t for t in row] for row in squared(factor)],
+        variance=wishart_variance,
+    ),
+    "InverseWishart": Exact(
+        lambda df, factor: dist.InverseWishart(df, scale_tril=factor),
+        [(df, f, x) for df in (1.5, 6.0, 300.0) for f in map(single, SMALL_TRILS) for x in map(single, MATRICES)],
+        log_inverse_wishart,
+        tied=(2,),
+        mean=lambda df, factor: [[t / (df - 3) if df > 3 else inf for t in row] for row in squared(factor)],
+    ),
+    "GaussianRandomWalk": Exact(
+        lambda scale: dist.GaussianRandomWalk(scale, 3),
+        [(s, single(x)) for s in map(single, [1e-3, 1.0, 1e6]) for x in ([0.5, 1.0, -2.0], [0.0, 0.0, 1e4])],
+        lambda s, x: sum(normal((b - a) / s) - log(s) for a, b in zip([0, *x], x)),
+        variance=lambda s: [s * s, 2 * s * s, 3 * s * s],
+    ),
+    "CAR": Exact(
+        lambda loc, correlation, precision: dist.CAR(loc, correlation, precision, np.array(ADJACENT)),
+        [
+            (single([1.0, 0.0, -1.0]), r, p, single(x))
+            for r in map(single, [-0.5, 0.0, 0.875])
+            for p in map(single, [1e-3, 2.0])
+            for x in ([1.0, 0.0, -1.0], [0.5, 30.0, -2.0])
+        ],
+        log_car,
+        mean=lambda loc, r, p: loc,
+    ),
+    "ZeroSumNormal": Exact(
+        lambda scale: dist.ZeroSumNormal(scale, (3,)),
+        [(s, single(x)) for s in map(single, [1e-3, 2.0]) for x in ([0.5, 1.0, -1.5], [0.0, 0.0, 0.0])],
+        lambda s, x: -sum(t * t for t in x) / (2 * s * s) - 2 * log(s) - log(2 * pi),
+        tied=(1,),
+        variance=lambda s: [2 * s * s / 3] * 3,
+    ),
+    "MixtureGeneral": Exact(
+        lambda w, loc, scale: dist.MixtureGeneral(
+            dist.Categorical(w), [dist.Normal(loc, 1.0), dist.Laplace(0.0, scale)]
+        ),
+        [(single(w), 1.0, s, x) for w in ([0.25, 0.75], [1e-30, 1.0]) for s in (0.5, 2.0) for x in (0.5, -20.0, 40.0)],
+        lambda w, loc, s, x: log(w[0] * exp(normal(x - loc)) + w[1] * exp(-abs(x) / s) / (2 * s)),
+        mean=lambda w, loc, s: w[0] * loc,
+        variance=lambda w, loc, s: w[0] * (1 + loc**2) + w[1] * 2 * s**2 - (w[0] * loc) ** 2,
+    ),
+}
+
+EXACT = REAL | POSITIVE | BOUNDED | DISCRETE | VECTORS | COMPOSITE | MORE
 
 
 # Divergences, of the parameters of both: grids of pairs that lie close and far, for concentrations of all sizes.

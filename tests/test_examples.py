@@ -176,3 +176,222 @@ def test_beyond_a_gaussian_bounds_come_near_the_integral_over_a_grid(example):
     ring = found["ring"]
     assert ring["gaussian"].check().verdict == "poor"
     assert ring["best"].elbo.value > ring["log_evidence"] - 0.05
+
+
+def grid_moments(log_density, *axes):
+    """Means and sds of each coordinate under a density on a grid: `(coordinates,)` each."""
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
+    weight = special.softmax(log_density(grid))
+    mean = weight @ grid
+    return mean, np.sqrt(weight @ (grid - mean) ** 2)
+
+
+@pytest.mark.slow
+def test_radon_agrees_with_the_integral_over_two_sds(example):
+    _, found = example("radon")
+    counties, uranium, county, floor, y = found["data"]
+    # Given both sds all else is normal: base, slope, floor, and the counties about their line.
+    fixed = np.stack([np.ones_like(y), uranium[county], floor], axis=1)
+    design = np.concatenate([fixed, np.eye(len(counties))[county]], axis=1)
+    square, product = design.T @ design, design.T @ y
+    log_weight, means, squares = [], [], []
+    grid = [(b, w) for b in np.linspace(0.02, 0.36, 35) for w in np.linspace(0.66, 0.80, 15)]
+    for between, within in grid:
+        prior = np.append(np.full(3, 1 / 4), np.full(len(counties), between**-2))
+        precision = square / within**2 + np.diag(prior)
+        covariance = np.linalg.inv(precision)
+        means.append(covariance @ product / within**2)
+        squares.append(np.diag(covariance)[:3] + means[-1][:3] ** 2)
+        log_weight.append(
+            (means[-1] @ product / within**2 - y @ y / within**2 - np.linalg.slogdet(precision)[1]) / 2
+            + np.log(prior).sum() / 2 - len(y) * np.log(within) - (between**2 + within**2) / 2
+        )  # fmt: skip
+    weight, means = special.softmax(log_weight), np.array(means)
+    mean, found_mean, found_sd = weight @ means, found["posterior"].mean(), found["posterior"].sd()
+    sd = np.sqrt(weight @ np.array(squares) - mean[:3] ** 2)
+    for i, name in enumerate(("base", "by_uranium", "upstairs")):
+        assert abs(found_mean[name] - mean[i]) < 0.1 * sd[i], name
+        assert found_sd[name] == pytest.approx(sd[i], rel=0.1), name
+    level = mean[0] + mean[1] * uranium + mean[3:]
+    np.testing.assert_array_less(np.abs(found_mean["level"] - level), 0.1 * found_sd["level"])
+    assert abs(found_mean["between"] - weight @ np.array(grid)[:, 0]) < 0.005
+    tree = found["tree"]
+    assert tree.posterior["level"].sel(county="Ramsey").shape == (1, 500)
+    assert "county_data" in tree.constant_data
+
+
+@pytest.mark.slow
+def test_model_comparison_leaves_houses_out_as_a_linear_model_does(example):
+    _, found = example("model_comparison")
+    _, _, _, floor, y = importlib.import_module("radon").load()
+    # A linear model with flat priors leaves a row out in closed form, through its leverage (Student's t with n - 3).
+    design = np.stack([np.ones_like(y), floor], axis=1)
+    leverage = np.einsum("ni,ij,nj->n", design, np.linalg.inv(design.T @ design), design)
+    left = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    n = len(y)
+    variance = (left @ left - left**2 / (1 - leverage)) / (n - 3)
+    scale = np.sqrt(variance / (1 - leverage))
+    exact = stats.t.logpdf(left / (1 - leverage), n - 3, scale=scale).sum()
+    assert abs(found["loo"]["alike"].elpd - exact) < 1.0
+    assert list(found["table"].index) == ["shared", "apart", "alike"]
+    assert all(each.check().verdict == "good" for each in found["posteriors"].values())
+
+
+@pytest.mark.slow
+def test_minibatches_find_the_mode_of_all_rows(example):
+    _, found = example("million_rows")
+    assert np.abs((found["mean"] - found["mode"]) / found["sds"]).max() < 0.1
+    np.testing.assert_allclose(found["sd"], found["sds"], rtol=0.05)
+    assert found["posterior"].status.converged
+
+
+@pytest.mark.slow
+def test_survival_agrees_with_the_integral(example):
+    module, found = example("survival")
+    weeks, censored, drug = module.weeks, module.censored, module.drug
+
+    def log_density(grid):
+        base, effect, shape = grid.T[:, :, None]
+        scale = np.exp(base + effect * drug)
+        law = stats.weibull_min(shape, scale=scale)
+        each = np.where(censored, law.logsf(weeks), law.logpdf(weeks))
+        prior = stats.norm.logpdf(grid[:, 0], 2) + stats.norm.logpdf(grid[:, 1]) + stats.lognorm.logpdf(grid[:, 2], 0.5)
+        return each.sum(1) + prior
+
+    mean, sd = grid_moments(
+        log_density, np.linspace(1.4, 3.2, 40), np.linspace(-0.2, 2.8, 40), np.linspace(0.6, 2.3, 40)
+    )
+    for i, name in enumerate(("base", "effect", "shape")):
+        assert abs(found["posterior"].mean()[name] - mean[i]) < 0.1 * sd[i], name
+        assert found["posterior"].sd()[name] == pytest.approx(sd[i], rel=0.1), name
+    factors = [fit.quantiles(0.5)["times longer"] for fit in found["fits"].values()]
+    assert factors[0] > factors[1] > factors[2]
+
+
+@pytest.mark.slow
+def test_the_change_point_is_where_the_sum_over_years_has_it(example):
+    _, found = example("change_point")
+    # Both rates integrate in closed form; 500 draws leave .01 of total variation.
+    assert np.abs(found["share"] - found["exact"]).sum() / 2 < 0.02
+    assert found["posterior"].check().verdict == "good"
+
+
+def test_item_response_agrees_with_bugs(example):
+    _, found = example("item_response")
+    mean = found["posterior"].mean()
+    # The LSAT example of BUGS (volume 1), by 10,000 draws of a sampler: hardness about its mean, and the spread.
+    known = [-1.259, 0.476, 1.235, 0.168, -0.625]
+    np.testing.assert_allclose(mean["hardness"] - mean["hardness"].mean(), known, atol=0.02)
+    assert abs(mean["spread"] - 0.76) < 0.015
+    assert abs(found["posterior"].sd()["spread"] - 0.069) < 0.005
+
+
+@pytest.mark.slow
+def test_gaussian_process_agrees_with_the_integral(example):
+    _, found = example("gaussian_process")
+    x, y = found["data"]
+    square = (x[:, None] - x) ** 2
+
+    def log_density(grid):
+        logs = np.zeros(len(grid))
+        for i, (height, length, noise) in enumerate(grid):
+            covariance = height**2 * np.exp(-square / (2 * length**2)) + noise**2 * np.eye(len(x))
+            factor = np.linalg.cholesky(covariance)
+            white = np.linalg.solve(factor, y)
+            logs[i] = -(white @ white) / 2 - np.log(np.diag(factor)).sum()
+        prior = stats.halfnorm.logpdf(grid, scale=[2, 1, 1])[:, [0, 2]].sum(1) + stats.lognorm.logpdf(grid[:, 1], 1.0)
+        return logs + prior
+
+    mean, sd = grid_moments(
+        log_density, np.linspace(0.4, 3.6, 25), np.linspace(0.3, 2.0, 25), np.linspace(0.18, 0.52, 20)
+    )
+    for i, name in enumerate(("height", "length", "noise")):
+        assert abs(found["posterior"].mean()[name] - mean[i]) < 0.1 * sd[i], name
+        assert found["posterior"].sd()[name] == pytest.approx(sd[i], rel=0.15), name
+    assert found["inside"] > 0.8
+
+
+@pytest.mark.slow
+def test_of_networks_the_outer_weights_alone_are_held_by_a_normal(example):
+    _, found = example("bayesian_network")
+    assert found["fits"]["all weights"].check().verdict == "poor"
+    outer, (x, y, inner, bias) = found["fits"]["outer weights"], found["data"]
+    assert outer.check().verdict == "good"
+    # Given the noise the curve is that of a ridge regression, in closed form.
+    noise = float(outer.mean()["noise"])
+    hidden, at = (np.tanh(each[:, None] * inner + bias) for each in (x, found["new"]))
+    precision = hidden.T @ hidden / noise**2 + np.eye(len(inner)) * len(inner) / 4
+    curve = at @ np.linalg.solve(precision, hidden.T @ y) / noise**2
+    sd = np.sqrt(np.einsum("ni,ij,nj->n", at, np.linalg.inv(precision), at))
+    draws = found["curves"]["outer weights"]
+    # 200 draws: four standard errors of their mean.
+    np.testing.assert_array_less(np.abs(draws.mean(0) - curve), 4 * sd / np.sqrt(200) + 0.05 * sd)
+    assert np.median(draws.std(0) / sd) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.slow
+def test_missing_values_are_kept_as_latent_ones(example):
+    _, found = example("missing_data")
+    fits = found["fits"]
+    mean, sd = ({name: fit.mean()["by_mass"] for name, fit in fits.items()}, fits["kept, as latent"].sd()["by_mass"])
+    assert abs(mean["kept, as latent"] - mean["nothing missing"]) < sd
+    assert mean["left out"] < mean["nothing missing"] - 2 * sd
+    # 145 people: three standard errors around 90% of them.
+    assert abs(found["inside"] - 0.9) < 3 * np.sqrt(0.9 * 0.1 / 145)
+    assert all(fit.check().verdict == "good" for fit in fits.values())
+
+
+@pytest.mark.slow
+def test_calibration_tells_right_from_wrong(example):
+    _, found = example("calibration")
+    assert [result.passed for result in found.values()] == [True, False, False]
+
+
+@pytest.mark.slow
+def test_the_workflow_agrees_with_the_integral(example):
+    module, found = example("workflow")
+
+    def log_density(grid):
+        logits = grid[:, :1] + grid[:, 1:] * (module.celsius - 20) / 10
+        each = stats.binom.logpmf(module.damaged, module.RINGS, special.expit(logits))
+        return each.sum(1) + stats.norm.logpdf(grid, [-2, 0], 1.5).sum(1)
+
+    mean, sd = grid_moments(log_density, np.linspace(-5, -1, 200), np.linspace(-5, 1.5, 200))
+    for i, name in enumerate(("at_20", "per 10 degrees")):
+        assert abs(found["posterior"].mean()[name] - mean[i]) < 0.1 * sd[i], name
+        assert found["posterior"].sd()[name] == pytest.approx(sd[i], rel=0.1), name
+    assert found["calibrated"].passed
+    assert found["page"].read_text().startswith("<!")
+
+
+@pytest.mark.slow
+def test_the_level_of_the_nile_agrees_with_the_kalman_filter(example):
+    module, found = example("nile")
+    # By maximum likelihood the variances are 1,469 and 15,099 (Durbin and Koopman 2012, section 2.10).
+    top = [module.kalman(module.FLOW / 100, np.sqrt(w) / 100, np.sqrt(15_099) / 100) for w in (1_300, 1_469, 1_650)]
+    assert np.argmax(top) == 1
+    means, sds = module.exact(module.FLOW / 100)
+    for name, mean, sd in zip(("wander", "noise"), means, sds, strict=True):
+        assert abs(found["posterior"].mean()[name] - mean) < 0.1 * sd, name
+        # The tail of the wandering is long: weighted draws reach 82% of its sd.
+        assert found["posterior"].sd()[name] == pytest.approx(sd, rel=0.2), name
+    assert found["ahead"]["flow"].std(0)[-1] > found["ahead"]["flow"].std(0)[0]
+
+
+@pytest.mark.slow
+def test_good_enough_agrees_with_the_integral(example):
+    module, found = example("good_enough")
+    concentration, rate = module.concentration, module.rate
+
+    def log_density(grid):
+        fastest, half, noise = grid.T[:, :, None]
+        each = stats.norm.logpdf(rate, fastest * concentration / (half + concentration), noise)
+        prior = stats.norm.logpdf(grid[:, 0], 200, 100) + stats.halfnorm.logpdf(grid[:, 1:], scale=[1, 30]).sum(1)
+        return each.sum(1) + prior
+
+    mean, sd = grid_moments(log_density, np.linspace(170, 270, 60), np.linspace(0.02, 0.17, 60), np.linspace(5, 35, 40))
+    for i, name in enumerate(("fastest", "half", "noise")):
+        for which, near in (("vb.fit", 0.1), ("vb.refine", 0.12)):
+            assert abs(found["fits"][which].mean()[name] - mean[i]) < near * sd[i], (which, name)
+    assert found["fits"]["mean field"].sd()["half"] < 0.7 * sd[1]
+    assert found["fits"]["vb.refine"].check().verdict == "good"

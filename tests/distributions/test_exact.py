@@ -39,6 +39,11 @@ NEEDS_NO_CASE = {"Distribution"}  # the protocol
 DOUBLE_SLOWLY = [32, pytest.param(64, marks=pytest.mark.slow)]
 
 
+def by_speed(names):
+    """The names; the formulas of those that fewer models use are asked for in the slow suite."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in exact.MORE)) for name in names]
+
+
 @pytest.fixture(autouse=True)
 def sixty_digits():
     with mp.workdps(exact.DIGITS):
@@ -83,7 +88,7 @@ def test_no_distribution_is_without_its_digits():
 
 
 @pytest.mark.parametrize("bits", DTYPES)
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", by_speed(EXACT))
 def test_log_densities_are_exact_to_rounding(name, bits):
     case, dtype = EXACT[name], DTYPES[bits]
     with jax.enable_x64(bits == 64):
@@ -116,7 +121,7 @@ def exact_slopes(name):
 
 
 @pytest.mark.parametrize("bits", DOUBLE_SLOWLY)
-@pytest.mark.parametrize("name", SLOPED)
+@pytest.mark.parametrize("name", by_speed(SLOPED))
 def test_slopes_are_exact_to_rounding(name, bits):
     """The slope in a relative change of each argument, whose own condition is that of its slopes in all the others."""
     case, dtype = EXACT[name], DTYPES[bits]
@@ -147,7 +152,7 @@ def leaves(value):
 
 
 @pytest.mark.parametrize("bits", DOUBLE_SLOWLY)
-@pytest.mark.parametrize("name", SUMMARIES)
+@pytest.mark.parametrize("name", by_speed(SUMMARIES))
 def test_moments_are_exact_to_rounding(name, bits):
     case, dtype = EXACT[name], DTYPES[bits]
     rows = case.parameters()
@@ -174,7 +179,7 @@ CDFS = {name: case for name, case in EXACT.items() if case.cdf}
 
 
 @pytest.mark.parametrize("bits", DOUBLE_SLOWLY)
-@pytest.mark.parametrize("name", CDFS)
+@pytest.mark.parametrize("name", by_speed(CDFS))
 def test_distribution_functions_are_exact_to_rounding(name, bits):
     case, dtype = EXACT[name], DTYPES[bits]
     with jax.enable_x64(bits == 64):
@@ -194,7 +199,7 @@ WITHOUT_LOG_TAILS = ("TruncatedNormal", "TruncatedNormal, one bound")  # what th
 
 
 @pytest.mark.parametrize("bits", DOUBLE_SLOWLY)
-@pytest.mark.parametrize("name", [name for name in CDFS if name not in WITHOUT_LOG_TAILS])
+@pytest.mark.parametrize("name", by_speed(name for name in CDFS if name not in WITHOUT_LOG_TAILS))
 def test_log_tails_are_exact_to_rounding_where_the_probability_is_no_number(name, bits):
     case, dtype = EXACT[name], DTYPES[bits]
     both = lambda *row: (d := case.make(*row[:-1])) and (d.log_cdf(row[-1]), d.log_survival(row[-1]))  # noqa: E731
@@ -221,7 +226,7 @@ QUANTILED = {name: case for name, case in EXACT.items() if case.icdf}
 
 
 @pytest.mark.parametrize("bits", DOUBLE_SLOWLY)
-@pytest.mark.parametrize("name", QUANTILED)
+@pytest.mark.parametrize("name", by_speed(QUANTILED))
 def test_quantiles_are_exact_to_rounding(name, bits):
     case, dtype = EXACT[name], DTYPES[bits]
     rows = [(*row, exact.single(q)) for row in case.parameters() for q in QUANTILES]

@@ -122,7 +122,7 @@ def test_every_constraint_of_numpyro_that_has_a_name_of_ours_is_found():
     theirs = pytest.importorskip("numpyro.distributions").constraints
     bounds = {"greater_than": (1.0,), "less_than": (1.0,), "interval": (0.0, 2.0), "multinomial": (3,)}
     bounds |= {"integer_greater_than": (2,), "integer_interval": (0, 4), "greater_than_eq": (1.0,)}
-    bounds |= {"less_than_eq": (1.0,), "independent": (theirs.positive, 1)}
+    bounds |= {"less_than_eq": (1.0,), "independent": (theirs.positive, 1), "zero_sum": (2,)}
     for name in dist.constraints.__all__:
         constraint = getattr(theirs, name)
         constraint = constraint(*bounds[name]) if name in bounds else constraint

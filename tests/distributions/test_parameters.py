@@ -49,6 +49,52 @@ WHOLE = {
     "StudentT": (dist.StudentT, {"df": 3, "loc": 0, "scale": 1}, 1),
     "TruncatedNormal": (dist.TruncatedNormal, {"loc": 0, "scale": 1, "low": 0, "high": 1}, 1),
     "Uniform": (dist.Uniform, {"low": 0, "high": 1}, 1),
+    "AsymmetricLaplace": (dist.AsymmetricLaplace, {"loc": 0, "scale": 1, "asymmetry": 2}, 1),
+    "CAR": (
+        dist.CAR,
+        {"loc": 0, "correlation": 0, "conditional_precision": 1, "adj_matrix": 1 - np.eye(3, dtype=int)},
+        np.arange(3),
+    ),
+    "DirichletMultinomial": (
+        dist.DirichletMultinomial,
+        {"concentration": np.array([1, 2]), "total_count": 3},
+        np.array([1, 2]),
+    ),
+    "DiscreteUniform": (dist.DiscreteUniform, {"low": 0, "high": 3}, 1),
+    "GaussianRandomWalk": (dist.GaussianRandomWalk, {"scale": 1, "num_steps": 3}, np.arange(3)),
+    "HalfStudentT": (dist.HalfStudentT, {"df": 3, "scale": 1}, 1),
+    "InverseWishart": (dist.InverseWishart, {"concentration": 4, "scale_matrix": np.eye(2, dtype=int)}, np.eye(2)),
+    "Kumaraswamy": (dist.Kumaraswamy, {"concentration1": 1, "concentration0": 2}, 0.5),
+    "LowRankMultivariateNormal": (
+        dist.LowRankMultivariateNormal,
+        {"loc": 0, "cov_factor": np.ones((3, 1), int), "cov_diag": np.ones(3, int)},
+        np.arange(3),
+    ),
+    "MatrixNormal": (
+        dist.MatrixNormal,
+        {
+            "loc": np.zeros((2, 3), int),
+            "scale_tril_row": np.eye(2, dtype=int),
+            "scale_tril_column": np.eye(3, dtype=int),
+        },
+        np.ones((2, 3)),
+    ),
+    "MultivariateStudentT": (
+        dist.MultivariateStudentT,
+        {"df": 3, "loc": 0, "scale_tril": np.eye(2, dtype=int)},
+        np.ones(2),
+    ),
+    "OrderedLogistic": (dist.OrderedLogistic, {"predictor": 0, "cutpoints": np.array([0, 1])}, 2),
+    "OrderedProbit": (dist.OrderedProbit, {"predictor": 0, "cutpoints": np.array([0, 1])}, 2),
+    "SkewNormal": (dist.SkewNormal, {"loc": 0, "scale": 1, "skew": 2}, 1),
+    "VonMises": (dist.VonMises, {"loc": 0, "concentration": 1}, 1),
+    "Wishart": (dist.Wishart, {"concentration": 4, "scale_matrix": np.eye(2, dtype=int)}, np.eye(2)),
+    "ZeroInflatedDistribution": (
+        dist.ZeroInflatedDistribution,
+        {"base_dist": dist.Poisson(2), "gate": 1},
+        0,
+    ),
+    "ZeroSumNormal": (dist.ZeroSumNormal, {"scale": 1, "event_shape": (2,)}, np.zeros(2)),
     "Weibull": (dist.Weibull, {"scale": 1, "concentration": 2}, 1),
     "RightCensoredDistribution": (
         dist.RightCensoredDistribution,
@@ -81,6 +127,13 @@ PARTS = {
     "MixtureSameFamily": (
         dist.MixtureSameFamily,
         {"mixing_distribution": dist.Categorical([0.5, 0.5]), "component_distribution": dist.Normal([0.0, 1.0], 1.0)},
+    ),
+    "MixtureGeneral": (
+        dist.MixtureGeneral,
+        {
+            "mixing_distribution": dist.Categorical([0.5, 0.5]),
+            "component_distributions": [dist.Normal(), dist.Laplace()],
+        },
     ),
     "TransformedDistribution": (
         dist.TransformedDistribution,

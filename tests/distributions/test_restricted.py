@@ -17,6 +17,14 @@ import vbppl.distributions as dist
 TAILS = {
     "Gamma": (dist.Gamma, [(a, a * r) for a in (0.5, 5.0, 40.0, 1e3) for r in (1e-6, 0.01, 0.3, 0.97, 1.5, 6.0, 60.0)]),
     "InverseGamma": (dist.InverseGamma, [(a, 1 / (a * r)) for a in (0.5, 5.0, 40.0) for r in (1e-6, 0.3, 1.5, 60.0)]),
+    "StudentT": (
+        dist.StudentT,
+        [
+            (df, u)
+            for df in (0.1, 1.0, 4.5, 40.0, 1e6)
+            for u in (-1e30, -1e5, -30.0, -3.0, -0.5, 0.0, 1e-4, 0.3, 2.0, 12.0)
+        ],
+    ),
     "Beta": (
         dist.Beta,
         [(a, b, x) for a in (0.5, 3.0, 400.0) for b in (0.25, 1.0, 50.0) for x in (1e-10, 0.02, 0.5, 0.875)],
@@ -30,6 +38,10 @@ def below(name, *row):
     if name == "Beta":
         a, b = map(mpmath.mpf, parameters)
         return mpmath.betainc(a, b, 0, x, regularized=True), mpmath.betainc(b, a, 0, 1 - x, regularized=True)
+    if name == "StudentT":
+        half = mpmath.mpf(parameters[0]) / 2
+        tail = mpmath.betainc(half, 0.5, 0, half / (half + x * x / 2), regularized=True) / 2
+        return (tail, 1 - tail) if x < 0 else (1 - tail, tail)
     a, x = mpmath.mpf(parameters[0]), 1 / x if name == "InverseGamma" else x
     lower = mpmath.gammainc(a, 0, x, regularized=True)
     upper = mpmath.gammainc(a, x, mpmath.inf, regularized=True)
@@ -37,7 +49,7 @@ def below(name, *row):
 
 
 @pytest.mark.parametrize(
-    "name", ["Gamma", *(pytest.param(n, marks=pytest.mark.slow) for n in ("InverseGamma", "Beta"))]
+    "name", ["Gamma", *(pytest.param(n, marks=pytest.mark.slow) for n in ("InverseGamma", "Beta", "StudentT"))]
 )
 def test_log_tails_are_right_where_the_probability_is_no_number(name):
     family, rows = TAILS[name]
@@ -60,6 +72,11 @@ COUNTS = {
         lambda r, p: dist.GammaPoisson(r, p / (1 - p)),
         stats.nbinom,
         [(0.5, 0.25), (3.0, 0.5), (40.0, 0.9)],
+    ),
+    "BetaBinomial": (
+        lambda a, b, n: dist.BetaBinomial(a, b, n),
+        lambda a, b, n: stats.betabinom(n, a, b),
+        [(0.5, 2.0, 7), (2.0, 0.5, 300), (40.0, 30.0, 100)],
     ),
     "Geometric": (dist.Geometric, stats.geom(0.5).dist, [(0.25,), (0.01,)]),
 }
@@ -230,8 +247,77 @@ def test_counts_between_bounds_that_are_not_whole_or_are_none():
 
 def test_a_base_without_a_distribution_function_is_refused_by_name():
     with pytest.raises(vb.ModelError) as told:
-        dist.RightCensoredDistribution(dist.StudentT(3.0), True)
+        dist.RightCensoredDistribution(dist.Delta(3.0), True)
     assert str(told.value) == (
-        "StudentT has no cdf, of which RightCensoredDistribution is made.\n"
+        "Delta has no cdf, of which RightCensoredDistribution is made.\n"
         "  To mend it: Take a base that has one, as dist.Normal, Gamma, Weibull or Poisson; or give its class a cdf."
     )
+
+
+@pytest.mark.slow
+def test_slopes_of_the_tails_of_a_t_and_a_beta_binomial_are_differences_of_scipys():
+    h = 1e-4
+    for make, exact, given, x in [
+        (dist.StudentT, stats.t, (0.3,), -4.0),
+        (dist.StudentT, stats.t, (6.0,), 1.5),
+        (lambda a, b: dist.BetaBinomial(a, b, 20), lambda a, b: stats.betabinom(20, a, b), (2.0, 0.5), 7.0),
+    ]:
+        for tail, log_tail in [("log_cdf", "logcdf"), ("log_survival", "logsf")]:
+            for n, one in enumerate(given):
+                found = jit(jax.grad(lambda *at, m=make, t=tail, x=x: getattr(m(*at), t)(x), n))(*given)
+                up, down = (getattr(exact(*given[:n], one + s * h, *given[n + 1 :]), log_tail)(x) for s in (1, -1))
+                np.testing.assert_allclose(found, (up - down) / (2 * h), rtol=1e-3)
+    slope = jit(jax.grad(dist.StudentT(3.0).log_cdf))
+    for x in (0.0, -2.0, 4.0):
+        np.testing.assert_allclose(slope(x), np.exp(stats.t(3).logpdf(x) - stats.t(3).logcdf(x)), rtol=1e-5)
+
+
+def test_classes_have_tails_and_a_gumbel_has_slopes_where_it_has_no_mass():
+    k, d = np.array([-1.0, 0.0, 0.5, 1.0, 2.0, 3.0]), dist.Categorical([0.25, 0.5, 0.25])
+    np.testing.assert_allclose(d.cdf(k), [0, 0.25, 0.25, 0.75, 1, 1])
+    np.testing.assert_allclose(d.log_survival(k), np.log(np.maximum([1, 0.75, 0.75, 0.25, 0, 0], 1e-300)) + LOG_OF_0)
+    for x in (-50.0, -1e7):
+        for name in ("cdf", "log_survival"):
+            slopes = jax.grad(lambda *at, x=x, f=name: getattr(dist.Gumbel(*at), f)(x), (0, 1))(0.0, 1.0)
+            np.testing.assert_array_equal(slopes, [0.0, 0.0])
+
+
+LOG_OF_0 = np.array([0, 0, 0, 0, -np.inf, -np.inf])
+
+
+@pytest.mark.slow
+def test_a_truncated_distribution_has_the_tails_of_its_base_over_the_mass():
+    d = dist.TruncatedDistribution(dist.Normal(1.0, 2.0), -1.0, 30.0)
+    exact, x = stats.truncnorm(-1.0, 14.5, 1.0, 2.0), np.array([-2.0, -1.0, 0.0, 5.0, 25.0, 30.0, 40.0])
+    for found, expected in [(d.log_cdf(x), exact.logcdf(x)), (d.log_survival(x), exact.logsf(x))]:
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=2e-5, atol=1e-6)
+    k, counts = np.array([0.0, 1.0, 3.5, 7.0]), dist.LeftTruncatedDistribution(dist.Geometric(0.25), 1)
+    np.testing.assert_allclose(counts.cdf(k), [0, 0.25, 1 - 0.75**3, 1 - 0.75**7], rtol=1e-5)
+
+
+@vb.model
+def seen_below(y, m):
+    high = vb.sample("high", dist.Uniform(2.0, 4.0))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.TruncatedDistribution(dist.Exponential(1.0), high=high).mask(m), obs=y)
+
+
+@pytest.mark.slow
+def test_a_latent_bound_in_a_plate_under_a_mask_is_fitted_predicted_and_stored(tmp_path):
+    """Each row that counts has `exp(-y) / (1 - exp(-high))`, whatever stands in the others."""
+    y, m = np.array([0.5, 1.0, np.nan, 1.5, 0.1]), np.array([1, 1, 0, 1, 1], bool)
+    model = seen_below(y, m)
+    posterior = vb.fit(model, "mean_field")
+    grid = np.linspace(2, 4, 4001)
+    density = (1 - np.exp(-grid)) ** -4.0
+    mean = np.trapezoid(grid * density, grid) / np.trapezoid(density, grid)
+    np.testing.assert_allclose(posterior.mean()["high"], mean, atol=0.03)
+    new = np.asarray(posterior.predict()["y"])
+    assert np.all(new >= 0) and new.max() < 4 and np.all(np.isfinite(new))
+    vb.save(posterior, tmp_path / "bound.npz")
+    again = vb.load(tmp_path / "bound.npz", seen_below(y, m))
+    np.testing.assert_array_equal(again.mean()["high"], posterior.mean()["high"])
+
+
+def test_where_there_is_no_mass_a_truncated_draw_is_no_number():
+    assert np.isnan(jit(dist.LeftTruncatedDistribution(dist.Uniform(0.0, 1.0), 2.0).sample)(jax.random.key(0)))

@@ -29,6 +29,12 @@ def truncated(loc, scale, low, high):
     return stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale)
 
 
+def circular(loc, k):
+    """Of angles between -pi and pi, where SciPy's go on from turn to turn."""
+    turned = stats.vonmises(k, loc)
+    return SimpleNamespace(cdf=lambda x: np.clip(turned.cdf(x) - turned.cdf(-np.pi), 0, 1))
+
+
 # A family, its parameters, and SciPy's member of it.
 NUMBERS = {
     "Normal": (dist.Normal, FLAT, stats.norm),
@@ -132,6 +138,33 @@ NUMBERS = {
         [(2.0, 3.0, 7), (1e-3, 1e-3, 20), (1e6, 1e6, 1000)],
         lambda a, b, n: stats.betabinom(n, a, b),
     ),
+    "DiscreteUniform": (dist.DiscreteUniform, [(0, 1), (-3, 6)], lambda a, b: stats.randint(a, b + 1)),
+    "ZeroInflatedDistribution": (
+        lambda gate, p: dist.ZeroInflatedDistribution(dist.Geometric(p), gate),
+        [(0.25, 0.5), (0.0, 0.1), (1.0, 0.5)],
+        lambda gate, p: SimpleNamespace(cdf=lambda x: gate + (1 - gate) * stats.geom(p, loc=-1).cdf(x)),
+    ),
+    "Kumaraswamy": (
+        dist.Kumaraswamy,
+        [(2.0, 0.7), (0.1, 5.0), (300.0, 1.0)],
+        lambda a, b: SimpleNamespace(cdf=lambda x: 1 - (1 - np.clip(x, 0, 1) ** a) ** b),
+    ),
+    "VonMises": (dist.VonMises, [(0.0, 1e-4), (0.0, 2.0), (1.0, 1e3), (0.5, 1e6)], circular),
+    "AsymmetricLaplace": (
+        dist.AsymmetricLaplace,
+        [(0.0, 1.0, 0.5), (3.0, 2.0, 4.0)],
+        lambda m, s, k: stats.laplace_asymmetric(k, m, s),
+    ),
+    "SkewNormal": (
+        dist.SkewNormal,
+        [(0.0, 1.0, 0.0), (3.0, 2.0, -4.0), (0.0, 1.0, 1e3)],
+        lambda m, s, a: stats.skewnorm(a, m, s),
+    ),
+    "HalfStudentT": (
+        dist.HalfStudentT,
+        [(0.5, 1.0), (7.0, 2.0)],
+        lambda df, s: SimpleNamespace(cdf=lambda x: 2 * stats.t(df, 0, s).cdf(np.maximum(x, 0)) - 1),
+    ),
     "ExpandedDistribution": (lambda loc: dist.Normal(0.0, 1.0).expand(np.shape(loc)), [(0.0,)], lambda _: stats.norm()),
     "Independent": (lambda loc: dist.Normal(loc, 1.0).to_event(1), [(0.0,), (3.0,)], stats.norm),
     "MaskedDistribution": (lambda loc: dist.Normal(loc, 1.0).mask(loc > 0), [(0.0,), (3.0,)], stats.norm),
@@ -171,7 +204,17 @@ def assert_distributed(draws, cdf, where):
 
 
 # The samplers of these compile for several seconds, and are made of one that the fast suite draws from.
-SLOW = {"InverseGamma", "Chi2", "GammaPoisson", "NegativeBinomial2", "BetaBinomial", "Geometric logits", "Beta"}
+SLOW = {"HalfStudentT", "Kumaraswamy", "VonMises", "SkewNormal", "ZeroInflatedDistribution", "AsymmetricLaplace"}
+SLOW |= {
+    "DiscreteUniform",
+    "InverseGamma",
+    "Chi2",
+    "GammaPoisson",
+    "NegativeBinomial2",
+    "BetaBinomial",
+    "Geometric logits",
+    "Beta",
+}
 
 
 def with_slow(names):
@@ -275,10 +318,67 @@ VECTORS = {
         [stats.truncexpon(5.0, 0.5, 0.5)],
     ),
 }
+TRIL, MAP = np.linalg.cholesky(COVARIANCE), np.array([[0, 1, 1], [1, 0, 0], [1, 0, 0.0]])
+
+
+def of_classes(make, cdf):
+    edges = cdf(np.array([-np.inf, -1.5, 0.5, 2.0, np.inf]))
+    classes = stats.rv_discrete(values=(np.arange(4), np.diff(edges)))
+    return make(0.5, [-1.0, 1.0, 2.5]), as_rows, [classes]
+
+
+MORE = {
+    "OrderedLogistic": of_classes(dist.OrderedLogistic, stats.logistic.cdf),
+    "OrderedProbit": of_classes(dist.OrderedProbit, stats.norm.cdf),
+    "DirichletMultinomial": (
+        dist.DirichletMultinomial([0.5, 2.0, 3.0], 20),
+        None,
+        [stats.betabinom(20, a, 5.5 - a) for a in (0.5, 2.0, 3.0)],
+    ),
+    "MultivariateStudentT": (dist.MultivariateStudentT(3.0, [0.0, 0.0], TRIL), whitened, [stats.t(3.0)] * 2),
+    "LowRankMultivariateNormal": (
+        dist.LowRankMultivariateNormal(0.0, TRIL[:, :1], COVARIANCE.diagonal() - TRIL[:, 0] ** 2 + 1e-6),
+        whitened,
+        [stats.norm()] * 2,
+    ),
+    "MatrixNormal": (
+        dist.MatrixNormal(np.zeros((2, 2)), TRIL, np.array([[0.5, 0.0], [1.0, 2.0]])),
+        lambda x: np.linalg.solve(TRIL, x @ np.linalg.inv([[0.5, 1.0], [0.0, 2.0]])).reshape(-1, 4),
+        [stats.norm()] * 4,
+    ),
+    "Wishart": (
+        dist.Wishart(3.5, COVARIANCE),
+        lambda x: np.stack([x[:, 0, 0] / 2, x[:, 1, 1], np.linalg.solve(COVARIANCE, x).trace(axis1=1, axis2=2)], -1),
+        [stats.chi2(3.5), stats.chi2(3.5), stats.chi2(7.0)],
+    ),
+    "InverseWishart": (
+        dist.InverseWishart(3.5, COVARIANCE),
+        lambda x: np.stack([x[:, 0, 0], x[:, 1, 1], (COVARIANCE @ np.linalg.inv(x)).trace(axis1=1, axis2=2)], -1),
+        [stats.invgamma(1.25, scale=1.0), stats.invgamma(1.25, scale=0.5), stats.chi2(7.0)],
+    ),
+    "GaussianRandomWalk": (
+        dist.GaussianRandomWalk(2.0, 3),
+        lambda x: np.diff(x, axis=-1, prepend=0.0),
+        [stats.norm(0.0, 2.0)] * 3,
+    ),
+    "CAR": (
+        dist.CAR(1.0, 0.75, 2.0, MAP),
+        lambda x: (x - 1.0) @ np.linalg.cholesky(2.0 * (np.diag(MAP.sum(0)) - 0.75 * MAP)),
+        [stats.norm()] * 3,
+    ),
+    "ZeroSumNormal": (dist.ZeroSumNormal(2.0, (3,)), None, [stats.norm(0.0, 2.0 * np.sqrt(2 / 3))] * 3),
+    "MixtureGeneral": (
+        dist.MixtureGeneral(dist.Categorical([0.25, 0.75]), [NORMAL, dist.Laplace(-3.0, 0.5)]),
+        as_rows,
+        [SimpleNamespace(cdf=lambda x: 0.25 * stats.norm(1, 2).cdf(x) + 0.75 * stats.laplace(-3, 0.5).cdf(x))],
+    ),
+}
+VECTORS |= MORE
+SLOW |= MORE.keys()
 CANNOT = {"Distribution", "ImproperUniform"}  # the protocol, and what has no total mass
 
 
-@pytest.mark.parametrize("name", VECTORS)
+@pytest.mark.parametrize("name", with_slow(VECTORS))
 def test_what_is_made_of_a_draw_follows_its_distribution(name):
     d, made, theirs = VECTORS[name]
     draws, on_support = map(np.asarray, draw(lambda: d, (), jax.random.key(0)))

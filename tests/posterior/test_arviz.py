@@ -174,6 +174,19 @@ def test_models_in_models_and_axes_without_names():
     assert list(tree.constant_data) == ["data_x"] and tree.constant_data.data_x.dims == ("in.row", "side")
 
 
+def test_an_argument_may_be_called_as_its_plate_is():
+    @vb.model
+    def towns(towns, town, y):
+        with vb.plate("town", towns):
+            alpha = vb.sample("alpha", dist.Normal(0.0, 1.0))
+        with vb.plate("house", len(y)):
+            vb.sample("y", dist.Normal(alpha[town], 1.0), obs=y)
+
+    tree = vb.to_arviz(vb.fit(towns(["Anoka", "Ramsey"], np.array([0, 1, 1]), np.zeros(3)), "mean_field"))
+    assert tree.constant_data.town_data.values.tolist() == [0, 1, 1]
+    assert tree.posterior.town.values.tolist() == ["Anoka", "Ramsey"]
+
+
 def test_a_plain_density_has_draws_alone():
     found = vb.fit(vb.density(lambda z: -(z @ z) / 2, 2), vb.Laplace())
     tree = vb.to_arviz(found, n=5)

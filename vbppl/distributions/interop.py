@@ -14,9 +14,12 @@ support cannot be told, the error asks for it, since a guess would be a silent w
 
 from __future__ import annotations
 
+import difflib
 import functools
+import importlib
 import inspect
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -108,11 +111,29 @@ def as_bijector(constraint: Any) -> Bijector | None:
     if name == "independent_constraint":
         base = as_bijector(constraint.base_constraint)
         return None if base is None else independent(base, constraint.reinterpreted_batch_ndims)
+    if name == "zero_sum":
+        return constraints.zero_sum(constraint.event_dim)
     name = _OTHER_NAMES.get(name, name)
     ours = getattr(constraints, name) if name in constraints.__all__ else None
     if ours is None or isinstance(ours, Bijector):
         return ours
     return ours(*(getattr(constraint, bound) for bound in _BOUNDS if hasattr(constraint, bound)))
+
+
+def of_numpyro(name: str, ours: Sequence[str]) -> Any:
+    """The distribution that NumPyro calls so, as it is; or an error that says what there is."""
+    close = difflib.get_close_matches(name, ours, n=1)
+    mend = f"Did you mean dist.{close[0]}?" if close else "See dist.__all__ for those that there are."
+    try:
+        theirs = importlib.import_module("numpyro.distributions")
+    except ImportError:
+        problem = (
+            f"vbppl.distributions has no {name} of its own, and NumPyro, whose distributions serve too, is not here."
+        )
+        raise AttributeError(f"{problem}\n  To mend it: {mend} Or: pip install numpyro") from None
+    if not hasattr(theirs, name):
+        raise AttributeError(f"neither vbppl.distributions nor NumPyro's have {name}.\n  To mend it: {mend}")
+    return getattr(theirs, name)
 
 
 _BOUNDS = ("lower_bound", "upper_bound")

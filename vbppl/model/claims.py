@@ -154,7 +154,10 @@ RULES: Mapping[str, Any] = MappingProxyType(
     | {"alpha": constraints.positive, "location": constraints.nonnegative}
     | {"total_count": constraints.nonnegative_integer}
     | {"covariance_matrix": constraints.positive_definite, "precision_matrix": constraints.positive_definite}
-    | {"scale_tril": constraints.lower_cholesky}
+    | {"scale_tril": constraints.lower_cholesky, "scale_matrix": constraints.positive_definite}
+    | {"gate": constraints.unit_interval, "asymmetry": constraints.positive, "skew": constraints.real}
+    | {"predictor": constraints.real, "cutpoints": constraints.ordered_vector, "cov_diag": constraints.positive}
+    | {"correlation": constraints.interval(-1.0, 1.0), "conditional_precision": constraints.positive}
 )
 
 

@@ -34,12 +34,19 @@ from vbppl.distributions.constraints.scalar import (
     softplus_positive,
     unit_interval,
 )
-from vbppl.distributions.constraints.vector import ordered_vector, positive_ordered_vector, real_vector, simplex
+from vbppl.distributions.constraints.vector import (
+    ordered_vector,
+    positive_ordered_vector,
+    real_vector,
+    simplex,
+    zero_sum,
+)
 
 # fmt: off
 __all__ = [
     "real", "real_vector", "real_matrix", "positive", "nonnegative", "softplus_positive", "greater_than",
     "greater_than_eq", "less_than", "less_than_eq", "interval", "unit_interval", "simplex", "ordered_vector",
     "positive_ordered_vector", "lower_cholesky", "corr_cholesky", "positive_definite", "corr_matrix", "independent",
-    "boolean", "nonnegative_integer", "positive_integer", "integer_interval", "integer_greater_than", "multinomial",
+    "zero_sum", "boolean", "nonnegative_integer", "positive_integer", "integer_interval", "integer_greater_than",
+    "multinomial",
 ]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core.pytree import pytree
+from vbppl.core.pytree import pytree, static
 from vbppl.distributions.constraints.base import Bijector, Independent, as_float, like
 from vbppl.distributions.constraints.scalar import real
 
@@ -93,7 +97,59 @@ class PositiveOrderedVector(OrderedVector):
         return (jnp.asarray(x)[..., 0] > 0) & super().check(x)
 
 
+@pytree
+class ZeroSum(Bijector):
+    """Numbers whose sum along each of the last `event_dim` axes is zero.
+
+    An isometry of one number less along each axis onto the hyperplane, so that `log |dx/dz|` is zero: with `s` the sum
+    of `z` and `n` numbers, `x_k = z_k - s / (n + sqrt n)`, and the last is what is left.
+    """
+
+    name = "zero_sum"
+    event_dim: int = static(default=1)
+
+    @property
+    def unconstrained_dim(self):
+        return self.event_dim
+
+    def forward_and_log_det(self, z):
+        x = as_float(z)
+        for axis in range(-self.event_dim, 0):
+            n = x.shape[axis] + 1
+            total = jnp.sum(x, axis=axis, keepdims=True)
+            shift = total / (n + np.sqrt(n))
+            x = jnp.concatenate([x - shift, (n - 1) * shift - total], axis=axis)
+        return x, jnp.zeros(x.shape[: x.ndim - self.event_dim], x.dtype)
+
+    def inverse(self, x):
+        z = as_float(x)
+        for axis in range(-self.event_dim, 0):
+            n = z.shape[axis]
+            last = jax.lax.slice_in_dim(z, n - 1, n, axis=axis)
+            z = jax.lax.slice_in_dim(z, 0, n - 1, axis=axis) - last / (1 + np.sqrt(n))
+        return z
+
+    def check(self, x):
+        tolerance = 8 * jnp.finfo(jnp.result_type(x, 0.0)).eps * math.prod(np.shape(x)[-self.event_dim :])
+        axes = tuple(range(-self.event_dim, 0))
+        largest = jnp.max(jnp.abs(x), axis=axes)
+        sums = (jnp.max(jnp.abs(jnp.sum(x, axis=axis, keepdims=True)), axis=axes) for axis in axes)
+        return functools.reduce(operator.and_, (total <= tolerance * (1 + largest) for total in sums))
+
+    def unconstrained_shape(self, x_shape):
+        split = len(x_shape) - self.event_dim
+        return (*x_shape[:split], *(size - 1 for size in x_shape[split:]))
+
+    def constrained_shape(self, z_shape):
+        split = len(z_shape) - self.event_dim
+        return (*z_shape[:split], *(size + 1 for size in z_shape[split:]))
+
+    def describe(self):
+        return f"zero_sum({self.event_dim})"
+
+
 real_vector = Independent(real, 1)
+zero_sum = ZeroSum
 simplex = Simplex()
 ordered_vector = OrderedVector()
 positive_ordered_vector = PositiveOrderedVector()

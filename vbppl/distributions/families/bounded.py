@@ -13,6 +13,7 @@ from vbppl.core.pytree import pytree
 from vbppl.core.special import (
     HALF_LOG_TWO_PI,
     LARGE,
+    betaln,
     inverse_mills,
     log1mexp,
     log_of_tail,
@@ -148,6 +149,117 @@ def _log_beta_beyond(a: Array, b: Array, x: Array, rest: Array, far: Array, step
         return density.log_prob(falling / (1.0 + falling)) + jnp.log(odds) - s - 2.0 * jnp.log1p(falling)
 
     return jnp.where(inside, log_tail(log_mass, odds, steps), jnp.where(x > 0, 0.0, -jnp.inf))
+
+
+@pytree
+class Kumaraswamy(Distribution):
+    """The distribution on (0, 1) whose `cdf` is `1 - (1 - x^concentration1)^concentration0`."""
+
+    concentration1: ArrayLike
+    concentration0: ArrayLike
+    support = unit_interval
+
+    def _sample(self, key, shape):
+        info = jnp.finfo(self.dtype)
+        return jnp.clip(
+            self.icdf(jax.random.uniform(key, shape, self.dtype, minval=info.tiny)), info.tiny, 1 - info.epsneg
+        )
+
+    def _log_density(self, x):
+        a, b = self.concentration1, self.concentration0
+        edge = jnp.equal(x, 0) | jnp.equal(x, 1)
+        log_x = jnp.log(jnp.where(edge, 0.5, x))
+        inside = jnp.log(a) + jnp.log(b) + (a - 1.0) * log_x + (b - 1.0) * log1mexp(-a * log_x)
+        # As of a Beta, at an edge it is finite for a concentration of one alone.
+        first, last = xlogy(a - 1.0, jnp.where(x < 0.5, 0.0, 1.0)), xlogy(b - 1.0, jnp.where(x < 0.5, 1.0, 0.0))
+        return jnp.where(edge, first + last + jnp.log(a) + jnp.log(b), inside)
+
+    def _moments(self):
+        t, b = 1.0 / jnp.asarray(self.concentration1, self.dtype), jnp.asarray(self.concentration0, self.dtype)
+        mean = b * jnp.exp(betaln(1.0 + t, b))
+        return mean, lambda: b * jnp.exp(betaln(1.0 + 2.0 * t, b)) - jnp.square(mean)
+
+    def cdf(self, x):
+        return -jnp.expm1(self.log_survival(x))
+
+    def log_cdf(self, x):
+        above, some = -self.log_survival(x), x > 0
+        small = jnp.log(self.concentration0) + self.concentration1 * jnp.log(jnp.where(some, x, 1.0))
+        near = log1mexp(jnp.where(above > 0, above, 1.0))
+        return jnp.where(some, jnp.where(small < -30.0, small, near), -jnp.inf)  # it may be smaller than any number
+
+    def log_survival(self, x):
+        inside = (x > 0) & (x < 1)
+        log_x = jnp.log(jnp.where(inside, x, 0.5))
+        return jnp.where(
+            inside, self.concentration0 * log1mexp(-self.concentration1 * log_x), jnp.where(x > 0, -jnp.inf, 0.0)
+        )
+
+    def icdf(self, q):
+        # (1 - (1 - q)^(1 / b))^(1 / a)
+        rest = -jnp.log1p(-jnp.asarray(q, self.dtype)) / self.concentration0
+        return jnp.exp(log1mexp(rest) / self.concentration1)
+
+
+@pytree
+class VonMises(Distribution):
+    """An angle: `p(x) = exp(concentration cos(x - loc)) / (2 pi I_0(concentration))` between -pi and pi.
+
+    Its mean is that of a direction, `loc`, and its variance the circular one, `1 - I_1 / I_0`.
+    """
+
+    loc: ArrayLike
+    concentration: ArrayLike
+    support = interval(-np.pi, np.pi)
+    has_rsample = False
+
+    def _log_density(self, x):
+        k = jnp.asarray(self.concentration, self.dtype)
+        # cos - 1, which of a large concentration is all that counts
+        return -2.0 * k * jnp.square(jnp.sin(0.5 * (x - self.loc))) - 2.0 * HALF_LOG_TWO_PI - _log_i0e(k)
+
+    def _moments(self):
+        k = jnp.asarray(self.concentration, self.dtype)
+        return self.loc, _circular_variance(k)
+
+    def _sample(self, key, shape):
+        """By rejection from a normal as wide as `sin^2(d / 2) >= (d / pi)^2` allows, cut off at -pi and pi."""
+        k = jnp.broadcast_to(jnp.asarray(self.concentration, self.dtype), shape)
+        flat = k < 1e-3  # where the normal has no end in sight
+        scale = 0.5 * np.pi / jnp.sqrt(jnp.where(flat, 1.0, k))
+        mass = special.erf(jnp.sqrt(2.0 * jnp.where(flat, 1.0, k)))
+
+        def propose(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            key, found, done = carry
+            key, key_place, key_accept = jax.random.split(key, 3)
+            v = jax.random.uniform(key_place, shape, k.dtype, -1.0, 1.0)
+            d = jnp.where(flat, np.pi * v, scale * 2**0.5 * special.erfinv(v * mass))
+            excess = jnp.square(jnp.sin(0.5 * d)) - jnp.where(flat, 0.0, jnp.square(d / np.pi))
+            accepted = jnp.log(jax.random.uniform(key_accept, shape, k.dtype)) < -2.0 * k * excess
+            return key, jnp.where(done, found, d), done | accepted
+
+        start = key, jnp.zeros(shape, k.dtype), jnp.zeros(shape, bool)
+        angle = self.loc + jax.lax.while_loop(lambda carry: ~jnp.all(carry[2]), propose, start)[1]
+        turned = angle - 2.0 * np.pi * jnp.round(angle / (2.0 * np.pi))
+        return jnp.clip(turned, -jnp.asarray(np.pi, k.dtype), jnp.asarray(np.pi, k.dtype))
+
+
+def _circular_variance(k: Array) -> Array:
+    """`1 - I_1(k) / I_0(k)`, of a large concentration by its series: the difference is lost there."""
+    t = 1.0 / jnp.maximum(k, 50.0)
+    series = 0.5 * t * (1.0 + 0.25 * t * (1.0 + t * (1.0 + t * 25 / 16)))
+    near = jnp.minimum(k, 50.0)
+    return jnp.where(k > 50.0, series, 1.0 - special.i1e(near) / special.i0e(near))
+
+
+@jax.custom_jvp
+def _log_i0e(k: Array) -> Array:
+    return jnp.log(special.i0e(k))
+
+
+@_log_i0e.defjvp
+def _slope_of_log_i0e(primals, tangents):
+    return _log_i0e(*primals), -_circular_variance(*primals) * tangents[0]
 
 
 @pytree

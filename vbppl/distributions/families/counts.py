@@ -6,14 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field
 from vbppl.core.special import deviance, log_factorial_error, log_split, safe_log
 from vbppl.core.types import Array, ArrayLike
-from vbppl.distributions.base import Distribution, Renamed
+from vbppl.distributions.base import Distribution, Renamed, Wrapper, broadcast_batch, exactly_one
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
 from vbppl.distributions.families.bounded import Beta, log_beta_tail
-from vbppl.distributions.families.finite import Binomial, count_quantile, many, whole
+from vbppl.distributions.families.finite import Binomial, count_quantile, many, sigmoids, whole
 from vbppl.distributions.families.positive import Gamma, gamma_tails, log_gamma_tails
 
 
@@ -149,3 +151,123 @@ class BetaBinomial(Distribution):
     def _moments(self):
         a, b, n = self.concentration1, self.concentration0, self.total_count
         return n * a / (a + b), n * a * b * (a + b + n) / (jnp.square(a + b) * (a + b + 1.0))
+
+    # There is no closed form: the counts of the tail are summed, from `x` outwards.
+
+    def cdf(self, x):
+        return jnp.exp(self.log_cdf(x))
+
+    def log_cdf(self, x):
+        return self._log_sum(self.concentration1, self.concentration0, jnp.floor(x))
+
+    def log_survival(self, x):
+        return self._log_sum(self.concentration0, self.concentration1, self.total_count - 1 - jnp.floor(x))
+
+    def _log_sum(self, a: ArrayLike, b: ArrayLike, x: ArrayLike) -> Array:
+        """`log P(at most x)` of the one with these concentrations."""
+        parts = (jnp.asarray(part, self.dtype) for part in (a, b, self.total_count, x))
+        return _log_sum_of_counts(*jnp.broadcast_arrays(*parts))
+
+
+BLOCK = 64  # counts that are summed at once
+
+
+def _summed(a: Array, b: Array, n: Array, x: Array) -> Array:
+    """`log P(at most x)` of a beta-binomial, by blocks of counts."""
+    at = jnp.arange(BLOCK, dtype=a.dtype).reshape(-1, *(1,) * a.ndim)
+    first = jnp.clip(x, -1.0, n)
+
+    def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        start, total = carry
+        counts = first - start - at
+        inside = counts >= 0
+        each = BetaBinomial(a, b, n)._log_density(jnp.where(inside, counts, 0.0))
+        block = jax.nn.logsumexp(jnp.where(inside, each, jnp.finfo(a.dtype).min), axis=0)
+        return start + BLOCK, jnp.logaddexp(total, block)
+
+    start = jnp.zeros((), a.dtype), jnp.full(a.shape, jnp.finfo(a.dtype).min)
+    total = jax.lax.while_loop(lambda carry: jnp.any(first - carry[0] >= 0), add, start)[1]
+    return jnp.where(x < 0, -jnp.inf, jnp.where(x >= n, 0.0, jnp.minimum(total, 0.0)))
+
+
+@jax.custom_jvp
+def _log_sum_of_counts(a: Array, b: Array, n: Array, x: Array) -> Array:
+    return _summed(a, b, n, x)
+
+
+@_log_sum_of_counts.defjvp
+def _slopes(primals, tangents):
+    # A loop of unknown length has no reverse; the counts have no slope.
+    a, b, n, x = primals
+    found, by_a = jax.jvp(lambda a: _summed(a, b, n, x), (a,), (jnp.ones_like(a),))
+    by_b = jax.jvp(lambda b: _summed(a, b, n, x), (b,), (jnp.ones_like(b),))[1]
+    return found, by_a * tangents[0] + by_b * tangents[1]
+
+
+@pytree
+class ZeroInflatedDistribution(Wrapper):
+    """0 with probability `gate = sigmoid(gate_logits)`, otherwise a draw of `base_dist`, which may be 0 too.
+
+    >>> d = ZeroInflatedDistribution(Poisson(2.0), gate=0.25)
+    >>> round(float(jnp.exp(d.log_prob(0))), 4)  # 1/4 + 3/4 exp(-2)
+    0.3515
+    """
+
+    base_dist: Distribution
+    gate: ArrayLike = None
+    gate_logits: ArrayLike = None
+
+    def __post_init__(self):
+        exactly_one(self, "gate", "gate_logits")
+        super().__post_init__()
+        if not isinstance(self.base_dist, Distribution) or not self.base_dist.is_discrete or self.base_dist.event_dim:
+            raise ModelError(
+                f"the base_dist of ZeroInflatedDistribution is {type(self.base_dist).__name__}, which is not one of "
+                "counts.",
+                mend="Write ZeroInflatedDistribution(dist.Poisson(rate), gate=0.1).",
+            )
+
+    @property
+    def batch_shape(self):
+        given = {"gate": self.gate, "gate_logits": self.gate_logits}
+        shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
+        return broadcast_batch("ZeroInflatedDistribution", {"base_dist": self.base_dist.batch_shape, **shapes})
+
+    def _gate(self) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+        """The probabilities of the gate and of the rest, and their logarithms."""
+        if self.gate is None:
+            return sigmoids(self.gate_logits)
+        gate = jnp.asarray(self.gate, self.dtype)
+        return (gate, 1.0 - gate), (safe_log(gate), safe_log(1.0 - gate))
+
+    def _sample(self, key, shape):
+        key_gate, key_count = jax.random.split(key)
+        is_zero = jax.random.bernoulli(key_gate, self._gate()[0][0], shape)
+        return jnp.where(is_zero, 0, self.base_dist._sample(key_count, shape))
+
+    def log_prob(self, x):
+        log_gate, log_rest = self._gate()[1]
+        each = log_rest + self.base_dist.log_prob(x)
+        return jnp.where(jnp.equal(x, 0), _log_of_either(log_gate, each), each)
+
+    def _moments(self):
+        (gate, rest), _ = self._gate()
+        mean = self.base_dist.mean
+        return rest * mean, lambda: rest * (self.base_dist.variance + gate * jnp.square(mean))
+
+    def cdf(self, x):
+        (gate, rest), _ = self._gate()
+        return jnp.where(jnp.less(x, 0), 0.0, gate + rest * self.base_dist.cdf(x))
+
+    def log_cdf(self, x):
+        log_gate, log_rest = self._gate()[1]
+        return jnp.where(jnp.less(x, 0), -jnp.inf, _log_of_either(log_gate, log_rest + self.base_dist.log_cdf(x)))
+
+    def log_survival(self, x):
+        return jnp.where(jnp.less(x, 0), 0.0, self._gate()[1][1] + self.base_dist.log_survival(x))
+
+
+def _log_of_either(one: Array, other: Array) -> Array:
+    """The logarithm of a sum of two probabilities, of which neither need be possible."""
+    possible = jnp.maximum(one, other) > -jnp.inf
+    return jnp.where(possible, jnp.logaddexp(jnp.where(possible, one, 0.0), other), -jnp.inf)

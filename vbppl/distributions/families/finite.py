@@ -97,6 +97,48 @@ def binomial(key: Array, total: Array, p: Array, q: Array, shape: tuple[int, ...
 
 
 @pytree
+class DiscreteUniform(Distribution):
+    """Every whole number from `low` to `high`, both included, with the same probability."""
+
+    low: ArrayLike = 0
+    high: ArrayLike = 1
+
+    @property
+    def support(self):
+        return integer_interval(self.low, self.high)
+
+    @property
+    def _count(self) -> Array:
+        return jnp.asarray(self.high, self.dtype) - self.low + 1.0
+
+    def _sample(self, key, shape):
+        return whole(jax.random.randint(key, shape, self.low, jnp.asarray(self.high) + 1))
+
+    def _log_density(self, x):
+        return jnp.broadcast_to(-jnp.log(self._count), x.shape)
+
+    def _moments(self):
+        return self.low + 0.5 * (self._count - 1.0), (jnp.square(self._count) - 1.0) / 12.0
+
+    def cdf(self, x):
+        return jnp.clip((jnp.floor(jnp.asarray(x, self.dtype)) - self.low + 1.0) / self._count, 0.0, 1.0)
+
+    def log_cdf(self, x):
+        return self._log_share(jnp.floor(jnp.asarray(x, self.dtype)) - self.low + 1.0)
+
+    def log_survival(self, x):
+        return self._log_share(self.high - jnp.floor(jnp.asarray(x, self.dtype)))
+
+    def _log_share(self, part: Array) -> Array:
+        part = jnp.clip(part, 0.0, self._count)
+        most = 2.0 * part > self._count
+        return jnp.where(most, jnp.log1p(-(self._count - part) / self._count), safe_log(part / self._count))
+
+    def icdf(self, q):
+        return self.low + jnp.maximum(jnp.ceil(q * self._count) - 1.0, 0.0)
+
+
+@pytree
 class Bernoulli(_Coin):
     """1 with probability `probs = sigmoid(logits)`, otherwise 0.
 
@@ -199,6 +241,15 @@ class Geometric(_Coin):
         return self._log_heads_and_tails(0.0, jnp.maximum(jnp.floor(jnp.asarray(x, self.dtype)) + 1.0, 0.0))
 
 
+def at_class(values: Array, index: Array) -> Array:
+    """Of `values` for each class, `(..., K)`, those of the classes `index`, `(...)`."""
+    if values.ndim == 1:
+        return values[index]
+    shape = np.broadcast_shapes(index.shape, values.shape[:-1])
+    values = jnp.broadcast_to(values, (*shape, values.shape[-1]))
+    return jnp.take_along_axis(values, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
+
+
 class _Classes(_Chances):
     """What the distributions made of classes share: `probs`, which sum to one, or `logits`, `(..., K)`."""
 
@@ -245,17 +296,29 @@ class Categorical(_Classes):
         return whole(jnp.argmax(self._log_probs() + noise, axis=-1))
 
     def _log_density(self, x):
-        index, log_probs = whole(x), self._log_probs()
-        if log_probs.ndim == 1:
-            return log_probs[index]
-        shape = np.broadcast_shapes(index.shape, log_probs.shape[:-1])
-        log_probs = jnp.broadcast_to(log_probs, (*shape, self._classes))
-        return jnp.take_along_axis(log_probs, jnp.broadcast_to(index, shape)[..., None], axis=-1)[..., 0]
+        return at_class(self._log_probs(), whole(x))
 
     def _moments(self):
         p, classes = self._probs(), jnp.arange(self._classes, dtype=self.dtype)
         mean = p @ classes
         return mean, lambda: jnp.sum(p * jnp.square(classes - mean[..., None]), axis=-1)
+
+    def cdf(self, x):
+        return jnp.exp(self.log_cdf(x))
+
+    def log_cdf(self, x):
+        return self._log_sum(x, self._log_probs(), 0)
+
+    def log_survival(self, x):
+        return self._log_sum(x, jnp.flip(self._log_probs(), -1), 1)
+
+    def _log_sum(self, x: ArrayLike, log_probs: Array, above: int) -> Array:
+        """Of the first classes up to `x`, or of the last ones after it: of `log_probs` in that order."""
+        sums = jax.lax.cumlogsumexp(jnp.maximum(log_probs, jnp.finfo(log_probs.dtype).min), axis=log_probs.ndim - 1)
+        x = jnp.floor(jnp.asarray(x, self.dtype))
+        count = (self._classes - 1 - x) if above else x + 1  # how many there are
+        found = at_class(sums, whole(jnp.clip(count, 1, self._classes) - 1))
+        return jnp.where(count < 1, -jnp.inf, jnp.where(count >= self._classes, 0.0, found))
 
 
 @pytree

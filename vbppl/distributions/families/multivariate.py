@@ -6,7 +6,7 @@ the diagonal of a correlation Cholesky factor. The log determinants of the suppo
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,13 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.special import HALF_LOG_TWO_PI, sum_of_others, xlogy
+from vbppl.core.special import HALF_LOG_TWO_PI, betaln, sum_of_others, xlogy
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, exactly_one
+from vbppl.distributions.constraints.integer import multinomial
 from vbppl.distributions.constraints.matrix import corr_cholesky, corr_matrix
 from vbppl.distributions.constraints.vector import real_vector, simplex
+from vbppl.distributions.families.finite import Multinomial
 
 
 @pytree
@@ -59,6 +61,47 @@ class Dirichlet(Distribution):
 
 
 @pytree
+class DirichletMultinomial(Distribution):
+    """Counts of each class among `total_count` draws, whose probabilities are `Dirichlet(concentration)`."""
+
+    concentration: ArrayLike
+    total_count: ArrayLike = 1
+    event_dim = 1
+    parameter_dims: ClassVar[dict[str, int]] = {"concentration": 1}
+
+    @property
+    def event_shape(self):
+        return np.shape(self.concentration)[-1:]
+
+    @property
+    def support(self):
+        return multinomial(self.total_count)
+
+    def _sample(self, key, shape):
+        key_probs, key_counts = jax.random.split(key)
+        probs = Dirichlet(self.concentration)._sample(key_probs, shape)
+        return Multinomial(self.total_count, probs)._sample(key_counts, shape)
+
+    def _log_density(self, x):
+        # n B(sum a, n) / prod x_k B(a_k, x_k) over the classes that occur: no term is of the size of `n`.
+        a, total = jnp.asarray(self.concentration, self.dtype), jnp.asarray(self.total_count, self.dtype)
+        each = _log_count_times_beta(jnp.broadcast_to(a, x.shape), x)
+        return _log_count_times_beta(jnp.sum(a, axis=-1), total) - jnp.sum(each, axis=-1)
+
+    def _moments(self):
+        p, n = Dirichlet(self.concentration).mean, jnp.asarray(self.total_count, self.dtype)[..., None]
+        total = jnp.sum(jnp.asarray(self.concentration, self.dtype), axis=-1, keepdims=True)
+        return n * p, lambda: n * p * sum_of_others(p) * (n + total) / (1.0 + total)
+
+
+def _log_count_times_beta(a: Array, x: Array) -> Array:
+    """`log(x B(a, x))`, which is 0 at `x = 0`."""
+    some = x > 0
+    x = jnp.where(some, x, 1.0)
+    return jnp.where(some, jnp.log(x) + betaln(a, x), 0.0)
+
+
+@pytree
 class MultivariateNormal(Distribution):
     """A normal vector with mean `loc`, of shape `(..., K)`, and `covariance_matrix = scale_tril scale_tril'`.
 
@@ -78,18 +121,10 @@ class MultivariateNormal(Distribution):
         given = exactly_one(self, "covariance_matrix", "precision_matrix", "scale_tril")
         Distribution.__post_init__(self)
         matrix = getattr(self, given)
-        shape = np.shape(matrix)
-        if len(shape) < 2 or shape[-1] != shape[-2] or np.shape(self.loc)[-1:] not in ((), (1,), shape[-1:]):
-            raise ModelError(
-                "the parameters of MultivariateNormal do not fit together.",
-                details=f"loc: {np.shape(self.loc)}\n{given}: {shape}",
-                mend=f"Give loc the shape (..., K) and {given} the shape (..., K, K).",
-            )
-        if np.ndim(self.loc) == 0:
-            set_field(self, "loc", jnp.reshape(self.loc, (1,)))
+        check_loc(self, given)
         if given != "scale_tril":
             matrix = jnp.asarray(matrix, jnp.result_type(matrix, 0.0))
-            factor = jnp.linalg.cholesky(matrix) if given == "covariance_matrix" else _factor_of_inverse(matrix)
+            factor = jnp.linalg.cholesky(matrix) if given == "covariance_matrix" else factor_of_inverse(matrix)
             set_field(self, "scale_tril", factor)
             set_field(self, given, None)
             set_field(self, "was_given", {given: matrix})  # no field: it lives as long as the run that looks at it
@@ -119,7 +154,20 @@ class MultivariateNormal(Distribution):
         return self.loc, lambda: jnp.sum(jnp.square(self.scale_tril), axis=-1)
 
 
-def _factor_of_inverse(matrix: Array) -> Array:
+def check_loc(distribution: Any, given: str) -> None:
+    """The matrix is square, and `loc` a vector that it moves, or one number for all of it."""
+    loc, shape = np.shape(distribution.loc), np.shape(getattr(distribution, given))
+    if len(shape) < 2 or shape[-1] != shape[-2] or loc[-1:] not in ((), (1,), shape[-1:]):
+        raise ModelError(
+            f"the parameters of {type(distribution).__name__} do not fit together.",
+            details=f"loc: {loc}\n{given}: {shape}",
+            mend=f"Give loc the shape (..., K) and {given} the shape (..., K, K).",
+        )
+    if not loc:
+        set_field(distribution, "loc", jnp.reshape(distribution.loc, (1,)))
+
+
+def factor_of_inverse(matrix: Array) -> Array:
     """The Cholesky factor of the inverse, without forming the inverse.
 
     With `J` the reversal of order and `J P J = C C'`, `P^-1 = (J C^-T J) (J C^-T J)'`, whose factor is lower

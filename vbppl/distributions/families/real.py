@@ -15,7 +15,7 @@ import jax.scipy.stats as stats
 import numpy as np
 
 from vbppl.core.pytree import pytree
-from vbppl.core.special import HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, log1p_square, log_ndtr
+from vbppl.core.special import FAR, HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, log1p_square, log_ndtr, log_tail
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
@@ -115,6 +115,41 @@ class StudentT(LocationScale):
         mean = jnp.where(jnp.greater(self.df, 1), self.loc, jnp.nan)
         return mean, jnp.where(jnp.greater(self.df, 2), finite, heavy)
 
+    def cdf(self, x):
+        return jnp.exp(self.log_cdf(x))
+
+    def log_cdf(self, x):
+        return self._log_below(self._standardised(x))
+
+    def log_survival(self, x):
+        return self._log_below(-self._standardised(x))
+
+    def _log_below(self, u: Array) -> Array:
+        df, u = jnp.broadcast_arrays(jnp.asarray(self.df, self.dtype), u)
+        low = u < 0
+        # With t = sqrt(df) sinh v the density in v is cosh(v)^-df, over a Beta function: log-concave, whatever df is.
+        w, log_norm = jnp.where(low, -u, u) / jnp.sqrt(df), betaln(0.5 * df, 0.5)
+        far = w > FAR
+        start = jnp.arcsinh(jnp.where(far, 1.0, w))
+        middle = (df * jnp.square(start) < 1.0) & (start < 2.0) & ~far
+        start = jnp.where(far, jnp.log(2.0 * jnp.where(far, w, 1.0)), start)
+        outer = log_tail(lambda s: -df * _log_cosh(jnp.where(middle, 2.0, start) + s), df, steps=2) - log_norm
+        # Next to the middle one half, less what lies between, by Gauss-Legendre quadrature.
+        nodes, weights = (
+            jnp.asarray(t, df.dtype).reshape(-1, *(1,) * df.ndim) for t in np.polynomial.legendre.leggauss(16)
+        )
+        inner = jnp.where(middle, start, 0.0)
+        masses = 0.5 * weights * jnp.exp(-df * _log_cosh(0.5 * inner * (nodes + 1.0)) - log_norm)
+        between = inner * jnp.sum(masses, axis=0)
+        inner = jnp.log(jnp.where(low, 0.5 - between, 0.5 + between))
+        return jnp.where(middle, inner, jnp.where(low, outer, jnp.log1p(-jnp.exp(jnp.where(low, -1.0, outer)))))
+
+
+def _log_cosh(v: Array) -> Array:
+    """`log cosh v` for `v >= 0`, to rounding of itself, since it counts `df` times."""
+    near = jnp.minimum(v, 20.0)
+    return 0.5 * jnp.log1p(jnp.square(jnp.sinh(near))) + (v - near)
+
 
 @pytree
 class Cauchy(_Standardised):
@@ -198,7 +233,8 @@ class Gumbel(_Standardised):
         return self.loc + self.scale * np.euler_gamma, jnp.square(self.scale) * (np.pi**2 / 6)
 
     def cdf(self, x):
-        return jnp.exp(-jnp.exp(-self._standardised(x)))
+        # Below -10 it is 0 in any precision, with slope zero, where that of the outer exponential would be NaN.
+        return jnp.exp(-jnp.exp(-jnp.maximum(self._standardised(x), -10.0)))
 
     def log_cdf(self, x):
         return -jnp.exp(-self._standardised(x))
@@ -207,7 +243,86 @@ class Gumbel(_Standardised):
         u = self._standardised(x)
         # Far out the probability is exp(-u), which may be smaller than any number.
         far = u > 30.0
-        return jnp.where(far, -u, log1mexp(jnp.exp(-jnp.where(far, 0.0, u))))
+        return jnp.where(far, -u, log1mexp(jnp.exp(-jnp.where(far, 0.0, jnp.maximum(u, -10.0)))))
 
     def icdf(self, q):
         return self.loc - self.scale * jnp.log(-jnp.log(q))
+
+
+@pytree
+class AsymmetricLaplace(LocationScale):
+    """A Laplace with the scale `scale asymmetry` to the left of `loc`, and `scale / asymmetry` to the right.
+
+    Its quantile at `asymmetry^2 / (1 + asymmetry^2)` is `loc`: so it stands for quantile regression.
+    """
+
+    loc: ArrayLike = 0.0
+    scale: ArrayLike = 1.0
+    asymmetry: ArrayLike = 1.0
+
+    def standard(self, key, shape, dtype):
+        left, right = jax.random.exponential(key, (2, *shape), dtype)
+        return right / self.asymmetry - left * self.asymmetry
+
+    def _fall(self, u: Array) -> Array:
+        """How far down the density is from its top, in nats."""
+        return jnp.where(u < 0, -u / self.asymmetry, u * self.asymmetry)
+
+    def log_prob(self, x):
+        k = self.asymmetry
+        return -self._fall(self._standardised(x)) - jnp.log(self.scale) - jnp.log(k + 1.0 / k)
+
+    def _moments(self):
+        k, scale = self.asymmetry, self.scale
+        return self.loc + scale * (1.0 / k - k), jnp.square(scale) * (jnp.square(1.0 / k) + jnp.square(k))
+
+    def cdf(self, x):
+        u, square = self._standardised(x), jnp.square(self.asymmetry)
+        tail = jnp.exp(-self._fall(u)) / (1.0 + square)
+        return jnp.where(u < 0, square * tail, 1.0 - tail)
+
+    def log_cdf(self, x):
+        return self._log_tail(x, -1.0)
+
+    def log_survival(self, x):
+        return self._log_tail(x, 1.0)
+
+    def _log_tail(self, x: ArrayLike, side: float) -> Array:
+        u, square = self._standardised(x), jnp.square(self.asymmetry)
+        both = -self._fall(u) - jnp.log1p(square)
+        tail = jnp.where(u < 0, both + jnp.log(square), both)
+        return jnp.where((u < 0) == (side < 0), tail, jnp.log1p(-jnp.exp(tail)))
+
+    def icdf(self, q):
+        k = jnp.asarray(self.asymmetry, self.dtype)
+        square, q = jnp.square(k), jnp.asarray(q, self.dtype)
+        left = q < square / (1.0 + square)
+        low, high = jnp.where(left, q, 0.5) * (1.0 + 1.0 / square), jnp.where(left, 0.5, 1.0 - q) * (1.0 + square)
+        return self.loc + self.scale * jnp.where(left, k * jnp.log(low), -jnp.log(high) / k)
+
+
+@pytree
+class SkewNormal(LocationScale):
+    """`p(x) = 2 phi(u) Phi(skew u) / scale` with `u = (x - loc) / scale`; `skew` 0 is the normal (Azzalini 1985)."""
+
+    loc: ArrayLike = 0.0
+    scale: ArrayLike = 1.0
+    skew: ArrayLike = 0.0
+
+    @property
+    def _delta(self) -> Array:
+        skew = jnp.asarray(self.skew, self.dtype)
+        return skew / jnp.hypot(1.0, skew)
+
+    def standard(self, key, shape, dtype):
+        first, second = jax.random.normal(key, (2, *shape), dtype)
+        return self._delta * jnp.abs(first) + second / jnp.hypot(1.0, jnp.asarray(self.skew, dtype))
+
+    def log_prob(self, x):
+        u = self._standardised(x)
+        log_scale = jnp.log(self.scale) + (HALF_LOG_TWO_PI - LOG_TWO)
+        return -0.5 * jnp.square(u) - log_scale + log_ndtr(self.skew * u)
+
+    def _moments(self):
+        mean = self._delta * np.sqrt(2 / np.pi).item()
+        return self.loc + self.scale * mean, jnp.square(self.scale) * (1.0 - jnp.square(mean))

@@ -18,7 +18,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field
 from vbppl.core.special import log1mexp
 from vbppl.core.types import Array, ArrayLike, Shape
-from vbppl.distributions.base import Distribution, Wrapper, broadcast_batch
+from vbppl.distributions.base import Distribution, Renamed, Wrapper, broadcast_batch
 from vbppl.distributions.constraints.base import Bijector
 from vbppl.distributions.constraints.integer import IntegerInterval, integer_greater_than
 from vbppl.distributions.constraints.scalar import (
@@ -65,17 +65,21 @@ class _Restricted(Wrapper):
                 f"the base of {name} is {type(base).__name__}, whose values are no single numbers.",
                 mend=f"Write {name}(dist.Normal(loc, scale), ...): plates and shapes come after it.",
             )
-        try:
-            jax.eval_shape(lambda base: base.cdf(base.support.feasible(base.batch_shape)), base)
-        except NotImplementedError:
+        if not _has_cdf(base):
             mend = "Take a base that has one, as dist.Normal, Gamma, Weibull or Poisson; or give its class a cdf."
-            raise ModelError(f"{type(base).__name__} has no cdf, of which {name} is made.", mend=mend) from None
+            raise ModelError(f"{type(base).__name__} has no cdf, of which {name} is made.", mend=mend)
 
     @property
     def batch_shape(self):
         given = {name: getattr(self, name) for name in self.parts}
         shapes = {name: np.shape(value) for name, value in given.items() if value is not None}
         return broadcast_batch(type(self).__name__, {"base_dist": self.base_dist.batch_shape, **shapes})
+
+
+def _has_cdf(base: Any) -> bool:
+    while type(base).cdf is Renamed.cdf:
+        base = base.base_dist
+    return type(base).cdf is not Distribution.cdf
 
 
 @pytree
@@ -238,6 +242,21 @@ class TruncatedDistribution(_Restricted):
     def _moments(self):
         raise self._no("mean and variance")
 
+    def cdf(self, x):
+        return jnp.exp(self.log_cdf(x))
+
+    def log_cdf(self, x):
+        x, below = jnp.asarray(x, self.dtype), self._below()
+        inside = self._log_part(x if self.high is None else jnp.minimum(x, self.high)) - self._log_mass()
+        return inside if below is None else jnp.where(x <= below, -jnp.inf, jnp.minimum(inside, 0.0))
+
+    def log_survival(self, x):
+        x, below = jnp.asarray(x, self.dtype), self._below()
+        x = x if below is None else jnp.maximum(x, below)
+        above = _log_above(self.base_dist, x) if self.high is None else log_mass(self.base_dist, x, self.high)
+        inside = jnp.minimum(above - self._log_mass(), 0.0)
+        return inside if self.high is None else jnp.where(x >= self.high, -jnp.inf, inside)
+
     @property
     def _low(self) -> ArrayLike | None:
         return _rounded(jnp.ceil, self.low) if self.is_discrete else self.low
@@ -255,10 +274,9 @@ class TruncatedDistribution(_Restricted):
 
     def _sample(self, key, shape):
         u = jax.random.uniform(key, shape, self.dtype, minval=jnp.finfo(self.dtype).tiny)
-        base, below = self.base_dist, self._below()
+        base, log_part = self.base_dist, self._log_part
         support: Any = self.support
-        # log P(low < X <= x) rises through the support; the draw is where it is the whole, and log u.
-        log_part = lambda x: base.log_cdf(x) if below is None else log_mass(base, below, x)  # noqa: E731
+        # The part rises through the support; the draw is where it is the whole, and log u.
         goal = jnp.log(u) + self._log_mass()
         if self.is_discrete:
             return _first_count(lambda k: log_part(k) >= goal, support.low, shape)
@@ -266,10 +284,16 @@ class TruncatedDistribution(_Restricted):
         forward = lambda z: support.forward(-z if falls else z)  # noqa: E731
         z = _crossing(lambda z: log_part(forward(z)) >= goal, shape, self.dtype)
         x = jax.lax.stop_gradient(forward(z))
-        # By the implicit function: what moves the goal moves the draw by as much, over the density.
-        slope = jax.lax.stop_gradient(jnp.exp(base.log_prob(x) - log_part(x)))
+        # By the implicit function: what moves the goal moves the draw by as much, over the density; in logarithms, as
+        # that may be no number where the draw is. Where there is no mass to draw from all is NaN.
+        inverse = jnp.exp(jnp.minimum(log_part(x) - base.log_prob(x), jnp.log(jnp.finfo(self.dtype).max)))
         moved = goal - log_part(x)
-        return x + jnp.where(jnp.isfinite(moved) & (slope > 0), (moved - jax.lax.stop_gradient(moved)) / slope, 0.0)
+        return x + (moved - jax.lax.stop_gradient(moved)) * jax.lax.stop_gradient(inverse)
+
+    def _log_part(self, x: Array) -> Array:
+        """`log P(low < X <= x)` of the base."""
+        below = self._below()
+        return _log_below(self.base_dist, x) if below is None else log_mass(self.base_dist, below, x)
 
 
 @pytree

@@ -60,7 +60,8 @@ def to_arviz(posterior: Posterior, groups: str | Sequence[str] = (), n: int | No
       `(chain, draw, ...)`: one chain of independent draws, or the chains of `vb.refine`), "sample_stats" (`log_p` and
       `log_q` of each draw, in nats: the unnormalised log density of the posterior, and of what the draw comes from,
       in unconstrained space), "observed_data" and "constant_data" (arrays among the model's arguments; the first not of
-      data that are read in parts). Plates and `dims=` are dims, labels their coordinates; "/" in names becomes ".".
+      data that are read in parts). Plates and `dims=` are dims, labels their coordinates; "/" in names becomes ".",
+      and an argument that is called as a dim is, `county`, is the variable `county_data`.
 
       Where the guide speaks, `log_q` is its log density, and `loo_approximate_posterior` corrects by it. Draws that are
       weighed, or of chains, are the posterior's own, and theirs is `log_p`.
@@ -158,6 +159,8 @@ class _Made(NamedTuple):
             found[name.replace("/", ".")] = (dims, each)
             coords |= {dim.replace("/", "."): _coordinate(labels) for dim, labels in along.items()}
             coords |= {dim: np.arange(size) for dim, size in zip(dims[:sample_dims], each.shape)}
+        # An argument may be called as a plate is, county; in a dataset that name is the coordinate's.
+        found = {f"{name}_data" if name in self.axes.sizes else name: each for name, each in found.items()}
         said = {"inference_library": "vbppl", **(attrs or {})}
         return self.xarray.Dataset(found, coords, said)
 
