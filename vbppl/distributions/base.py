@@ -177,7 +177,7 @@ class Distribution:
         return ModelError(f"{type(self).__name__} has no {what}.", mend=mend)
 
     def _misshapen(self, what: str, method: str, found: Shape, wanted: Shape) -> ModelError:
-        core = self
+        core: Any = self
         while hasattr(core, "base_dist"):
             core = core.base_dist
         details = f"returned: {found}\nwanted:   {wanted}"
