@@ -32,6 +32,7 @@ MEANT = {
     "shard data": {"an array", "a list"},
     "subsample array": NUMBERS,  # each row's
     "mutable init": {"a list"},
+    "sample obs_mask": {"None"},
     "scan init": {"None", "an array", *NUMBERS},
     "scan xs": {"None"},
     "scan length": {"None"},

@@ -110,7 +110,7 @@ def an_infinite_observation():
 @told(
     """
 site 'y': 1 of 2 values of obs is NaN; the first, at [1].
-  To mend it: Leave these rows out, or let them not count: dist.Normal(mu, sd).mask(~np.isnan(y)).
+  To mend it: Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~jnp.isnan(y).
 """
 )
 def a_logarithm_of_what_is_negative():
@@ -120,7 +120,7 @@ def a_logarithm_of_what_is_negative():
 @told(
     """
 site 'mu': obs is NaN.
-  To mend it: Leave these rows out, or let them not count: dist.Normal(mu, sd).mask(~np.isnan(y)).
+  To mend it: Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~jnp.isnan(y).
 """
 )
 def a_condition_that_is_missing():

@@ -683,7 +683,7 @@ def observations_off_their_support():
 @told(
     """
 site 'y': 1 of 3 values of obs is NaN; the first, at [2].
-  To mend it: Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~np.isnan(y).
+  To mend it: Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~jnp.isnan(y).
 """
 )
 def observations_that_are_missing():

@@ -190,7 +190,7 @@ def test_what_cannot_be_is_told_with_its_mend():
     )
     assert refused(lambda: covariates(y, m.astype(float)).shapes()) == (
         "site 'x': obs_mask holds float32, not truth values.\n"
-        "  To mend it: True is observed: obs_mask=~np.isnan(y), or m.astype(bool)."
+        "  To mend it: True is observed: obs_mask=~jnp.isnan(y), or m.astype(bool)."
     )
     assert refused(lambda: latent_mask(y)) == (
         "site 'y': obs_mask does not follow from the model's data by plain arithmetic and comparisons, so that how "

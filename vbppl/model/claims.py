@@ -117,7 +117,7 @@ class Claim:
 
 OBS_MENDS = (
     "Look for mistakes in these rows, or choose a distribution whose support holds them.",
-    "Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~np.isnan(y).",
+    "Leave these rows out, or say which were observed, so that the others are latent: obs_mask=~jnp.isnan(y).",
 )
 CODES: Mapping[type, str] = MappingProxyType(
     {

@@ -305,10 +305,7 @@ def advice_of_indices(model: Any) -> str:
         try:
             with jax.transfer_guard("allow"):
                 return checked(model)[0].get() or ""
-        except (
-            NotImplementedError,
-            ValueError,
-        ):  # what cannot be checked says nothing
+        except (NotImplementedError, ValueError):  # what cannot be checked says nothing
             return ""
 
     names = list(abstract_sites(model))

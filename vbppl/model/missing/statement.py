@@ -31,7 +31,7 @@ def mask_of(name: str, dist: Any, obs_mask: Any, frames: Frames) -> ArrayLike:
         raise ModelError(
             f"obs_mask holds {mask.dtype}, not truth values.",
             site=name,
-            mend="True is observed: obs_mask=~np.isnan(y), or m.astype(bool).",
+            mend="True is observed: obs_mask=~jnp.isnan(y), or m.astype(bool).",
         )
     if mask.shape in ((), batch):
         return mask if mask.shape == batch else (np.full if isinstance(mask, np.ndarray) else jnp.full)(batch, mask)
