@@ -685,10 +685,10 @@ def a_distribution_without_draws():
 
 @told(
     """
-site 'x': the log density of Long has shape (2,), not that of the batch.
-  batch: ()
-  event: ()
-  To mend it: Return one log density for each event: sum over the event's dimensions.
+site 'x': the log densities of Long have the wrong shape.
+  returned: (2,)
+  wanted:   ()
+  To mend it: Let its `_log_density` return one number for each event: no sum over them, a constant broadcast to them.
 """
 )
 def a_density_of_another_shape():

@@ -61,7 +61,7 @@ def scan(
     ...     vb.scan(step, 0.0, y, length=n)
     >>> posterior = vb.fit(local_level(4, np.array([0.3, 0.9, 1.1, 1.7])), "full_rank")
     >>> print(posterior.mean()["level"].round(2))  # as the Kalman smoother says
-    [0.4  0.79 1.11 1.31]
+    [0.31 0.61 0.85 1.02]
     >>> posterior.predict(local_level(6))["level"].shape  # run on by two steps
     (1000, 6)
     """
