@@ -154,6 +154,7 @@ def test_vae_beats_independent_pixels_on_unseen_digits(example, network):
     assert -0.05 < found["gap"].mean.value < evidence - found["bound"] + 4 * found["gap"].mean.se
 
 
+@pytest.mark.slow
 def test_bound_and_gap_add_up_to_the_log_evidence_at_every_moment(example):
     _, found = example("bound_and_gap")
     for fit in found["fits"].values():

@@ -211,7 +211,7 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "Normal")) for n in LINES])
 def test_intervals_without_an_end_have_slopes_in_all_parameters(name):
     """Their densities are tails: against differences of SciPy's. Of everything, and of a bound at 0, nothing is NaN."""
     ours, exact = LINES[name]

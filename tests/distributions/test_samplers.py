@@ -204,7 +204,15 @@ def assert_distributed(draws, cdf, where):
 
 
 # The samplers of these compile for several seconds, and are made of one that the fast suite draws from.
-SLOW = {"HalfStudentT", "Kumaraswamy", "VonMises", "SkewNormal", "ZeroInflatedDistribution", "AsymmetricLaplace"}
+SLOW = {
+    "HalfStudentT",
+    "Kumaraswamy",
+    "VonMises",
+    "SkewNormal",
+    "ZeroInflatedDistribution",
+    "AsymmetricLaplace",
+    "Binomial",
+}
 SLOW |= {
     "DiscreteUniform",
     "InverseGamma",
@@ -374,7 +382,7 @@ MORE = {
     ),
 }
 VECTORS |= MORE
-SLOW |= MORE.keys()
+SLOW |= {"LKJ", "LKJCholesky small", *MORE}
 CANNOT = {"Distribution", "ImproperUniform"}  # the protocol, and what has no total mass
 
 

@@ -227,6 +227,7 @@ class Encoder(eqx.Module):
 
 
 @quiet
+@pytest.mark.slow
 def test_an_equinox_module_is_an_encoder():
     module = eqx.filter_vmap(Encoder(eqx.nn.MLP(5, 4, 8, 1, key=jax.random.key(0))))
     posterior = trained_on_few(module)

@@ -161,6 +161,7 @@ def test_much_that_is_told_of_one_direction_leaves_the_others_in_32_bits():
     np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_rule_finds_the_data():
     loc = np.concatenate([np.zeros(3), [0.1, -0.2, 0.2], [0.3, -0.1, 0.2], 0.5 * Y.ravel()])
     target, z = ruled(rows(Y), loc)
