@@ -214,6 +214,7 @@ SLOW = {
     "Binomial",
 }
 SLOW |= {
+    "Binomial",
     "DiscreteUniform",
     "InverseGamma",
     "Chi2",
