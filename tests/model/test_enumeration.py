@@ -327,6 +327,26 @@ def test_a_stored_posterior_draws_the_same(fitted, tmp_path):
     np.testing.assert_array_equal(again.sample(4)["z"], fitted.sample(4)["z"])
 
 
+def test_rows_that_are_left_out_move_the_rest(fitted, drawn_rows):
+    """By the slopes of the rows' likelihoods and the inverse Hessian of the sum, in NumPy; it was a KeyError."""
+    y, at, h = drawn_rows[1], np.asarray(fitted.mean()["locs"], np.float64), 1e-4 * np.eye(3)
+
+    def slopes(locs):
+        return responsibilities(locs, y) * (y[:, None] - locs)
+
+    hessian = np.stack([(slopes(at + e).sum(0) - slopes(at - e).sum(0)) / 2e-4 for e in h]) - np.eye(3) / 9.0
+    expected = slopes(at) @ np.linalg.inv(hessian) / np.sqrt(np.diag(np.linalg.inv(-hessian)))
+    found = fitted.sensitivity()
+    assert found.names == ("locs[0]", "locs[1]", "locs[2]")
+    np.testing.assert_allclose(found.rows["row"], expected, atol=0.05)
+    with pytest.raises(ModelError) as error:
+        fitted.sensitivity("z")
+    assert str(error.value) == (
+        "site 'z': it is a discrete site, which is summed out, or depends on one: it has no derivatives.\n"
+        "  To mend it: Leave it out, or name others: locs."
+    )
+
+
 @pytest.mark.slow
 def test_arviz_has_the_discrete_sites_and_the_rows_of_their_likelihoods():
     pytest.importorskip("xarray")

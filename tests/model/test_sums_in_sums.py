@@ -149,3 +149,24 @@ def test_rows_that_mix_in_a_scan_in_a_scan_are_found():
 
     with pytest.raises(vb.ModelError, match="site 'state': a row of it depends on other rows"):
         vb.target(mixing(np.zeros((2, 3, 2))))
+
+
+def test_conditions_and_interventions_reach_what_a_scan_has_summed():
+    """The names were looked up among the sites that are left: "has no site 'y'"."""
+
+    @vb.model
+    def one(y):
+        def step(state, y):
+            state = vb.sample("state", dist.Categorical(transitions[state]))
+            loc = vb.deterministic("loc", loc_of[state])
+            vb.sample("y", dist.Normal(loc, 0.5), obs=y)
+            return state, None
+
+        vb.scan(step, 0, y)
+
+    model, y = one(np.zeros(3)), Y[:, 0]
+    np.testing.assert_allclose(model.condition(y=y).log_joint({}), evidence(y, 0.0), rtol=1e-5)
+    expected = stats.norm.logpdf(0.0, y, 0.5).sum()
+    np.testing.assert_allclose(model.do(loc=y).log_joint({}), expected, rtol=1e-5)
+    with pytest.raises(vb.ModelError, match="site 'loc': condition cannot set a deterministic statement"):
+        model.condition(loc=y)
