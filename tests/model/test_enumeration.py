@@ -479,6 +479,43 @@ def test_too_many_numbers_in_a_row():
     vb.sample("y", dist.Normal(jnp.sum(z), 1.0), obs=2.0)
 
 
+@told(
+    """
+site 'y': what is missing of it, 'y_unobserved', depends on the discrete site 'z', which is summed out row by row, and \
+the missing numbers of all rows of plate 'row' are one site.
+  To mend it: Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.
+"""
+)
+def test_missing_numbers_of_rows_with_discrete_sites():
+    @vb.model
+    def rows(y, seen):
+        with vb.plate("row", 4):
+            z = vb.sample("z", dist.Bernoulli(PSI))
+            vb.sample("y", dist.Normal(z, 1.0), obs=y, obs_mask=seen)
+
+    return rows(Y, Y > 0.0)
+
+
+@told(
+    """
+site 'y': what is missing of it are latent numbers, as many as are missing, and steps of a scan have as many each.
+  To mend it: Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.
+"""
+)
+def test_missing_numbers_of_steps():
+    @vb.model
+    def chain(y, seen):
+        def step(level, now):
+            y, seen = now
+            level = vb.sample("level", dist.Normal(level, 1.0))
+            vb.sample("y", dist.Normal(level, 1.0), obs=y, obs_mask=seen)
+            return level, None
+
+        vb.scan(step, 0.0, (y, seen))
+
+    return chain(Y, Y > 0.0)
+
+
 def total_from_data():
     @vb.model
     def animals(total):

@@ -334,17 +334,12 @@ class Model(Program):
         return interpret
 
     def _check_names(self, prefix: str, met: Mapping[str, str]) -> None:
-        """Every condition must have met a sample statement; an intervention, also a deterministic one.
-
-        `met` are those of the run, of which a scan that sums out hidden states leaves some out.
-        """
+        """Every condition must have `met` a sample statement; an intervention, also a deterministic one."""
         for name in (*self.conditions, *self.interventions):
             if name not in met:
                 raise no_such_site(name, name_of(self.function), met)
-            word, kinds = (
-                ("do", ("sample", "deterministic")) if name in self.interventions else ("condition", ("sample",))
-            )
-            if met[name] not in kinds:
+            word = "do" if name in self.interventions else "condition"
+            if met[name] != "sample" and (word, met[name]) != ("do", "deterministic"):
                 mend = "Set sample sites; use do for deterministic ones, and arguments of the model for the rest."
                 raise ModelError(f"{word} cannot set a {met[name]} statement.", site=prefix + name, mend=mend)
 
