@@ -327,6 +327,26 @@ def test_a_stored_posterior_draws_the_same(fitted, tmp_path):
     np.testing.assert_array_equal(again.sample(4)["z"], fitted.sample(4)["z"])
 
 
+def test_rows_that_are_left_out_move_the_rest(fitted, drawn_rows):
+    """By the slopes of the rows' likelihoods and the inverse Hessian of the sum, in NumPy; it was a KeyError."""
+    y, at, h = drawn_rows[1], np.asarray(fitted.mean()["locs"], np.float64), 1e-4 * np.eye(3)
+
+    def slopes(locs):
+        return responsibilities(locs, y) * (y[:, None] - locs)
+
+    hessian = np.stack([(slopes(at + e).sum(0) - slopes(at - e).sum(0)) / 2e-4 for e in h]) - np.eye(3) / 9.0
+    expected = slopes(at) @ np.linalg.inv(hessian) / np.sqrt(np.diag(np.linalg.inv(-hessian)))
+    found = fitted.sensitivity()
+    assert found.names == ("locs[0]", "locs[1]", "locs[2]")
+    np.testing.assert_allclose(found.rows["row"], expected, atol=0.05)
+    with pytest.raises(ModelError) as error:
+        fitted.sensitivity("z")
+    assert str(error.value) == (
+        "site 'z': it is a discrete site, which is summed out, or depends on one: it has no derivatives.\n"
+        "  To mend it: Leave it out, or name others: locs."
+    )
+
+
 @pytest.mark.slow
 def test_arviz_has_the_discrete_sites_and_the_rows_of_their_likelihoods():
     pytest.importorskip("xarray")
@@ -457,6 +477,43 @@ site 'z': 40 numbers of 2 values each have 2^40 values together, more than the 1
 def test_too_many_numbers_in_a_row():
     z = vb.sample("z", dist.Bernoulli(PSI).expand((40,)))
     vb.sample("y", dist.Normal(jnp.sum(z), 1.0), obs=2.0)
+
+
+@told(
+    """
+site 'y': what is missing of it, 'y_unobserved', depends on the discrete site 'z', which is summed out row by row, and \
+the missing numbers of all rows of plate 'row' are one site.
+  To mend it: Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.
+"""
+)
+def test_missing_numbers_of_rows_with_discrete_sites():
+    @vb.model
+    def rows(y, seen):
+        with vb.plate("row", 4):
+            z = vb.sample("z", dist.Bernoulli(PSI))
+            vb.sample("y", dist.Normal(z, 1.0), obs=y, obs_mask=seen)
+
+    return rows(Y, Y > 0.0)
+
+
+@told(
+    """
+site 'y': what is missing of it are latent numbers, as many as are missing, and steps of a scan have as many each.
+  To mend it: Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.
+"""
+)
+def test_missing_numbers_of_steps():
+    @vb.model
+    def chain(y, seen):
+        def step(level, now):
+            y, seen = now
+            level = vb.sample("level", dist.Normal(level, 1.0))
+            vb.sample("y", dist.Normal(level, 1.0), obs=y, obs_mask=seen)
+            return level, None
+
+        vb.scan(step, 0.0, (y, seen))
+
+    return chain(Y, Y > 0.0)
 
 
 def total_from_data():

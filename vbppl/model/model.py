@@ -196,9 +196,10 @@ class Model(Program):
         args, kwargs = self._arguments(shown_to_run, unpadded)
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
-        with interpreted(self._changed) as run:
+        met: dict[str, str] = {}
+        with interpreted(lambda prefix, interpreter: self._changed(prefix, interpreter, met)) as run:
             value = self.function(*args, **kwargs)
-            self._check_names(run.prefix, run.sites)
+            self._check_names(run.prefix, met)
         return value
 
     def trace(self, interpreter: Interpreter) -> dict[str, Site]:
@@ -311,11 +312,12 @@ class Model(Program):
         abstract_sites(new)  # checks names and shapes
         return new
 
-    def _changed(self, prefix: str, interpreter: Interpreter) -> Interpreter:
-        """The interpreter that answers for conditions and interventions first."""
+    def _changed(self, prefix: str, interpreter: Interpreter, met: dict[str, str]) -> Interpreter:
+        """The interpreter that answers for conditions and interventions first, and notes which statements it met."""
 
         def interpret(site: Site) -> Site:
             name = site.name.removeprefix(prefix)
+            met[name] = site.kind
             if site.kind == "deterministic" and name in self.interventions:
                 value = value_at(site, self.interventions[name], jnp.shape(site.value))
                 return interpreter(dataclasses.replace(site, value=jnp.asarray(value)))
@@ -331,14 +333,13 @@ class Model(Program):
 
         return interpret
 
-    def _check_names(self, prefix: str, sites: Mapping[str, Site]) -> None:
-        """Every condition must have met a sample statement; an intervention, also a deterministic one."""
-        met = {name.removeprefix(prefix): s.kind for name, s in sites.items() if name.startswith(prefix)}
+    def _check_names(self, prefix: str, met: Mapping[str, str]) -> None:
+        """Every condition must have `met` a sample statement; an intervention, also a deterministic one."""
         for name in (*self.conditions, *self.interventions):
             if name not in met:
                 raise no_such_site(name, name_of(self.function), met)
-            word, kind = ("do", "deterministic") if name in self.interventions else ("condition", "sample")
-            if met[name] != kind:
+            word = "do" if name in self.interventions else "condition"
+            if met[name] != "sample" and (word, met[name]) != ("do", "deterministic"):
                 mend = "Set sample sites; use do for deterministic ones, and arguments of the model for the rest."
                 raise ModelError(f"{word} cannot set a {met[name]} statement.", site=prefix + name, mend=mend)
 

@@ -261,8 +261,16 @@ def _densities(
     Discrete sites that are not drawn are summed out.
     """
     values = {**draw[1], **params}
-    if summed := summed_sites(abstract_sites(model), values):
-        return likelihoods(lambda summing: (model.trace(at_rows(rows, summing(given(values, required)))), ()), summed)
+    if summed := summed_sites(sites := abstract_sites(model), values):
+        found = likelihoods(lambda summing: (model.trace(at_rows(rows, summing(given(values, required)))), ()), summed)
+        for name in (n for n, s in sites.items() if s.kind == "sample" and s.observed and n not in found):
+            raise ModelError(
+                "it is observed in a scan whose hidden states are summed out inside of a scan that sums out others, so "
+                "that its density has no steps of its own.",
+                site=name,
+                mend="Take the sum of all, model.log_joint(values).",
+            )
+        return found
     return _log_probs(draw, model, params, rows, observed=True)
 
 

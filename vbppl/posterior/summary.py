@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vbppl.core.errors import needed, yes_or_no
+from vbppl.core.errors import ModelError, needed, yes_or_no
 from vbppl.core.numerics import mcmc
 from vbppl.core.tables import Table, number
 from vbppl.core.types import Seed
@@ -130,6 +130,19 @@ class Framed:
         if unknown:
             raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")
         return tuple(names) or known
+
+    def _checked_smooth(self, names: Sequence[str]) -> Sequence[str]:
+        """The same of what follows from the coordinates: no discrete sites, and nothing that is made of them."""
+        smooth = self.target.layout.reported
+        if not names:
+            return smooth
+        for name in (name for name in self._checked(names) if name not in smooth):
+            raise ModelError(
+                "it is a discrete site, which is summed out, or depends on one: it has no derivatives.",
+                site=name,
+                mend=f"Leave it out, or name others: {', '.join(smooth)}.",
+            )
+        return tuple(names)
 
 
 def summarise(

@@ -107,7 +107,7 @@ class Chain:
     ) -> tuple[Any, Any, _StepRun]:
         """One step: the next carry, what it gives back, and its run."""
         inner = _StepRun(self.run, Step(index, self.length, self.outer, slices))
-        inner.interpreter = _holding(answers, inner.interpreter)
+        inner.interpreter = _holding(answers, _summing(inner.interpreter) if answers else inner.interpreter)
         try:
             with running(inner):
                 found = self.step(carry, self.structure.unflatten(x))
@@ -193,9 +193,10 @@ class Chain:
         moved = [begin + at for at, on in enumerate(depends[begin:]) if on]
         stated = [traced.stated[at - begin].site for at in moved]
         states.check_inside(stated)
-        tables = program.tables(moved, carries)
         if states.key is not None:
-            return self._drawn(states, tables, stated, carry, xs)
+            tables_of = functools.partial(program.tables, carries=carries)
+            return self._drawn(states, tables_of, dict(zip(moved, stated)), carry, xs)
+        tables = program.tables(moved, carries)
         found, on = self._found(plain, carries), iter(depends[len(leaves) :])
         unknown, known = Unknown(states.name), iter(last)
         y = [unknown if next(on) else leaf for leaf, _ in itertools.islice(found, traced.y.num_leaves)]
@@ -205,27 +206,31 @@ class Chain:
             own = [(next(found), next(on)) for _ in each.leaves]
             site = self._left(each, own, each.site.name in summed, states)
             if each.site.name == states.name:
-                told = {"likelihoods": self._likelihoods(program, carries, moved, stated)}
-                site = states.factor(each.site, tables, told)
+                site = states.factor(each.site, tables, self._likelihoods(program, carries, moved, stated))
             if site is not None:
                 self.run.sites[site.name] = site
         rest = [unknown if i in program.stateful else next(known) for i in range(len(leaves))]
         return structure.unflatten(rest), traced.y.unflatten(y)
 
-    def _drawn(self, states: States, tables: Tables, stated: Sequence[Site], carry: Any, xs: list[Array]) -> Any:
-        """The same with values drawn for the states, so that nothing is hidden any more."""
+    def _drawn(
+        self, states: States, tables: Callable[..., Tables], stated: dict[int, Site], carry: Any, xs: Any
+    ) -> Any:
+        """The same with values drawn for the states, so that nothing is hidden any more.
+
+        `stated` are the statements that depend on them, by their places in the program that `tables` is made of.
+        """
         key = key_at(states.key, states.name, self.outer)
         is_checked = states.hidden[states.name].checked
-        path = states.anything(key, self.length) if is_checked else drawn(tables, key)
+        path = states.anything(key, self.length) if is_checked else drawn(tables([*stated]), key)
         given = {name: functools.partial(_value_of, whole) for name, whole in states.values(path).items()}
         with interpreted(lambda _, interpreter: _holding(given, interpreter)):
             found = self.trace(carry, xs)
-        if is_checked:
-            sites = [self.run.sites[site.name] for site in stated]
-            told, own = (
-                along(tables, path),
-                sum(jax.vmap(functools.partial(_by_row, states, s))(_log_prob(s)) for s in sites),
-            )
+        # A scan inside that sums out states of its own has left another statement there than in the tables.
+        now = {at: self.run.sites[site.name] for at, site in stated.items()}
+        same = {at: site for at, site in now.items() if site.kind == stated[at].kind}
+        if is_checked and same:
+            told = along(tables([*same]), path)
+            own = sum(jax.vmap(functools.partial(_by_row, states, s))(_log_prob(s)) for s in same.values())
             apart = (jnp.abs(own - told) > SAME * (1.0 + jnp.abs(told))) | jnp.isneginf(own)
             mixed = jnp.any(jnp.isfinite(told) & apart)
             self.run.sites[states.name] = dataclasses.replace(self.run.sites[states.name], told={"mixed": mixed})
@@ -250,18 +255,21 @@ class Chain:
 
     def _likelihoods(
         self, program: HiddenProgram, carries: Any, moved: list[int], stated: list[Site]
-    ) -> dict[str, Array]:
-        """What each observed statement adds at each step, given the steps before and the statements before it."""
-        seen = [at for at, site in zip(moved, stated) if not (site.kind == "sample" and site.observed)]
-        before, found = None, {}
+    ) -> dict[str, Any]:
+        """What each observed statement adds at each step, given the steps before and the statements before it.
+
+        And what is there without any.
+        """
+        is_observed = {at: site.kind == "sample" and site.observed for at, site in zip(moved, stated)}
+        seen = [at for at in moved if not is_observed[at]]
+        before, found = forward(program.tables(seen, carries)).increments, {}
+        told = {"likelihoods": found, "unobserved": program.states.in_batch(before)}
         for at, site in zip(moved, stated):
-            if at in seen:
-                continue
-            before = forward(program.tables(seen, carries)).increments if before is None else before
-            seen = sorted([*seen, at])
-            after = forward(program.tables(seen, carries)).increments
-            found[site.name], before = program.states.in_batch(after - before), after
-        return found
+            if is_observed[at]:
+                seen = sorted([*seen, at])
+                after = forward(program.tables(seen, carries)).increments
+                found[site.name], before = program.states.in_batch(after - before), after
+        return told
 
     def _changing(self, program: StepProgram, carries: Any) -> list[bool]:
         """Whether each output may differ from step to step."""
@@ -331,7 +339,18 @@ def _by_row(states: States, site: Site, log_prob: Array) -> Array:
 
 
 def _value_of(whole: Array, site: Site) -> Any:
-    return at_step(site.step, whole)
+    # Drawn within a step of the scans around, if there are any: there is no part to be taken for these.
+    return whole[site.step.index]
+
+
+def _summing(interpreter: Interpreter) -> Interpreter:
+    """Let scans inside sum out their hidden states, and not draw them: these depend on states around them."""
+
+    def interpret(site: Site) -> Site:
+        site = interpreter(site)
+        return dataclasses.replace(site, told=Hidden(site.told.support)) if isinstance(site.told, Hidden) else site
+
+    return interpret
 
 
 def _wide_enough(leaf: Array, after: Any) -> Array:

@@ -13,6 +13,7 @@ from vbppl.core.errors import ModelError
 from vbppl.model.enumeration.elimination import Variable, check_size
 from vbppl.model.enumeration.support import Support
 from vbppl.model.enumeration.tables import Tabulated
+from vbppl.model.missing.statement import SUFFIX
 from vbppl.model.primitives import Site
 from vbppl.model.shapes import Frame
 
@@ -67,6 +68,14 @@ def _union(bits: Any) -> int:
 
 def _outside(site: Site, variable: Variable, plates: Sequence[str]) -> ModelError:
     plate = plates[0]
+    if site.name.endswith(SUFFIX):
+        statement = site.name.removesuffix(SUFFIX)
+        return ModelError(
+            f"what is missing of it, '{site.name}', depends on the discrete site '{variable.name}', which is summed "
+            f"out row by row, and the missing numbers of all rows of plate '{plate}' are one site.",
+            site=statement,
+            mend="Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.",
+        )
     return ModelError(
         f"it stands outside of plate '{plate}', and depends on the discrete site '{variable.name}' inside: all rows of "
         f"'{variable.name}' meet in it, and their joint values are too many to sum.",

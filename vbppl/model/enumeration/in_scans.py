@@ -35,15 +35,8 @@ def drawn(once: Callable[..., Any], names: Sequence[str], key: Array, values: Ma
     return {name: sites[name].value for name in names}
 
 
-def probabilities(once: Callable[..., Any], name: str, names: Sequence[str]) -> Array:
-    """The probability of each value of the site `name` at each step, given all observations, `(*shape, values)`."""
-    sites, _ = once(lambda interpreter: hiding(names, interpreter, smoothed=True))
-    told = (site.told["smoothed"] for site in sites.values() if site.kind == "factor" and site.told)
-    return next(each[name] for each in told if name in each)
-
-
 def mixed_rows(once: Callable[..., Any], names: Sequence[str], key: Array) -> dict[str, Array]:
     """For each of these in plates whether what its scan states of a row looks at other rows of it."""
     sites, _ = once(lambda interpreter: hiding(names, interpreter, key=key, checked=True))
     told = {name: site.told for name, site in sites.items() if name in names and isinstance(site.told, dict)}
-    return {name: each["mixed"] for name, each in told.items() if "mixed" in each}
+    return {name: jnp.any(each["mixed"]) for name, each in told.items() if "mixed" in each}

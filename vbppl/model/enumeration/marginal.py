@@ -71,13 +71,15 @@ def drawn(once: Once, names: Sequence[str], key: Array) -> dict[str, Array]:
 
 def probabilities(once: Once, name: str, names: Sequence[str]) -> Array:
     """The probability of each value that a number of the discrete site `name` can have, `(*shape, values)`."""
-    run = _Run.of(once, names)
+    run = _Run.of(once, names, smoothed=True)
     rows = {frame.name: frame.length for frame in run.frames.values()}
     if name not in run.supports:
-        if run.factors:
+        told = {head: run.told(head).get("smoothed", {}) for head in run.kept}
+        head = next((head for head, each in told.items() if name in each), None)
+        if head is None or head in run.factors_by_site:
             mend = "Estimate them from draws: posterior.sample(n) has the site."
             raise ModelError("its scan depends on discrete sites outside, which are summed too.", site=name, mend=mend)
-        return in_scans.probabilities(once, name, names)
+        return told[head][name]
     found = elimination.probabilities(run.factors, run.variables, rows)[name]
     return run.supports[name].by_number(found, next(v.plates for v in run.variables if v.name == name))
 
@@ -90,25 +92,33 @@ def likelihoods(once: Once, names: Sequence[str]) -> dict[str, Array]:
     is that of all.
     """
     run, found = _Run.of(once, names), {}
+    factors, depths = dict(run.factors_by_site), {name: each.ndim for name, each in run.log_probs.items()}
     observed = [name for name, site in run.kept.items() if site.kind == "sample" and site.observed]
-    met = [name for name in observed if name in run.factors_by_site]
+    for head in [name for name in factors if "likelihoods" in run.told(name)]:
+        # A scan that sums out states of its own, given discrete sites outside: one table for each of its statements.
+        del factors[head]
+        tables = run.tables_in_scan(head)
+        factors |= {name: factor for name, (factor, _) in tables.items() if factor.variables}
+        depths |= {name: table.ndim for name, (_, table) in tables.items()}
+        found |= {name: table for name, (factor, table) in tables.items() if name != head and not factor.variables}
+        observed += [name for name, (factor, _) in tables.items() if name != head and factor.variables]
+    met = [name for name in observed if name in factors]
     groups = dict(zip(run.whole.groups, run.whole.marginals))
-    seen = [factor for name, factor in run.factors_by_site.items() if name not in met]
+    seen = [factor for name, factor in factors.items() if name not in met]
     before = run.by_group(seen, groups)
     for name in observed:
         if name not in met:
             found[name] = run.log_probs[name]
             continue
-        seen = [*seen, run.factors_by_site[name]]
+        seen = [*seen, factors[name]]
         after = run.by_group(seen, groups)
-        own = run.factors_by_site[name].variables[0]
-        group = next(group for group in groups if own in group)
+        own = factors[name].variables
+        group = next(group for group in groups if own[0] in group)
         each = run.in_batch(after[group]._replace(table=after[group].table - before[group].table))
-        depth = run.log_probs[name].ndim - len(run.factors_by_site[name].variables)
-        found[name] = each.reshape((1,) * (depth - each.ndim) + each.shape)
+        found[name] = each.reshape((1,) * (depths[name] - len(own) - each.ndim) + each.shape)
         before = after
     for name in (name for name, site in run.kept.items() if site.kind == "factor" and name not in run.factors_by_site):
-        found |= run.numbers[name].get("likelihoods", {})
+        found |= run.told(name).get("likelihoods", {})
     return found
 
 
@@ -166,6 +176,8 @@ class _Run:
       supports: of the discrete sites.
       frames: each plate by its name.
       dependents: the sites that depend on discrete ones.
+      names: of the discrete sites.
+      depends: the set of discrete sites that each of `numbers` depends on, as the bits of an integer.
     """
 
     kept: dict[str, Site]
@@ -176,16 +188,18 @@ class _Run:
     supports: dict[str, Support]
     frames: dict[str, Frame]
     dependents: tuple[str, ...]
+    names: Sequence[str]
+    depends: dict[str, Any]
 
     @classmethod
-    def of(cls, once: Once, names: Sequence[str]) -> _Run:
+    def of(cls, once: Once, names: Sequence[str], smoothed: bool = False) -> _Run:
         """Run once, at all values of the discrete sites `names`."""
         kept: dict[str, Site] = {}
         supports: dict[str, Support] = {}
 
         def run(indices: dict[str, Array]) -> Any:
             def summing(interpreter: Interpreter) -> Interpreter:
-                in_scan = in_scans.hiding(names, interpreter)
+                in_scan = in_scans.hiding(names, interpreter, smoothed=smoothed)
 
                 def interpret(site: Site) -> Site:
                     if site.step is not None or site.name not in indices or site.kind != "sample":
@@ -224,7 +238,20 @@ class _Run:
         }
         moved = tuple(name for name in kept if on.get(name) or any(jax.tree.leaves(of_numbers[name])))
         moved += tuple(name for name, site in kept.items() if site.kind == "sample" and _is_counted(numbers[name]))
-        return cls(kept, numbers, log_probs, factors, more, supports, frames, moved)
+        return cls(kept, numbers, log_probs, factors, more, supports, frames, moved, names, of_numbers)
+
+    def told(self, name: str) -> dict[str, Any]:
+        """What a scan has told of the states that it sums out, under the name of the first of them."""
+        return self.numbers[name] if self.kept[name].kind == "factor" else {}
+
+    def tables_in_scan(self, head: str) -> dict[str, tuple[Factor, Array]]:
+        """What each observed statement of a scan adds, and under the name `head` what is there without any."""
+        told, depends = self.told(head), self.depends[head]
+        tables = {head: told["unobserved"], **told["likelihoods"]}
+        bits = {head: depends["unobserved"], **depends["likelihoods"]}
+        met = {name: [n for at, n in enumerate(self.names) if bits[name] >> at & 1] for name in tables}
+        order = list(self.frames)
+        return {name: (_factor(each, self.kept[head], met[name], order), each) for name, each in tables.items()}
 
     @property
     def factors(self) -> list[Factor]:

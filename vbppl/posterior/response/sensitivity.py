@@ -147,7 +147,7 @@ class Sensitive:
         """See `Posterior`."""
         raise NotImplementedError
 
-    def _checked(self, names: Sequence[str]) -> Sequence[str]:
+    def _checked_smooth(self, names: Sequence[str]) -> Sequence[str]:
         """See `Framed`."""
         raise NotImplementedError
 
@@ -176,7 +176,7 @@ class Sensitive:
             density has no strict maximum there; or there is no model.
           KeyError: there is no such site.
         """
-        chosen = tuple(self._checked(names))
+        chosen = tuple(self._checked_smooth(names))
         target, point = _checked_target(self.target, chosen), isinstance(self.guide.noise(self.target), Nothing)
         normal = None if point or self.is_corrected else normal_of(self.guide, self.phi)
         # What has too small sds of its own, or none, has no draws to go by.
