@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vbppl.core.errors import needed, yes_or_no
+from vbppl.core.errors import ModelError, needed, yes_or_no
 from vbppl.core.numerics import mcmc
 from vbppl.core.tables import Table, number
 from vbppl.core.types import Seed
@@ -130,6 +130,17 @@ class Framed:
         if unknown:
             raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")
         return tuple(names) or known
+
+    def _of_a_point(self, names: Sequence[str]) -> tuple[str, ...]:
+        """As `_checked`, of those that have derivatives: not what is summed out, nor what is computed from it."""
+        chosen, known = self._checked(names), self.target.layout.reported
+        if names and (lost := [name for name in chosen if name not in known]):
+            raise ModelError(
+                "the site is summed out, or computed from one that is, so it has no derivative.",
+                site=lost[0],
+                mend="Ask for the others; posterior.probabilities(name) tells how sure a discrete site is.",
+            )
+        return tuple(name for name in chosen if name in known)
 
 
 def summarise(
