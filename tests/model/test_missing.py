@@ -239,3 +239,14 @@ def test_in_a_step_of_a_scan_numbers_that_are_missing_are_refused():
         "site 'y': obs_mask of a number in a step of vb.scan: how many are missing in all steps is not known in one.\n"
         "  To mend it: Let what was not observed not count: dist.Normal(...).mask(m), with m among the xs."
     )
+
+
+def test_side_by_side_go_data_of_which_as_many_are_missing():
+    x = np.arange(3.0)
+    some, none = covariates(x, np.array([True, False, True])), covariates(x, np.ones(3, bool))
+    assert refused(lambda: vb.fit_many([some, none])) == (
+        "data set 1 differs from the first in more than its numbers.\n"
+        "  first: covariates(float64[3], bool[3]), 1 of 'x' missing\n"
+        "  1: covariates(float64[3], bool[3]), 0 of 'x' missing\n"
+        "  To mend it: Side by side go only fits of one model function to arrays of equal shapes; fit the others apart."
+    )
