@@ -2,9 +2,9 @@
 # # A change point
 #
 # Disasters in British coal mines, year by year from 1851 to 1961 (Jarrett 1979). At some time they became rarer.
-# When? The year is discrete, and no gradient leads to it. One learns here to sum it out: the likelihood of all data
-# for every year that the change may have come in, averaged; and to get its distribution back from the draws of the
-# rest.
+# When? The year is discrete, and no gradient leads to it. A fit sums such a site out by itself; one learns here
+# how, by hand: the likelihood of all data for every year that the change may have come in is averaged, and its
+# distribution got back from the draws of the rest.
 
 # %%
 import _style

@@ -342,8 +342,8 @@ def test_rows_that_are_left_out_move_the_rest(fitted, drawn_rows):
     with pytest.raises(ModelError) as error:
         fitted.sensitivity("z")
     assert str(error.value) == (
-        "site 'z': it is a discrete site, which is summed out, or depends on one: it has no derivatives.\n"
-        "  To mend it: Leave it out, or name others: locs."
+        "site 'z': the site is summed out, or computed from one that is, so it has no derivative.\n"
+        "  To mend it: Ask for the others; posterior.probabilities(name) tells how sure a discrete site is."
     )
 
 

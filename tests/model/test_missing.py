@@ -198,11 +198,55 @@ def test_what_cannot_be_is_told_with_its_mend():
         "  To mend it: Pass the mask as an argument of the model: m = ~np.isnan(y)."
     )
     assert refused(lambda: vb.fit(shown(y, m), batch_size=2)) == (
-        "site 'y': plate 'row' shows 2 of its 5 rows, but what is missing in all of them are latent numbers.\n"
+        "site 'y': plate 'row' shows its 5 rows in parts, but what is missing in all of them are latent numbers.\n"
         "  To mend it: Fit without batch_size=; or leave out rows of which only an outcome is missing: dist.mask(m)."
     )
     assert refused(lambda: vectors(y[:3], m[:3]).shapes()) == (
         "site 'y': obs_mask has shape (3,), but the batch of the site has shape ().\n"
         "  event: (3,)\n"
         "  To mend it: A part of an event cannot be missing: open a plate over it in the place of .to_event()."
+    )
+
+
+def test_what_is_missing_is_set_like_any_site():
+    model = shown(np.array([1.0, np.nan, 0.5, np.nan]), np.array([True, False, True, False]))
+    expected = stats.norm.logpdf(0.3) + stats.norm.logpdf([1.0, 0.1, 0.5, 0.2], 0.3).sum()
+    some = model.condition(y_unobserved=np.array([0.1, 0.2])).log_joint({"mu": 0.3})
+    np.testing.assert_allclose(some, expected, rtol=1e-6)
+    cut = model.do(y_unobserved=np.array([0.1, 0.2])).log_joint({"mu": 0.3})
+    np.testing.assert_allclose(cut, expected - stats.norm.logpdf([0.1, 0.2], 0.3).sum(), rtol=1e-6)
+
+
+def test_blocks_that_divide_the_rows_are_refused_as_others_are():
+    model = shown(np.array([1.0, np.nan, 0.5, np.nan]), np.array([True, False, True, False]))
+    assert refused(lambda: vb.fit(model, "full_rank", batch_size=2)) == (
+        "site 'y': plate 'row' shows its 4 rows in parts, but what is missing in all of them are latent numbers.\n"
+        "  To mend it: Fit without batch_size=; or leave out rows of which only an outcome is missing: dist.mask(m)."
+    )
+
+
+def test_in_a_step_of_a_scan_numbers_that_are_missing_are_refused():
+    @vb.model
+    def walk(y):
+        def step(level, y):
+            level = vb.sample("level", dist.Normal(level, 1.0))
+            vb.sample("y", dist.Normal(level, 1.0), obs=y, obs_mask=~jnp.isnan(y))
+            return level, None
+
+        vb.scan(step, 0.0, y)
+
+    assert refused(lambda: walk(np.array([1.0, np.nan, 2.0])).shapes()) == (
+        "site 'y': obs_mask of a number in a step of vb.scan: how many are missing in all steps is not known in one.\n"
+        "  To mend it: Let what was not observed not count: dist.Normal(...).mask(m), with m among the xs."
+    )
+
+
+def test_side_by_side_go_data_of_which_as_many_are_missing():
+    x = np.arange(3.0)
+    some, none = covariates(x, np.array([True, False, True])), covariates(x, np.ones(3, bool))
+    assert refused(lambda: vb.fit_many([some, none])) == (
+        "data set 1 differs from the first in more than its numbers.\n"
+        "  first: covariates(float64[3], bool[3]), 1 of 'x' missing\n"
+        "  1: covariates(float64[3], bool[3]), 0 of 'x' missing\n"
+        "  To mend it: Side by side go only fits of one model function to arrays of equal shapes; fit the others apart."
     )

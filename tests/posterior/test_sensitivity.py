@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -132,4 +134,48 @@ def test_what_cannot_be_told_says_why(monkeypatch):
     assert str(error.value) == (
         "sensitivity takes the Hessian in 2 dims, and is for up to 1.\n"
         '  To mend it: Fit with "low_rank", or vb.refine the posterior: their draws are enough.'
+    )
+
+
+def test_what_is_summed_out_is_not_asked_and_a_prior_within_a_sum_is_refused():
+    y = np.array([-1.4, -0.9, -1.2, 2.9, 3.1, 3.4])
+
+    @vb.model
+    def mixture(y):
+        mu = vb.sample("mu", dist.Normal(0.0, 3.0))
+        with vb.plate("row", len(y)):
+            group = vb.sample("group", dist.Bernoulli(0.5))
+            vb.sample("y", dist.Normal(jnp.where(group == 1, mu, -1.0), 1.0), obs=y)
+
+    posterior = vb.fit(mixture(y), "full_rank")
+    moved = posterior.sensitivity()
+    assert moved.names == ("mu",) and list(moved.priors) == ["mu"]
+    at = np.linspace(-6.0, 12.0, 4001)
+    terms = np.log(stats.norm.pdf(y[:, None], at) / 2 + stats.norm.pdf(y[:, None], -1.0) / 2)
+    shares = special.softmax(stats.norm.logpdf(at, 0.0, 3.0) + terms.sum(0))
+    mean = shares @ at
+    sd = np.sqrt(shares @ (at - mean) ** 2)
+    np.testing.assert_allclose(moved.rows["row"][:, 0], -(terms * (at - mean)) @ shares / sd, atol=0.05)
+    with pytest.raises(vb.ModelError) as error:
+        posterior.sensitivity("group")
+    assert str(error.value) == (
+        "site 'group': the site is summed out, or computed from one that is, so it has no derivative.\n"
+        "  To mend it: Ask for the others; posterior.probabilities(name) tells how sure a discrete site is."
+    )
+
+    @vb.model
+    def spike_and_slab(y):
+        inside = vb.sample("inside", dist.Bernoulli(0.5))
+        slope = vb.sample("slope", dist.Normal(0.0, jnp.where(inside == 1, 3.0, 0.3)))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(slope, 1.0), obs=y)
+
+    spiked = vb.fit(spike_and_slab(y), "mean_field").uncorrected()
+    assert spiked.linear_response().names == ("slope",)
+    with pytest.raises(vb.ModelError) as error:
+        spiked.sensitivity()
+    assert str(error.value) == (
+        "site 'slope': its prior depends on a discrete site and is summed with the observations, so that neither can "
+        "be told apart.\n"
+        "  To mend it: Fit again with another prior, or without a row, and compare."
     )

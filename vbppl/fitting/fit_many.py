@@ -147,6 +147,11 @@ def _check_datasets(datasets: Any) -> None:
         raise ModelError("there are no data sets.", mend="Give a dict of the arguments for each fit: [{...}, {...}].")
 
 
+def _told(model: Model) -> str:
+    missing = [f"{len(places)} of '{name}' missing" for name, places in model.missing.items()]
+    return ", ".join([repr(model), *missing])
+
+
 def _checked(model: Model, number: int, first: Model) -> Model:
     """The model, after checking that it is of the same shapes as the first."""
     check_applied(model)
@@ -154,7 +159,7 @@ def _checked(model: Model, number: int, first: Model) -> Model:
     if shapes[0] != shapes[1] or jax.tree.structure(model) != jax.tree.structure(first):
         raise ModelError(
             f"data set {number} differs from the first in more than its numbers.",
-            details=f"first: {first!r}\n{number}: {model!r}",
+            details=f"first: {_told(first)}\n{number}: {_told(model)}",
             mend="Side by side go only fits of one model function to arrays of equal shapes; fit the others apart.",
         )
     return model

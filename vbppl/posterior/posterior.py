@@ -193,12 +193,13 @@ class Posterior(ByRow, Framed, Sensitive):
 
         Raises:
           TypeError: the guide is not mean-field.
+          ModelError: a site asked for is summed out.
         """
         if not is_mean_field(self.guide):
             raise TypeError(f"linear response corrects a mean-field guide, not {type(self.guide).__name__}.")
         loc, log_sd = np.asarray(self.phi, np.float64)
         rng = host_generator(np.zeros(2, np.uint32), "linear response")
-        return linear_response(self.target, loc, log_sd, self._checked_smooth(names), rng)
+        return linear_response(self.target, loc, log_sd, self._of_a_point(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
         """`n` draws weighed by importance, whatever the verdict: what `sample` gives of weighted draws or of chains.

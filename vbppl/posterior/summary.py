@@ -131,18 +131,16 @@ class Framed:
             raise KeyError(f"no site is called {unknown[0]!r:.80}; the posterior has {', '.join(known)}.")
         return tuple(names) or known
 
-    def _checked_smooth(self, names: Sequence[str]) -> Sequence[str]:
-        """The same of what follows from the coordinates: no discrete sites, and nothing that is made of them."""
-        smooth = self.target.layout.reported
-        if not names:
-            return smooth
-        for name in (name for name in self._checked(names) if name not in smooth):
+    def _of_a_point(self, names: Sequence[str]) -> tuple[str, ...]:
+        """As `_checked`, of those that have derivatives: not what is summed out, nor what is computed from it."""
+        chosen, known = self._checked(names), self.target.layout.reported
+        if names and (lost := [name for name in chosen if name not in known]):
             raise ModelError(
-                "it is a discrete site, which is summed out, or depends on one: it has no derivatives.",
-                site=name,
-                mend=f"Leave it out, or name others: {', '.join(smooth)}.",
+                "the site is summed out, or computed from one that is, so it has no derivative.",
+                site=lost[0],
+                mend="Ask for the others; posterior.probabilities(name) tells how sure a discrete site is.",
             )
-        return tuple(names)
+        return tuple(name for name in chosen if name in known)
 
 
 def summarise(

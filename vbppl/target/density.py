@@ -29,6 +29,7 @@ from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
 from vbppl.model.arguments import leading_draws
+from vbppl.model.control_flow.hidden import Counted
 from vbppl.model.control_flow.steps import at_step, value_at
 from vbppl.model.enumeration.marginal import summed_out
 from vbppl.model.enumeration.support import Support
@@ -62,6 +63,11 @@ class Term:
     name: str = static()
     scale: float = static()
     plates: tuple[Frame, ...] = static()
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether it is a latent site whose density is a part of a sum over discrete ones, which has another term."""
+        return isinstance(self.dist, Counted)
 
     def log_density(self) -> Array:
         """What the site adds to the log joint density, a scalar: summed over its rows, times N/B."""

@@ -60,14 +60,7 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     if dist.is_discrete:
         said, answer = run.interpreter(dataclasses.replace(site, kind="missing")), run.ask(site)
         return said.value if said.value is not obs else answer.value
-    partial = [frame for frame in site.frames if frame.length != frame.size]
-    if partial:
-        raise ModelError(
-            f"plate '{partial[0].name}' shows {partial[0].length} of its {partial[0].size} rows, but what is missing "
-            "in all of them are latent numbers.",
-            site=site.name,
-            mend="Fit without batch_size=; or leave out rows of which only an outcome is missing: dist.mask(m).",
-        )
+    _check_place(run, site, mask)
     if isinstance(mask, np.ndarray):  # the function closes over it
         at: Any = np.flatnonzero(~mask)
     elif site.name in run.missing:
@@ -89,7 +82,10 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
         )
     if not len(at):
         return run.ask(site).value
+    # It stands in no plate: what is given for it has no rows of theirs.
+    within, run.frames = run.frames, ()
     latent = run.ask(type(site)("sample", site.name + SUFFIX, dist=rows_of(dist, at))).value
+    run.frames = within
     answer = run.ask(site)
     if answer.kind != "sample":  # it was set from outside
         return answer.value
@@ -98,3 +94,21 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     if not answer.observed:  # a draw is one of the whole
         run.sites[site.name] = dataclasses.replace(answer, value=whole)
     return whole
+
+
+def _check_place(run: Any, site: Any, mask: ArrayLike) -> None:
+    """Numbers that are missing are latent in all rows and steps at once, so a part of these has none."""
+    partial = [frame for frame in site.frames if run.sites[frame.name].value is not None]
+    if partial:
+        raise ModelError(
+            f"plate '{partial[0].name}' shows its {partial[0].size} rows in parts, but what is missing in all of them "
+            "are latent numbers.",
+            site=site.name,
+            mend="Fit without batch_size=; or leave out rows of which only an outcome is missing: dist.mask(m).",
+        )
+    if getattr(run, "step", None) is not None and not isinstance(mask, np.ndarray):
+        raise ModelError(
+            "obs_mask of a number in a step of vb.scan: how many are missing in all steps is not known in one.",
+            site=site.name,
+            mend="Let what was not observed not count: dist.Normal(...).mask(m), with m among the xs.",
+        )

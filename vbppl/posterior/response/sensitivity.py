@@ -147,7 +147,7 @@ class Sensitive:
         """See `Posterior`."""
         raise NotImplementedError
 
-    def _checked_smooth(self, names: Sequence[str]) -> Sequence[str]:
+    def _of_a_point(self, names: Sequence[str]) -> tuple[str, ...]:
         """See `Framed`."""
         raise NotImplementedError
 
@@ -173,10 +173,11 @@ class Sensitive:
 
         Raises:
           ModelError: rows are read in parts; there are too many for the quantities asked for, or too many dims; the
-            density has no strict maximum there; or there is no model.
+            density has no strict maximum there; a site asked for is summed out, or a prior is a part of a sum over
+            discrete sites; or there is no model.
           KeyError: there is no such site.
         """
-        chosen = tuple(self._checked_smooth(names))
+        chosen = self._of_a_point(names)
         target, point = _checked_target(self.target, chosen), isinstance(self.guide.noise(self.target), Nothing)
         normal = None if point or self.is_corrected else normal_of(self.guide, self.phi)
         # What has too small sds of its own, or none, has no draws to go by.
@@ -322,6 +323,13 @@ def _terms(terms: Terms) -> _Moves:
     found = _Moves({}, {}, {})
     for term in terms.terms:
         # A latent site has a distribution, an observed one and a factor have none.
+        if term.is_summed:
+            raise ModelError(
+                "its prior depends on a discrete site and is summed with the observations, so that neither can be told "
+                "apart.",
+                site=term.name,
+                mend="Fit again with another prior, or without a row, and compare.",
+            )
         if term.dist is not None:
             found.priors[term.name] = _widened(term, terms.reported[term.name])
         elif not term.plates:
