@@ -496,26 +496,6 @@ def test_missing_numbers_of_rows_with_discrete_sites():
     return rows(Y, Y > 0.0)
 
 
-@told(
-    """
-site 'y': what is missing of it are latent numbers, as many as are missing, and steps of a scan have as many each.
-  To mend it: Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.
-"""
-)
-def test_missing_numbers_of_steps():
-    @vb.model
-    def chain(y, seen):
-        def step(level, now):
-            y, seen = now
-            level = vb.sample("level", dist.Normal(level, 1.0))
-            vb.sample("y", dist.Normal(level, 1.0), obs=y, obs_mask=seen)
-            return level, None
-
-        vb.scan(step, 0.0, (y, seen))
-
-    return chain(Y, Y > 0.0)
-
-
 def total_from_data():
     @vb.model
     def animals(total):

@@ -65,12 +65,6 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
         at: Any = np.flatnonzero(~mask)
     elif site.name in run.missing:
         at = run.missing[site.name]
-    elif getattr(run, "step", None) is not None:
-        raise ModelError(
-            "what is missing of it are latent numbers, as many as are missing, and steps of a scan have as many each.",
-            site=site.name,
-            mend="Leave out what was not seen, dist.mask(m) in the place of obs_mask=m; predict draws it.",
-        )
     else:
         said = run.interpreter(type(site)("missing", site.name, value=mask, frames=site.frames))
         if said.value is None:  # the run that finds out
