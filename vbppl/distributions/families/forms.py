@@ -109,7 +109,7 @@ def MultinomialProbs(probs: ArrayLike, total_count: ArrayLike = 1) -> Multinomia
 
 
 def NegativeBinomialLogits(total_count: ArrayLike, logits: ArrayLike) -> GammaPoisson:
-    """The number of heads before `total_count` tails, where `logits` are those of heads."""
+    """The number of heads before `total_count` tails, where `logits` are those of heads: in 32 bits from -80 to 80."""
     return GammaPoisson(total_count, jnp.exp(-jnp.asarray(logits)))
 
 
