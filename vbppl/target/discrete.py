@@ -84,7 +84,7 @@ def check_rows(target: Evaluable) -> None:
     Raises:
       ModelError: one does, and which.
     """
-    if not target.layout.summed or target.model.sources:
+    if not target.layout.summed or target.model.sources:  # what is read in parts cannot be looked at side by side
         return
     mixed = devices.readable(_mixed(target, np.zeros(2, np.uint32)))
     for name in (name for name, is_mixed in mixed.items() if is_mixed):

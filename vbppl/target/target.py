@@ -187,9 +187,14 @@ def probabilities(target: Any, name: str, values: Mapping[str, Any], n: int) -> 
 
 def _unbent(target: Any) -> Any:
     """The density without layers, of which values on the supports know nothing, with its sources read whole."""
+    target = _without_layers(target)
+    return loaded(target) if target.sources else target
+
+
+def _without_layers(target: Any) -> Any:
     while hasattr(target, "target"):
         target = target.target
-    return loaded(target) if target.sources else target
+    return target
 
 
 def log_conditional(target: Any, values: Mapping[str, Any], many: bool) -> Any:
@@ -281,8 +286,7 @@ def check_numbers(target: Any, which: str = "") -> None:
             mend='State what is unknown, x = vb.sample("x", dist.Normal(0.0, 1.0)), and what was observed, with obs=y.',
         )
     trace.check_numbers(target.model, which=which)
-    if target.layout.summed and not target.sources:  # rows that are read in parts cannot be looked at side by side
-        discrete.check_rows(_unbent(target))
+    discrete.check_rows(_without_layers(target))
 
 
 def error_somewhere(target: Any, z: Any = None) -> ModelError | None:
