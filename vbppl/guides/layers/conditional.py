@@ -2,12 +2,13 @@
 
 With `g` some of the coordinates, the drivers, and `x` others, all of them standard normal,
 
-    x <- exp(4 tanh(A g / 4)) x + B (g^2 - 1).
+    x <- exp(4 tanh(A g / 4)) x + B (g^2 - 1),    r <- exp(4 tanh(W g / 4)) r for rows, those of one site together.
 
 So the sd of each driven coordinate is log-linear in the drivers, between e^-4 and e^4 where draws are many sds out, and
-its mean is bowed; what is linear in `g` an `Affine` layer behind this one adds (Tan, Bhaskaran and Nott 2020,
-"Conditionally structured variational Gaussian approximation with importance weights"; Kock, Tan, Bansal and Nott 2025,
-"Variational inference for hierarchical models with conditional scale and skewness corrections").
+its mean is bowed; what is linear in `g` an `Affine` layer behind this one adds. The rows of a site are many and each
+says little, so they widen together, by one number for each driver, as coefficients do with the noise (Tan, Bhaskaran
+and Nott 2020, "Conditionally structured variational Gaussian approximation with importance weights"; Kock, Tan, Bansal
+and Nott 2025, "Variational inference for hierarchical models with conditional scale and skewness corrections").
 """
 
 from __future__ import annotations
@@ -25,33 +26,49 @@ MOST = 4.0  # that a log sd can change
 
 @pytree
 class Conditional(Layer):
-    """`psi` is `{"slope": A, "bow": B}`, `(driven, drivers)` each.
+    """`psi` is `{"slope": A, "bow": B}`, `(driven, drivers)` each, and where there are rows `"width": W`.
 
     Attributes:
       drivers: the coordinates that others depend on.
-      driven: those that do.
+      driven: those that do, each in its own way.
+      rows: those whose sds do, the coordinates of each tuple alike; `W` is `(len(rows), drivers)`.
     """
 
     drivers: tuple[int, ...] = static()
     driven: tuple[int, ...] = static()
+    rows: tuple[tuple[int, ...], ...] = static(default=())
     takes_many = True
 
     def init(self, target: Target, start: Start) -> PyTree:
         nothing = np.zeros((len(self.driven), len(self.drivers)), start.loc.dtype)
-        return {"slope": nothing, "bow": nothing}
+        width = {"width": np.zeros((len(self.rows), len(self.drivers)), start.loc.dtype)} if self.rows else {}
+        return {"slope": nothing, "bow": nothing, **width}
 
     def forward_and_log_det(self, psi: PyTree, e: AnyArray, target: Target | None) -> tuple[AnyArray, AnyArray]:
         log_sd, mean = self._given(psi, e)
         move = lambda x: (mean + log_sd.__array_namespace__().exp(log_sd) * x, log_sd.sum(-1))  # noqa: E731
-        return among(self.driven, move, e)
+        return among(self._moved, move, e)
 
     def inverse_and_log_det(self, psi: PyTree, z: AnyArray, target: Target | None) -> tuple[AnyArray, AnyArray]:
         log_sd, mean = self._given(psi, z)  # the drivers stay where they are
         move = lambda x: (log_sd.__array_namespace__().exp(-log_sd) * (x - mean), -log_sd.sum(-1))  # noqa: E731
-        return among(self.driven, move, z)
+        return among(self._moved, move, z)
+
+    @property
+    def _moved(self) -> tuple[int, ...]:
+        return (*self.driven, *(place for row in self.rows for place in row))
 
     def _given(self, psi: PyTree, e: AnyArray) -> tuple[AnyArray, AnyArray]:
-        """Log sd and mean of the driven coordinates, `(..., driven)` each."""
+        """Log sd and mean of what is moved, `(..., driven and rows)` each."""
         g = e[..., np.array(self.drivers, int)]
         xp = g.__array_namespace__()
-        return MOST * xp.tanh(g @ psi["slope"].T / MOST), (g**2 - 1) @ psi["bow"].T
+        log_sd, mean = MOST * xp.tanh(g @ psi["slope"].T / MOST), (g**2 - 1) @ psi["bow"].T
+        if not self.rows:
+            return log_sd, mean
+        width = (MOST * xp.tanh(g @ psi["width"].T / MOST))[..., alike(self.rows)]
+        return xp.concatenate([log_sd, width], axis=-1), xp.concatenate([mean, xp.zeros_like(width)], axis=-1)
+
+
+def alike(rows: tuple[tuple[int, ...], ...]) -> np.ndarray:
+    """Of each row's coordinate, in their order, the number of the tuple that it is in."""
+    return np.repeat(np.arange(len(rows)), [len(row) for row in rows])

@@ -1,10 +1,11 @@
 """A Gaussian for hierarchies: the hyperparameters' scales depend on one another, and each has two tails of its own.
 
-    e ~ N(0, I),    Conditional: drivers move mean and sd of other hyperparameters,    Affine: z = loc + L e,
-    SinhArcsinh: each hyperparameter is bent on its own.
+    e ~ N(0, I),    Conditional: drivers move mean and sd of other hyperparameters, and the sds of rows,
+    Affine: z = loc + L e,    SinhArcsinh: each hyperparameter is bent on its own.
 
-Drivers are what prior scales depend on. With few groups a Gaussian is wrong of them in two ways: their own tails are
-not a normal's, and the sds of means grow with them.
+Drivers are what prior scales depend on, and the noise. With few groups a Gaussian is wrong of them in two ways: their
+own tails are not a normal's, and the sds of means grow with them. With many rows or coefficients it is wrong of the
+noise: these are known the worse the larger it is, and if they may not say so, the noise itself seems known too well.
 """
 
 from __future__ import annotations
@@ -50,10 +51,9 @@ class ConditionallyStructured(Layered):
     def over(self, target: Target) -> ConditionallyStructured:
         """The same with its layers, which follow from the model: nothing is evaluated."""
         drivers, driven, rows = hyperparameters_of(target)
-        bent = SinhArcsinh((*drivers, *driven))
-        return dataclasses.replace(
-            self, layers=(Conditional(drivers, driven), Affine((*drivers, *driven, *rows)), bent)
-        )
+        order = (*drivers, *driven, *(place for row in rows for place in row))
+        layers = Conditional(drivers, driven, rows), Affine(order), SinhArcsinh((*drivers, *driven))
+        return dataclasses.replace(self, layers=layers)
 
     def init(self, target: Target, start: Start) -> PyTree:
         psis = tuple(layer.init(target, start) for layer in self.layers)
@@ -65,13 +65,16 @@ def resolved(guide: Guide, target: Target) -> Guide:
     return guide.over(target) if isinstance(guide, ConditionallyStructured) and not guide.layers else guide
 
 
-def hyperparameters_of(target: Target) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """The places of drivers, of the hyperparameters that they drive, and of all the others."""
+def hyperparameters_of(target: Target) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """The places of drivers, of the hyperparameters that they drive, and of all the others, site by site."""
     layout, names = target.layout, drivers_of(target)
-    drivers, driven, rows = list[int](), list[int](), list[int]()
+    drivers, driven, rows = list[int](), list[int](), list[tuple[int, ...]]()
     for slot in layout.slots:
         places, one = range(slot.start, slot.stop), slot.stop - slot.start == 1
         # What moves with its own scale is a row, plate or not; a single one may be a hyperparameter all the same.
         is_hyper = not slot.plates and (one or slot.name not in layout.movable)
-        (rows if not is_hyper else drivers if slot.name in names else driven).extend(places)
+        if is_hyper:
+            (drivers if slot.name in names else driven).extend(places)
+        else:
+            rows.append(tuple(places))
     return tuple(drivers), tuple(driven), tuple(rows)

@@ -78,7 +78,7 @@ class Nested:
         parts, ends = [], np.cumsum(sizes)
         for start, stop in zip([0, *ends], ends):
             parts.append(x[int(start) : int(stop)])
-        move, diagonal, below, slope, bow, bend, shift, log_scale = parts
+        move, diagonal, below, slope, bow, _, bend, shift, log_scale = parts
         # `M`, lower triangular, by where each of its numbers stands.
         at = np.full((size, size), -1)
         at[np.tril_indices(size, -1)] = np.arange(size, size * (size + 1) // 2)
@@ -196,7 +196,7 @@ class NestedSearch(Search):
             blocks = blocks_of(self.target, self._normal, gradient, rng.standard_normal(self.target.dim))
         guide = ConditionalLaplace().over(self.target, blocks)
         layer = guide.layers[0]
-        hyper = Family.around((layer.drivers, layer.driven, ()), self._normal)  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
+        hyper = Family.around(layer.drivers, layer.driven, (), self._normal)  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
         if not blocks:
             return guide, hyper
         noise = fresh_draws(rng, LOOKS, self.target.dim)

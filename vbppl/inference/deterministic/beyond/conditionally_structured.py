@@ -2,12 +2,12 @@
 
 The guide (`guides/conditionally_structured`) is, with its coordinates in the order drivers `g`, driven `x`, rows `r`,
 
-    t = (g, exp(a) x + B (g^2 - 1), r),  a = 4 tanh(A g / 4),       y = L t,
+    t = (g, exp(a) x + B (g^2 - 1), exp(b) r),  a = 4 tanh(A g / 4),  b = 4 tanh(W g / 4),       y = L t,
     z_j = loc_j + s_j T(y_j / s_j)  for drivers and driven,  z_j = loc_j + y_j  for rows,
 
 with `s_j = |L_j|`, the norm of a row of `L`, and the sinh-arcsinh bend `T`. The bound is
 
-    J = mean [l(z) + sum a + sum log T'] + log |det L|,
+    J = mean [l(z) + sum a + sum b + sum log T'] + log |det L|,
 
 a smooth function on fixed draws. The density's gradient at `z` comes from the one compiled evaluation; from there to
 the parameters it is a few lines of algebra, backwards (`Family.bound`).
@@ -34,6 +34,7 @@ from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.watch import Watch, last
 from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.layers.conditional import MOST as MOST_LOG_SD
+from vbppl.guides.layers.conditional import alike
 from vbppl.guides.layers.conditionally_structured import ConditionallyStructured, hyperparameters_of
 from vbppl.guides.layers.sinh_arcsinh import log_cosh
 from vbppl.inference.bound import Estimate
@@ -46,7 +47,7 @@ from vbppl.inference.solution import Progress, Solution
 FEWEST, A_DIMENSION = 1024, 4  # draws, and for each dimension
 # Of L-BFGS, and nats still to gain: too few by what it has met of the curvature. At 1e-3 a density of the family was
 # left .014 nats away, at 1e-4 .001, for a third more gradients.
-STEPS, ENOUGH = 40, 1e-4
+STEPS, ENOUGH = 60, 1e-4
 SETS = 4  # of other draws, by which the draws' noise is told, and the gain
 
 # `(points, dim)` to log densities `(points,)` and gradients `(points, dim)`.
@@ -60,6 +61,7 @@ class Parts(NamedTuple):
     factor: np.ndarray
     slope: np.ndarray
     bow: np.ndarray
+    width: np.ndarray
     bend: np.ndarray
 
 
@@ -94,22 +96,33 @@ class Moved(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Where the parameters are in a flat vector, and what they make of noise: `order`, `drivers`, `hypers` counted."""
+    """Where the parameters are in a flat vector, and what they make of noise: `order`, `drivers`, `hypers` counted.
+
+    `alike` has of each row the number of its site.
+    """
 
     order: np.ndarray
     drivers: int
     hypers: int
+    alike: np.ndarray
     loc: np.ndarray
     factor: np.ndarray
     gradients = 0  # besides what `evaluate` is asked for
 
     @classmethod
-    def around(cls, places: tuple[tuple[int, ...], ...], normal: tuple[np.ndarray, np.ndarray]) -> Family:
-        """In units of a normal `(loc, factor)`; `places` are those of drivers, driven, rows."""
-        order = np.array([place for some in places for place in some], int)
+    def around(
+        cls,
+        drivers: tuple[int, ...],
+        driven: tuple[int, ...],
+        rows: tuple[tuple[int, ...], ...],
+        normal: tuple[np.ndarray, np.ndarray],
+    ) -> Family:
+        """In units of a normal `(loc, factor)`; the others are places, those of rows site by site."""
+        hypers = (*drivers, *driven)
+        order = np.array([*hypers, *(place for row in rows for place in row)], int)
         # Triangular in this order, so that what a driver is depends on its own noise and on drivers' alone.
         lower = FullRank().factor(FullRank().of(normal[0][order], normal[1][order]))
-        return cls(order, len(places[0]), len(places[0]) + len(places[1]), normal[0][order], np.asarray(lower))
+        return cls(order, len(drivers), len(hypers), alike(rows), normal[0][order], np.asarray(lower))
 
     @property
     def dim(self) -> int:
@@ -118,22 +131,30 @@ class Family:
 
     @property
     def sizes(self) -> list[int]:
-        """How many numbers there are of each kind: means, log diagonal, what is below it, slopes, bows, bends."""
-        pairs = (self.hypers - self.drivers) * self.drivers
-        return [self.dim, self.dim, self.dim * (self.dim - 1) // 2, pairs, pairs, 3 * self.hypers]
+        """How many numbers of each kind: means, log diagonal, what is below it, slopes, bows, widths, bends."""
+        pairs, widths = (self.hypers - self.drivers) * self.drivers, self._sites * self.drivers
+        return [self.dim, self.dim, self.dim * (self.dim - 1) // 2, pairs, pairs, widths, 3 * self.hypers]
+
+    @property
+    def _sites(self) -> int:
+        return len(np.unique(self.alike))
 
     @property
     def metric(self) -> np.ndarray:
         """An inverse Hessian's diagonal, right where the density is the normal itself."""
-        return np.repeat([1.0, 0.5, 1.0, 0.5, 0.5, 1.0], self.sizes)
+        width = np.repeat(0.5 / np.bincount(self.alike), self.drivers) if len(self.alike) else []
+        sizes = self.sizes
+        ordinary = np.repeat([1.0, 0.5, 1.0, 0.5, 0.5], sizes[:5])
+        return np.concatenate([ordinary, width, np.ones(sizes[-1])])
 
     def parts(self, x: np.ndarray) -> Parts:
         """The parameters."""
-        move, diagonal, below, slope, bow, bend = np.split(x, np.cumsum(self.sizes)[:-1])
+        move, diagonal, below, slope, bow, width, bend = np.split(x, np.cumsum(self.sizes)[:-1])
         inner, shape = np.diag(np.exp(diagonal)), (self.hypers - self.drivers, self.drivers)
         inner[np.tril_indices(self.dim, -1)] = below
         loc, factor = self.loc + self.factor @ move, self.factor @ inner
-        return Parts(loc, factor, slope.reshape(shape), bow.reshape(shape), bend.reshape(3, self.hypers))
+        wide = width.reshape(self._sites, self.drivers)
+        return Parts(loc, factor, slope.reshape(shape), bow.reshape(shape), wide, bend.reshape(3, self.hypers))
 
     def gradient(self, x: np.ndarray, by: Parts) -> np.ndarray:
         """The gradient in `x` from that in the parameters."""
@@ -141,7 +162,7 @@ class Family:
         # Above its diagonal `M` is zero, whatever its slope there.
         inner = self.factor.T @ by.factor
         whole = [self.factor.T @ by.loc, np.diagonal(inner) * diagonal, inner[np.tril_indices(self.dim, -1)]]
-        return np.concatenate([*whole, by.slope.ravel(), by.bow.ravel(), by.bend.ravel()])
+        return np.concatenate([*whole, by.slope.ravel(), by.bow.ravel(), by.width.ravel(), by.bend.ravel()])
 
     def log_weights(self, evaluate: Evaluate, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """`log p - log q` at draws, `(draws,)`, without the normals' constant."""
@@ -151,9 +172,10 @@ class Family:
     def moved(self, at: Parts, noise: np.ndarray) -> Moved:
         """Noise on its way to `z`."""
         drivers, hypers = self.drivers, self.hypers
-        log_sd = MOST_LOG_SD * np.tanh(noise[:, :drivers] @ at.slope.T / MOST_LOG_SD)
+        slopes = np.concatenate([at.slope, at.width[self.alike]])
+        log_sd = MOST_LOG_SD * np.tanh(noise[:, :drivers] @ slopes.T / MOST_LOG_SD)
         t = noise.copy()
-        t[:, drivers:hypers] *= np.exp(log_sd)
+        t[:, drivers:] *= np.exp(log_sd)
         t[:, drivers:hypers] += (noise[:, :drivers] ** 2 - 1) @ at.bow.T
         y, sd = t @ at.factor.T, np.linalg.norm(at.factor[:hypers], axis=1)
         v = y[:, :hypers] / sd
@@ -174,7 +196,7 @@ class Family:
         """From the density's gradient at the draws to that of the bound in the parameters."""
         drivers, hypers, count, bent = self.drivers, self.hypers, len(noise), there.bent
         # Each `by_...` is the slope of every draw's term; a row of `L` moves `s` besides what it moves in `y`.
-        g, x, v, sd = noise[:, :drivers], noise[:, drivers:hypers], there.v, there.sd
+        g, x, v, sd = noise[:, :drivers], noise[:, drivers:], there.v, there.sd
         by_hyper, root, tanh = by_z[:, :hypers], np.sqrt(1 + v**2), np.tanh(bent.scaled)
         slope, cosh = np.exp(bent.log_slope), np.exp(log_cosh(bent.scaled))
         by_skew = by_hyper * sd * cosh + tanh / bent.tail
@@ -184,11 +206,15 @@ class Family:
         by_y = np.concatenate([by_v / sd, by_z[:, hypers:]], axis=1)
         by_factor = by_y.T @ there.t / count + np.diag(1 / np.diagonal(at.factor))
         by_factor[:hypers] += (by_sd / sd)[:, None] * at.factor[:hypers]
-        by_t = (by_y @ at.factor)[:, drivers:hypers]
+        by_t, driven = (by_y @ at.factor)[:, drivers:], hypers - drivers
         by_log_sd = (by_t * np.exp(there.log_sd) * x + 1) * (1 - (there.log_sd / MOST_LOG_SD) ** 2)
+        by_slopes = by_log_sd.T @ g / count
+        by_width = np.zeros_like(at.width)
+        np.add.at(by_width, self.alike, by_slopes[driven:])
         tails = (by_tail * bent.below).mean(axis=0), (by_tail * ~bent.below).mean(axis=0)
         bend = np.stack([by_skew.mean(axis=0), *tails])
-        return Parts(by_z.mean(axis=0), by_factor, by_log_sd.T @ g / count, by_t.T @ (g**2 - 1) / count, bend)
+        by_bow = by_t[:, :driven].T @ (g**2 - 1) / count
+        return Parts(by_z.mean(axis=0), by_factor, by_slopes[:driven], by_bow, by_width, bend)
 
     def phi(self, x: np.ndarray, dtype: Any) -> dict[str, Any]:
         """The parameters as the guide has them."""
@@ -196,8 +222,9 @@ class Family:
         sd = np.linalg.norm(at.factor[: self.hypers], axis=1)
         bend = np.concatenate([np.stack([at.loc[: self.hypers], np.log(sd)]), at.bend])
         affine = FullRank().of(at.loc, at.factor)
-        layers = ({"slope": at.slope.astype(dtype), "bow": at.bow.astype(dtype)}, affine.astype(dtype))
-        return {"base": np.zeros((2, self.dim), dtype), "layers": (*layers, bend.astype(dtype))}
+        given = {"slope": at.slope, "bow": at.bow} | ({"width": at.width} if len(at.width) else {})
+        layers = ({name: part.astype(dtype) for name, part in given.items()}, affine.astype(dtype), bend.astype(dtype))
+        return {"base": np.zeros((2, self.dim), dtype), "layers": layers}
 
 
 class Climb(NamedTuple):
@@ -249,7 +276,7 @@ class Search(Continued):
 
     def _made(self) -> tuple[Any, Any]:
         """The guide over the target, and its family around the Gaussian."""
-        family = Family.around(hyperparameters_of(self.target), self._normal)
+        family = Family.around(*hyperparameters_of(self.target), self._normal)
         return ConditionallyStructured().over(self.target), family
 
     def climbed(self, watch: Watch) -> tuple[Solution, np.ndarray]:
