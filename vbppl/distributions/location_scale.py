@@ -75,7 +75,7 @@ class Coordinates:
 
 def vector_dim(dist: Any) -> int:
     """How many numbers a matrix moves together: the dims of a multivariate normal; 0 where each is moved by itself."""
-    core = _core(dist)
+    core = core_of(dist)
     return core.event_shape[-1] if isinstance(core, MultivariateNormal) else 0
 
 
@@ -266,7 +266,7 @@ class _StandardUnits(Wrapper):
         return standard.log_prob(x) - jnp.log(core.scale)
 
 
-def _core(dist: Any) -> Any:
+def core_of(dist: Any) -> Any:
     """What the wrappers are around that leave a family's location and scale as they are."""
     while isinstance(dist, (ExpandedDistribution, Independent, MaskedDistribution)):
         dist = dist.base_dist
@@ -275,7 +275,7 @@ def _core(dist: Any) -> Any:
 
 def _in_standard_units(dist: Any) -> Any:
     """The same in the wrappers around it; None where the family inside is not known to move and stretch."""
-    core = _core(dist)
+    core = core_of(dist)
     if not isinstance(core, (LocationScale, MultivariateNormal)):
         return None
     inner = _StandardUnits(core)

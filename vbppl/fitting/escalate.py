@@ -22,6 +22,7 @@ from vbppl.fitting.rungs.hypers import structure_hypers
 from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
 from vbppl.fitting.rungs.rows import condition_rows
+from vbppl.fitting.rungs.tails import in_its_coordinates, see_by_quantiles
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport
@@ -30,6 +31,7 @@ from vbppl.posterior.report import VERDICTS, AnyReport
 NO_ANSWER, NOT_GOOD, ALWAYS = ("poor", "unknown"), ("poor", "unknown", "corrected"), VERDICTS
 RUNGS = (
     (begin_at_prior, NO_ANSWER),
+    (see_by_quantiles, NO_ANSWER),
     (condition_rows, NOT_GOOD),
     (mix_modes, NO_ANSWER),
     (move_coordinates, NO_ANSWER),
@@ -61,6 +63,7 @@ def _climbed(
             return solution.noted("ended", "out of time before all was tried that may better the answer"), report
         try:
             solution, report = rung(plan, problem, solution, report, watch)
+            plan, problem = in_its_coordinates(plan, problem, solution)
         except KeyboardInterrupt:  # what earlier rungs have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report
     return solution, report

@@ -148,7 +148,7 @@ def plan(
     # Whoever decentres sites by hand has chosen.
     may_move = is_automatic and is_deterministic and all(seen.weight == 1 for seen in target.coordinates.values())
     goes_on = is_deterministic and not is_automatic and not (solver is not None and solver.climbs)
-    coordinates = _coordinates(target, may_move, start if goes_on else None)
+    coordinates = coordinates_to_choose(target, may_move, start if goes_on else None)
     return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint, may_move)
 
 
@@ -221,7 +221,7 @@ def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, 
     return "" if target.dim else "a model without latent sites"
 
 
-def _coordinates(target: Target, is_free: bool, start: Start) -> np.ndarray:
+def coordinates_to_choose(target: Target, is_free: bool, start: Start) -> np.ndarray:
     """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`.
 
     A guide that was asked for goes on in those of the posterior from which it starts.

@@ -30,7 +30,7 @@ from vbppl.posterior.report import AnyReport, Report
 from vbppl.target.axes import coordinate_name
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.plain import is_plain
-from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode, model_of
+from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode, model_of, seen_by_quantiles
 
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
 NOISE = 0.1  # nats by which rounding may move a log density
@@ -148,7 +148,8 @@ def in_session_precision(posterior: Posterior, model: Model | Target) -> Posteri
         lambda leaf: np.asarray(leaf, dtype) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf,
         (posterior.phi, posterior.target.params, held),
     )
-    target = in_coordinates(Target.of(model), coordinates_of(posterior.target)).replace(params=params)
+    plain = seen_by_quantiles(Target.of(model), posterior.target.layout.by_quantiles)
+    target = in_coordinates(plain, coordinates_of(posterior.target)).replace(params=params)
     double = jax.tree.map(
         lambda leaf: (
             np.asarray(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and devices.mesh_of(leaf) is None else leaf

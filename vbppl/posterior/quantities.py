@@ -125,7 +125,7 @@ def _columns(
     """All quantities, `(draws, quantities)`, and what each is called: coordinates where there are no values."""
     outline, columns, known = [], [], axes_of(target)
     if values:
-        for site, value in values.items():
+        for site, value in {**values, **_by_quantiles(target, draws.z)}.items():
             told = functools.partial(_told, known, site, value.shape[1:])
             outline.append((value[0].size, told))
             columns.append(value.reshape(len(value), -1))
@@ -143,6 +143,12 @@ def _columns(
         return outline[at][1](i - (ends[at - 1] if at else 0))
 
     return np.concatenate(columns, axis=1), name
+
+
+def _by_quantiles(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
+    """Of sites without mean or variance, what has both: the standard normal of which they are a function."""
+    slots = [slot for slot in target.layout.slots if slot.name in target.layout.by_quantiles]
+    return {slot.name: z[:, slot.start : slot.stop].reshape(-1, *slot.unconstrained) for slot in slots}
 
 
 def _told(known: Axes, site: str, shape: Shape, i: int) -> str:

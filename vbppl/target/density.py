@@ -28,6 +28,7 @@ from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
+from vbppl.distributions.quantiles import QUANTILES, by_quantiles
 from vbppl.model.arguments import leading_draws
 from vbppl.model.control_flow.hidden import Counted
 from vbppl.model.control_flow.steps import at_step, value_at
@@ -95,6 +96,8 @@ class Term:
 
     def beside(self, loc: Array, sd: Array) -> Any:
         """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
+        if isinstance(self.moved, QUANTILES):
+            return None
         if self.moved is not None:
             # An affine map of a normal is a normal, whatever the family of the prior.
             if vector_dim(self.dist):
@@ -224,6 +227,13 @@ def _seen(target: Evaluable, site: Site, rows: Mapping[str, Any]) -> Coordinates
     return Coordinates(weight, *(_at_rows_shown(site, part) for part in (y, d))) if rows else Coordinates(weight, y, d)
 
 
+def _bijector(target: Evaluable, site: Site, seen: Coordinates | None) -> Any:
+    """From a site's slice of the flat vector onto its values."""
+    if site.name in target.layout.by_quantiles:
+        return by_quantiles(site.dist)
+    return coordinates(site.dist, seen, site.name in target.layout.fixed_decentred)
+
+
 def _at_rows_shown(site: Site, part: Array) -> Array:
     """What a site has for every row, of the shape of its slice, at the rows shown."""
     return subsample(part, event_dim=part.ndim - len(site.dist.batch_shape))
@@ -256,14 +266,15 @@ def _reading(target: Evaluable, slices: Mapping[str, Array], rows: Mapping[str, 
     def value_of(site: Site) -> Answer:
         # The support may depend on what was drawn before, so it is asked here and not in advance.
         seen = _seen(target, site, rows)
-        bijector = coordinates(site.dist, seen, site.name in target.layout.fixed_decentred)
+        bijector = _bijector(target, site, seen)
         part = at_step(site.step, slices[site.name])
         if rows and not shown:
             part = _at_rows_shown(site, part)
         value, log_det = bijector.forward_and_log_det(part)
-        if site.name not in (*target.layout.movable, *target.layout.fixed_decentred):
+        if site.name not in (*target.layout.movable, *target.layout.fixed_decentred, *target.layout.by_quantiles):
             return Answer(value, (log_det, None, None))
-        log_prob = log_prob_at(site.dist, seen, bijector, part, value)
+        is_affine = site.name not in target.layout.by_quantiles
+        log_prob = log_prob_at(site.dist, seen, bijector, part, value) if is_affine else site.dist.log_prob(value)
         if site.step is not None:  # with one shape for all steps
             bijector = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, jnp.shape(value)), bijector)
         return Answer(value, (log_det, bijector, log_prob))
@@ -336,7 +347,7 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
         if site.name in target.layout.summed:  # no slice depends on it
             return Support.of(site).value(jnp.zeros((), int))
         value = value_at(site, values[site.name])
-        bijector = coordinates(site.dist, _seen(target, site, rows), site.name in target.layout.fixed_decentred)
+        bijector = _bijector(target, site, _seen(target, site, rows))
         # Log |dx/dz| is asked at the image, by the formula of the way there: no bijector has two of them.
         z = jnp.asarray(bijector.inverse(value), dtype)
         return Answer(value, (z, bijector.forward_and_log_det(z)[1]))

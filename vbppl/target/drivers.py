@@ -1,4 +1,4 @@
-"""Which latent sites drive the scales of others: from one abstract run, in which nothing is computed."""
+"""Which latent sites drive the scales of others, and which have heavy tails: from one abstract run each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from vbppl.core.types import Array
+from vbppl.distributions.quantiles import by_quantiles
 from vbppl.model.handlers import at_point
 from vbppl.model.primitives import Site
 from vbppl.target.target import Target
@@ -23,6 +24,17 @@ def drivers_of(target: Target) -> frozenset[str]:
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     latent = tuple(slot.name for slot in target.layout.slots)
     return _drivers(structure, shapes, latent, jnp.result_type(float))
+
+
+def heavy_tailed(target: Target) -> tuple[str, ...]:
+    """The latent sites whose priors have no variance, and quantiles by which they can be seen instead."""
+
+    def run(model: Any) -> dict[str, Any]:
+        found = model.trace(at_point(0.0))
+        return {slot.name: by_quantiles(found[slot.name].dist) for slot in target.layout.slots}
+
+    found = jax.eval_shape(run, target.model)  # in alphabetical order
+    return tuple(slot.name for slot in target.layout.slots if found[slot.name] is not None)
 
 
 @functools.lru_cache(maxsize=256)

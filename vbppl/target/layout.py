@@ -88,7 +88,8 @@ class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
     `movable` are the sites that can be seen in other coordinates, as numbers say, `funnels` those among them whose
-    scale is latent, and `fixed_decentred` those that are seen decentred for good; `data_plates` are the plates around
+    scale is latent, `fixed_decentred` those that are seen decentred for good, and `by_quantiles` those that are seen by
+    the quantiles of their priors; `data_plates` are the plates around
     each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the latent and
     deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed over in all
     rows.
@@ -102,6 +103,7 @@ class Layout:
     movable: tuple[str, ...] = ()
     funnels: tuple[str, ...] = ()
     fixed_decentred: tuple[str, ...] = ()
+    by_quantiles: tuple[str, ...] = ()
     has_training_mode: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
     summed: tuple[str, ...] = ()

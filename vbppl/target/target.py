@@ -306,6 +306,14 @@ def in_fixed_coordinates(target: Any) -> Any:
     return target.replace(layout=layout, coordinates=kept)
 
 
+def seen_by_quantiles(target: Any, names: tuple[str, ...]) -> Any:
+    """The same density, with these heavy-tailed sites seen by the quantiles of their priors."""
+    layout = target.layout
+    movable, funnels = (tuple(n for n in each if n not in names) for each in (layout.movable, layout.funnels))
+    layout = dataclasses.replace(layout, by_quantiles=names, movable=movable, funnels=funnels)
+    return target.replace(layout=layout, coordinates={name: target.coordinates[name] for name in movable})
+
+
 def in_coordinates(target: Any, row: AnyArray) -> Any:
     """The same density, whose movable sites are seen as a row of numbers says: see `Layout.packed`."""
     return target.replace(coordinates=target.layout.unpacked(row.astype(jnp.result_type(float))))
@@ -331,6 +339,7 @@ def with_data(target: Any, model: Model) -> Any:
     mine = model_of(target)
     check_applied(model)
     other = Target.of(dataclasses.replace(model, states=mine.states, decentered=mine.decentered))
+    other = seen_by_quantiles(other, target.layout.by_quantiles)
     if other.layout.params != target.layout.params:
         theirs, own = (", ".join(each.layout.params) or "none" for each in (other, target))
         raise ModelError(

@@ -7,6 +7,7 @@ better on fresh draws, and sums what all of it cost.
 - `costs`: what several fits cost together.
 - `choice`: a richer solution is kept where its report is no worse.
 - `from_prior`: starts from draws of the prior, where the boxes may have missed.
+- `tails`: sites of heavy-tailed priors by the quantiles of these.
 - `rows`: rows by a Newton step given the hyperparameters, where no coordinates can move them.
 - `components`: a mixture with new components, while they pay.
 - `modes`: a mixture of the modes and widths that restarts met.

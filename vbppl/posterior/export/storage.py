@@ -162,6 +162,7 @@ def _learnt(target: Target) -> dict[str, Any]:
         "coordinates": target.coordinates,
         "movable": layout.movable,
         "decentred": layout.fixed_decentred,
+        "by_quantiles": layout.by_quantiles,
         "shown": {plate.name: plate.subsample_size for plate in layout.plates},
         "sources": tuple(target.sources),
     }
@@ -171,6 +172,7 @@ def _fitted(learnt: Mapping[str, Any], target: Target) -> Target:
     """The density of a model as it was fitted."""
     _check_shapes("the model's params", learnt["params"], target.params)
     seen = {"movable": learnt["movable"], "fixed_decentred": learnt["decentred"]}
+    seen["by_quantiles"] = learnt.get("by_quantiles", ())  # which files of before do not have
     layout = dataclasses.replace(target.layout.showing(learnt["shown"]), **seen)
     target = target.replace(params=learnt["params"], coordinates=learnt["coordinates"], layout=layout)
     return in_mode(target, learnt["states"], None)
