@@ -10,6 +10,7 @@ NAMES = (
     "low_rank",
     "minibatch",
     "overhead",
+    "porting",
     "posteriordb",
     "posteriors",
     "refine",

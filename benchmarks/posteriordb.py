@@ -1,8 +1,8 @@
 """Posteriors of posteriordb against its own reference draws: models that no limit of this library was chosen by.
 
 The rule, written before the first was run: every posterior with stored reference draws (10 chains of Stan's NUTS,
-10,000 draws) whose model is not in the suite `posteriors`, with the priors of its Stan program, flat ones too. Not yet
-written as models are `bball_drive_event_*` (hidden Markov), `mcycle_gp`, and `one_comp_mm_elim_abs`. The data stay
+10,000 draws) whose model is not in the suite `posteriors`, with the priors of its Stan program, flat ones too; but not
+`mcycle_gp`. The data stay
 in a clone of https://github.com/stan-dev/posteriordb, given by `--data`.
 """
 
@@ -171,6 +171,49 @@ def hidden_markov(y):
     vb.factor("y", logsumexp(jax.lax.scan(step, each[0], each[1:])[0]))
 
 
+@vb.model
+def drives(u, v, alpha, scale):
+    """A basketball player's drives: a hidden state of two, with Stan's flat start; `scale` is None for exponentials."""
+    theta = jnp.stack([vb.sample(f"theta{k + 1}", dist.Dirichlet(alpha[k])) for k in range(2)])
+    support = dist.constraints.positive_ordered_vector if scale is None else dist.constraints.ordered_vector
+    middles = {name: vb.sample(name, dist.ImproperUniform(support, (), (2,))) for name in ("phi", "lambda")}
+    for name, middle in middles.items():
+        vb.factor(f"{name}_prior", jnp.sum(dist.Normal(jnp.array([0.0, 3.0]), 1.0).log_prob(middle)))
+
+    def step(state, x):
+        is_first, *seen = x
+        state = vb.sample("state", dist.Categorical(jnp.where(is_first, 0.5, theta[state])))
+        for name, (middle, value) in zip("uv", zip(middles.values(), seen)):
+            at = middle[state]
+            vb.sample(name, dist.Exponential(at) if scale is None else dist.Normal(at, scale), obs=value)
+        return state, None
+
+    vb.scan(step, 0, (np.arange(len(u)) == 0, u, v))
+
+
+@vb.model
+def compartment(times, measured, dose, volume):
+    """One compartment with Michaelis-Menten elimination, by Runge and Kutta's method, ten steps between two times."""
+    k_a, k_m, v_m, sigma = (vb.sample(name, dist.HalfCauchy(1.0)) for name in ("k_a", "K_m", "V_m", "sigma"))
+
+    def slope(t, c):
+        return jnp.exp(-k_a * t) * dose * k_a / volume - v_m / volume * c / (k_m + c)
+
+    def one(c, span):
+        t, h = span
+        a = slope(t, c)
+        b = slope(t + h / 2, c + h / 2 * a)
+        d = slope(t + h / 2, c + h / 2 * b)
+        c = c + h / 6 * (a + 2 * b + 2 * d + slope(t + h, c + h * d))
+        return c, c
+
+    starts, lengths = jnp.append(0.0, times[:-1]), jnp.diff(times, prepend=0.0) / 10
+    spans = (starts[:, None] + lengths[:, None] * jnp.arange(10), jnp.broadcast_to(lengths[:, None], (len(times), 10)))
+    _, c = jax.lax.scan(one, 0.0, jax.tree.map(jnp.ravel, spans))
+    with vb.plate("time", len(times)):
+        vb.sample("C_hat", dist.LogNormal(jnp.log(c[9::10]), sigma), obs=measured)
+
+
 def columns(*names: str) -> Callable[[Data], np.ndarray]:
     """A design with an intercept.
 
@@ -224,6 +267,8 @@ IDEOLOGY = ("real_ideo", "race_adj", *(f"age_discrete == {k}" for k in (2, 3, 4)
 MODELS: dict[str, Callable[[Data], vb.Model]] = {
     "arK-arK": lambda d: autoregression(np.asarray(d["y"], float), int(d["K"])),
     "arma-arma11": lambda d: arma(np.asarray(d["y"], float)),
+    "bball_drive_event_0-hmm_drive_0": lambda d: drives(d["u"], d["v"], np.asarray(d["alpha"], float), None),
+    "bball_drive_event_1-hmm_drive_1": lambda d: drives(d["u"], d["v"], np.asarray(d["alpha"], float), 0.1),
     "diamonds-diamonds": lambda d: diamonds(centred(d["X"]), np.asarray(d["Y"], float)),
     "earnings-earn_height": linear("earn", "height"),
     "earnings-log10earn_height": lambda d: linear("y", "height")({**d, "y": np.log10(d["earn"])}),
@@ -268,6 +313,9 @@ MODELS: dict[str, Callable[[Data], vb.Model]] = {
     "mesquite-logmesquite_logvolume": of_mesquite("log volume"),
     "mesquite-mesquite": linear("weight", "diam1", "diam2", "canopy_height", "total_height", "density", "group"),
     **{f"nes{year}-nes": linear("partyid7", *IDEOLOGY) for year in range(1972, 2001, 4)},
+    "one_comp_mm_elim_abs-one_comp_mm_elim_abs": lambda d: compartment(
+        np.asarray(d["times"], float), np.asarray(d["C_hat"], float), float(d["D"]), float(d["V"])
+    ),
     "sblrc-blr": lambda d: blr(np.asarray(d["X"], float), np.asarray(d["y"], float)),
     "sblri-blr": lambda d: blr(np.asarray(d["X"], float), np.asarray(d["y"], float)),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions
 import pytest
 from quick import jit
 
@@ -181,3 +182,36 @@ def test_numpyros_distributions_serve_as_they_are(name):
     x, log_prob, reference, on_support = run(ours)
     assert np.all(on_support) and x.shape == ours.shape((2,))
     np.testing.assert_allclose(log_prob, reference, rtol=1e-5)
+
+
+class Shell(numpyro.distributions.Distribution):
+    """A user's distribution below NumPyro's base, which says of no attribute that it is a parameter."""
+
+    support = numpyro.distributions.constraints.real_vector
+
+    def __init__(self, loc, radius):
+        self.loc, self.radius = loc, radius
+        super().__init__(batch_shape=loc.shape[:-1], event_shape=loc.shape[-1:])
+
+    def sample(self, key, sample_shape=()):
+        return jnp.zeros(sample_shape + self.shape())
+
+    def log_prob(self, x):
+        return -jnp.square(jnp.linalg.norm(x - self.loc, axis=-1) - self.radius)
+
+
+def test_a_users_subclass_of_numpyros_keeps_its_attributes_and_they_are_data():
+    x, loc = jnp.array([1.0, 2.0]), jnp.array([0.5, -1.0])
+    guest = as_distribution(Shell(loc, 2.0), "shell")
+    density = jax.jit(lambda guest, x: guest.log_prob(x))
+    assert density(guest, x) == pytest.approx(-((np.hypot(0.5, 3.0) - 2.0) ** 2), rel=1e-5)
+    moved = jax.tree.map(lambda leaf: leaf + 1.0, guest)
+    assert density(moved, x + 1.0) == pytest.approx(-((np.hypot(0.5, 3.0) - 3.0) ** 2), rel=1e-5)
+    slope = jax.grad(lambda radius: as_distribution(Shell(loc, radius), "shell").log_prob(x))(2.0)
+    assert slope == pytest.approx(2 * (np.hypot(0.5, 3.0) - 2.0), rel=1e-5)
+
+
+def test_numpyros_helpers_stand_where_they_do_there():
+    assert dist.util is numpyro.distributions.util
+    with pytest.raises(AttributeError, match="no attribute 'utils'"):
+        dist.utils  # noqa: B018

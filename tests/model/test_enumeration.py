@@ -538,6 +538,7 @@ def test_numpyros_word_for_it_is_understood():
         vb.sample("z", dist.Bernoulli(PSI), infer=infer)
 
     assert vb.target(coin({"enumerate": "parallel"})).layout.summed == ("z",)
+    assert vb.target(coin({})).layout.summed == ("z",)  # as an example writes it that sums or does not
     with pytest.raises(ModelError) as error:
         vb.target(coin({"enumerate": "sequential"}))
     assert str(error.value) == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 
@@ -11,11 +12,13 @@ import numpy as np
 import numpyro
 import numpyro.distributions
 import pytest
+import scipy.stats
 from numpyro.handlers import seed as seeded
 from numpyro.handlers import trace as traced
 from numpyro.infer.util import log_density, potential_energy, unconstrain_fn
 
 import vbppl as vb
+import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.model.trace import abstract_sites
 from vbppl.target.target import param_values
@@ -400,3 +403,49 @@ def test_params_have_supports():
     assert target.params["p"][0].shape == (2,)
     np.testing.assert_allclose(param_values(target)["p"], [0.2, 0.3, 0.5], rtol=1e-5)
     np.testing.assert_allclose(param_values(target)["theirs"], 2.0, rtol=1e-6)
+
+
+def test_a_handler_of_numpyros_that_would_do_nothing_is_refused():
+    @vb.model
+    def masked(y, m):
+        with numpyro.handlers.mask(mask=m), vb.plate("row", 3):
+            vb.sample("y", dist.Normal(0.0, 1.0), obs=y)
+
+    @vb.model
+    def chain(y):
+        def step(level, value):
+            return vb.sample("y", dist.Normal(level, 1.0)), None
+
+        with numpyro.handlers.condition(data={"y": y}):
+            vb.scan(step, 0.0, y)
+
+    with pytest.raises(ModelError) as error:
+        masked(np.zeros(3), np.array([True, False, True])).log_joint({})
+    assert str(error.value) == (
+        "site 'row': NumPyro's mask stands around the plate statement, and does nothing to it.\n"
+        "  To mend it: Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y)."
+    )
+    with pytest.raises(ModelError, match="site 'y': NumPyro's condition stands around the sample statement"):
+        chain(np.zeros(3)).log_joint({})
+
+
+def test_numpyros_handlers_around_a_run_are_no_business_of_it():
+    @vb.model
+    def coin(y):
+        vb.sample("y", dist.Bernoulli(0.25), obs=y)
+
+    with numpyro.handlers.seed(rng_seed=0):
+        assert coin(1).log_joint({}) == pytest.approx(np.log(0.25))
+
+
+def test_sizes_from_data_are_known_where_the_data_are_closed_over(x64):
+    def groups(k, y):
+        with vb.plate("group", len(np.unique(k))):
+            mean = vb.sample("mean", dist.Normal(0.0, 1.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(mean[k], 1.0), obs=y)
+
+    k, y, mean = np.array([0, 0, 1, 2]), np.arange(4.0), np.array([0.3, -1.0, 2.0])
+    model = vb.model(functools.partial(groups, k, y))()
+    expected = scipy.stats.norm.logpdf(mean).sum() + scipy.stats.norm.logpdf(y, mean[k]).sum()
+    assert model.log_joint({"mean": mean}) == pytest.approx(expected, rel=1e-12)

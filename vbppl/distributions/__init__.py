@@ -127,7 +127,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """What only NumPyro has, where it is installed: `dist.Gompertz` serves in a statement as ours do."""
-    if not name[:1].isupper():
+    """What only NumPyro has, where it is installed: `dist.Gompertz` serves as ours do, and so does `dist.util`."""
+    if not (name[:1].isupper() or name == "util"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return of_numpyro(name, __all__)

@@ -175,19 +175,29 @@ class Foreign(Distribution):
     given_support: Bijector | None
     rest: tuple[Any, ...] = static()
     structure: Any = static()
+    of_attributes: type | None = static(default=None)  # the class, where what was flattened are the attributes
 
     def __init__(self, dist: Any, support: Bijector | None = None):
         leaves, structure = jax.tree.flatten(dist)
+        of_attributes = type(dist) if _loses(dist, jax.tree.unflatten(structure, leaves)) else None
+        if of_attributes is not None:
+            leaves, structure = jax.tree.flatten(dict(vars(dist)))
         set_field(self, "numbers", tuple(leaf if _is_number(leaf) else None for leaf in leaves))
         set_field(self, "given_support", support)
         set_field(self, "rest", tuple(None if _is_number(leaf) else leaf for leaf in leaves))
         set_field(self, "structure", structure)
+        set_field(self, "of_attributes", of_attributes)
 
     @property
     def inner(self) -> PyTree:
         """The distribution as its own library made it."""
         leaves = [rest if number is None else number for number, rest in zip(self.numbers, self.rest)]
-        return jax.tree.unflatten(self.structure, leaves)
+        inner = jax.tree.unflatten(self.structure, leaves)
+        if self.of_attributes is None:
+            return inner
+        whole = object.__new__(self.of_attributes)
+        vars(whole).update(inner)
+        return whole
 
     @property
     def batch_shape(self):
@@ -260,6 +270,12 @@ class Foreign(Distribution):
         if moment is None:
             raise self._no(name)
         return jnp.asarray(moment() if callable(moment) else moment)
+
+
+def _loses(dist: Any, again: Any) -> bool:
+    """Does a user's subclass of NumPyro's inherit a registration that does not know of its attributes?"""
+    kept = getattr(again, "__dict__", {})
+    return any(name not in kept and not hasattr(type(dist), name) for name in getattr(dist, "__dict__", {}))
 
 
 def _is_number(leaf: Any) -> bool:

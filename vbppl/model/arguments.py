@@ -7,6 +7,7 @@ import difflib
 import functools
 import inspect
 import re
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from types import FunctionType
 from typing import Any, TypeAlias
@@ -147,9 +148,9 @@ def check_keywords(word: str, site: str, given: Mapping[str, Any], known: str) -
 def without_infer(site: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The keywords of a sample statement without NumPyro's `infer={"enumerate": "parallel"}`, which is what is done."""
     asked = given.get("infer")
-    if not isinstance(asked, Mapping) or "enumerate" not in asked:
+    if not isinstance(asked, Mapping) or asked and "enumerate" not in asked:
         return dict(given)
-    if dict(asked) != {"enumerate": "parallel"}:
+    if asked and dict(asked) != {"enumerate": "parallel"}:
         raise ModelError(
             f"infer is {asked!r:.80}, of which only {{'enumerate': 'parallel'}} has a meaning here.",
             site=site,
@@ -258,6 +259,37 @@ def changing(site: str) -> ModelError:
     """The error where another run has other statements."""
     mend = "Let the same statements run each time: nothing that counts runs, or is random, may choose among them."
     return ModelError("the site was not there when the model was first run.", site=site, mend=mend)
+
+
+def handlers_around() -> int:
+    """How many effect handlers of NumPyro stand around: none of them hears our words."""
+    return len(_handlers())
+
+
+def check_handlers(kind: str, site: str, around: int) -> None:
+    """Refuse a statement inside a handler of NumPyro's that was opened within the run: it would do nothing, unsaid."""
+    if len(_handlers()) > around:
+        name = type(_handlers()[-1]).__name__
+        mend = HANDLERS.get(name, "See docs/porting.md for what it is in vbppl's words.")
+        what = f"NumPyro's {name} stands around the {kind} statement, and does nothing to it."
+        raise ModelError(what, site=site, mend=mend)
+
+
+def _handlers() -> list[Any]:
+    return getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", [])
+
+
+HANDLERS: Mapping[str, str] = {
+    "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
+    "scale": "Weigh the density: vb.factor(name, weight * dist.Normal(mu, 1.0).log_prob(y)).",
+    "reparam": "Leave it out: a fit chooses its coordinates; vb.decenter(model, name) names them.",
+    "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
+    "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
+    "do": "Leave it out, and write my_model(x).do(mu=0.3).",
+    "seed": "Leave it out: sample, fit and predict take seed=.",
+    "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
+    "plate": "Write vb.plate.",
+}
 
 
 def refuse_function(name: str, dist: Any) -> None:

@@ -30,7 +30,16 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel, without_infer
+from vbppl.model.arguments import (
+    changing,
+    check_handlers,
+    check_keywords,
+    handlers_around,
+    numbers_of,
+    refuse_function,
+    submodel,
+    without_infer,
+)
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
 from vbppl.model.missing.statement import mask_of, partly_observed
@@ -119,10 +128,12 @@ class Run:
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
         self.within = get_opaque_trace_state()  # of JAX: what transforms stand around the run
+        self.handlers = handlers_around()  # of NumPyro
 
     def ask(self, site: Site) -> Site:
         """Let the interpreter answer `site`, and remember the answer."""
         check_transforms(site.kind, site.name, self.within)
+        check_handlers(site.kind, site.name, self.handlers)
         self.check_name(site)
         try:
             self.sites[site.name] = site = self.interpreter(site)
