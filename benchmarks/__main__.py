@@ -15,6 +15,7 @@ NAMES = (
     "posteriors",
     "refine",
     "sbibm",
+    "stan_examples",
     "stopping",
     "vae",
     "verdict",

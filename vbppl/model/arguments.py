@@ -262,7 +262,7 @@ def changing(site: str) -> ModelError:
 
 
 def handlers_around() -> int:
-    """How many effect handlers of NumPyro stand around: none of them hears our words."""
+    """How many effect handlers of NumPyro that mean something stand around: none of them hears our words."""
     return len(_handlers())
 
 
@@ -276,17 +276,20 @@ def check_handlers(kind: str, site: str, around: int) -> None:
 
 
 def _handlers() -> list[Any]:
-    return getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", [])
+    around = getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", ())
+    return [handler for handler in around if type(handler).__name__ not in IDLE]
+
+
+# What these ask for is done anyway, or is no part of a density: coordinates, summing out, keys, records.
+IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
 
 
 HANDLERS: Mapping[str, str] = {
     "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
     "scale": "Weigh the density: vb.factor(name, weight * dist.Normal(mu, 1.0).log_prob(y)).",
-    "reparam": "Leave it out: a fit chooses its coordinates; vb.decenter(model, name) names them.",
     "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
     "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
     "do": "Leave it out, and write my_model(x).do(mu=0.3).",
-    "seed": "Leave it out: sample, fit and predict take seed=.",
     "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
     "plate": "Write vb.plate.",
 }
