@@ -54,7 +54,7 @@ def deaths() -> tuple[np.ndarray, ...]:
 HISTORIES, SEX = bits(12, 6), bits(12)
 AT_BATS = np.array([45, 40, 30, 33, 50])
 HITS = rng.binomial(AT_BATS, 0.3)
-CHORALE = (bits(3, 6, 4), np.array([6, 3, 5]), argparse.Namespace(hidden_dim=4))
+CHORALE = (bits(3, 6, 4).astype(np.int32), np.array([6, 3, 5], np.int32), argparse.Namespace(hidden_dim=4))
 DOCUMENTS = {"vocab_size": 12, "num_topics": 3, "hidden": 4, "dropout_rate": 0.2, "batch_size": 6}
 HYPERS = {"expected_sparsity": 1.0, "alpha1": 3.0, "beta1": 1.0, "alpha2": 3.0, "beta2": 1.0, "alpha3": 2.0, "c": 1.0}
 DMM = {"subsample_size": 4, "latent_dim": 3, "emission_dim": 4, "transition_dim": 5, "data_dim": 6, "gru_dim": 4}

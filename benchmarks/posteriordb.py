@@ -1,9 +1,8 @@
 """Posteriors of posteriordb against its own reference draws: models that no limit of this library was chosen by.
 
 The rule, written before the first was run: every posterior with stored reference draws (10 chains of Stan's NUTS,
-10,000 draws) whose model is not in the suite `posteriors`, with the priors of its Stan program, flat ones too; but not
-`mcycle_gp`. The data stay
-in a clone of https://github.com/stan-dev/posteriordb, given by `--data`.
+10,000 draws) whose model is not in the suite `posteriors`, with the priors of its Stan program, flat ones too; but for
+`mcycle_gp`. The data stay in a clone of https://github.com/stan-dev/posteriordb, given by `--data`.
 """
 
 from __future__ import annotations
