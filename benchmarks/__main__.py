@@ -15,6 +15,7 @@ NAMES = (
     "refine",
     "sbibm",
     "stopping",
+    "trace",
     "vae",
     "verdict",
 )
