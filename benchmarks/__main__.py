@@ -17,6 +17,7 @@ NAMES = (
     "sbibm",
     "stan_examples",
     "stopping",
+    "trace",
     "vae",
     "verdict",
 )

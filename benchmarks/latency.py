@@ -1,8 +1,9 @@
-"""How long a user waits for a first answer, against the compile floor.
+"""How long people wait for a first answer, and after it: `python -m benchmarks latency`.
 
-The floor is the CPU time to trace and compile the batched value and gradient of the same density,
-written by hand, with JAX already imported: nobody can answer sooner. Every figure comes from a fresh process
-and is CPU seconds over all threads; medians of several, all in one run.
+Beside each model stands its limit, the CPU seconds to trace and compile the batched value and gradient of the same
+density written by hand, which nobody can answer sooner than, and, with `--peers`, NumPyro's `AutoNormal` (10,000 steps)
+and NUTS (1,000 + 1,000, its defaults). Every figure comes from a fresh process and is CPU seconds over all threads with
+JAX imported; repetitions are the outermost loop, so that a busy minute hits all alike; figures are medians.
 """
 
 from __future__ import annotations
@@ -12,88 +13,85 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-CHILD = """
-import json, resource, sys, time, warnings
-import numpy as np
-import jax, jax.numpy as jnp
+from benchmarks import machine
+from benchmarks.waiting.models import cases
 
-warnings.simplefilter("ignore")
-y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12]); sigma = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
-
-def cpu():
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-def by_hand(z, y, sigma):
-    mu, log_tau, theta = z[0], z[1], z[2:]
-    tau = jnp.exp(log_tau)
-    prior = -0.5 * (mu / 5) ** 2 - jnp.log1p((tau / 5) ** 2) + log_tau
-    return prior + jnp.sum(-0.5 * ((theta - mu) / tau) ** 2 - log_tau - 0.5 * ((y - theta) / sigma) ** 2)
-
-found = {}
-if sys.argv[1] == "floor":
-    before = cpu()
-    batched = jax.jit(jax.vmap(jax.value_and_grad(by_hand), (0, None, None)))
-    jax.block_until_ready(batched(np.zeros((32, 10), np.float32), y, sigma))
-    found["cpu"] = cpu() - before
-else:
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, seconds, **_: compiled.append(seconds) if name.endswith("backend_compile_duration") else None
-    )
-    before = cpu()
-    import vbppl as vb, vbppl.distributions as dist
-    found["import"] = cpu() - before
-
-    @vb.model
-    def eight_schools(sigma, y=None):
-        mu = vb.sample("mu", dist.Normal(0.0, 5.0))
-        tau = vb.sample("tau", dist.HalfCauchy(5.0))
-        with vb.plate("school", len(sigma)):
-            theta = vb.sample("theta", dist.Normal(mu, tau))
-            vb.sample("y", dist.Normal(theta, sigma), obs=y)
-
-    before = cpu()
-    vb.fit(eight_schools(sigma, y=y), sys.argv[1])
-    found["cpu"], found["programs"] = cpu() - before, len(compiled)
-    before, count = time.perf_counter(), len(compiled)
-    posterior = vb.fit(eight_schools(sigma, y=y + 1), sys.argv[1], seed=1)
-    found["again"], found["programs_again"] = time.perf_counter() - before, len(compiled) - count
-    found["gradients"] = posterior.status.gradients
-print(json.dumps(found))
-"""
-GUIDES = ("mean_field", "full_rank", "auto")
+OURS, PEERS = ("floor", "density", "fit"), ("svi", "nuts")
+LIMIT = 300  # seconds by the clock, of one process
+HEAD = (
+    "| model | by hand | density | ratio | first fit | verdict | second | its gradients | SVI | NUTS |\n"
+    "|---|--:|--:|--:|--:|---|--:|--:|--:|--:|"
+)
 
 
-def measure(what: str) -> dict[str, float]:
-    """One fresh process."""
-    done = subprocess.run([sys.executable, "-c", CHILD, what], capture_output=True, text=True, check=True)
+def measure(what: str, name: str) -> dict[str, Any]:
+    """One fresh process; where it fails, `failed` says why."""
+    command = [sys.executable, "-m", "benchmarks.waiting.process", what, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"over {LIMIT} s"}
+    if done.returncode:
+        return {"failed": done.stderr.strip().splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def table(found: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]) -> str:
+    """Markdown: the models, then what is asked of a posterior for the first time."""
+    names, lines, calls = dict.fromkeys(name for name, _ in found), [HEAD], []
+    for name in names:
+        floor, density = (_median(found.get((name, what), ()), "cpu") for what in OURS[:2])
+        answers = [one for one in found.get((name, "fit"), ()) if "failed" not in one]
+        verdict, gradients = (answers[-1]["verdict"], f"{answers[-1]['second_gradients']:,}") if answers else ("", "")
+        second = _median(answers, "second")
+        cells = [name, _shown(floor), _shown(density), _shown(density / floor)]
+        cells += [_cell(found.get((name, "fit"), ())), verdict, _shown(second, 3), gradients]
+        lines.append("| " + " | ".join([*cells, *(_cell(found.get((name, what), ())) for what in PEERS)]) + " |")
+        if answers:
+            calls.append((name, answers))
+    text = "\n".join(lines)
+    if calls:
+        asked = list(calls[0][1][0]["calls"])
+        text += "\n\n| first call, CPU-s (programs) | " + " | ".join(asked) + " |\n|---|" + "--:|" * len(asked)
+        for name, answers in calls:
+            text += f"\n| {name} | " + " | ".join(_call(answers, call) for call in asked) + " |"
+        text += f"\n\nImporting vbppl after JAX: {_median(calls[0][1], 'import'):.2f} CPU-s."
+    return text
+
+
+def _median(runs: Sequence[Mapping[str, Any]], key: str) -> float:
+    values = [run[key] for run in runs if "failed" not in run]
+    return statistics.median(values) if values else float("nan")
+
+
+def _cell(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds, or why there are none."""
+    failed = [run["failed"] for run in runs if "failed" in run]
+    return failed[0][:40] if failed else _shown(_median(runs, "cpu"))
+
+
+def _call(answers: Sequence[Mapping[str, Any]], call: str) -> str:
+    runs = [answer["calls"][call] for answer in answers]
+    return "none" if runs[0]["cpu"] is None else f"{_median(runs, 'cpu'):.2f} ({runs[0]['programs']})"
+
+
+def _shown(value: float, digits: int = 2) -> str:
+    return "" if value != value else f"{value:.{digits}f}"
+
+
 def main(arguments: Sequence[str] = ()) -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(prog="benchmarks latency", description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
-    repetitions = parser.parse_args(arguments).repetitions
-    runs: dict[str, list[dict[str, float]]] = {what: [] for what in ("floor", *GUIDES)}
-    for _ in range(repetitions):  # interleaved, so that a busy minute hits all of them
-        for what, found in runs.items():
-            found.append(measure(what))
-
-    def median(what: str, key: str) -> float:
-        return statistics.median(found[key] for found in runs[what])
-
-    floor = median("floor", "cpu")
-    print(f"Eight schools, first answer in a fresh process; compile floor {floor:.2f} CPU-s\n")
-    print("| guide | fit, CPU-s | x floor | programs | second fit, ms | programs again | its gradients |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
-    for guide in GUIDES:
-        first, again = median(guide, "cpu"), 1000 * median(guide, "again")
-        counts = [int(median(guide, key)) for key in ("programs", "programs_again", "gradients")]
-        print(
-            f"| {guide} | {first:.2f} | {first / floor:.1f} | {counts[0]} | {again:.0f} | {counts[1]} | {counts[2]:,} |"
-        )
-    print(f"\nImporting vbppl after JAX: {median('auto', 'import'):.2f} CPU-s.")
+    parser.add_argument("--model", default="", help="only models whose name contains this")
+    parser.add_argument("--peers", action="store_true", help="NumPyro's SVI and NUTS beside")
+    options = parser.parse_args(arguments)
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for _ in range(options.repetitions):
+        for name in cases():
+            for what in (*OURS, *(PEERS if options.peers else ())) if options.model in name else ():
+                found.setdefault((name, what), []).append(measure(what, name))
+    print(f"{machine.described()}; CPU seconds\n\n{table(found)}")

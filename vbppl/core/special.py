@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,11 @@ from vbppl.core.types import Array, ArrayLike
 
 HALF_LOG_TWO_PI = 0.9189385332046727
 LOG_TWO = 0.6931471805599453
+TOGETHER = 4096  # numbers of which the calls of a function are made one
 FEW = 8  # values of a variable that are summed one by one
 FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
+# `B_2k / (2k (2k - 1))`: of the series of `log Gamma` in odd powers of `1 / t`.
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
 
 
 def safe_log(y: ArrayLike) -> Array:
@@ -137,14 +141,46 @@ def log_gamma_divergence(c: ArrayLike, a: ArrayLike) -> Array:
 
 
 def _stirling_error(t: ArrayLike) -> Array:
-    """`delta(t)` above: for large `t` its series, whose next term is below 1e-16 at 16."""
-    t = jnp.asarray(t, jnp.result_type(t, 0.0))
-    small = t < 16.0
-    low, high = jnp.where(small, t, 1.0), jnp.where(small, 16.0, t)
-    near = jax.scipy.special.gammaln(low) - ((low - 0.5) * jnp.log(low) - low + HALF_LOG_TWO_PI)
-    square = 1 / jnp.square(high)
-    far = (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188)))) / high
-    return jnp.where(small, near, far)
+    """`delta(t)` above for `t > 0`: by its series from 8 on (its next term is below 1e-16), else by that at `t + 8`.
+
+    `delta(t) = delta(t + 8) - 8 + (t - 1/2) log((t + 8) / t) - log(t (t + 1) ... (t + 7) / (t + 8)^8)`. XLA writes
+    `gammaln` and `digamma` out in hundreds of operations, wherever they are used; and as each division and logarithm
+    is a loop of its own, to be compiled on its own, there are as few of these here as can be.
+    """
+    return _stirling(jnp.asarray(t, jnp.result_type(t, 0.0)))
+
+
+def _parts_of_stirling(t: Array) -> tuple[Array, Array, Array, Array, Sequence[Array]]:
+    """Where `t` is shifted, from what, `1 / (t + 8)` or `1 / t`, `log((t + 8) / t)`, factors of `t ... (t + 7)`."""
+    small = t < 8.0
+    low = jnp.where(small, t, 1.0)
+    inverse = 1.0 / jnp.where(small, low + 8.0, t)
+    pairs = low * (low + 7.0)  # `(t + 1) (t + 6) = t (t + 7) + 6`, and so on
+    return small, low, inverse, jnp.log(low + 8.0) - jnp.log(low), (pairs + 6.0, pairs + 10.0, pairs + 12.0)
+
+
+def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
+    return functools.reduce(lambda sum_, each: sum_ * x + each, reversed(coefficients), jnp.zeros_like(x))
+
+
+@jax.custom_jvp
+def _stirling(t: Array) -> Array:
+    small, low, inverse, log_ratio, (one, two, three) = _parts_of_stirling(t)
+    power = jnp.square(jnp.square(jnp.square(inverse)))
+    shift = (low - 0.5) * log_ratio - 8.0 - jnp.log(low * (low + 7.0) * one * two * three * power)
+    return _polynomial(STIRLING, jnp.square(inverse)) * inverse + jnp.where(small, shift, 0.0)
+
+
+@_stirling.defjvp
+def _slope_of_stirling(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (t,), (by_t,) = primals, tangents
+    small, low, inverse, log_ratio, (one, two, three) = _parts_of_stirling(t)
+    rising = (low + 7.0) * one * two * three  # times t: the product above
+    its_slope = one * two * three + (low + 7.0) * (2.0 * low + 7.0) * (one * two + two * three + one * three)
+    shift = log_ratio - 0.5 * inverse - (0.5 * rising + low * its_slope) / (low * rising)
+    square = jnp.square(inverse)
+    series = _polynomial([-(2 * k + 1) * each for k, each in enumerate(STIRLING)], square) * square
+    return _stirling(t), (series + jnp.where(small, shift, 0.0)) * by_t
 
 
 def log_factorial_error(x: Array) -> Array:
@@ -164,19 +200,40 @@ def deviance(x: ArrayLike, mean: ArrayLike, log_mean: ArrayLike) -> Array:
     >>> print(f"{deviance(10_002_000.0, 1e7, jnp.log(1e7)):.4f}")
     0.2000
     """
-    x, mean = jnp.broadcast_arrays(jnp.asarray(x, jnp.result_type(x, 0.0)), mean)
-    some, ordinary = jnp.greater(x, 0), jnp.greater(mean, 1e-15)
-    x, safe = jnp.where(some, x, 1.0), jnp.where(ordinary, mean, 1.0)
-    v = jnp.where(ordinary, (x - safe) / (x + safe), 1.0)
+    dtype = jnp.result_type(x, mean, log_mean, 0.0)
+    return _deviance(*jnp.broadcast_arrays(*(jnp.asarray(part, dtype) for part in (x, mean, log_mean))))
+
+
+def _deviance_and_logarithm(x: Array, mean: Array, log_mean: Array) -> tuple[Array, Array]:
+    """The deviance, and `log(x / mean)`, which is its slope in `x`."""
+    some, ordinary = x > 0, mean > 1e-15
+    count, safe = jnp.where(some, x, 1.0), jnp.where(ordinary, mean, 1.0)
+    v = jnp.where(ordinary, (count - safe) / (count + safe), 1.0)
     near = jnp.abs(v) < 0.1
     v = jnp.where(near, v, 0.0)
-    square, series = jnp.square(v), 0.0
-    for odd in range(17, 1, -2):  # up to v^17, the next term is below 1e-17 of the sum
-        series = series * square + 1.0 / odd
-    close = (x - mean) * v + 2.0 * x * v * square * series
-    nothing = jnp.equal(log_mean, -jnp.inf)
-    far = x * jnp.where(ordinary, jnp.log(x / safe), jnp.log(x) - jnp.where(nothing, 0.0, log_mean)) + mean - x
-    return jnp.where(some, jnp.where(near, close, jnp.where(nothing, jnp.inf, far)), mean)
+    square = jnp.square(v)
+    series = square * _polynomial([1.0 / odd for odd in range(3, 19, 2)], square)  # the next term is below 1e-17
+    nothing = log_mean == -jnp.inf
+    far = jnp.log(count / safe) - jnp.where(ordinary | nothing, 0.0, log_mean)
+    logarithm = jnp.where(near, 2.0 * v * (1.0 + series), jnp.where(nothing, jnp.inf, far))
+    value = jnp.where(near, (count - mean) * v + 2.0 * count * v * series, count * logarithm + mean - count)
+    return jnp.where(some, value, mean), jnp.where(some, logarithm, 0.0)
+
+
+@jax.custom_jvp
+def _deviance(x: Array, mean: Array, log_mean: Array) -> Array:
+    return _deviance_and_logarithm(x, mean, log_mean)[0]
+
+
+@_deviance.defjvp
+def _slopes_of_deviance(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> Any:
+    # Written down they are three products; of all that stands above JAX would make three times as much to compile.
+    (x, mean, _), (by_x, by_mean, by_log_mean) = primals, tangents
+    value, logarithm = _deviance_and_logarithm(*primals)
+    logarithm = jnp.where(logarithm < jnp.inf, logarithm, 0.0)  # of a count that cannot be, whose tangent may be 0
+    ordinary = mean > 1e-15
+    in_mean = jnp.where(ordinary, (mean - x) / jnp.where(ordinary, mean, 1.0), 1.0)
+    return value, logarithm * by_x + in_mean * by_mean - jnp.where(ordinary, 0.0, x) * by_log_mean
 
 
 def log_split(counts: Sequence[Array], probs: Sequence[Array], logs: Sequence[Array]) -> Array:
@@ -186,8 +243,24 @@ def log_split(counts: Sequence[Array], probs: Sequence[Array], logs: Sequence[Ar
     """
     total = sum(counts[1:], counts[0])
     log_total = jnp.log(jnp.where(total > 0, total, 1.0))
-    deviances = [deviance(x, total * p, log_total + log_p) for x, p, log_p in zip(counts, probs, logs)]
-    return log_factorial_error(total) - sum(map(log_factorial_error, counts)) - sum(deviances)
+    deviances = at_once(deviance, *((x, total * p, log_total + log_p) for x, p, log_p in zip(counts, probs, logs)))
+    of_all, *of_each = at_once(log_factorial_error, (total,), *((x,) for x in counts))
+    return of_all - sum(of_each) - sum(deviances)
+
+
+def at_once(function: Callable[..., Array], *calls: Sequence[ArrayLike]) -> list[Array]:
+    """`[function(*call) for call in calls]`, compiled once where that is what it costs: an elementwise function.
+
+    Of a few numbers all calls are one, on the numbers of all of them side by side. Of many each is on its own, since
+    there the copies would cost more.
+    """
+    arguments = [jnp.broadcast_arrays(*(jnp.asarray(part) for part in call)) for call in calls]
+    sizes = [call[0].size for call in arguments]
+    if sum(sizes) > TOGETHER:
+        return [function(*call) for call in arguments]
+    columns = [jnp.concatenate([part.reshape(-1) for part in parts]) for parts in zip(*arguments)]
+    stops = np.cumsum(sizes)[:-1].tolist()
+    return [part.reshape(call[0].shape) for part, call in zip(jnp.split(function(*columns), stops), arguments)]
 
 
 def log_gamma_term(a: ArrayLike, mean: ArrayLike, log_mean: ArrayLike) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.pytree import pytree, set_field
-from vbppl.core.special import deviance, log_factorial_error, log_split, safe_log
+from vbppl.core.special import at_once, deviance, log_factorial_error, log_split, safe_log
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed, Wrapper, broadcast_batch, exactly_one
 from vbppl.distributions.constraints.integer import integer_interval, nonnegative_integer
@@ -141,12 +142,19 @@ class BetaBinomial(Distribution):
         # C(n, x) C(a + b, a) / C(n + a + b, x + a), each a split at the probability where the last has no deviance,
         # and what Gamma(t) = t! / t leaves: every term alone would be of the size of `n`.
         n, a, b = (jnp.asarray(t, self.dtype) for t in (self.total_count, self.concentration1, self.concentration0))
-        heads, tails, total = x + a, n - x + b, n + a + b
-        probs = heads / total, tails / total
-        logs = jnp.log(heads) - jnp.log(total), jnp.log(tails) - jnp.log(total)
-        both = log_factorial_error(total) - log_factorial_error(heads) - log_factorial_error(tails)
-        rest = jnp.log(a) + jnp.log(b) - jnp.log(a + b) - (logs[0] + jnp.log(tails))
-        return log_split((x, n - x), probs, logs) + log_split((a, b), probs, logs) - both + rest
+        both, heads, tails, total = a + b, x + a, n - x + b, n + a + b
+        factorials = at_once(log_factorial_error, *((t,) for t in (n, x, n - x, both, a, b, total, heads, tails)))
+        logs = at_once(jnp.log, *((t,) for t in (jnp.maximum(n, 1.0), both, a, b, total, heads, tails)))
+        log_n, log_both, log_a, log_b, log_total, log_heads, log_tails = logs
+        probs = (heads / total, log_heads - log_total), (tails / total, log_tails - log_total)
+        splits = [
+            (count, all_ * p, log_all + log_p)
+            for all_, log_all, counts in ((n, log_n, (x, n - x)), (both, log_both, (a, b)))
+            for count, (p, log_p) in zip(counts, probs)
+        ]
+        signs = (1, -1, -1, 1, -1, -1, -1, 1, 1)
+        rest = log_a + log_b - log_both - (probs[0][1] + log_tails)
+        return sum(map(operator.mul, signs, factorials)) - sum(at_once(deviance, *splits)) + rest
 
     def _moments(self):
         a, b, n = self.concentration1, self.concentration0, self.total_count
