@@ -1,6 +1,7 @@
 """What is tried where the report is poor and the guide was ours to choose: the ladder of `rungs/`.
 
-Where the starts disagreed, or nothing converged, draws of the prior are starts too. Rows that no coordinates can move
+A series is one whatever else is tried, and given its hyperparameters has an answer of its own. Where the starts
+disagreed, or nothing converged, draws of the prior are starts too. Rows that no coordinates can move
 (decentred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
 coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
@@ -22,6 +23,7 @@ from vbppl.fitting.rungs.hypers import structure_hypers
 from vbppl.fitting.rungs.margins import shape_margins
 from vbppl.fitting.rungs.modes import mix_modes
 from vbppl.fitting.rungs.rows import condition_rows
+from vbppl.fitting.rungs.series import condition_series
 from vbppl.fitting.rungs.tails import in_its_coordinates, see_by_quantiles
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
@@ -30,6 +32,7 @@ from vbppl.posterior.report import VERDICTS, AnyReport
 # In order, with the verdicts that call for it. Each says by itself whether it has anything to offer.
 NO_ANSWER, NOT_GOOD, ALWAYS = ("poor", "unknown"), ("poor", "unknown", "corrected"), VERDICTS
 RUNGS = (
+    (condition_series, NOT_GOOD),
     (begin_at_prior, NO_ANSWER),
     (see_by_quantiles, NO_ANSWER),
     (condition_rows, NOT_GOOD),

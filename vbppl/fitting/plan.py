@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -29,7 +30,7 @@ from vbppl.guides.mixture import Mixture
 from vbppl.guides.program import ProgramGuide
 from vbppl.guides.structured import Structured
 from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based
-from vbppl.inference.deterministic.beyond import conditional_laplace, conditionally_structured, copula, mixture
+from vbppl.inference.deterministic.beyond import conditionally_structured, copula, mixture, series
 from vbppl.inference.deterministic.problem import Deterministic, check_full_rank, check_low_rank
 from vbppl.inference.solution import Solution
 from vbppl.inference.stochastic import svi
@@ -78,9 +79,7 @@ SOLVERS: Mapping[type[Guide], Solver] = MappingProxyType(
             conditionally_structured.solve_conditionally_structured,
             lambda settings, dim, _: check_full_rank(settings, dim),
         ),
-        ConditionalLaplace: Solver(
-            conditional_laplace.solve_conditional_laplace, lambda settings, dim, _: check_full_rank(settings, dim)
-        ),
+        ConditionalLaplace: Solver(series.solve_series_or_blocks),
         Laplace: Solver(mode_based.solve_laplace, climbs=True),
         Pathfinder: Solver(mode_based.solve_pathfinder, climbs=True),
     }
@@ -142,14 +141,19 @@ def plan(
     solve, is_deterministic = svi.solve, isinstance(settings, Deterministic)
     if solver is not None and isinstance(settings, Deterministic):
         solver.check(settings, target.dim, family)
-        # Where the choice is ours, full rank has to be worth its while against mean field.
-        richer = is_automatic and solver.solve is fixed_draws.solve_full_rank
-        solve = fixed_draws.solve_richest if richer else solver.solve
+        solve = _richest(solver.solve, target) if is_automatic else solver.solve
     # Whoever decentres sites by hand has chosen.
     may_move = is_automatic and is_deterministic and all(seen.weight == 1 for seen in target.coordinates.values())
     goes_on = is_deterministic and not is_automatic and not (solver is not None and solver.climbs)
     coordinates = coordinates_to_choose(target, may_move, start if goes_on else None)
     return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint, may_move)
+
+
+def _richest(solve: Callable[..., Any], target: Target) -> Callable[..., Any]:
+    """What is done where the choice is ours: full rank has to be worth its while, and in many dims a series is met."""
+    solve = fixed_draws.solve_richest if solve is fixed_draws.solve_full_rank else solve
+    is_long = solve is low_rank.solve_low_rank and series.is_series(target)
+    return functools.partial(series.solve_series, otherwise=solve) if is_long else solve
 
 
 def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:

@@ -20,6 +20,7 @@ from vbppl.core.keys import host_generator
 from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.guides.base import Draws, Guide, in_dtype_of
+from vbppl.guides.layers.base import evaluations_of
 from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
 from vbppl.guides.structured import AT_ONCE
@@ -28,6 +29,7 @@ from vbppl.target.target import Target, log_conditional
 
 SETS, FEWEST_SETS = 8, 4
 WORK = 4e8  # draws times numbers in the data
+ENOUGH, FEW = 2e7, 32  # the same of a bound, with the draws of a set that it has in any case
 NUMBERS = 2**23  # that intermediate values of a block of rows may hold
 FEWEST = 4  # draws behind a term of the bound
 MOST = 2**26  # numbers that draws of all rows may hold
@@ -91,6 +93,8 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
         target, draws, sets = _in_long_blocks(target), 1, FEWEST_SETS
     else:
         draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
+        # Where a draw is dear, as of a long series, an estimate that is this good already is not worth more.
+        draws = int(np.clip(ENOUGH / (SETS * cost), min(draws, FEW), draws))
         draws = int(np.clip(WORK / max(cost, 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
     rng = host_generator(raw_key, "elbo")
     means = np.array([fresh_bound(guide, phi, target, rng, draws).mean() for _ in range(sets)])
@@ -98,10 +102,10 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
 
 
 def work(guide: Guide, phi: PyTree, target: Target) -> float:
-    """What one draw costs at all rows, in numbers touched: the data, and each row's way through networks."""
+    """What one draw costs at all rows, in numbers touched: data, each row's way through networks, the guide's own."""
     rows = max((plate.size for plate in target.layout.plates), default=1)
     weights = sum(np.size(leaf) for leaf in jax.tree.leaves(target.params)) + network_size(guide, phi)
-    return target.data_size + rows * weights
+    return target.data_size * (1 + evaluations_of(guide)) + rows * weights
 
 
 def fresh_bound(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> np.ndarray:

@@ -20,7 +20,7 @@ import numpy as np
 from vbppl.core.keys import host_generator
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField, normal_of
-from vbppl.guides.layers.base import STRAIGHT, Bend, unlayered
+from vbppl.guides.layers.base import STRAIGHT, Bend, evaluations_of, unlayered
 from vbppl.guides.noise import Nothing
 from vbppl.inference import bound
 from vbppl.inference.bound import WORK, Estimate, work
@@ -30,13 +30,23 @@ from vbppl.posterior.quantities import Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
 from vbppl.posterior.response.linear_response import Curvature, curvature
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
-from vbppl.posterior.weighted_draws import TRUSTED_K, Drawn, Ellipsoid, WeightedDraws, draw, draw_more, reaches_out
+from vbppl.posterior.weighted_draws import (
+    KEPT,
+    TRUSTED_K,
+    Drawn,
+    Ellipsoid,
+    WeightedDraws,
+    draw,
+    draw_more,
+    reaches_out,
+)
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.target import Target
 
 CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
-FEWEST, WORTH = 256, 2_000  # of an expensive density; effective draws that are answer enough
+FEWEST, SOME = 256, 448  # of an expensive density, or guide
+WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM = 64
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
@@ -84,6 +94,8 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     # Intermediate values grow with the data, and so does the price of a draw.
     most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), FEWEST, IN_DOUBT[-1]))
     most = min(most, max(CHEAP, solution.status.gradients))
+    if evaluations_of(guide):  # of a guide that asks for the density itself no more than a report holds on to
+        most = min(most, max(KEPT // target.dim, SOME))
     drawn = draw(guide, phi, target, rng, min(most, DRAWS))
     card, _ = _report(found, drawn)
     if not card.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):

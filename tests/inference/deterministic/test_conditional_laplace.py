@@ -21,7 +21,8 @@ from vbppl.fitting.escalate import RUNGS
 from vbppl.fitting.plan import plan
 from vbppl.fitting.rungs.rows import condition_rows
 from vbppl.guides.base import Start
-from vbppl.guides.layers.newton_step import NewtonStep, modified_cholesky
+from vbppl.guides.layers.elimination import modified_cholesky
+from vbppl.guides.layers.newton_step import NewtonStep
 from vbppl.guides.layers.yeo_johnson import YeoJohnson
 from vbppl.inference.deterministic.beyond.conditional_laplace import NestedSearch
 from vbppl.inference.deterministic.beyond.hessian_blocks import blocks_of, predicted_gain

@@ -18,7 +18,7 @@ from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.low_rank import LowRank
 from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based, restarts
-from vbppl.inference.deterministic.beyond import conditional_laplace, conditionally_structured, copula, mixture
+from vbppl.inference.deterministic.beyond import conditionally_structured, copula, mixture, series
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
 from vbppl.target.target import coordinates_of
@@ -31,7 +31,7 @@ SOLVERS = {
     low_rank.solve_low_rank: LowRank,
     mixture.solve_mixture: vb.Mixture,
     conditionally_structured.solve_conditionally_structured: vb.ConditionallyStructured,
-    conditional_laplace.solve_conditional_laplace: vb.guides.ConditionalLaplace,
+    series.solve_series_or_blocks: vb.guides.ConditionalLaplace,
     mode_based.solve_laplace: vb.Laplace,
     mode_based.solve_pathfinder: vb.Pathfinder,
 }

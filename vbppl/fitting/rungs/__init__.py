@@ -6,6 +6,7 @@ better on fresh draws, and sums what all of it cost.
 
 - `costs`: what several fits cost together.
 - `choice`: a richer solution is kept where its report is no worse.
+- `series`: a Newton step to a whole series given its hyperparameters.
 - `from_prior`: starts from draws of the prior, where the boxes may have missed.
 - `tails`: sites of heavy-tailed priors by the quantiles of these.
 - `rows`: rows by a Newton step given the hyperparameters, where no coordinates can move them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from vbppl.core.watch import Watch
@@ -28,7 +29,9 @@ def begin_at_prior(
     if agreed or plan.start is not None or (found := from_prior(before.target, problem.raw_keys[0])) is None:
         return before, report
     values, height = found
-    loc = np.asarray(before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0])
+    loc = np.asarray(
+        before.guide.frame(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), before.phi), before.target)[0]
+    )
     here, said = float(evaluate(before.target, loc[None])[0][0]), f"{BLOCK} draws of the prior were starts too"
     if not height > np.nan_to_num(here, nan=-np.inf) + LOWER + before.target.dim:
         return before.noted("starts", f"{said}, and led nowhere higher"), report

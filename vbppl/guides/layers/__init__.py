@@ -6,6 +6,7 @@
 - `affine.py`: location and scale of what other layers have bent.
 - `conditional.py`: scales and means of some coordinates that depend on others.
 - `conditionally_structured.py`: these three as a guide of hierarchies.
+- `elimination.py`: Cholesky factors of blocks, alone or in a chain.
 - `newton_step.py`: the mode and curvature of rows, given all else.
 - `conditional_laplace.py`: all four as a guide of hierarchies.
 

@@ -22,15 +22,19 @@ from vbppl.guides.base import Draws, Guide, Start, is_traced, joined
 from vbppl.guides.noise import Noise
 from vbppl.target.target import Target
 
+RUNS = 8  # of places at equal distances, up to which they are cut out
+
 
 class Layer:
     """The protocol. `psi` are the parameters.
 
     Attributes:
       takes_many: it takes points `(..., dim)`, of NumPy's as well: on the host nothing is compiled then.
+      evaluations: of the density, about, that a point costs; none, usually.
     """
 
     takes_many = False
+    evaluations = 0
 
     def init(self, target: Target, start: Start) -> PyTree:
         """The parameters to begin with: near the identity."""
@@ -110,6 +114,28 @@ class Layered(Guide):
         return all(layer.takes_many for layer in self.layers) and not is_traced(tree)
 
 
+def taken(x: AnyArray, places: np.ndarray) -> AnyArray:
+    """`x[..., places]`, cut out in slices where that takes few: the derivative of an index is a slow scatter."""
+    runs, start = list[slice](), 0
+    while start < len(places) and len(runs) <= RUNS:
+        stride = int(places[start + 1] - places[start]) if start + 1 < len(places) else 1
+        same = np.flatnonzero(np.diff(places[start:]) != stride)
+        stop = start + int(same[0]) + 1 if len(same) else len(places)
+        if stride < 1:
+            return x[..., places]
+        runs.append(slice(int(places[start]), int(places[stop - 1]) + 1, stride))
+        start = stop
+    if not 0 < len(runs) <= RUNS:
+        return x[..., places]
+    parts = [x[..., run] for run in runs]
+    return parts[0] if len(parts) == 1 else x.__array_namespace__().concatenate(parts, axis=-1)
+
+
+def evaluations_of(guide: Guide) -> int:
+    """How many evaluations of the density a draw of the guide itself costs, about."""
+    return sum(layer.evaluations for layer in guide.layers) if isinstance(guide, Layered) else 0
+
+
 def among(
     places: tuple[int, ...] | None, move: Callable[[AnyArray], tuple[AnyArray, AnyArray]], points: AnyArray
 ) -> tuple[AnyArray, AnyArray]:
@@ -117,9 +143,9 @@ def among(
     if places is None:
         return move(points)
     at, rest = np.array(places, int), np.setdiff1d(np.arange(points.shape[-1]), places)
-    moved, more = move(points[..., at])
-    joined = points.__array_namespace__().concatenate([moved, points[..., rest]], axis=-1)
-    return joined[..., np.argsort(np.concatenate([at, rest]))], more
+    moved, more = move(taken(points, at))
+    joined = points.__array_namespace__().concatenate([moved, taken(points, rest)], axis=-1)
+    return taken(joined, np.argsort(np.concatenate([at, rest]))), more
 
 
 class Bend(NamedTuple):

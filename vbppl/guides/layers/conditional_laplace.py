@@ -53,8 +53,8 @@ class ConditionalLaplace(Layered):
         is_layers = isinstance(self.layers, tuple) and all(isinstance(layer, Layer) for layer in self.layers)
         of_kind("layers", self.layers, is_layers, "a tuple of layers; () for those that a fit finds")
 
-    def over(self, target: Target, blocks: tuple[tuple[int, ...], ...]) -> ConditionalLaplace:
-        """The same with its layers; what is in no block is a hyperparameter."""
+    def over(self, target: Target, blocks: tuple[tuple[int, ...], ...], is_chain: bool = False) -> ConditionalLaplace:
+        """The same with its layers; what is in no block is a hyperparameter. In a chain a block may meet the next."""
         rows, names = {place for block in blocks for place in block}, drivers_of(target)
         drivers, driven = list[int](), list[int]()
         for slot in target.layout.slots:
@@ -62,7 +62,7 @@ class ConditionalLaplace(Layered):
             (drivers if slot.name in names else driven).extend(places)
         hypers = (*drivers, *driven)
         layers = Conditional(tuple(drivers), tuple(driven)), Affine(hypers), SinhArcsinh(hypers)
-        return dataclasses.replace(self, layers=(*layers, NewtonStep(hypers, blocks)) if blocks else layers)
+        return dataclasses.replace(self, layers=(*layers, NewtonStep(hypers, blocks, is_chain)) if blocks else layers)
 
     def init(self, target: Target, start: Start) -> PyTree:
         if not self.layers:

@@ -4,8 +4,8 @@ Every solver of this folder is one function, `(problem, watch) -> list[Solution]
 
     fixed_draws.solve_mean_field, fixed_draws.solve_full_rank, fixed_draws.solve_richest (the one of these two that is
     worth its while), copula.solve_copula, mixture.solve_mixture,
-    conditionally_structured.solve_conditionally_structured, low_rank.solve_low_rank, mode_based.solve_laplace,
-    mode_based.solve_pathfinder
+    conditionally_structured.solve_conditionally_structured, series.solve_series_or_blocks, low_rank.solve_low_rank,
+    mode_based.solve_laplace, mode_based.solve_pathfinder
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@
     conditionally_structured   hyperparameters that are bent and depend on scales, by L-BFGS
     hessian_blocks             what falls apart given the hyperparameters
     conditional_laplace        rows by a Newton step given the hyperparameters, by L-BFGS
+    series                     the same of a whole series, from the marginal mode of its hyperparameters
 
 To add one: as for any solver; and where `fit` may choose it, a rung in `fitting/rungs/`.
 """

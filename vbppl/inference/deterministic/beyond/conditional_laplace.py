@@ -28,13 +28,12 @@ import numpy as np
 
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import fresh_draws
-from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
-from vbppl.core.pytree import pytree
-from vbppl.core.types import AnyArray, Array
+from vbppl.core.programs.compiling import compiler_options, in_full_precision
+from vbppl.core.types import Array
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank
 from vbppl.guides.layers.conditional_laplace import ConditionalLaplace
-from vbppl.guides.layers.newton_step import NewtonStep, solved
+from vbppl.guides.layers.newton_step import NewtonStep
 from vbppl.inference.deterministic.beyond.conditionally_structured import (
     Evaluate,
     Family,
@@ -44,27 +43,25 @@ from vbppl.inference.deterministic.beyond.conditionally_structured import (
 from vbppl.inference.deterministic.beyond.hessian_blocks import LOOKS, blocks_of, predicted_gain
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Mode, Solution
-from vbppl.target.batched import Density, points_side_by_side
+from vbppl.target.batched import Density
 from vbppl.target.target import Target
 
 LINES, ROUNDS = 256, 3  # draws of the hyperparameters, and how often a line is drawn through the modes there
 WAY, VALLEY = 33, 1.0  # points on the way from another mode, and the nats by which the density may fall there
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class Nested:
     """What stays as it is: the guide with its layers, the units of the hyperparameters, and where the step begins.
 
     Attributes:
       guide: the family.
-      loc: of the hyperparameters, in the order of the layers, in a Gaussian fit.
-      factor: of their covariance there, lower triangular.
+      hyper: that of the hyperparameters by themselves, in the order of the layers.
       begins: "mean", "slope" and "log_sd" of the Newton step.
     """
 
     guide: ConditionalLaplace
-    loc: AnyArray
-    factor: AnyArray
+    hyper: Family
     begins: dict[str, Any]
 
     @property
@@ -72,106 +69,114 @@ class Nested:
         """The layer of the rows."""
         return self.guide.layers[-1]  # pyright: ignore[reportReturnType] -- where there are blocks, the last is one
 
-    def psis(self, x: AnyArray, sizes: tuple[int, ...]) -> tuple[Any, ...]:
-        """The layers' parameters from a flat vector: in a compiled program, or on the host."""
-        xp, size = x.__array_namespace__(), self.factor.shape[-1]
-        parts, ends = [], np.cumsum(sizes)
-        for start, stop in zip([0, *ends], ends):
-            parts.append(x[int(start) : int(stop)])
-        move, diagonal, below, slope, bow, _, bend, shift, log_scale = parts
-        # `M`, lower triangular, by where each of its numbers stands.
-        at = np.full((size, size), -1)
-        at[np.tril_indices(size, -1)] = np.arange(size, size * (size + 1) // 2)
-        at[np.diag_indices(size)] = np.arange(size)
-        inner = xp.concatenate([xp.exp(diagonal), below, xp.zeros_like(x[:1])])[at]
-        loc, factor = self.loc + self.factor @ move, self.factor @ inner
-        log_sd = xp.log(factor[np.diag_indices(size)])
-        unit = xp.tril(factor * xp.exp(-log_sd)[:, None], -1)
-        drivers = len(self.guide.layers[0].drivers)  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
-        shape = (size - drivers, drivers)
-        frame = xp.stack([loc, xp.log((factor**2).sum(-1)) / 2])
-        return (
-            {"slope": slope.reshape(shape), "bow": bow.reshape(shape)},
-            xp.concatenate([xp.stack([loc, log_sd]), unit]),
-            xp.concatenate([frame, bend.reshape(3, size)]),
-            {**self.begins, "shift": shift, "log_scale": log_scale},
-        )
-
 
 class NestedFamily:
     """The parameters in a flat vector, and the bound by the compiled program; counts what it was asked for."""
 
-    def __init__(self, density: Density, target: Target, nested: Nested, hyper: Family):
-        """The family on a target, whose compiled programs are timed by its density."""
-        self.nested, self._target, self._hyper, self._density = nested, target, hyper, density
+    def __init__(self, density: Density, target: Target, nested: Nested, draws: int):
+        """The family on a target, whose compiled program, for up to so many draws, is timed by its density."""
+        self.nested, self._target, self._density, self._draws = nested, target, density, draws
         self.gradients = 0
 
     @property
     def dim(self) -> int:
         """How many means come first among the parameters: those of the hyperparameters."""
-        return self._hyper.dim
+        return self.nested.hyper.dim
 
     @property
     def sizes(self) -> list[int]:
         """How many numbers there are of each kind: as of `Family`, then shifts and log scales of rows."""
-        return [*self._hyper.sizes, *[len(self.nested.step.rows)] * 2]
+        return [*self.nested.hyper.sizes, *[len(self.nested.step.rows)] * 2]
 
     @property
     def metric(self) -> np.ndarray:
         """An inverse Hessian's diagonal, right where the density is normal."""
-        return np.concatenate([self._hyper.metric, np.repeat([1.0, 0.5], self.sizes[-1])])
+        return np.concatenate([self.nested.hyper.metric, np.repeat([1.0, 0.5], self.sizes[-1])])
+
+    def _split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The parameters of the hyperparameters, shifts, and log scales."""
+        rows = self.sizes[-1]
+        return x[: -2 * rows], x[-2 * rows : -rows], x[-rows:]
 
     def phi(self, x: np.ndarray, dtype: Any) -> dict[str, Any]:
         """The parameters as the guide has them."""
-        psis = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.nested.psis(x, tuple(self.sizes)))
-        return {"base": np.zeros((2, self._target.dim), dtype), "layers": psis}
+        hyper, shift, log_scale = self._split(x)
+        layers = self.nested.hyper.phi(hyper, dtype)["layers"]
+        step = {**self.nested.begins, "shift": shift, "log_scale": log_scale}
+        step = {name: np.asarray(part, dtype) for name, part in step.items()}
+        return {"base": np.zeros((2, self._target.dim), dtype), "layers": (*layers, step)}
 
     def log_weights(self, evaluate: Evaluate, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """`log p - log q` at draws, `(draws,)`, without the normals' constant."""
         z, log_det = self.nested.guide.bend(self.phi(x, np.float64), noise, self._target)
-        self.gradients += len(noise) * (1 + self.nested.step.width)
+        self.gradients += len(noise) * (1 + self.nested.step.products)
         return evaluate(np.asarray(z))[0] + log_det + (noise**2).sum(axis=1) / 2
 
     def bound(self, evaluate: Evaluate, x: np.ndarray, noise: np.ndarray) -> tuple[float, np.ndarray]:
         """The bound on these draws, without the normals' constant, and its gradient in `x`."""
-        dtype, sizes = jnp.result_type(float), tuple(self.sizes)
-        side = math.gcd(len(noise), points_side_by_side(self._target.data_size, on_accelerator()))
-        nested = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), self.nested)
-        asked = nested, self._target, x.astype(dtype), noise.astype(dtype), sizes, side
-        with self._density.timed("nested", len(noise), sizes, side):
-            value, gradient = (np.asarray(each, np.float64) / len(noise) for each in _program()(*asked))
+        hyper, found = self._split(x)[0], list[np.ndarray]()
+
+        def evaluate_rows(given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            value, slope, *others = self.with_rows(given, x, noise)
+            found.extend(each / len(noise) for each in others)
+            return value, slope
+
+        value, gradient = self.nested.hyper.bound(evaluate_rows, hyper, noise[:, list(self.nested.step.given)])
+        return value, np.concatenate([gradient, *found])
+
+    def with_rows(self, given: np.ndarray, x: np.ndarray, noise: np.ndarray) -> list[np.ndarray]:
+        """What `_with_rows` says of hyperparameters `(draws, hypers)` with the rows that `noise` makes."""
+        step, (_, shift, log_scale), dtype = self.nested.step, self._split(x), jnp.result_type(float)
+        psi = {**self.nested.begins, "shift": shift, "log_scale": log_scale}
+        psi = {name: np.asarray(part, dtype) for name, part in psi.items()}
+        draws, side = self._draws, math.gcd(self._draws, step.side(self._target))
+        points = [_filled(part, draws, dtype) for part in (given, noise[:, step.rows])]
+        with self._density.timed("nested", draws, side):
+            asked = step, psi, self._target, *points, np.int32(-(-len(noise) // side)), side
+            value, slope, *others = (np.asarray(each, np.float64) for each in _program()(*asked))
         # The density and its gradient; and these and the products with its Hessian at the step's beginning, twice.
-        self.gradients += len(noise) * (1 + 2 * (1 + self.nested.step.width))
-        return float(value), gradient
+        self.gradients += len(noise) * (1 + 2 * (1 + step.products))
+        return [value[: len(noise)], slope[: len(noise)], *others]
+
+
+def _filled(points: np.ndarray, count: int, dtype: Any) -> np.ndarray:
+    """So many points, the last of them zeros."""
+    return np.concatenate([points, np.zeros((count - len(points), points.shape[1]))]).astype(dtype)
 
 
 @functools.cache
 def _program() -> Any:
     """Compiled for the device at hand, once it is known."""
-    return jax.jit(_total, static_argnums=(4, 5), compiler_options=compiler_options())
+    return jax.jit(_with_rows, static_argnums=6, compiler_options=compiler_options())
 
 
-def _total(
-    nested: Nested, target: Target, x: Array, noise: Array, sizes: tuple[int, ...], side: int
-) -> tuple[Array, Array]:
-    """The sum of the bound's terms over draws, and its gradient, in blocks of draws that fit the cache."""
+def _with_rows(
+    step: NewtonStep, psi: dict[str, Array], target: Target, given: Array, noise: Array, turns: Array, side: int
+) -> tuple[Array, Array, Array, Array]:
+    """At hyperparameters and noise of the rows, `(draws, ...)`, the log density where these lead and log |dx/de|.
 
-    def one(psis: Any, e: Array) -> Array:
-        z, total = e, jnp.zeros((), e.dtype)
-        for layer, psi in zip(nested.guide.layers, psis):
-            z, log_det = layer.forward_and_log_det(psi, z, target)
-            total = total + log_det
+    With its gradient by the hyperparameters, and those by shifts and log scales, summed over the first `turns` blocks
+    of draws, which fit the cache; others are not looked at.
+    """
+
+    def one(given: Array, noise: Array, shift: Array, log_scale: Array) -> Array:
+        x, log_det = step.rows_given({**psi, "shift": shift, "log_scale": log_scale}, given, noise, target)
         with in_full_precision():
-            return target.run(z).log_density() + total
+            return target.run(step.apart(given, x, target)).log_density() + log_det
 
-    def some(x: Array, block: Array) -> Array:
-        return jax.vmap(one, in_axes=(None, 0))(nested.psis(x, sizes), block).sum()
+    def some(given: Array, shift: Array, log_scale: Array, noise: Array) -> tuple[Array, Array]:
+        values = jax.vmap(one, (0, 0, None, None))(given, noise, shift, log_scale)
+        return values.sum(), values
 
-    def add(found: Any, block: Array) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, found, jax.value_and_grad(some)(x, block)), None
+    def add(i: Any, found: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+        blocks = [jax.lax.dynamic_slice_in_dim(part, i * side, side) for part in (given, noise)]
+        gradient = jax.value_and_grad(some, (0, 1, 2), has_aux=True)
+        (_, values), (slope, shift, log_scale) = gradient(blocks[0], psi["shift"], psi["log_scale"], blocks[1])
+        put = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i * side, 0)  # noqa: E731
+        return put(found[0], values), put(found[1], slope), found[2] + shift, found[3] + log_scale
 
-    nothing = jnp.zeros((), x.dtype), jnp.zeros_like(x)
-    return jax.lax.scan(add, nothing, noise.reshape(-1, side, noise.shape[-1]))[0]
+    nothing = jnp.zeros(len(given), noise.dtype), jnp.zeros_like(given), *(jnp.zeros_like(psi["shift"]),) * 2
+    return jax.lax.fori_loop(0, turns, add, nothing)
 
 
 class NestedSearch(Search):
@@ -201,8 +206,9 @@ class NestedSearch(Search):
             return guide, hyper
         noise = fresh_draws(rng, LOOKS, self.target.dim)
         self.promised = predicted_gain(blocks, self._normal, gradient, noise)
-        nested = Nested(guide, hyper.loc, hyper.factor, self._first_line(guide, hyper))
-        return guide, NestedFamily(self.density, self.target, nested, hyper)
+        begins = self._first_line(guide, hyper)
+        nested = Nested(guide, dataclasses.replace(hyper, order=np.arange(len(hyper.order))), begins)
+        return guide, NestedFamily(self.density, self.target, nested, self.draws)
 
     def climbed(self, watch: Watch) -> tuple[Solution, np.ndarray]:
         if self.blocks:
@@ -246,22 +252,21 @@ class NestedSearch(Search):
 
     def _draw_lines(self) -> None:
         """Move the beginning of the step to the line through the modes that it finds."""
-        nested, step = self.family.nested, self.family.nested.step
-        noise = fresh_draws(host_generator(self.raw, "modes"), LINES, len(nested.loc))
-        given = nested.loc + noise @ nested.factor.T
+        nested, step, hyper = self.family.nested, self.family.nested.step, self.family.nested.hyper
+        rng = host_generator(self.raw, "modes")
+        noise, units = fresh_draws(rng, LINES, len(hyper.loc)), rng.standard_normal((LINES, len(step.rows)))
+        given = hyper.loc + noise @ hyper.factor.T
         for _ in range(ROUNDS):
             psi = {**nested.begins, "shift": np.zeros(len(step.rows)), "log_scale": np.zeros(len(step.rows))}
             mode, factor = step.conditionals(psi, given, self.target)
             fine = np.isfinite(mode).all(axis=1)
             mean = mode[fine].mean(axis=0)
             by_noise = np.linalg.lstsq(noise[fine], mode[fine] - mean, rcond=None)[0].T
-            slope = np.linalg.solve(nested.factor.T, by_noise.T).T
-            inverse = solved(factor[..., None, :, :], np.broadcast_to(np.eye(step.width), factor.shape))
-            variance = np.median((inverse**2).sum(axis=-1), axis=0)
-            sd = np.exp(nested.begins["log_sd"]) * np.sqrt(variance.ravel()[np.flatnonzero(step.table[1])])
-            begins = {"mean": mean - slope @ nested.loc, "slope": slope, "log_sd": np.log(sd)}
+            slope = np.linalg.solve(hyper.factor.T, by_noise.T).T
+            sd = np.exp(nested.begins["log_sd"]) * np.sqrt(step.variances(factor, units))
+            begins = {"mean": mean - slope @ hyper.loc, "slope": slope, "log_sd": np.log(sd)}
             nested = dataclasses.replace(nested, begins=begins)
-        self.family.gradients += ROUNDS * LINES * (1 + step.width)
+        self.family.gradients += ROUNDS * LINES * (1 + step.products)
         self.family.nested = nested
 
 

@@ -266,13 +266,24 @@ class Search(Continued):
     def __init__(self, problem: Problem, number: int, before: Solution, goes_on: bool = True):
         """Get ready to go on from `before`, a Gaussian, fitted to target `number` of the problem; or to end with it."""
         super().__init__(problem, number, before)
-        guide = cast(Gaussian, before.guide)
-        phi = np.asarray(before.phi, np.float64)
-        self._goes_on, self._normal = goes_on, (guide.loc(phi), np.asarray(guide.factor(phi)))
-        self.draws = self.asked or max(FEWEST, A_DIMENSION * self.dim)
+        self._goes_on, self._normal = goes_on, self._gaussian(before)
+        self.draws = self.asked or self._enough()
         self.guide, self.family = self._made()
-        self._noise = whitened_draws(host_generator(self.raw, "conditional"), self.draws, self.dim)
+        self._noise = self._whitened(host_generator(self.raw, "conditional"))
         self.first = Climb(np.zeros(sum(self.family.sizes)), (), np.inf)
+
+    def _gaussian(self, before: Solution) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and factor of the Gaussian that it goes on from."""
+        guide, phi = cast(Gaussian, before.guide), np.asarray(before.phi, np.float64)
+        return guide.loc(phi), np.asarray(guide.factor(phi))
+
+    def _enough(self) -> int:
+        """How many draws there are, where no number was asked for."""
+        return max(FEWEST, A_DIMENSION * self.dim)
+
+    def _whitened(self, rng: np.random.Generator) -> np.ndarray:
+        """So many of them."""
+        return whitened_draws(rng, self.draws, self.dim)
 
     def _made(self) -> tuple[Any, Any]:
         """The guide over the target, and its family around the Gaussian."""
@@ -334,8 +345,7 @@ class Search(Continued):
         moves = []
         for number in range(2):
             rng = host_generator(self.raw, f"conditional, looked {number}")
-            noise = whitened_draws(rng, self.draws, self.dim)
-            slope = -self.family.bound(self.evaluate, at.x[0], noise)[1] - at.gradient[0]
+            slope = -self.family.bound(self.evaluate, at.x[0], self._whitened(rng))[1] - at.gradient[0]
             moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.family.dim])
         return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 
