@@ -12,6 +12,7 @@ import vbppl as vb
 from benchmarks.posteriors.catalogue import Entry
 
 DRAWS = 20_000  # of an answer: its means are then known to 0.007 of its sds
+FEW = 5  # points at which the densities are compared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,3 +64,19 @@ def flat(target: vb.Target, values: Mapping[str, Any]) -> np.ndarray:
     """Unconstrained values by site, `(n, ...)` each, as one vector a draw."""
     parts = [np.asarray(values[slot.name], np.float64) for slot in target.layout.slots]
     return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+
+
+def triangle(factor: np.ndarray) -> np.ndarray:
+    """A lower triangle `T` with `T T^T = factor factor^T`."""
+    return np.linalg.qr(np.asarray(factor, np.float64).T)[1].T
+
+
+def in_order(target: vb.Target, places: Mapping[str, Any]) -> np.ndarray:
+    """Where each of our coordinates stands in another flat vector; `places`: by site the places of its numbers there."""
+    return flat(target, {name: np.asarray(place)[None] for name, place in places.items()})[0].astype(int)
+
+
+def by_site(target: vb.Target, z: np.ndarray) -> dict[str, np.ndarray]:
+    """Flat draws as unconstrained values by site, `(n, ...)` each."""
+    slots = target.layout.slots
+    return {slot.name: z[:, slot.start : slot.stop].reshape(-1, *slot.unconstrained) for slot in slots}

@@ -23,13 +23,12 @@ from numpyro.infer.util import potential_energy
 
 import vbppl as vb
 from benchmarks.machine import Clock
-from benchmarks.peers.answer import DRAWS, Answer, Posed, flat, gaussian
+from benchmarks.peers.answer import DRAWS, FEW, Answer, Posed, by_site, flat, gaussian, in_order, triangle
 
 STEPS, LONG, PARTICLES = 10_000, 100_000, 10
 CHECKS = (100, 200, 500, 1_000, 2_000, 3_000, 5_000, 7_000, 10_000, 20_000, 50_000, 100_000)
 CHECKED = 4_096  # draws for a bound on the way
 PATIENCE = 20.0  # CPU seconds for the steps beyond the usual ones
-FEW = 5  # points at which the densities are compared
 RHAT, ESS = 1.01, 400  # Vehtari et al. (2021): what to ask of chains
 
 
@@ -74,10 +73,9 @@ def _moments(guide: Any, params: Any, target: vb.Target) -> tuple[np.ndarray, np
         )
         return loc, scale
     posterior = guide.get_posterior(params)
-    places = guide._unpack_latent(jnp.arange(posterior.loc.size, dtype=jnp.float32))
-    order = flat(target, {name: np.asarray(place)[None] for name, place in places.items()})[0].astype(int)
+    order = in_order(target, guide._unpack_latent(jnp.arange(posterior.loc.size, dtype=jnp.float32)))
     loc, factor = (np.asarray(part, np.float64) for part in (posterior.loc, posterior.scale_tril))
-    return loc[order], np.linalg.cholesky((factor @ factor.T)[np.ix_(order, order)])
+    return loc[order], triangle(factor[order])
 
 
 def _on_the_way(fit: SVI, answered: Callable, seed: int, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -101,9 +99,7 @@ def _on_the_way(fit: SVI, answered: Callable, seed: int, args: tuple, kwargs: di
 
 def _log_densities(model: Callable, args: tuple, kwargs: dict, target: vb.Target, z: np.ndarray) -> np.ndarray:
     """Of NumPyro's model at the first draws."""
-    places = {
-        slot.name: z[:FEW, slot.start : slot.stop].reshape(-1, *slot.unconstrained) for slot in target.layout.slots
-    }
+    places = by_site(target, z[:FEW])
     with jax.enable_x64(True):
         points = [{name: jnp.asarray(x[i]) for name, x in places.items()} for i in range(FEW)]
         return np.array([-potential_energy(model, args, kwargs, point) for point in points])
