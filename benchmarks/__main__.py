@@ -1,7 +1,7 @@
 """The door: `python -m benchmarks [SUITE ...] [--quick | --full]`; `--help` lists the suites.
 
 Results are written into `benchmarks/results` after each measurement: `SUITE.json` (every row), `SUITE.md` (the table)
-and pictures. `python -m benchmarks SUITE -- OPTIONS` runs the script of one suite with options of its own, here and now.
+and pictures. `python -m benchmarks SUITE -- OPTIONS` runs the script of one suite with options of its own, as it is.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
     pythons = dict(each.split("=", 1) for each in options.python)
     here = {peer: installed(peer, pythons.get(peer, sys.executable)) for peer in options.peers}
     for peer in (peer for peer, found in here.items() if not found):
-        print(f"{peer} is not installed here and left out: pip install \".[peers]\"", file=sys.stderr)
+        print(f'{peer} is not installed here and left out: pip install ".[peers]"', file=sys.stderr)
     everything = []
     for name in options.suites:
         results = Results.of(name, options, {peer: found for peer, found in here.items() if found})
@@ -59,13 +59,21 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="a few minutes; this is what happens if nothing is said")
     size.add_argument("--full", action="store_true", help="all, three times over: hours")
-    parser.add_argument("--peers", default=",".join(PEERS), help=f"of {','.join(PEERS)}; all that are installed if not said")
-    parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH", help="another interpreter for a peer")
+    parser.add_argument(
+        "--peers", default=",".join(PEERS), help=f"of {','.join(PEERS)}; all that are installed if not said"
+    )
+    parser.add_argument(
+        "--python", action="append", default=[], metavar="PEER=PATH", help="another interpreter for a peer"
+    )
     parser.add_argument("--repetitions", type=int, help="of each measurement, each another seed")
     parser.add_argument("--only", default="", help="measurements whose name holds this")
-    parser.add_argument("--more", action="store_true", help="keep the rows that the results have, measure what is missing")
+    parser.add_argument(
+        "--more", action="store_true", help="keep the rows that the results have, measure what is missing"
+    )
     parser.add_argument("--device", choices=["cpu", "gpu"], help="which JAX is to use")
-    parser.add_argument("--out", type=Path, default=harness.ROOT / "benchmarks" / "results", help="the folder of results")
+    parser.add_argument(
+        "--out", type=Path, default=harness.ROOT / "benchmarks" / "results", help="the folder of results"
+    )
     parser.add_argument("--json", type=Path, help="all rows of all suites in one file too")
     options = parser.parse_args(arguments)
     options.suites = options.suites or list(SUITES)

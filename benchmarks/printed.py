@@ -51,4 +51,3 @@ def measure(seed: int, name: str, arguments: list[str]) -> dict[str, Any]:
     with contextlib.redirect_stdout(said):
         importlib.import_module(f"benchmarks.{name}").main(arguments)
     return {"text": said.getvalue(), **clock.read()}
-

@@ -18,10 +18,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import vbppl as vb
+from benchmarks import machine
 from benchmarks.harness import ROOT, Row
 
 FOLDER = ROOT / "benchmarks" / "results"
-PACKAGES = ("vbppl", "jax", "jaxlib", "optax", "numpy")
+PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 MARKED = re.compile(r"(<!-- results(?:: (?P<suite>[\w-]+))? -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -39,9 +41,7 @@ class Results:
     @classmethod
     def of(cls, suite: str, options: argparse.Namespace, peers: Mapping[str, Mapping[str, str]]) -> Results:
         """New ones, with the rows of the file if more are to be added to it."""
-        from benchmarks import machine
-
-        found = machine.versions(PACKAGES)
+        found = {"vbppl": vb.__version__} | machine.versions(PACKAGES)
         for versions in peers.values():
             found |= versions
         file, size = options.out / f"{suite}.json", "full" if options.full else "quick"

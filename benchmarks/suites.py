@@ -13,11 +13,18 @@ SUITES: dict[str, Any] = {"accuracy": accuracy, "sbibm": sbibm} | {
     for suite in (
         Printed("verdict", ("--only", "gamma"), ("--json", "build/verdict.json")),
         Printed("overhead", ("--budget", "0.3")),
-        Printed("draws", ("--seeds", "1")),
+        Printed("draws", ("--seeds", "1", "--out", "build/draws.png"), ("--out", "build/draws.png")),
         Printed("minibatch", ("--rows", "100000", "--draws", "16", "--repetitions", "3", "--no-memory")),
         Printed("vae", ("--turns", "5", "--no-memory")),
         Printed("stopping", ("--fits", "200", "--seeds", "1", "--first-seed", "100"), ("--first-seed", "100")),
     )
 }
-# Scripts with options of their own, after `--`; those that are no suites compare nothing, or need a file or an accelerator.
-SCRIPTS = tuple(sorted({*SUITES, "gpu", "low_rank", "posteriordb", "posteriors", "refine"} - {"accuracy"}))
+# Scripts with options of their own, after `--`; those that are no suites need a file or an accelerator, or look inside.
+SCRIPTS = tuple(sorted({name for name, suite in SUITES.items() if isinstance(suite, Printed)})) + (
+    "gpu",
+    "latency",
+    "low_rank",
+    "posteriordb",
+    "posteriors",
+    "refine",
+)

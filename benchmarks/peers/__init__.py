@@ -25,7 +25,6 @@ PEERS: dict[str, tuple[str, ...]] = {
     "pymc": ("pymc", "pytensor"),
     "pymc-extras": ("pymc-extras", "pymc"),
     "pyro": ("pyro-ppl", "torch"),
-    "sbi": ("sbi", "torch"),
 }
 _ASK = """
 import importlib.metadata, json, sys

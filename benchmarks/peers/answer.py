@@ -72,7 +72,7 @@ def triangle(factor: np.ndarray) -> np.ndarray:
 
 
 def in_order(target: vb.Target, places: Mapping[str, Any]) -> np.ndarray:
-    """Where each of our coordinates stands in another flat vector; `places`: by site the places of its numbers there."""
+    """Where each of our coordinates stands in another flat vector, whose places are given by site."""
     return flat(target, {name: np.asarray(place)[None] for name, place in places.items()})[0].astype(int)
 
 

@@ -36,7 +36,9 @@ def vi(posed: Posed, seed: int, which: Any) -> Answer:
 
     state = jax.block_until_ready(run(state, jax.random.split(jax.random.key(seed), STEPS)))
     costs = clock.read()
-    scale = np.exp(state.rho) if which is meanfield_vi else fullrank_vi._unflatten_cholesky(state.chol_params, target.dim)
+    scale = (
+        np.exp(state.rho) if which is meanfield_vi else fullrank_vi._unflatten_cholesky(state.chol_params, target.dim)
+    )
     z, log_q = gaussian(state.mu, scale, seed)
     return Answer(z, costs, log_q, 5 * STEPS)
 

@@ -43,7 +43,9 @@ def advi(posed: Posed, seed: int, method: str) -> Answer:
     loc, spread = found.mean.eval(), (found.std if method == "advi" else found.cov).eval()
     costs = clock.read(jax_compiles=False)
     target = vb.target(posed.model)
-    places = {site_of(name): np.arange(at.start, at.stop).reshape(shape) for name, (_, at, shape, _) in found.ordering.items()}
+    places = {
+        site_of(name): np.arange(at.start, at.stop).reshape(shape) for name, (_, at, shape, _) in found.ordering.items()
+    }
     order = in_order(target, places)
     scale = spread[order] if method == "advi" else triangle(np.linalg.cholesky(spread)[order])
     z, log_q = gaussian(loc[order], scale, seed)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-import pymc_extras
+from pymc_extras.inference import fit_dadvi, fit_pathfinder
 
 import vbppl as vb
 from benchmarks.machine import Clock
@@ -20,9 +20,7 @@ def pathfinder(posed: Posed, seed: int) -> Answer:
     """Its defaults, one path after another: its processes do not start within another's."""
     clock = Clock()
     model = written(posed)
-    found = pymc_extras.fit_pathfinder(
-        model=model, random_seed=seed, progressbar=False, display_summary=False, concurrent=None
-    )
+    found = fit_pathfinder(model=model, random_seed=seed, progressbar=False, display_summary=False, concurrent=None)
     costs = clock.read(jax_compiles=False)
     with jax.enable_x64(True):
         target = vb.target(posed.model)
@@ -36,7 +34,7 @@ def dadvi(posed: Posed, seed: int) -> Answer:
     """Thirty fixed draws and trust regions; its Gaussian is read from the optimiser's result."""
     clock = Clock()
     model = written(posed)
-    found = pymc_extras.fit_dadvi(model=model, random_seed=seed, progressbar=False)
+    found = fit_dadvi(model=model, random_seed=seed, progressbar=False)
     costs = clock.read(jax_compiles=False)
     target, start = vb.target(posed.model), model.initial_point()
     places, at = {}, 0
