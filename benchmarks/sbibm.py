@@ -27,7 +27,7 @@ from benchmarks.machine import Clock
 PACKAGES = "sbibm", "sbibm_jax"  # either has the files
 DRAWS = 1_000
 OBSERVATIONS = 3  # of ten
-QUICK = ("gaussian_linear", "bernoulli_glm", "gaussian_mixture")
+QUICK = ("gaussian_mixture", "two_moons")
 
 Columns = Mapping[str, np.ndarray]
 
