@@ -12,7 +12,7 @@ SUITES: dict[str, Any] = {"accuracy": accuracy, "sbibm": sbibm} | {
     suite.name: suite
     for suite in (
         Printed("verdict", ("--only", "gamma"), ("--json", "build/verdict.json")),
-        Printed("overhead", ("--budget", "0.3")),
+        Printed("overhead", ("--model", "schools", "--budget", "0.3")),
         Printed("draws", ("--seeds", "1", "--out", "build/draws.png"), ("--out", "build/draws.png")),
         Printed("minibatch", ("--rows", "100000", "--draws", "16", "--repetitions", "3", "--no-memory")),
         Printed("vae", ("--turns", "5", "--no-memory")),
