@@ -108,7 +108,7 @@ def filled(page: str, folder: Path = FOLDER) -> str:
             inside = Results.read(file).text(SUITES[match["suite"]]) if file.exists() else "Not run yet.\n"
         else:
             inside = readme(folder)
-        return match[1] + "\n" + inside + "\n" + match[3]
+        return f"{match[1]}\n{inside.strip()}\n\n{match[3]}"
 
     return MARKED.sub(shown, page)
 
