@@ -54,7 +54,7 @@ def _moments(guide: Any, target: vb.Target) -> tuple[np.ndarray, np.ndarray]:
 
 def _log_densities(model: Callable, tensors: list, target: vb.Target, z: np.ndarray) -> np.ndarray:
     """Of Pyro's model at the first draws."""
-    _, potential, _, _ = initialize_model(model, model_args=tuple(tensors))
+    _, potential, _, _ = initialize_model(model, model_args=tuple(tensor.double() for tensor in tensors))
     places = by_site(target, z[:FEW])
     points = [{name: torch.as_tensor(x[i]) for name, x in places.items()} for i in range(FEW)]
     return np.array([-float(potential(point)) for point in points])
