@@ -24,7 +24,9 @@ SCRIPTS = tuple(sorted({name for name, suite in SUITES.items() if isinstance(sui
     "gpu",
     "latency",
     "low_rank",
+    "porting",
     "posteriordb",
     "posteriors",
     "refine",
+    "stan_examples",
 )
