@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from vbppl.core.numerics.draws import FixedDraws, normal_draws
 
 KINDS = {"independent": "#999999", "latin_hypercube": "#0072b2", "auto": "#d55e00"}
 NUMBERS = (8, 16, 32, 64, 128)
-SEEDS = range(4)
+SEEDS = 4
 
 
 @vb.model
@@ -80,10 +81,10 @@ def independent_draws() -> Iterator[None]:
         FixedDraws._set = kept
 
 
-def error(model: vb.Model, best: np.ndarray, number: int, kind: str) -> float:
+def error(model: vb.Model, best: np.ndarray, number: int, kind: str, seeds: int) -> float:
     """The root mean square error of means and log sds on `number` draws."""
     errors = []
-    for seed in SEEDS:
+    for seed in range(seeds):
         alone = kind == "independent"
         method = vb.Deterministic(draws=number, kind="auto" if alone else kind)
         with independent_draws() if alone else contextlib.nullcontext():
@@ -98,7 +99,9 @@ def main(arguments: Sequence[str] = ()) -> None:
 
     parser = argparse.ArgumentParser(prog="benchmarks draws", description=__doc__)
     parser.add_argument("--out", default="benchmarks/draws.png")
-    out = parser.parse_args(arguments).out
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="fits of each kind and number")
+    options = parser.parse_args(arguments)
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
 
     warnings.simplefilter("ignore", vb.VbpplWarning)
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, constrained_layout=True)
@@ -106,7 +109,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     for axis, (name, model) in zip(axes, models().items()):
         reference = vb.Deterministic(draws=2048, kind="latin_hypercube")
         best = np.asarray(vb.fit(model, "mean_field", method=reference).phi, np.float64)
-        table = {kind: [error(model, best, n, kind) for n in NUMBERS] for kind in KINDS}
+        table = {kind: [error(model, best, n, kind, options.seeds) for n in NUMBERS] for kind in KINDS}
         for i, number in enumerate(NUMBERS):
             print(f"| {name} | {number} | " + " | ".join(f"{table[kind][i]:.4f}" for kind in KINDS) + " |")
         for kind, colour in KINDS.items():
@@ -116,5 +119,5 @@ def main(arguments: Sequence[str] = ()) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("rms error of means (sd) and log sds")
     axes[1].legend(frameon=False, loc="lower left")
-    figure.savefig(out, dpi=150)
-    print(f"\nSaved {out}.")
+    figure.savefig(options.out, dpi=150)
+    print(f"\nSaved {options.out}.")

@@ -133,7 +133,7 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
 def fits_on(platform: str, seconds: float) -> list[dict[str, Any]]:
     """The rows of a fresh process on `platform`, as far as it came."""
     environment = {**os.environ, "JAX_PLATFORMS": platform}
-    command = [sys.executable, "-m", "benchmarks", "gpu", "--only-fits"]
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--", "--only-fits"]
     rows = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -170,6 +170,6 @@ def main(arguments: list[str]) -> None:
         left = options.seconds - (time.monotonic() - began)
         print(f"\n## {suite}\n", flush=True)
         try:
-            subprocess.run([sys.executable, "-m", "benchmarks", suite, *short], timeout=max(left, 1.0))
+            subprocess.run([sys.executable, "-m", "benchmarks", suite, "--", *short], timeout=max(left, 1.0))
         except subprocess.TimeoutExpired:
             print(f"Cut off: the {options.seconds:.0f} s are over.")

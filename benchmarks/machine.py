@@ -1,16 +1,22 @@
-"""What a measurement must say of the machine and the code it was made with."""
+"""What a measurement must say of the machine and the code it was made with, and what it costs."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import optax
 
 import vbppl as vb
+
+COMPILING = "backend_compile_duration"  # of tracing JAX tells too, but a trace within a trace twice
 
 
 def described() -> str:
@@ -20,6 +26,17 @@ def described() -> str:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     where = f"{jax.default_backend()}, {len(os.sched_getaffinity(0))} cores, load {load}"
     return f"vbppl {vb.__version__} ({commit or 'no git'}), {versions}; {where}"
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of those packages that this interpreter has."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 class Memory:
@@ -36,3 +53,34 @@ class Memory:
     def _kilobytes(self, name: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+class Clock:
+    """Costs since it was made: CPU and wall seconds, how many of the latter XLA compiled, and peak memory.
+
+    CPU seconds are those of all threads, and of child processes that have ended.
+    """
+
+    def __init__(self):
+        self.compiling, self.programs = 0.0, 0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        self.memory, self.cpu, self.wall = Memory(), _cpu(), time.perf_counter()
+
+    def read(self, jax_compiles: bool = True) -> dict[str, float]:
+        """What a row says of costs. Whoever reads has waited for the answer.
+
+        What other libraries compile, in C by a program of its own, JAX knows nothing of: then nothing is said of it.
+        """
+        wall, cpu = time.perf_counter() - self.wall, _cpu() - self.cpu
+        compiled = {"compiling": self.compiling, "programs": self.programs} if jax_compiles else {}
+        return {"cpu": cpu, "wall": wall, **compiled, "memory": self.memory.peak()}
+
+    def _heard(self, event: str, seconds: float, **_: object) -> None:
+        if event.endswith(COMPILING):
+            self.compiling += seconds
+            self.programs += 1
+
+
+def _cpu() -> float:
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(used.ru_utime + used.ru_stime for used in both)

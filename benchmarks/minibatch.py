@@ -172,7 +172,7 @@ def data(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
 def peak_megabytes(kind: str, rows: int, columns: int, draws: int) -> float:
     """Of a fresh process, beyond the user's data."""
-    arguments = [sys.executable, "-m", "benchmarks", "minibatch", "--only", kind]
+    arguments = [sys.executable, "-m", "benchmarks", "minibatch", "--", "--only", kind]
     arguments += ["--rows", str(rows), "--columns", str(columns), "--draws", str(draws)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

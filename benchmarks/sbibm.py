@@ -3,44 +3,53 @@
 The tasks, observations and reference draws are those of Lueckmann, Boelts, Greenberg, Goncalves and Macke (2021,
 "Benchmarking simulation-based inference"), read from the files of the package `sbibm`, which is never imported:
 `pip install --no-deps sbibm`. C2ST is the accuracy of a cross-validated classifier as their benchmark defines it, with
-1,000 draws of each kind: 0.5 where it learns nothing, 1 where it is always right.
+1,000 draws of each kind: 0.5 where it learns nothing, 1 where it is always right. Beside it the best of the benchmark's
+published table, of methods that have no likelihood but simulate: what a likelihood is worth, not a race.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
-import json
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import vbppl as vb
 import vbppl.distributions as dist
-from benchmarks import machine
+from benchmarks.harness import Measurement, Row, finished, markdown, median, spread
+from benchmarks.machine import Clock
 
 PACKAGES = "sbibm", "sbibm_jax"  # either has the files
 DRAWS = 1_000
 OBSERVATIONS = 3  # of ten
-FIT_SECONDS, FIT_SECONDS_MEDIAN = 20.0, 5.0  # the goals
+QUICK = ("gaussian_mixture", "two_moons")
 
 Columns = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task: its model of the columns of an observation, and the C2ST that is wanted of it."""
+    """A task.
+
+    Attributes:
+      name: as the benchmark has it.
+      model: of the columns of an observation.
+      goal: the C2ST that is wanted.
+      published: the best mean C2ST of ten observations in the benchmark's own table, of methods that have no likelihood
+        and 10^5 simulations.
+      raw: the observation before it is summarised.
+    """
 
     name: str
     model: Callable[[np.ndarray], vb.Model]
     goal: float
-    raw: bool = False  # the observation before it is summarised
+    published: float
+    raw: bool = False
 
 
 @vb.model
@@ -111,29 +120,13 @@ def glm_of(spikes: np.ndarray) -> vb.Model:
 
 
 TASKS = (
-    Task("gaussian_linear", gaussian_linear, 0.54),
-    Task("gaussian_linear_uniform", gaussian_linear_uniform, 0.54),
-    Task("bernoulli_glm", glm_of, 0.54, raw=True),
-    Task("gaussian_mixture", gaussian_mixture, 0.54),
-    Task("two_moons", two_moons, 0.54),
-    Task("slcp", lambda x: slcp(x.reshape(4, 2)), 0.58),
+    Task("gaussian_linear", gaussian_linear, 0.54, 0.506),
+    Task("gaussian_linear_uniform", gaussian_linear_uniform, 0.54, 0.506),
+    Task("bernoulli_glm", glm_of, 0.54, 0.522, raw=True),
+    Task("gaussian_mixture", gaussian_mixture, 0.54, 0.533),
+    Task("two_moons", two_moons, 0.54, 0.530),
+    Task("slcp", lambda x: slcp(x.reshape(4, 2)), 0.58, 0.578),
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """One fit: its C2ST, CPU seconds with compiling, and what was said of it."""
-
-    task: str
-    observation: int
-    seed: int
-    guide: str
-    verdict: str
-    c2st: float
-    elbo: float
-    ess: float
-    gradients: int
-    seconds: float
 
 
 def files(name: str) -> Path:
@@ -148,31 +141,30 @@ def files(name: str) -> Path:
     )
 
 
-def measure(task: Task, observation: int, seed: int) -> Fit:
+def measurements(full: bool) -> list[Measurement]:
+    """Observation by observation."""
+    return [
+        Measurement("sbibm", "vbppl", "auto", {"task": task.name, "observation": 1 + number}, 600.0)
+        for number in range(OBSERVATIONS if full else 1)
+        for task in TASKS
+        if full or task.name in QUICK
+    ]
+
+
+def measure(seed: int, task: str, observation: int) -> dict[str, Any]:
     """Fit by `vb.fit` as it is, and compare with the reference draws."""
-    folder = files(task.name) / f"num_observation_{observation}"
-    x = _columns(folder / ("observation_raw.csv" if task.raw else "observation.csv"))[0]
+    asked = next(one for one in TASKS if one.name == task)
+    folder = files(task) / f"num_observation_{observation}"
+    x = _columns(folder / ("observation_raw.csv" if asked.raw else "observation.csv"))[0]
     reference = _columns(folder / "reference_posterior_samples.csv.bz2")
-    jax.clear_caches()  # each fit compiles for itself
-    began = time.process_time()
+    clock = Clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", vb.VbpplWarning)  # the verdict says the same
-        posterior = vb.fit(task.model(x), seed=seed)
-    seconds = time.process_time() - began
+        posterior = vb.fit(asked.model(x), seed=seed)
+    costs, card = clock.read(), posterior.check()
     draws = np.asarray(posterior.sample(DRAWS, seed=seed + 1)["theta"], float)
-    card = posterior.check()
-    return Fit(
-        task.name,
-        observation,
-        seed,
-        type(posterior.guide).__name__,
-        card.verdict,
-        c2st(reference[:DRAWS], draws),
-        posterior.elbo.value,
-        card.ess,
-        posterior.status.gradients,
-        seconds,
-    )
+    found = {"guide": type(posterior.guide).__name__, "says": card.verdict, "gradients": posterior.status.gradients}
+    return {**found, **costs, "c2st": c2st(reference[:DRAWS], draws)}
 
 
 def c2st(x: np.ndarray, y: np.ndarray, seed: int = 1) -> float:
@@ -188,49 +180,31 @@ def c2st(x: np.ndarray, y: np.ndarray, seed: int = 1) -> float:
     return float(np.mean(cross_val_score(classifier, rows, kind, cv=folds, scoring="accuracy")))
 
 
-def row(task: Task, fits: list[Fit]) -> str:
-    """A line of the table."""
-    mean = np.mean([fit.c2st for fit in fits])
-    cells = (
-        task.name,
-        "; ".join(dict.fromkeys(fit.guide for fit in fits)),
-        ", ".join(fit.verdict for fit in fits),
-        ", ".join(f"{fit.c2st:.3f}" for fit in fits),
-        f"{mean:.3f}" + ("" if mean <= task.goal else " **missed**"),
-        f"{task.goal:g}",
-        ", ".join(f"{fit.ess:.2f}" for fit in fits),
-        ", ".join(f"{fit.gradients:,}" for fit in fits),
-        ", ".join(f"{fit.seconds:.1f}" for fit in fits),
-    )
-    return "| " + " | ".join(cells) + " |"
-
-
-def main(arguments: list[str]) -> None:
-    """Print the table, a line as soon as it is known."""
-    parser = argparse.ArgumentParser("python -m benchmarks sbibm", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help="which tasks; all if none")
-    parser.add_argument("--observations", type=int, default=OBSERVATIONS, help="of each task, ten at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where the fits are written too, a line each")
-    options = parser.parse_args(arguments)
-    unknown = set(options.names) - {task.name for task in TASKS}
-    if unknown:
-        parser.error(f"no task is called {', '.join(sorted(unknown))}: {', '.join(task.name for task in TASKS)}")
-    print(f"{machine.described()}\n")
-    print("| task | guide | verdict | C2ST | mean | goal | ESS | gradients | CPU-s |")
-    print("|---|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
-    every = []
+def table(rows: list[Row]) -> str:
+    """A line for each task."""
+    head = ("task", "verdict", "C2ST", "goal", "published", "gradients", "CPU-s", "guide")
+    lines = []
     for task in TASKS:
-        if task.name in options.names or not options.names:
-            fits = [measure(task, 1 + number, options.seed) for number in range(options.observations)]
-            print(row(task, fits), flush=True)
-            every += fits
-            if options.json:
-                with options.json.open("a") as file:
-                    file.writelines(json.dumps(dataclasses.asdict(fit)) + "\n" for fit in fits)
-    seconds = [fit.seconds for fit in every]
-    print(f"\nCPU-s of a fit: median {np.median(seconds):.1f} (goal {FIT_SECONDS_MEDIAN:g}), ", end="")
-    print(f"most {max(seconds):.1f} (goal {FIT_SECONDS:g}).")
+        some = finished(rows, task=task.name)
+        if some:
+            missed = "" if np.mean([row["c2st"] for row in some]) <= task.goal else " **missed**"
+            verdicts = [row["says"] for row in some]
+            lines.append(
+                (
+                    task.name,
+                    ", ".join(f"{verdict} {verdicts.count(verdict)}" for verdict in dict.fromkeys(verdicts)),
+                    spread(some, "c2st", ".3f") + missed,
+                    f"{task.goal:g}",
+                    f"{task.published:g}",
+                    spread(some, "gradients", ",.0f"),
+                    spread(some, "cpu"),
+                    "; ".join(dict.fromkeys(row["guide"] for row in some)),
+                )
+            )
+    failed = [f"{row['task']}, observation {row['observation']}: {row['failed']}" for row in rows if "failed" in row]
+    done = finished(rows)
+    closing = f"Median {median(done, 'cpu'):.1f} CPU-s a fit." if done else ""
+    return "\n\n".join(filter(None, [markdown(head, lines, texts=2), closing, *failed]))
 
 
 def _columns(path: Path) -> np.ndarray:

@@ -224,7 +224,7 @@ def seconds(contender: Any) -> float:
 
 def peak_memory(name: str, path: str) -> float:
     """Of a fresh process that makes some chunks, in MB."""
-    command = [sys.executable, "-m", "benchmarks", "vae", "--only", name, "--data", path]
+    command = [sys.executable, "-m", "benchmarks", "vae", "--", "--only", name, "--data", path]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

@@ -359,6 +359,7 @@ def main(arguments: list[str]) -> None:
         mark = " SILENT" if fit.verdict == "good" and fit.bad else ""
         print(f"{fit.name}, {guide}: {fit.verdict}; {fit.mean:.2f} sd, {fit.log_sd:.2f} log sd{mark}", flush=True)
         if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
             with options.json.open("a") as file:
                 file.write(json.dumps(dataclasses.asdict(fit)) + "\n")
     chosen, held = [f for f in fits if not f.held_out], [f for f in fits if f.held_out]

@@ -1,4 +1,4 @@
-"""How the reference is made: `python -m benchmarks posteriors --reference [names]`, slow, in float64.
+"""How the reference is made: `python -m benchmarks posteriors -- --reference [names]`, slow, in float64.
 
 Draws of the posterior come from BlackJAX's NUTS after window adaptation, four chains from four starts (a
 short climb by SciPy's L-BFGS from a random point), or from an exact sampler where there is one. A

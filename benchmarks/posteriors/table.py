@@ -104,7 +104,7 @@ def measure(
         posterior = vb.fit(model, guide, seed=seed)
     seconds, card = time.process_time() - began, posterior.check()
     draws = posterior.uncorrected().sample(DRAWS, seed=seed + 1)
-    answer = _scalars(posterior.sample(DRAWS, seed=seed + 1))
+    answer = scalars(posterior.sample(DRAWS, seed=seed + 1))
     resampled = None
     if card.verdict == "corrected":
         resampled = _free_errors(entry, reference, target, _resample(posterior, seed))
@@ -124,7 +124,7 @@ def measure(
         card.verdict,
         card.reasons,
         _free_errors(entry, reference, target, draws),
-        errors(entry, reference["constrained"], _scalars(draws)),
+        errors(entry, reference["constrained"], scalars(draws)),
         resampled,
         errors(entry, reference["constrained"], answer),
         is_right(entry, reference["constrained"], answer),
@@ -149,7 +149,7 @@ def measure_response(entry: Entry, reference: Mapping[str, Any], model: vb.Model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", vb.VbpplWarning)
         posterior = vb.fit(model, "mean_field")
-    own = errors(entry, reference["constrained"], _scalars(posterior.uncorrected().sample(DRAWS, seed=1)))
+    own = errors(entry, reference["constrained"], scalars(posterior.uncorrected().sample(DRAWS, seed=1)))
     response = posterior.linear_response()
     if not response.available:
         return Response(own, float("nan"), response.reason)
@@ -219,7 +219,7 @@ def _resample(posterior: vb.Posterior, seed: int) -> Mapping[str, Any]:
         return posterior.sample(RESAMPLED, seed=seed)
 
 
-def _scalars(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def scalars(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     found = {}
     for name, value in values.items():
         value = np.asarray(value)
