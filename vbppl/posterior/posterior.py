@@ -29,7 +29,7 @@ from vbppl.posterior.optimality_gap import optimality_gap
 from vbppl.posterior.report import Report, Unjudged
 from vbppl.posterior.response.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.response.sensitivity import Sensitive
-from vbppl.posterior.summary import Framed, Summary, learnt_rows, not_shown, summarise
+from vbppl.posterior.summary import Framed, Summary, summarise
 from vbppl.posterior.weighted_draws import values_of
 from vbppl.target.axes import axes_of
 from vbppl.target.density import packed_params
@@ -172,26 +172,20 @@ class Posterior(ByRow, Framed, Sensitive):
         Raises:
           KeyError: there is no such site or param.
         """
-        params = packed_params(self.target)
-        params = {name: each for name, each in params.items() if not names or name in names}
+        params = {name: each for name, each in packed_params(self.target).items() if not names or name in names}
         sites = tuple(name for name in names if name not in params)
-        notes = [*not_shown(params), f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
+        notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
         values, weights = _table_draws(self)
         shares = weights if self.is_corrected else None
         chosen = {name: values[name] for name in (self._checked(sites) if sites or not names else ())}
-        axes = axes_of(self.target)
-        found = summarise(chosen, notes, shares, self.report.chains, axes)
-        return dataclasses.replace(found, learnt=learnt_rows(params, axes))
+        return summarise(chosen, notes, shares, self.report.chains, axes_of(self.target), params)
 
     def check(self, gap: bool = False) -> Report:
-        """The report card: the verdict, why, and the numbers behind it.
+        """The report card: the verdict, why, and the numbers behind it; a TypeError of a point, which has none.
 
         Args:
           gap: also bound how far below the best of its family the fit may lie, by four further fits.
-
-        Raises:
-          TypeError: the answer is a point, which has no report.
         """
         yes_or_no("gap", gap)
         if isinstance(self.report, Unjudged):
@@ -219,9 +213,7 @@ class Posterior(ByRow, Framed, Sensitive):
         return linear_response(self.target, loc, log_sd, self._of_a_point(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
-        """`n` draws weighed by importance, whatever the verdict: what `sample` gives of weighted draws or of chains.
-
-        The same for the same `seed`.
+        """`n` draws of `seed` weighed by importance, whatever the verdict: as `sample` of weighted draws or of chains.
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -172,8 +173,12 @@ def summarise(
     weights: np.ndarray | None = None,
     chains: int = 0,
     axes: Axes = UNNAMED,
+    params: Mapping[str, Any] = MappingProxyType({}),
 ) -> Summary:
-    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors of weighted draws and of chains."""
+    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors of weighted draws and of chains.
+
+    Under it stand the learnt `params`, as of `packed_params`.
+    """
     sites = []
     count = len(next(iter(draws.values()), ()))
     shares = np.full(count, 1 / max(count, 1)) if weights is None else weights
@@ -188,4 +193,5 @@ def summarise(
             each = flat.reshape(chains, count // chains, -1)
             columns += [mcmc.ess_bulk(each), mcmc.ess_tail(each), mcmc.r_hat(each)]
         sites.append(tuple(zip(axes.names(name, values.shape[1:]), map(tuple, np.stack(columns, axis=-1).tolist()))))
-    return Summary(tuple(sites), tuple(notes), "refined" if chains else "corrected" if weights is not None else "")
+    kind = "refined" if chains else "corrected" if weights is not None else ""
+    return Summary(tuple(sites), (*not_shown(params), *notes), kind, learnt_rows(params, axes))

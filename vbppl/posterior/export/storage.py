@@ -140,6 +140,14 @@ class Learnt(NamedTuple):
 KEPT = ("bounds", "status", "other_modes", "notes")  # of a solution, as they are
 
 
+class Given(NamedTuple):
+    """What a file says of a guide with code: what it was given, why it has no form in a file, its modules' states."""
+
+    given: Mapping[str, str]
+    why: str
+    states: Mapping[str, Any]
+
+
 class Kept(NamedTuple):
     """What a file holds, each of its type; `guide` and `phi` by what they are: whole, given anew, leaves alone."""
 
@@ -175,8 +183,10 @@ def _kept(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Kept:
     if lacking := [name for name in ("function", "outside", *same_model.COMPARED) if name not in kept.model]:
         raise KeyError(lacking[0])
     kept.model["function"]["name"]  # which messages say
-    if not isinstance(kept.guide.get("whole", kept.guide.get("given", "")), (Guide, Mapping)):
-        raise TypeError("it has no guide")
+    if "whole" in kept.guide and not isinstance(kept.guide["whole"], Guide):
+        raise TypeError("its guide is none")
+    if "whole" not in kept.guide:
+        archive.typed(Given, {name: kept.guide[name] for name in Given._fields})
     if kept.report.verdict not in (*VERDICTS, "unjudged"):
         raise ValueError(f"its verdict is {kept.report.verdict!r:.80}")
     return kept
