@@ -8,7 +8,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -79,7 +79,7 @@ def _text(name: str, value: Any, without: list[str]) -> str:
 
 def _container(name: str, value: Any, without: list[str]) -> str:
     inner: list[str] = []
-    pairs: Sequence[Any] = value.items() if isinstance(value, dict) else value
+    pairs: Iterable[Any] = value.items() if isinstance(value, dict) else value
     parts = [_text(name, part, inner) for part in pairs]
     if inner:  # as a whole, under the name of the argument
         without.append(f"{name}: the {type(value).__name__} that was given")

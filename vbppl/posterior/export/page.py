@@ -178,10 +178,10 @@ def applied(model: Model) -> Iterator[str]:
     (args, kwargs), function = model.arguments, model.function
     names, data = [*inspect.signature(function).parameters], told(model.arguments, function)
     named = [*zip([*names, *(f"more_{i}" for i in range(len(args)))], args), *kwargs.items()]
-    short = {name: repr(x) for name, x in named if x is None or isinstance(x, (str, bool, int, float))}
-    short = {name: text for name, text in short.items() if len(text) <= 40}
+    plain = {name: repr(x) for name, x in named if x is None or isinstance(x, (str, bool, int, float))}
+    short = {str(name): text for name, text in plain.items() if len(text) <= 40}
     yield from (f"# {name}: {text:.100}" for name, text in data.items() if name not in short)
-    words = [short.get(name, name) for name, _ in named[: len(args)]]
+    words = [short.get(str(name), str(name)) for name, _ in named[: len(args)]]
     words += [f"{name}={short.get(name, name)}" for name in kwargs]
     if is_plain(model):
         yield f"model = vb.density({', '.join(words)})"
