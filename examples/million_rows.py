@@ -91,6 +91,14 @@ def draw(posterior, mean, sd, mode, sds, out):
     left.set_title("Minibatches in blue, all rows at once in grey")
     vb.plot.history(posterior, ax=right)
     right.set_title("The bound of minibatches, and where the fit ended")
+    # From the first phase on, batches are told beside an expansion of all rows: control variates.
+    right.text(
+        0.16,
+        0.08,
+        "noise of batches, until control\nvariates take it away",
+        transform=right.transAxes,
+        color=_style.GREY,
+    )
     _style.save(figure, out)
 
 

@@ -115,6 +115,7 @@ def draw(ahead, calibrated, posterior, again, out):
     axes[1, 0].vlines(at, *np.quantile(counts, [0.05, 0.95], axis=0), color=_style.BLUE, lw=2)
     axes[1, 0].plot(at, np.median(counts, axis=0), "o", color="white", mec=_style.BLUE, mew=1.8, ms=6)
     axes[1, 0].set(xlabel="rings damaged in a flight", ylabel="flights")
+    axes[1, 0].yaxis.get_major_locator().set_params(integer=True)
     axes[1, 0].set_title("3  Would the model make such data? Seen in grey, made in blue")
 
     move = posterior.sensitivity().rows["flight"][:, 1]

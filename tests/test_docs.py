@@ -14,6 +14,9 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.guides.base import Guide
+from vbppl.posterior.report import Report
+from vbppl.posterior.summary import Summary
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "RELEASING.md")]
@@ -129,6 +132,38 @@ def test_every_public_name_is_in_the_reference_and_has_an_example():
             without.add(name)
     assert not unlisted, "name them in a page of docs/reference"
     assert without == WITHOUT_EXAMPLE, "write an example into the docstring, or into the page of docs/reference"
+
+
+# Made by other words than their class; and the protocol of guides, which `guides.base` describes once for all of them.
+NOT_CALLED = ("Model", "Target", "Model.of", "Model.with_arrays", "Target.replace", "Target.with_lengths")
+NOT_CALLED += ("distributions.Distribution",)
+
+
+def public_calls() -> dict[str, tuple[object, str]]:
+    """What a user may call, by its name, each with what is said of it: methods apart from those of guides."""
+    calls = {}
+    for name, thing in {**public_names(), "Report": Report, "Summary": Summary}.items():
+        said = (thing.__doc__ or "") + (vb.plot.__doc__ if name.startswith("plot.") else "")
+        if inspect.isclass(thing) and issubclass(thing, Exception):
+            continue
+        calls[name] = thing, said
+        if inspect.isclass(thing) and not issubclass(thing, (Guide, dist.Distribution)):
+            methods = {word: method for word, method in inspect.getmembers(thing, inspect.isroutine) if word[0] != "_"}
+            calls |= {f"{name}.{word}": (method, inspect.getdoc(method) or "") for word, method in methods.items()}
+    return {name: call for name, call in calls.items() if name not in NOT_CALLED}
+
+
+def test_every_argument_of_a_public_call_is_described_and_every_error_named():
+    unsaid, unnamed = [], []
+    for name, (call, said) in public_calls().items():
+        inner = inspect.unwrap(call)
+        known = inspect.signature(inner).parameters if callable(inner) and not inspect.isbuiltin(inner) else {}
+        words = [word for word in known if word not in ("self", "cls", "foreign") and word[0] != "_"]
+        unsaid += [f"{name}: {word}" for word in words if not re.search(rf"\b{word}\b", said)]
+        if inspect.isfunction(inner) or inspect.ismethod(inner):  # what constructors refuse, their pages say
+            raised = re.findall(r"raise (\w+)\(", inspect.getsource(inner))
+            unnamed += [f"{name}: {error}" for error in raised if error[0].isupper() and error not in said]
+    assert not unsaid and not unnamed, "\n".join([*unsaid, *unnamed])
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             inside(vb.sample),
             {"name": "x", "dist": normal, "obs": 0.5, "obs_mask": True, "sample_shape": (), "dims": ()},
         ),
-        "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive}),
+        "param": (inside(vb.param), {"name": "x", "init": 1.0, "constraint": dist.constraints.positive, "dims": ()}),
         "plate": (inside(entered), {"name": "x", "size": 3, "subsample_size": 3, "dim": -1}),
         "subsample": (in_a_plate(vb.subsample), {"array": Y, "event_dim": 0}),
         "scan": (inside(vb.scan), {"step": lambda carry, x: (carry, x), "init": 0.0, "xs": Y, "length": len(Y)}),

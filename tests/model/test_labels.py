@@ -14,7 +14,9 @@ import vbppl.distributions as dist
 from vbppl.model.labels.axes import Dim, owners
 from vbppl.model.labels.names import texts
 from vbppl.model.shapes import Frame
+from vbppl.posterior.summary import learnt_rows, not_shown
 from vbppl.target.axes import axes_of, coordinate_names
+from vbppl.target.density import packed_params
 
 X = np.array([[1.0, 0.2], [0.3, 1.0], [0.5, 0.5]])
 Y = np.array([0.3, -0.1, 0.8])
@@ -365,3 +367,54 @@ def test_without_pandas_the_message_says_how_to_install_it(posterior, monkeypatc
         ModuleNotFoundError, match=r'needs pandas, which .*\n  To mend it: pip install "vbppl\[pandas\]"'
     ):
         posterior.to_dataframe()
+
+
+@vb.model
+def learning(towns, y=None, rows=None):
+    weights = vb.param("weights", np.zeros(2), dims={"dose": ["low", "high"]})
+    net = vb.param("net", {"w": np.ones((2, 3))})
+    with vb.plate("town", towns, subsample_size=rows):
+        level = vb.subsample(vb.param("level", np.zeros((3, 2)), dims=("dose",)), event_dim=1)
+        x = vb.sample("x", dist.Normal(level.sum(-1), 1.0))
+        vb.sample("y", dist.Normal(x + weights.sum() + net["w"].sum(), 1.0), obs=None if y is None else vb.subsample(y))
+
+
+def test_params_have_labels():
+    target = vb.target(learning(["Anoka", "Bay", "Clay"], np.ones(3), rows=2))
+    rows = learnt_rows(packed_params(target), axes_of(target))
+    level = [f"level[{town},{dose}]" for town in ("Anoka", "Bay", "Clay") for dose in ("low", "high")]
+    assert rows == (tuple((name, 0.0) for name in level), (("weights[low]", 0.0), ("weights[high]", 0.0)))
+    assert not_shown(packed_params(target)) == ["learnt besides: net (6 numbers)"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+def test_learnt_params_have_labels_and_stand_in_the_table():
+    model = learning(["Anoka", "Bay", "Clay"], np.ones(3), rows=2)
+    posterior = vb.fit(model, "mean_field", method=vb.Stochastic(steps=5))
+    summary = posterior.summary()
+    learnt = dict(row for param in summary.learnt for row in param)
+    assert list(learnt)[:2] == ["level[Anoka,low]", "level[Anoka,high]"] and len(learnt) == 8
+    assert learnt["weights[high]"] == float(posterior.params["weights"][1])
+    assert learnt["level[Clay,low]"] == float(posterior.params["level"][2, 0])
+    text = str(summary)
+    assert "learnt besides: net (6 numbers)" in text and text.index("x[Clay]") < text.index("level[Anoka,low]")
+    assert str(posterior.summary("weights")).count(" learnt\n") == 2 and not posterior.summary("weights").rows
+    frame = posterior.summary("x", "weights").to_dataframe()
+    assert list(frame.index) == ["x[Anoka]", "x[Bay]", "x[Clay]", "weights[low]", "weights[high]"]
+    assert frame["mean"]["weights[low]"] == learnt["weights[low]"] and frame["sd"].isna().sum() == 2
+    params = vb.to_arviz(posterior, n=10).params
+    assert params["level"].dims == ("town", "dose") and params.town.values.tolist() == ["Anoka", "Bay", "Clay"]
+    assert params["net.w"].shape == (2, 3) and params.weights.sel(dose="high") == posterior.params["weights"][1]
+    with pytest.raises(KeyError, match="no site is called 'weight'"):
+        posterior.summary("weight")
+
+
+def test_dims_of_a_param_that_is_no_array_are_refused():
+    @vb.model
+    def wrong():
+        vb.param("net", {"w": np.ones(2)}, dims=("dose",))
+        vb.sample("x", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(vb.ModelError, match="site 'net': dims names axes of an array, but the value is a dict."):
+        wrong().shapes()

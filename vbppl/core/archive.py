@@ -12,14 +12,16 @@ import dataclasses
 import hashlib
 import io
 import json
+import numbers
 import os
 import platform
 import uuid
 import zipfile
+from collections import abc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jax
 import numpy as np
@@ -30,9 +32,9 @@ from vbppl.core.types import PathLike, PyTree
 T = TypeVar("T")
 
 META = "meta"
-# What reading a file of something else can raise; the last three where it claims what no memory holds.
-WRONG = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, NotImplementedError)
-WRONG += (MemoryError, RecursionError, OverflowError)
+# What reading a file of something else can raise; the last ones where it claims what no memory holds.
+WRONG = (OSError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, EOFError, NotImplementedError)
+WRONG += (zipfile.BadZipFile, MemoryError, RecursionError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +133,12 @@ def _check_kind(text: Mapping[str, Any], kind: Kind) -> None:
 
 
 @contextlib.contextmanager
-def refused(path: PathLike, kind: Kind = CHECKPOINT) -> Iterator[None]:
-    """Whatever goes wrong with what a file holds is one `ModelError` that names the file."""
+def refused(path: PathLike, kind: Kind = CHECKPOINT, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Whatever goes wrong with what a file holds is one `ModelError` that names the file; `passing` is as it is."""
     try:
         yield
+    except passing:
+        raise
     except WRONG as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         if "pickle" in what:  # NumPy says how to run what is in it: never
@@ -146,11 +150,40 @@ def typed(kind: type[T], fields: Mapping[str, Any]) -> T:
     """The dataclass `kind` of these fields, each of which must be of the type that it says."""
     hints = get_type_hints(kind)
     for name, value in fields.items():
-        hint = hints[name]
-        whole = hint if isinstance(hint, UnionType) else get_origin(hint) or hint
-        if not isinstance(value, whole) and not (isinstance(value, int) and hint is float):
+        if not fits(value, hints[name]):
             raise TypeError(f"it holds {value!r:.80} as {name}")
     return kind(**fields)
+
+
+NUMBERS = {float: numbers.Real, int: numbers.Integral}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, its parts too; of a type that says nothing it is.
+
+    >>> fits((1, 2), tuple[int, ...]), fits({"a": 1}, Mapping[str, str]), fits(True, float), fits(None, int | None)
+    (True, False, False, True)
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is Literal:
+        return type(value) is str and value in parts
+    if origin is tuple:
+        parts = parts[:1] * len(value) if parts[1:] == (...,) and type(value) is tuple else parts
+        return type(value) is tuple and len(value) == len(parts) and all(map(fits, value, parts))
+    if origin is Mapping or origin is abc.Mapping:
+        keys, values = parts
+        return isinstance(value, Mapping) and all(fits(k, keys) and fits(v, values) for k, v in value.items())
+    if hint in NUMBERS:
+        is_one = isinstance(value, NUMBERS[hint]) and not isinstance(value, (bool, np.bool_))
+        return is_one and not (isinstance(value, int) and abs(value) >= 2**63)
+    kind = origin or hint
+    if kind is np.ndarray:
+        return isinstance(value, (np.ndarray, jax.Array))
+    return not isinstance(kind, type) or isinstance(value, kind)
 
 
 @contextlib.contextmanager

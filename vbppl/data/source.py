@@ -115,7 +115,7 @@ class Source:
         return _rebuilt(self.outline._replace(mesh=mesh), self._reader)
 
     def same_data(self, other: Source) -> bool:
-        """Are both the same object of the user's?"""
+        """Is the `other` of the same object of the user's?"""
         return self._reader is not None and other._reader is not None and self._reader.data is other._reader.data
 
     def load(self) -> PyTree:

@@ -81,7 +81,10 @@ def _no_constraint(value: Distribution, site_name: str) -> ModelError:
 
 
 def foreign(dist: Any, support: Bijector | None = None) -> Distribution:
-    """Adapt another library's distribution, and say which `support` it has where that cannot be told.
+    """Adapt another library's distribution `dist`, and say which `support` it has where that cannot be told.
+
+    Raises:
+      ModelError: it has no `sample` and `log_prob`, or the support is no constraint.
 
     >>> class Coinlike:
     ...     event_shape = ()

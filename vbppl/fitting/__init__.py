@@ -6,6 +6,7 @@ targets, which advance side by side.
 
 In order:
 
+- `call`: the call that made a posterior, as Python that can be run again.
 - `plan`: what a fit will do, chosen before anything is computed; the one table of solvers.
 - `prepare`: from a plan to a problem, which looks at the data; and the judging of what a solver makes of it.
 - `precision`: the session's, or double where rounding limits a fit.

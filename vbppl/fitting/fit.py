@@ -15,6 +15,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
 from vbppl.data.source import mesh_of
 from vbppl.fitting.advice import Cause, advised, causes_of
+from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
 from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
@@ -81,6 +82,7 @@ def fit(
       ModelError: the model does not mean what it says; the message names the site.
     """
     check_call(seconds, progress, callback, precision, foreign)
+    given = {"guide": guide, "method": method, "batch_size": batch_size, "start": start, "seconds": seconds}
     raw = raw_key(seed)
     with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)), devices.together():
         target = Target.of(model)
@@ -108,7 +110,8 @@ def fit(
             if watch.agreed:
                 raise
             solution = solution.noted("ended", "interrupted while a better answer was looked for")
-    posterior = in_session_precision(Posterior(solution, advised(report, causes)), model)
+    calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
+    posterior = in_session_precision(Posterior(solution, advised(report, causes), calls=calls), model)
     _warn(posterior, model, causes)
     return posterior
 

@@ -17,6 +17,7 @@ from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
+from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.plan import GuideName, check_call, plan
 from vbppl.fitting.prepare import begun, explaining, judged, prepare
 from vbppl.fitting.progress import watching
@@ -74,10 +75,12 @@ def fit_many(
     posteriors: list[Posterior] = []
     method = Deterministic() if method is None else method
     with watching(progress) as watch:
+        where, given = circumstances(), {"guide": guide, "method": method}
         for solution, raw in zip(solved_side_by_side(models, guide, method, raws, watch), raws):
             solution = solution if posteriors else begun(solution)
             watch.doing(f"judging fit {len(posteriors) + 1:,} of {len(models):,}")
-            posteriors.append(Posterior(*judged(solution, raw, Watch())))
+            call = call_of(fit_many, "[model]", raw, given, end="[0]")
+            posteriors.append(Posterior(*judged(solution, raw, Watch()), calls=(where, *call)))
             if posteriors[-1].status.was_cut_short:
                 break
     return posteriors

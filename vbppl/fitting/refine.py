@@ -13,6 +13,7 @@ import numpy as np
 from vbppl.core.errors import ModelError, NotConvergedWarning, PoorFitWarning, of_kind, whole_number
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.types import Seed
+from vbppl.fitting.call import call_of
 from vbppl.fitting.plan import FULL_RANK_DIM, check_call
 from vbppl.fitting.precision import as_rounded, computing_in
 from vbppl.fitting.progress import watching
@@ -107,7 +108,10 @@ def refine(
     # The chains may have moved in double precision; what is held is the session's.
     draws = dataclasses.replace(report.draws, z=report.draws.z.astype(dtype))
     report = dataclasses.replace(report, draws=draws, seconds=time.perf_counter() - began)
-    refined = Posterior(solution, as_rounded(report, solution, dtype) if in_double else report)
+    given = {"n": n, "chains": chains, "target_accept": target_accept, "seconds": seconds}
+    call = call_of(refine, "posterior", seed, given)
+    report = as_rounded(report, solution, dtype) if in_double else report
+    refined = Posterior(solution, report, calls=(*posterior.calls, *call))
     _warn(refined)
     return refined
 

@@ -8,7 +8,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -77,6 +77,8 @@ class Setting:
             ) from None
         return cls(value, type(value))
 
+
+EXACTLY = ", exactly "  # between the digests of an array in 32 bits and in 64
 
 Static: TypeAlias = Setting | Names | FunctionType | None
 
@@ -203,15 +205,22 @@ def missing_in(arguments: PyTree, function: Callable[..., Any]) -> str:
 def told(arguments: PyTree, function: Callable[..., Any]) -> dict[str, str]:
     """What a function's arguments are, by their names: of arrays the kind, the shape and a digest of the numbers.
 
-    Alike in every precision of a session, so that data can be recognised in another process.
+    The digest is of their 32 bits, alike in every precision of a session, so that data can be recognised in another
+    process; of data in double precision one of all their digits follows, for those who have them again.
     """
     parts: dict[str, dict[str, str]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(arguments, is_leaf=_is_whole)[0]:
         parts.setdefault(_argument(path[:2], function), {})[_argument(path, function)] = told_of(leaf)
     found = {}
     for name, texts in parts.items():  # of a long list, or a network, all together
-        found |= texts if len(texts) <= 8 else {name: f"{len(texts)} parts [] {archive.digest(*texts.values())}"}
+        found |= texts if len(texts) <= 8 else {name: _together(list(texts.values()))}
     return found
+
+
+def _together(texts: Sequence[str]) -> str:
+    rounded = [text.split(EXACTLY)[0] for text in texts]
+    exactly = f"{EXACTLY}{archive.digest(*texts)}" if rounded != texts else ""
+    return f"{len(texts)} parts [] {archive.digest(*rounded)}{exactly}"
 
 
 def told_defaults(arguments: tuple[Any, Any], function: Callable[..., Any]) -> dict[str, str]:
@@ -236,8 +245,9 @@ def told_of(leaf: Any) -> str:
         return f"an array {list(leaf.shape)} over several processes"
     kinds = {np.floating: ("float", "f4"), np.integer: ("int", np.int64), np.bool_: ("bool", np.bool_)}
     word, wide = next((known for kind, known in kinds.items() if jnp.issubdtype(leaf.dtype, kind)), ("", np.complex64))
+    exactly = f"{EXACTLY}{archive.digest(np.asarray(leaf))}" if leaf.dtype in (np.float64, np.complex128) else ""
     with np.errstate(over="ignore"):  # of numbers that single precision has not
-        return f"{word or leaf.dtype}{list(leaf.shape)} {archive.digest(np.asarray(leaf).astype(wide))}"
+        return f"{word or leaf.dtype}{list(leaf.shape)} {archive.digest(np.asarray(leaf).astype(wide))}{exactly}"
 
 
 def is_data(leaf: Any) -> bool:

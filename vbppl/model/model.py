@@ -227,7 +227,7 @@ class Model(Program):
         return initial_states(self) if self.has_training_mode else {}
 
     def condition(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
-        """The same model with sites observed: `model.condition(y=...)`, or a dict of names.
+        """The same model with sites observed: `named` ones, `model.condition(y=...)`, or a dict `values` by names.
 
         It is what `obs=` in the model would do, so `sample` and `predict` draw these sites anew; to
         hold a site at a value there too, use `do`.
@@ -235,11 +235,11 @@ class Model(Program):
         return self._with("conditions", {**by_name({} if values is None else values), **named})
 
     def do(self, values: Mapping[str, Any] | None = None, /, **named: Any) -> Model:
-        """The same model with sites set from outside: their own densities no longer count."""
+        """The same with sites set from outside, `values` or `named` ones: their own densities no longer count."""
         return self._with("interventions", {**by_name({} if values is None else values), **named})
 
     def sample(self, n: int = 1000, seed: Seed = 0, params: Mapping[str, Any] | None = None) -> dict[str, Array]:
-        """Draws from the prior predictive distribution; observed sites are drawn anew.
+        """`n` draws from the prior predictive distribution, alike for a `seed`; observed sites are drawn anew.
 
         Args:
           params: values of the model's params, such as `posterior.params`; if None they stand at their `init`.

@@ -303,6 +303,9 @@ def mutable(name: str, init: Any) -> Any:
     Returns:
       a copy as the last step has left it. What the model puts into it, the next step finds there.
       Outside the steps of a fit, changes are forgotten.
+
+    Raises:
+      ModelError: `init` cannot be changed in place, or the name is taken.
     """
     run, name = run_and_name("mutable", name)
     if not jax.tree.leaves(init) or jax.tree_util.treedef_is_leaf(jax.tree.structure(init)):
@@ -317,7 +320,7 @@ def mutable(name: str, init: Any) -> Any:
 def prng_key(name: str = "key") -> Any:
     """A key for the randomness of training, such as dropout: new at each step of a fit, elsewhere None.
 
-    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`.
+    The keyword `key` of an Equinox layer, `rngs` of Linen, the key of Haiku's `apply`. Each `name` has its own.
     """
     run, name = run_and_name("prng_key", name)
     return run.ask(Site("key", name, frames=run.frames)).value

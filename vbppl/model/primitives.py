@@ -262,7 +262,7 @@ def sample(
     return run.ask(site).value
 
 
-def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any) -> PyTree:
+def param(name: str, init: PyTree = None, constraint: Any = None, *, dims: Any = None, **foreign: Any) -> PyTree:
     """A value learnt by maximum marginal likelihood: no prior, one best value.
 
     Args:
@@ -271,12 +271,26 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
         (a dictionary of weights, a module of Equinox or Flax NNX). Other leaves, a module's own settings too,
         are kept. A module is in training mode while a fit makes steps, and in evaluation mode elsewhere.
       constraint: the support of every leaf, from `vbppl.distributions.constraints`; real if None.
+      dims: where `init` is an array, what its axes that no plate owns are called, as in `sample`.
 
     Returns:
       the same kind of thing as `init`, holding the current values.
+
+    Raises:
+      ModelError: `init` holds no numbers, `dims` are not those of an array, or the name is taken.
+
+    >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
+    >>> @vb.model
+    ... def drifting(y):
+    ...     noise = vb.param("noise", np.ones(2), dist.constraints.positive, dims={"side": ["left", "right"]})
+    ...     x = vb.sample("x", dist.Normal(0.0, 1.0))
+    ...     vb.sample("y", dist.Normal(x, noise).to_event(1), obs=y)
+    >>> posterior = vb.fit(drifting(np.array([0.5, 2.0])), "mean_field", method=vb.Stochastic(steps=50))
+    >>> [label for label, _ in posterior.summary().learnt[0]]
+    ['noise[left]', 'noise[right]']
     """
     run, name = run_and_name("param", name)
-    check_keywords("param", name, foreign, "param(name, init, constraint)")
+    check_keywords("param", name, foreign, "param(name, init, constraint, dims=...)")
     init = float(init) if isinstance(init, int) and not isinstance(init, bool) else init
     if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
         raise ModelError(
@@ -294,7 +308,8 @@ def param(name: str, init: PyTree = None, constraint: Any = None, **foreign: Any
             site=name,
             mend="Take one from vbppl.distributions.constraints, such as constraints.positive.",
         )
-    return run.ask(Site("param", name, value=init, constraint=support, frames=run.frames)).value
+    site = Site("param", name, value=init, constraint=support, frames=run.frames)
+    return run.ask(with_dims(site, dims, run.arguments)).value
 
 
 def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
@@ -311,7 +326,7 @@ def deterministic(name: str, value: Any, *, dims: Any = None) -> Any:
 
 
 def factor(name: str, log_weight: Any) -> None:
-    """Multiply the joint density by `exp(log_weight)`, summed over its entries.
+    """Multiply the joint density by `exp(log_weight)`, in nats, summed over its entries; `name` is unique.
 
     Inside plates it is a weight for each row: a scalar counts once a row, and N/B times that where
     B of N rows are shown.

@@ -36,6 +36,7 @@ class ByRow:
           model: the same function applied to other rows; the fitted ones if None.
           guide: where the guide is a program, it applied to them.
           n: draws a row; they are made in chunks, so that memory does not grow with them.
+          seed: of the draws.
         """
         check_count(n)
         target, moved = self._moved(model, guide)
@@ -49,7 +50,7 @@ class ByRow:
         Args:
           model: the same function applied to other rows; the fitted ones if None.
           guide: where the guide is a program, it applied to them.
-          rows: how many to look at, chosen at random.
+          rows: how many to look at, chosen at random by `seed`.
         """
         whole_number("rows", rows)
         target, moved = self._moved(model, guide)

@@ -50,11 +50,13 @@ class Posterior(ByRow, Framed, Sensitive):
       solution: what the solver gave back.
       report: how good it is; `check()` returns it.
       corrects: whether a correction is used where there is one.
+      calls: what made it, as lines of Python to be run again with `model`; none in files of before they were kept.
     """
 
     solution: Solution
     report: Report | Unjudged
     corrects: bool = static(default=True)
+    calls: tuple[str, ...] = static(default=())
 
     @property
     def is_corrected(self) -> bool:
@@ -63,7 +65,8 @@ class Posterior(ByRow, Framed, Sensitive):
 
     def uncorrected(self) -> Posterior:
         """The guide alone, whatever the verdict."""
-        return dataclasses.replace(self, corrects=False, report=self.report.of_guide)
+        calls = (*self.calls, "posterior = posterior.uncorrected()") if self.calls and self.corrects else self.calls
+        return dataclasses.replace(self, corrects=False, report=self.report.of_guide, calls=calls)
 
     @property
     def target(self) -> Target:
@@ -99,7 +102,7 @@ class Posterior(ByRow, Framed, Sensitive):
         return self.solution.status
 
     def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
-        """`n` draws: for each site `(n, ...)`.
+        """`n` draws: for each site `(n, ...)`; the same for the same `seed`, an int or a JAX key.
 
         Independent ones of the guide; of weighted draws each as often as it weighs, of chains each once. Of these there
         is a limited number: beyond what they are worth some are repeated, which a warning says. Discrete latent sites,
@@ -162,16 +165,24 @@ class Posterior(ByRow, Framed, Sensitive):
         return {**param_values(self.target), **networks.param_values(self.guide, self.phi)}
 
     def summary(self, *names: str) -> Summary:
-        """A table of means, sds and quantiles of the sites `names` (all if none); then the report card."""
+        """A table of means, sds and quantiles of the sites `names` (all if none); then the report card.
+
+        Learnt params stand under the sites, by their labels: a value without an sd. Those of networks are counted.
+
+        Raises:
+          KeyError: there is no such site or param.
+        """
+        params = {name: each for name, each in packed_params(self.target).items() if not names or name in names}
+        sites = tuple(name for name in names if name not in params)
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
         values, weights = _table_draws(self)
         shares = weights if self.is_corrected else None
-        chosen = {name: values[name] for name in self._checked(names)}
-        return summarise(chosen, notes, shares, self.report.chains, axes_of(self.target))
+        chosen = {name: values[name] for name in (self._checked(sites) if sites or not names else ())}
+        return summarise(chosen, notes, shares, self.report.chains, axes_of(self.target), params)
 
     def check(self, gap: bool = False) -> Report:
-        """The report card: the verdict, why, and the numbers behind it.
+        """The report card: the verdict, why, and the numbers behind it; a TypeError of a point, which has none.
 
         Args:
           gap: also bound how far below the best of its family the fit may lie, by four further fits.
@@ -202,7 +213,7 @@ class Posterior(ByRow, Framed, Sensitive):
         return linear_response(self.target, loc, log_sd, self._of_a_point(names), rng)
 
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
-        """`n` draws weighed by importance, whatever the verdict: what `sample` gives of weighted draws or of chains.
+        """`n` draws of `seed` weighed by importance, whatever the verdict: as `sample` of weighted draws or of chains.
 
         Raises:
           ValueError: the weights cannot be trusted; the message says by how much.
@@ -240,7 +251,7 @@ class Posterior(ByRow, Framed, Sensitive):
         return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, seen, anew)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
-        """The log density of each observation at `n` draws: `(n, rows)` for each observed site.
+        """The log density of each observation, in nats, at `n` draws of `seed`: `(n, rows)` for each observed site.
 
         Discrete latent sites are summed out: what depends on one has a log density for each row of it. Where several
         observed sites do, each is given those before it, so that their sum is the density of all.

@@ -119,7 +119,7 @@ class Report:
 
     @classmethod
     def unfinished(cls, solution: Solution, seconds: float) -> Report:
-        """Of a fit whose judging was interrupted: nothing is known."""
+        """Of a `solution` whose judging was interrupted after so many `seconds`: nothing is known."""
         return cls(
             Estimate(math.nan, math.nan),
             WeightedDraws.none(solution.target.dim),
@@ -160,7 +160,7 @@ class Report:
         return not (self.tail.value > TAIL or self.tail.value < NARROW_TAIL)
 
     def require(self, verdict: Literal["poor", "unknown", "corrected", "good"] = "corrected") -> None:
-        """For scripts: go on only where the answer is at least so good.
+        """For scripts: go on only where the answer is at least as good as `verdict`.
 
         Raises:
           PoorPosteriorError: it is not; with the reasons.

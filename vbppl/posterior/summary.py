@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ COLUMNS = ("mean", "sd", "5%", "50%", "95%")
 QUANTILES = (0.05, 0.5, 0.95)
 MORE = {"": (), "corrected": ("MC error",), "refined": ("MC error", "bulk ESS", "tail ESS", "R-hat")}
 SHOWN = 12  # lines for one site, before the middle is left out
+LEARNT = 1000  # numbers of a learnt param that are named one by one; of a network's more, nobody reads them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +33,13 @@ class Summary:
         weighted draws, the Monte Carlo error of the mean, and of chains their effective sizes and R-hat too.
       notes: lines to print under the table.
       kind: "corrected" of weighted draws, "refined" of chains, "" of a guide.
+      learnt: for each learnt param that is an array its rows: label and value, as it has no sd.
     """
 
     sites: tuple[tuple[tuple[str, tuple[float, ...]], ...], ...]
     notes: tuple[str, ...] = ()
     kind: str = ""
+    learnt: tuple[tuple[tuple[str, float], ...], ...] = ()
 
     @property
     def rows(self) -> tuple[tuple[str, tuple[float, ...]], ...]:
@@ -47,8 +51,8 @@ class Summary:
         """What is shown: a long site keeps its first and last lines, and one between says how many are left out."""
         rows: list[tuple[str, ...]] = []
         # By site, not by what the labels begin with: sites of their own may be called w[0], w[1] and so on.
-        for site in self.sites:
-            lines = [(name, *map(number, values)) for name, values in site]
+        sites = [[(name, *map(number, values)) for name, values in site] for site in self.sites]
+        for lines in (*sites, *([(name, number(value), "learnt") for name, value in param] for param in self.learnt)):
             if len(lines) > SHOWN:
                 hidden = len(lines) - SHOWN + 1
                 lines = [*lines[: SHOWN - 3], (f"... {hidden} more",), *lines[-2:]]
@@ -58,12 +62,16 @@ class Summary:
     def to_dataframe(self) -> Any:
         """All rows as a data frame of pandas: a line a scalar, its columns those of the table.
 
+        Learnt params have a value, in the column "mean", and NaN in the others.
+
         Raises:
           ModuleNotFoundError: pandas is not installed.
         """
         pandas = needed("pandas", "Summary.to_dataframe", "pandas")
-        names, columns = [name for name, _ in self.rows], [*COLUMNS, *MORE[self.kind]]
-        return pandas.DataFrame([values for _, values in self.rows], index=names, columns=columns)
+        columns = [*COLUMNS, *MORE[self.kind]]
+        points = [(name, (value, *[np.nan] * (len(columns) - 1))) for param in self.learnt for name, value in param]
+        names, values = zip(*self.rows, *points) if self.rows or points else ((), ())
+        return pandas.DataFrame(list(values), index=list(names), columns=columns)
 
     def __str__(self) -> str:
         return str(self.table)
@@ -143,14 +151,34 @@ class Framed:
         return tuple(name for name in chosen if name in known)
 
 
+def learnt_rows(params: Mapping[str, Any], axes: Axes) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """For each param that is an array of not too many numbers its labels and values; `params` as `packed_params`."""
+    arrays = {name: np.asarray(each.learnt[0]) for name, each in params.items() if _is_short(each)}
+    return tuple(tuple(zip(axes.names(name, x.shape), x.ravel().tolist())) for name, x in arrays.items())
+
+
+def not_shown(params: Mapping[str, Any]) -> list[str]:
+    """A line on the params that have no rows: networks, and arrays of many numbers."""
+    long = {name: sum(np.size(leaf) for leaf in each.learnt) for name, each in params.items() if not _is_short(each)}
+    return [f"learnt besides: {', '.join(f'{name} ({n:,} numbers)' for name, n in long.items())}"] if long else []
+
+
+def _is_short(param: Any) -> bool:
+    return param.names == ("",) and np.size(param.learnt[0]) <= LEARNT
+
+
 def summarise(
     draws: Mapping[str, np.ndarray],
     notes: Sequence[str],
     weights: np.ndarray | None = None,
     chains: int = 0,
     axes: Axes = UNNAMED,
+    params: Mapping[str, Any] = MappingProxyType({}),
 ) -> Summary:
-    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors of weighted draws and of chains."""
+    """The table for `draws`, `(n, ...)` for each site; with Monte Carlo errors of weighted draws and of chains.
+
+    Under it stand the learnt `params`, as of `packed_params`.
+    """
     sites = []
     count = len(next(iter(draws.values()), ()))
     shares = np.full(count, 1 / max(count, 1)) if weights is None else weights
@@ -165,4 +193,5 @@ def summarise(
             each = flat.reshape(chains, count // chains, -1)
             columns += [mcmc.ess_bulk(each), mcmc.ess_tail(each), mcmc.r_hat(each)]
         sites.append(tuple(zip(axes.names(name, values.shape[1:]), map(tuple, np.stack(columns, axis=-1).tolist()))))
-    return Summary(tuple(sites), tuple(notes), "refined" if chains else "corrected" if weights is not None else "")
+    kind = "refined" if chains else "corrected" if weights is not None else ""
+    return Summary(tuple(sites), (*not_shown(params), *notes), kind, learnt_rows(params, axes))

@@ -26,8 +26,8 @@ class Axes:
     """The names of the axes of all sites, and the labels along them.
 
     Attributes:
-      dims: for each sample and deterministic site a name for each axis of its value: that of a plate, or by `dims=`,
-        or None.
+      dims: for each sample, param and deterministic site that is an array a name for each axis of its value: that of a
+        plate, or by `dims=`, or None.
       labels: for each of these names its labels, where there are some.
       sizes: for each of these names how many entries there are.
     """
@@ -104,7 +104,7 @@ def axes(model: Any) -> Axes:
         if site.kind == "plate":
             put(site.name, site.size, site.labels, site.name)
     for site in outlines.values():
-        if site.kind in ("sample", "deterministic") and isinstance(site.shape, tuple):
+        if site.kind in ("sample", "param", "deterministic") and isinstance(site.shape, tuple):
             dims[site.name] = own = axes_of_site(site)
             given = {dim.name: dim.labels for dim in site.dims}
             for dim, size in zip(own, site.shape):

@@ -187,7 +187,7 @@ class Layout:
         name = next(iter(plates))[0]
         return next(plate for plate in self.plates if plate.name == name)
 
-    def showing(self, lengths: Mapping[str, int]) -> Layout:
+    def showing(self, lengths: Mapping[str, int | None]) -> Layout:
         """The same layout with so many rows of these plates shown, and all of the others."""
         plates = (dataclasses.replace(p, subsample_size=lengths.get(p.name)) for p in self.plates)
         return dataclasses.replace(self, plates=tuple(plates))

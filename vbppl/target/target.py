@@ -237,6 +237,8 @@ def density(log_density: Callable[[Array], Any], dim: int) -> Target:
 
     Raises:
       ModelError: it does not return a scalar.
+      TypeError: `log_density` is no function.
+      ValueError: `dim` is no whole number from 1 on.
     """
     if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)) or dim < 1:
         raise ValueError(f"dim must be a whole number, at least 1, not {dim!r}.")

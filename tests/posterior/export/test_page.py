@@ -15,6 +15,8 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.core import archive
+from vbppl.posterior.export.page import applied
 
 ODD = "<b>\"&'$"
 
@@ -48,7 +50,7 @@ class Checked(HTMLParser):
 def page(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "fit.html"
     before = dict(matplotlib.rcParams)
-    assert vb.write_report(vb.fit(odd(np.array([0.3, 0.8])), "full_rank"), path) == path
+    assert vb.write_report(vb.fit(odd(np.array([0.3, 0.8])), "full_rank", seed=3), path) == path
     assert dict(matplotlib.rcParams) == before and not plt.get_fignums()
     return path.read_text(encoding="utf-8")
 
@@ -64,10 +66,30 @@ def test_it_is_whole_and_fetches_nothing(page):
 
 def test_the_verdict_comes_first_and_everything_is_told(page):
     order = ["verdict: good", "The answer", "Data that the model makes", "The model", "What was done", "What it cost"]
-    order += ["How to repeat it", "def odd(y):"]
+    order += ["How to repeat it", "def odd(y):", "# vbppl ", "# y: float[2] ", "model = odd(y)"]
+    order += ["posterior = vb.fit(model, guide=&quot;full_rank&quot;, seed=3)"]
     places = [page.index(words) for words in order]
     assert places == sorted(places)
     assert page.count("<svg") == 5  # forest, data, graph, history, weights
+
+
+@vb.model
+def applied_to(names, x, scale=1.0, *, kind="a", y=None):
+    with vb.plate("row", names):
+        mu = vb.sample("mu", dist.Normal(0.0, scale))
+        vb.sample("y", dist.Normal(mu + x, 1.0), obs=y)
+
+
+def test_a_model_is_shown_as_it_was_applied():
+    x = np.array([0.5, 0.25], np.float32)
+    assert "\n".join(applied(applied_to(["a", "b"], x, 2.5, kind="c").condition(y=x).do(mu=x))) == (
+        "# names: ['a', 'b']\n"
+        f"# x: float[2] {archive.digest(x)}\n# y, of condition: float[2] {archive.digest(x)}\n"
+        f"# mu, of do: float[2] {archive.digest(x)}\n"
+        "model = applied_to(names, x, 2.5, kind='c').condition({'y': y}).do({'mu': mu})"
+    )
+    assert [*applied(vb.decenter(odd(x), ODD))][-1] == f"model = vb.decenter(odd(y), {ODD!r})"
+    assert [*applied(vb.density(lambda z: -(z @ z), 2).model)][-1] == "model = vb.density(log_density, 2)"
 
 
 def test_names_are_shown_as_they_are(page):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 
 import matplotlib
 import matplotlib.path
@@ -202,3 +203,25 @@ def test_what_cannot_be_drawn_is_told(posterior, counted, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "vbppl\[plots\]"'):
         vb.plot.forest(posterior)
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_each_picture_once(monkeypatch):
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    fit = """
+        import vbppl as vb, vbppl.distributions as dist
+
+        @vb.model
+        def pair():
+            vb.sample("x", dist.Normal(0.0, 1.0))
+            vb.sample("y", dist.Normal(0.0, 1.0))
+
+        posterior = vb.fit(pair(), "mean_field", progress=False)
+    """
+    pictures = [f"vb.plot.{name}(posterior)" for name in ("forest", "history", "marginals", "weights", "pair")]
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(text)) for text in (fit, *pictures)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    shown = [sum("image/png" in out.get("data", {}) for out in cell["outputs"]) for cell in notebook.cells[1:]]
+    assert shown == [1] * len(pictures)

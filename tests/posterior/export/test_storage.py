@@ -78,6 +78,7 @@ def test_a_file_of_format_1_says_what_it_said():
                 np.testing.assert_allclose(now[name], then[name], rtol=1e-4, atol=1e-5, err_msg=name)
         assert str(then["['verdict']"]) == posterior.check().verdict == "poor"
     assert posterior.check().chains == 2 and posterior.uncorrected().check().chains == 0
+    assert posterior.calls == ()  # which it does not say yet
 
 
 def test_a_loaded_posterior_goes_on_as_the_start_of_a_fit_and_is_stored_again(stored, tmp_path):
@@ -214,6 +215,30 @@ def test_other_code_is_seen_by_the_density(stored):
     )
 
 
+def test_a_little_wider_prior_is_seen_on_the_same_machine(tmp_path, monkeypatch):
+    vb.save(vb.fit(line(fits.X, fits.Y), "mean_field"), tmp_path / "x")
+    monkeypatch.setitem(globals(), "SCALE", 2.02)  # log 1.01 = .00995 nats
+    text = told(lambda: vb.load(tmp_path / "x", line(fits.X, fits.Y)))
+    assert "SCALE, which the model reads: float 2.0 in the file, float 2.02 here" in text
+
+
+@vb.model
+def shifted(at, y):
+    x = vb.sample("x", dist.Normal(0.0, 1.0))
+    vb.sample("y", dist.Normal(x * (at - at[0]), 1.0).to_event(1), obs=y)
+
+
+def test_data_that_differ_beyond_single_precision_are_others_where_the_fit_was_in_double(tmp_path):
+    at, y = 1.7e9 + 10.0 * np.arange(3), np.array([0.0, 1.0, 2.0])  # seconds, which 32 bits round to 128
+    assert np.array_equal(np.float32(at), np.float32(at + 1))
+    double, single = tmp_path / "double", tmp_path / "single"
+    vb.save(vb.fit(shifted(at, y), "mean_field", precision="float64"), double)
+    vb.save(vb.fit(shifted(at, y), "mean_field", precision="session"), single)
+    assert vb.load(double, shifted(at, y)).mean() and vb.load(single, shifted(at, y)).mean()
+    assert "argument 'at': float[3] in both, but other numbers" in told(lambda: vb.load(double, shifted(at + 1, y)))
+    assert vb.load(single, shifted(at + 1, y)).mean()  # to that fit they were the same
+
+
 @vb.model
 def many(y):
     """A prior beside which the sum over 50,000 rows is 46,000 nats below 0."""
@@ -346,6 +371,88 @@ def test_a_file_of_other_content_is_refused(stored, tmp_path, name):
     rewritten(path, change)
     text = told(lambda: vb.load(path, fits.straight()))
     assert text == f"{path} cannot be read as a stored posterior: {why}.{MEND}"
+
+
+# Forged ones: each field of the text in each other form, each array in other shapes and types, with the right digest.
+
+DROPPED = object()
+FORGED = [DROPPED, None, 0, -1, 1.5, "x", True, [], {}, {"list": []}, {"dict": {}}, [1, 2], 10**30]
+FORGED += [{"array": "phi.whole", "jax": True}, {"number": "nan", "dtype": "float"}, {"class": "Status", "fields": {}}]
+
+
+def places(form, at=()):
+    """Where each part of a JSON text stands."""
+    yield at
+    parts = form.items() if isinstance(form, dict) else enumerate(form) if isinstance(form, list) else ()
+    for key, part in parts:
+        yield from places(part, (*at, key))
+
+
+def altered(head, at, value):
+    """The text with another value at one place."""
+    head = json.loads(json.dumps(head))
+    inner = head
+    for key in at[:-1]:
+        inner = inner[key]
+    if value is DROPPED:
+        del inner[at[-1]]
+    else:
+        inner[at[-1]] = value
+    return head
+
+
+def forgeries(path):
+    """Files that claim to be `path`: a name for each, its text and its arrays."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    head = json.loads(bytes(arrays.pop("meta")))
+    for at in places(head):
+        yield from ((f"{at} {value}", altered(head, at, value), arrays) for value in FORGED if at)
+    for name, array in arrays.items():
+        others = {"less": array.ravel()[:1], "none": array[:0], "more": np.zeros((7, *array.shape))}
+        others |= {kind: np.zeros(array.shape, kind) for kind in ("complex", "U1", "int")}
+        for word, other in others.items():
+            forged = {**arrays, name: other}
+            dtypes = {name: str(each.dtype) for name, each in forged.items()}
+            yield f"{name} {word}", {**head, "dtypes": dtypes, "digest": archive.digest(*forged.values())}, forged
+
+
+def check_forgeries(path, model, guide, forged, step):
+    """Every one is loaded or refused by an error of ours that says which file it is; the rest says what it was."""
+    refused, loaded = 0, 0
+    for name, head, arrays in list(forgeries(path))[::step]:
+        np.savez(forged.open("wb"), meta=np.frombuffer(json.dumps(head).encode(), np.uint8), **arrays)
+        try:
+            vb.load(forged, model, guide)
+        except vb.ModelError as error:
+            refused += 1
+            assert str(forged) in str(error) or "in the file" in str(error), name
+        except Exception as error:
+            raise AssertionError(f"{name} escapes as {error!r:.200}") from error
+        else:
+            loaded += 1
+    return refused, loaded
+
+
+def test_forged_files_are_loaded_or_refused(stored, tmp_path):
+    refused, loaded = check_forgeries(stored / "mean_field.npz", fits.straight(), None, tmp_path / "x.npz", 97)
+    assert refused > 25 and loaded > 1  # another text of a note, say, is as good
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mean_field", "map", "own"])
+def test_every_forged_file_is_loaded_or_refused(stored, tmp_path, name):
+    case = fits.CASES[name]
+    guide = case.guide and case.guide()
+    refused, loaded = check_forgeries(stored / f"{name}.npz", case.model(), guide, tmp_path / "x.npz", 1)
+    assert refused > 1000 and loaded > 100
+
+
+@pytest.mark.slow
+def test_forged_files_of_chains_are_loaded_or_refused(tmp_path):
+    path = HERE / "kept" / "format_1.npz"
+    refused, loaded = check_forgeries(path, fits.literal(), None, tmp_path / "x.npz", 2)
+    assert refused > 1000 and loaded > 100
 
 
 def bytes_of(**arrays) -> bytes:

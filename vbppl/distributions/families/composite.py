@@ -196,7 +196,9 @@ class _Mixture(Distribution):
 
 @pytree
 class MixtureSameFamily(_Mixture):
-    """`p(x) = sum_k mixing[k] component_k(x)`, over the last batch dimension of the components.
+    """`p(x) = sum_k mixing[k] component_k(x)`, over the last batch dimension of the `component_distribution`.
+
+    `mixing_distribution` is a `Categorical` with a probability for each.
 
     >>> from vbppl.distributions import Normal
     >>> d = MixtureSameFamily(Categorical(probs=[0.3, 0.7]), Normal([-1.0, 1.0], 0.5))
@@ -271,7 +273,9 @@ class MixtureSameFamily(_Mixture):
 
 @pytree
 class MixtureGeneral(_Mixture):
-    """`p(x) = sum_k mixing[k] p_k(x)`, over a list of distributions of any families, with events of one shape.
+    """`p(x) = sum_k mixing[k] p_k(x)`, over `component_distributions` of any families, with events of one shape.
+
+    `mixing_distribution` is a `Categorical` with a probability for each.
 
     >>> from vbppl.distributions import Laplace, Normal
     >>> d = MixtureGeneral(Categorical(probs=[0.3, 0.7]), [Normal(-1.0, 1.0), Laplace(1.0, 0.5)])

@@ -53,7 +53,13 @@ class Delta(Distribution):
 
 @pytree
 class ImproperUniform(Distribution):
-    """A flat density of height one on all of `support`; it cannot be drawn from, and does not look at `x`."""
+    """A flat density of height one on all of `support`; it cannot be drawn from, and does not look at `x`.
+
+    A value has the shape `batch_shape + event_shape`.
+
+    Raises:
+      ModelError: `support` is no constraint.
+    """
 
     support: Bijector
     batch: Shape = static()

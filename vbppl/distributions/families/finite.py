@@ -167,7 +167,10 @@ class Bernoulli(_Coin):
 
 @pytree
 class Binomial(_Coin):
-    """The number of heads among `n` = `total_count` coins: `p(x) = C(n, x) probs^x (1 - probs)^(n - x)`."""
+    """The number of heads among `n` = `total_count` coins: `p(x) = C(n, x) probs^x (1 - probs)^(n - x)`.
+
+    `logits` in the place of `probs` are log odds.
+    """
 
     total_count: ArrayLike = 1
     probs: ArrayLike = None
@@ -217,7 +220,7 @@ class Binomial(_Coin):
 
 @pytree
 class Geometric(_Coin):
-    """The number of tails before the first head: `p(x) = (1 - probs)^x probs`."""
+    """The number of tails before the first head: `p(x) = (1 - probs)^x probs`; `logits` are log odds."""
 
     probs: ArrayLike = None
     logits: ArrayLike = None
@@ -282,7 +285,7 @@ class _Classes(_Chances):
 
 @pytree
 class Categorical(_Classes):
-    """Class `k` out of `0 ... K - 1` with probability `probs[k]`."""
+    """Class `k` out of `0 ... K - 1` with probability `probs[k]`, `(..., K)`; or in proportion to `exp(logits[k])`."""
 
     probs: ArrayLike = None
     logits: ArrayLike = None
@@ -323,7 +326,7 @@ class Categorical(_Classes):
 
 @pytree
 class Multinomial(_Classes):
-    """Counts of each class among `total_count` draws; an event has shape `(K,)`."""
+    """Counts of each class, `(K,)`, among `total_count` draws, by `probs` or in proportion to `exp(logits)`."""
 
     total_count: ArrayLike = 1
     probs: ArrayLike = None

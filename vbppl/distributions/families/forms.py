@@ -121,7 +121,7 @@ def NegativeBinomialProbs(total_count: ArrayLike, probs: ArrayLike) -> GammaPois
 def NegativeBinomial(
     total_count: ArrayLike, probs: ArrayLike | None = None, logits: ArrayLike | None = None
 ) -> GammaPoisson:
-    """Either of the two above."""
+    """The number of tails before `total_count` heads, of coins with `probs` or `logits`; else a `ModelError`."""
     if (probs is None) == (logits is None):
         raise ModelError(
             "NegativeBinomial takes exactly one of probs, logits.",
@@ -138,7 +138,7 @@ def ZeroInflatedPoisson(gate: ArrayLike, rate: ArrayLike = 1.0) -> ZeroInflatedD
 def ZeroInflatedNegativeBinomial2(
     mean: ArrayLike, concentration: ArrayLike, *, gate: ArrayLike = None, gate_logits: ArrayLike = None
 ) -> ZeroInflatedDistribution:
-    """`ZeroInflatedDistribution(NegativeBinomial2(mean, concentration), gate)`."""
+    """`ZeroInflatedDistribution(NegativeBinomial2(mean, concentration), gate)`; or with `gate_logits`."""
     return ZeroInflatedDistribution(NegativeBinomial2(mean, concentration), gate, gate_logits)
 
 
@@ -165,7 +165,10 @@ def TruncatedCauchy(
 
 
 def Mixture(mixing_distribution: Categorical, component_distributions: Any) -> Distribution:
-    """`MixtureSameFamily` of one distribution with a batch of components, `MixtureGeneral` of a list of them."""
+    """`MixtureSameFamily` of one distribution with a batch of components, `MixtureGeneral` of a list of them.
+
+    `mixing_distribution` is a `Categorical`; `component_distributions` are that one or that list.
+    """
     if isinstance(component_distributions, Distribution):
         return MixtureSameFamily(mixing_distribution, component_distributions)
     return MixtureGeneral(mixing_distribution, component_distributions)

@@ -265,7 +265,10 @@ class LKJCholesky(_Correlations):
 
 @pytree
 class LKJ(_Correlations):
-    """Correlation matrices `R` with density proportional to `det(R)^(concentration - 1)`."""
+    """Correlation matrices `R`, `(dimension, dimension)`, with density proportional to `det(R)^(concentration - 1)`.
+
+    `sample_method` may be what NumPyro knows; draws are the same.
+    """
 
     support = corr_matrix
 

@@ -84,7 +84,7 @@ def _has_cdf(base: Any) -> bool:
 
 @pytree
 class RightCensoredDistribution(_Restricted):
-    """A value of which, where `censored`, it is known that it is more than what is observed: `log P(X > x)`.
+    """A value of `base_dist` of which, where `censored`, is known that it is more than what is seen: `log P(X > x)`.
 
     Draws are whole values, of which none is censored.
 
@@ -104,7 +104,7 @@ class RightCensoredDistribution(_Restricted):
 
 @pytree
 class LeftCensoredDistribution(_Restricted):
-    """A value of which, where `censored`, it is known that it is at most what is observed: `log P(X <= x)`.
+    """A value of `base_dist` of which, where `censored`, is known that it is at most what is seen: `log P(X <= x)`.
 
     >>> from vbppl.distributions import Normal
     >>> round(float(LeftCensoredDistribution(Normal(0.0, 1.0), True).log_prob(0.0)), 4)  # one half
@@ -140,7 +140,7 @@ def _observed_or(censored: ArrayLike, base: Distribution, x: ArrayLike, tail: An
 
 @pytree
 class IntervalCensoredDistribution(_Restricted):
-    """A value between two observed bounds, `(..., 2)`: `log P(lower < X <= upper)`.
+    """A value of `base_dist` between two observed bounds, `(..., 2)`: `log P(lower < X <= upper)`.
 
     Where `right_censored` it is more than the lower bound and the upper is not looked at; where `left_censored` at most
     the upper one; with both it lies outside the two. Where the bounds are equal it was observed.

@@ -66,7 +66,7 @@ class Objective:
         return 0
 
     def at_rest(self, guide: Guide, target: Target, state: PyTree) -> tuple[Guide, Target]:
-        """Guide and target as they are once the fit has ended with this state; as they were by default."""
+        """The `guide` and target as they are once the fit has ended with this state; as they were by default."""
         return guide, target
 
 

@@ -49,6 +49,7 @@ def scan(
 
     Raises:
       ModelError: the carry changes its shape, the lengths disagree, or a statement cannot stand inside.
+      TypeError: there is no argument of that name.
 
     >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
     >>> @vb.model

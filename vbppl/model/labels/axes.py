@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from vbppl.core.errors import ModelError
@@ -54,10 +55,13 @@ def _dim(site: str, name: str, labels: Any, arguments: Mapping[int, int]) -> Dim
 
 
 def with_dims(site: Any, dims: Any, arguments: Mapping[int, int]) -> Any:
-    """A sample or deterministic site with the names of the axes of its value, after checking that they are its."""
+    """A sample, param or deterministic site with the names of the axes of its value, checked against it."""
     if dims is None:
         return site
     found = as_dims(site.name, dims, arguments)
+    if not (site.kind == "sample" or jax.tree_util.treedef_is_leaf(jax.tree.structure(site.value))):
+        what = f"dims names axes of an array, but the value is a {type(site.value).__name__}."
+        raise ModelError(what, site=site.name, mend="Leave dims out, or make a param of each array.")
     if site.kind == "sample":
         owners(site.name, site.shape, len(site.dist.event_shape), site.frames, found)
     else:

@@ -26,6 +26,7 @@ from vbppl.target.target import model_of
 
 MORE = ("log_likelihood", "log_prior", "posterior_predictive", "prior", "prior_predictive")
 DRAWS = 1000
+LEARNT = {"learnt": "by maximum marginal likelihood: one value, no draws"}
 NO_CHAINS = "not a number: it tells whether chains agree, and these are independent draws"
 
 
@@ -60,8 +61,9 @@ def to_arviz(posterior: Posterior, groups: str | Sequence[str] = (), n: int | No
       `(chain, draw, ...)`: one chain of independent draws, or the chains of `vb.refine`), "sample_stats" (`log_p` and
       `log_q` of each draw, in nats: the unnormalised log density of the posterior, and of what the draw comes from,
       in unconstrained space), "observed_data" and "constant_data" (arrays among the model's arguments; the first not of
-      data that are read in parts). Plates and `dims=` are dims, labels their coordinates; "/" in names becomes ".",
-      and an argument that is called as a dim is, `county`, is the variable `county_data`.
+      data that are read in parts), and "params", where the model learns some. Plates and `dims=` are dims, labels their
+      coordinates; "/" in names becomes ".", and an argument that is called as a dim is, `county`, is the variable
+      `county_data`.
 
       Where the guide speaks, `log_q` is its log density, and `loo_approximate_posterior` corrects by it. Draws that are
       weighed, or of chains, are the posterior's own, and theirs is `log_p`.
@@ -88,6 +90,9 @@ def to_arviz(posterior: Posterior, groups: str | Sequence[str] = (), n: int | No
     }
     if not is_plain(posterior.target.model):
         tree |= _data(posterior, made)
+    if learnt := packed_params(posterior.target):
+        arrays = {f"{at}.{name}" if name else at: x for at, p in learnt.items() for name, x in zip(p.names, p.learnt)}
+        tree["params"] = made.dataset({name: np.asarray(x) for name, x in arrays.items()}, attrs=LEARNT)
     wanted = _computed(posterior, values, len(drawn.z), seed)
     for name in asked:
         found, own = wanted[name](), made

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vbppl.core import devices
+from vbppl.core import archive, devices
 from vbppl.distributions.location_scale import Coordinates
 from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
@@ -122,7 +122,7 @@ def decoded(form: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         cls, fields = KNOWN[form["class"]], form["fields"]
         if extra := [name for name in fields if name not in _fields(cls)]:
             raise ValueError(f"its {form['class']} has {extra[0]!s:.80}, which this version does not know")
-        return cls(**{name: decoded(part, arrays) for name, part in fields.items()})
+        return archive.typed(cls, {name: decoded(part, arrays) for name, part in fields.items()})
     if "list" in form:
         return [decoded(part, arrays) for part in form["list"]]
     return {name: decoded(part, arrays) for name, part in form["dict"].items()}

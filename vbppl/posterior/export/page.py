@@ -8,20 +8,19 @@ import html
 import inspect
 import io
 import os
-import platform
 import re
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from vbppl.core.errors import of_kind
 from vbppl.core.tables import badge, spaced
 from vbppl.core.types import PathLike
 from vbppl.inference.solution import NotSearched
+from vbppl.model.arguments import name_of, told, told_of
 from vbppl.model.model import Model
 from vbppl.model.predictive import observed
 from vbppl.posterior.export import panels, plots, style
@@ -43,6 +42,9 @@ figure svg { max-width: 100%; height: auto; } figure.plot svg { min-width: 21rem
 table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .15rem .7rem; text-align: right; } thead th { border-bottom: 1px solid #8888; }
 pre { overflow-x: auto; font-size: .85rem; padding: .7rem; border: 1px solid #8885; border-radius: .4rem; }
+@media (max-width: 30rem) {
+  table { font-size: .8rem; } th, td { padding: .15rem .3rem; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+}
 @media print {
   :root { color-scheme: light; } body { margin: 0; max-width: none; font-size: 11pt; }
   figure, tr { break-inside: avoid; } figure.plot svg { min-width: 0; max-height: 8cm; width: auto; }
@@ -159,28 +161,45 @@ def _done(posterior: Posterior) -> Iterator[str]:
 
 def _again(posterior: Posterior, model: Model | None) -> Iterator[str]:
     yield "<h2>How to repeat it</h2>"
-    versions = f"vbppl {_version()}, JAX {jax.__version__}, NumPy {np.__version__}, Python {platform.python_version()}"
-    devices = f"{jax.device_count()} device{'s' * (jax.device_count() > 1)}"
-    yield f"<p>{_text(versions)}; on {devices} ({jax.devices()[0].device_kind}).</p>"
-    if model is None:
-        return
+    of, text = posterior.target.model, ""
     with contextlib.suppress(OSError, TypeError):  # written where no file is
-        yield f"<pre>{_text(textwrap.dedent(inspect.getsource(model.function)))}</pre>"
-    yield f"<pre>posterior = vb.fit({_text(repr(model))})  # with the data, guide, method and seed of the fit</pre>"
+        text = textwrap.dedent(inspect.getsource(of.function if model else of.arguments[0][0]))
+    yield f"<pre>{_text(text)}</pre>" if text else ""
+    calls = posterior.calls or ("# By which call is not known: the file is of before it was kept.",)
+    notes = [line for line in calls if line.startswith("#")]
+    lines = [*notes, *applied(of), *(line for line in calls if line not in notes)]
+    yield f"<pre>{_text(chr(10).join(lines))}</pre>"
+    yield "<p>The first lines say on what it was made and, by kind, shape and digest, of what data. The same give the "
+    yield "same numbers; another kind of machine, or other versions, the same to rounding.</p>"
 
 
-def _version() -> str:
-    from importlib import metadata
-
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("vbppl")
-    return "from a folder"
+def applied(model: Model) -> Iterator[str]:
+    """A model applied to its arguments, as Python: short settings as they are, data by their names and digests."""
+    (args, kwargs), function = model.arguments, model.function
+    names, data = [*inspect.signature(function).parameters], told(model.arguments, function)
+    named = [*zip([*names, *(f"more_{i}" for i in range(len(args)))], args), *kwargs.items()]
+    plain = {name: repr(x) for name, x in named if x is None or isinstance(x, (str, bool, int, float))}
+    short = {str(name): text for name, text in plain.items() if len(text) <= 40}
+    yield from (f"# {name}: {text:.100}" for name, text in data.items() if name not in short)
+    words = [short.get(str(name), str(name)) for name, _ in named[: len(args)]]
+    words += [f"{name}={short.get(name, name)}" for name in kwargs]
+    if is_plain(model):
+        yield f"model = vb.density({', '.join(words)})"
+        return
+    made = f"{name_of(function)}({', '.join(words)})"
+    for word, values in (("condition", model.conditions), ("do", model.interventions)):
+        yield from (f"# {name}, of {word}: {told_of(np.asarray(x))}" for name, x in values.items() if np.ndim(x))
+        numbers = {name: re.sub(r"\W", "_", name) if np.ndim(x) else np.asarray(x).item() for name, x in values.items()}
+        given = ", ".join(f"{name!r}: {number}" for name, number in numbers.items())
+        made += f".{word}({{{given}}})" if values else ""
+    apart = "".join(f", {name!r}" for name in model.decentered)
+    yield f"model = vb.decenter({made}{apart})" if apart else f"model = {made}"
 
 
 def _picture(key: str, draw: Callable[[], Any], caption: str) -> str:
     """A picture of Matplotlib's as a part of the page; its words stay words, and its names are those of no other."""
     library, out = style.matplotlib(), io.StringIO()
-    with library.rc_context({"svg.fonttype": "none", "svg.hashsalt": key}):
+    with style.settings({"svg.fonttype": "none", "svg.hashsalt": key}):
         drawn = draw()
         figure = drawn if hasattr(drawn, "savefig") else drawn.figure
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})

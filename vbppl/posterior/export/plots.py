@@ -1,9 +1,9 @@
 """Pictures of a posterior: `vb.plot`. They need Matplotlib, `pip install "vbppl[plots]"`.
 
-Every function draws on the axes that it is given, or on new ones, changes no setting, and gives back what it has drawn
-on: axes where there is one panel, the figure where there are several. The ground is left clear and the grey is that
-which is as far from white as from black, so that a picture may stand on a light page and on a dark one; to save it with
-a ground, `figure.savefig(path, facecolor="white")`.
+Every function draws a `posterior` on the axes `ax` that it is given, or on new ones, changes no setting, and gives back
+what it has drawn on: axes where there is one panel, the figure where there are several. The ground is left clear and
+the grey is that which is as far from white as from black, so that a picture may stand on a light page and on a dark
+one; to save it with a ground, `figure.savefig(path, facecolor="white")`.
 
 >>> import numpy as np, vbppl as vb, vbppl.distributions as dist
 >>> @vb.model
@@ -240,7 +240,7 @@ def predictive(
       site: which observed site; the only one if None.
       statistic: a number of one data set, such as `np.max`. Its values over data made by the model are drawn, with
         that of the data seen and the share of those that are larger. If None, all values are drawn as they are spread.
-      n: how many data sets are made.
+      n: how many data sets are made, by `seed`.
 
     Returns: the axes.
 
@@ -308,7 +308,7 @@ def latent_map(posterior: Posterior, site: str, rows: Any = None, groups: Any = 
     Returns: the axes.
 
     Raises:
-      ValueError: the site is not one vector a row.
+      KeyError, ValueError: there is no such site, or it is not one vector a row.
     """
     draw.checked(posterior)
     of_kind("site", site, isinstance(site, str), "the name of a latent site")

@@ -24,7 +24,7 @@ from vbppl.guides.base import Guide, in_dtype_of
 from vbppl.guides.noise import Nothing
 from vbppl.inference.bound import log_prob
 from vbppl.inference.solution import Solution
-from vbppl.model.arguments import name_of, told, told_defaults, told_of
+from vbppl.model.arguments import EXACTLY, name_of, told, told_defaults, told_of
 from vbppl.model.model import Model
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.weighted_draws import Bent, reaches_out
@@ -32,10 +32,16 @@ from vbppl.target.target import Target
 
 POINTS, ROWS = 2, 64  # points; rows shown there, of a plate that shows a part
 SAME, ALIKE = 1e-5, 1e-3  # by what share a log density may differ; on another kind of device, or in another precision
-NATS = 0.05  # the same, by how many nats whatever the share
+# The same, by how many nats whatever the share: a program gives the same bits again on its own machine, while another
+# compiler takes sums in another order, where terms that cancel leave their rounding.
+AGAIN, NATS = 1e-3, 0.05
 
 Told = Mapping[str, Mapping[str, str]]
 COMPARED = ("site", "argument", "condition", "do", "decentered")
+
+
+class UnlikeError(ModelError):
+    """A file is whole, but of another model, of other data or of another guide."""
 
 
 def fingerprint(model: Model) -> dict[str, dict[str, str]]:
@@ -55,8 +61,14 @@ def fingerprint(model: Model) -> dict[str, dict[str, str]]:
 def differences(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
     """What disagrees between two texts for each name, in words."""
     names = dict.fromkeys((*then, *now))
-    pairs = {name: (then.get(name, "nothing"), now.get(name, "nothing")) for name in names}
+    pairs = {name: _alike(then.get(name, "nothing"), now.get(name, "nothing")) for name in names}
     return {name: _told_apart(*pair) for name, pair in pairs.items() if pair[0] != pair[1] and not _is_number(*pair)}
+
+
+def _alike(one: str, other: str) -> tuple[str, str]:
+    """Both without what is known of the digits beyond 32 bits, where only one of the two says it."""
+    pair = one.partition(EXACTLY), other.partition(EXACTLY)
+    return (one, other) if all(each[1] for each in pair) else (pair[0][0], pair[1][0])
 
 
 def _is_number(one: str, other: str) -> bool:
@@ -64,7 +76,8 @@ def _is_number(one: str, other: str) -> bool:
     texts = {bool(_split(text)[1]): text for text in (one, other)}
     for kind in (np.int64, np.float64) if len(texts) == 2 else ():
         with contextlib.suppress(ValueError, OverflowError):
-            return told_of(kind(texts[False])) == texts[True]
+            one, other = _alike(told_of(kind(texts[False])), texts[True])
+            return one == other
     return False
 
 
@@ -77,7 +90,7 @@ def _told_apart(then: str, now: str) -> str:
 
 def _split(text: str) -> tuple[str, str]:
     """The kind and shape of an array, and its digest, which is empty for other things."""
-    kind, _, digest = text.rpartition(" ")
+    kind, _, digest = text.partition(EXACTLY)[0].rpartition(" ")
     return (kind, digest) if kind.endswith("]") and len(digest) == 16 else (text, "")
 
 
@@ -93,7 +106,7 @@ def check(path: str, found: Told, model: Model) -> None:
     for group in COMPARED:
         lines += [f"{group} '{name}': {text}" for name, text in differences(found[group], here[group]).items()]
     if lines:
-        raise ModelError(
+        raise UnlikeError(
             f"{path} holds a posterior of {found['function']['name']}, but not of this model with these arguments.",
             details="\n".join([*lines[:12], *["and more"][: len(lines) > 12]]),
             mend="Apply the function that was fitted to the data of the fit; other data go to posterior.predict.",
@@ -138,17 +151,20 @@ def check_densities(path: str, then: Points | None, by: Mapping[str, str], told:
     by_site, lines = then.sites is not None, []
     now, here = _at(then.z, solution, by_site), written_by()
     share = SAME if (by["device"], by["precision"]) == (here["device"], here["precision"]) else ALIKE
+    nats = AGAIN if by == {"vbppl": by["vbppl"], **here} else NATS
     of_now = now.parts(by_site)
     for what, of_then in then.parts(by_site).items():
         for before, after in zip(of_then, of_now[what], strict=True):
-            if np.isfinite(before) and not abs(before - after) <= NATS + share * abs(before):
+            if np.isfinite(before) and not abs(before - after) <= nats + share * abs(before):
                 lines.append(f"{what}: {before:.6g} nats in the file, {after:.6g} here, at the same point")
                 break
     if lines:
         which = "guide" if lines[0].startswith("guide") else "model"
         outside = differences(told["outside"], dict(solution.target.model.reads)).items()
         lines = [*lines[:12], *(f"{name}, which the model reads: {text}" for name, text in outside)]
-        raise ModelError(
+        if by["precision"] != here["precision"]:
+            lines.append(f"precision: {by['precision']} in the file, {here['precision']} in this session")
+        raise UnlikeError(
             f"{path} holds a posterior of a {which} with another log density.",
             details="\n".join(lines),
             mend=f"The code of the {which}, or what it reads, has changed: give the one that was fitted.",

@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,18 @@ import numpy as np
 from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import PathLike, PyTree
+from vbppl.distributions.location_scale import Coordinates
 from vbppl.guides.base import Guide, Start
 from vbppl.guides.networks import in_training, program_of
 from vbppl.guides.program import ProgramGuide
-from vbppl.inference.solution import Solution
+from vbppl.inference.solution import Note, NotSearched, Searched, Solution, Status
 from vbppl.model.arguments import name_of, told
 from vbppl.model.model import Model, check_applied
 from vbppl.posterior.export import same_model
 from vbppl.posterior.export.encoding import NotStorable, decoded, encoded
+from vbppl.posterior.export.same_model import UnlikeError
 from vbppl.posterior.posterior import Posterior
+from vbppl.posterior.report import VERDICTS, Report, Unjudged
 from vbppl.target.target import Target, in_mode, owned
 
 POSTERIOR = archive.Kind(
@@ -98,27 +101,113 @@ def load(path: PathLike, model: Model | Target, guide: Any = None) -> Posterior:
         of_kind("guide", guide, isinstance(guide, Guide), "the guide that the fit was given")
     meta, arrays = archive.read(path, kind=POSTERIOR)
     with archive.refused(path, POSTERIOR):
-        found = {name: decoded(meta[name], arrays) for name in ("guide", "phi", "target", "in double", "points")}
-        rest = {name: decoded(meta["solution"][name], arrays) for name in KEPT}
-        report, corrects, of_model, by = (meta[n] for n in ("report", "corrects", "model", "written by"))
-        report = decoded(report, arrays)
+        kept = _kept(meta, arrays)
     if isinstance(model, Model):  # what was read whole for the fit is read whole again
-        model = model.loaded([name for name in model.sources if name not in found["target"]["sources"]])
+        model = model.loaded([name for name in model.sources if name not in kept.target.sources])
     target = Target.of(model)
-    same_model.check(path, of_model, target.model)
-    target, double = _fitted(found["target"], target), None
-    if found["in double"]:
-        with jax.enable_x64(True):
-            double = jax.tree.map(_on_host, _fitted(found["in double"], Target.of(model)))
-    guide = _guide(path, found["guide"], guide)
-    phi = _phi(found["phi"], guide, "given" in found["guide"], target)
-    solution = Solution(target=target, guide=guide, phi=phi, in_double=double, **rest)
-    then = same_model.Points(**found["points"]) if found["points"] else None
-    same_model.check_densities(path, then, by, of_model, solution)
-    return Posterior(solution, report, corrects)
+    # As it was given, with all the digits of its data: the target's are the session's.
+    same_model.check(path, kept.model, model if isinstance(model, Model) else target.model)
+    guide = _guide(path, kept.guide, guide)
+    # The model runs by itself, so whatever goes wrong with it at what the file says is the file's doing.
+    with archive.refused(path, POSTERIOR, passing=(UnlikeError,)):
+        target, double = _fitted(kept.target, target), None
+        if kept.in_double:
+            with jax.enable_x64(True):
+                double = jax.tree.map(_on_host, _fitted(kept.in_double, Target.of(model)))
+        _check_draws(kept, target.dim)
+    like = _started(kept, guide, target)  # the user's own code: what it raises is told as it is
+    with archive.refused(path, POSTERIOR, passing=(UnlikeError,)):
+        phi = _phi(kept.phi, like)
+        of_fit = {name: getattr(kept, name) for name in KEPT}
+        solution = Solution(target=target, guide=guide, phi=phi, in_double=double, **of_fit)
+        same_model.check_densities(path, kept.points, kept.by, kept.model, solution)
+    return Posterior(solution, kept.report, kept.corrects, kept.calls)
+
+
+class Learnt(NamedTuple):
+    """What a fit has learnt and chosen of a density; all else follows from the model."""
+
+    params: Mapping[str, Any]
+    states: Mapping[str, Any]
+    coordinates: Mapping[str, Coordinates]
+    movable: tuple[str, ...]
+    decentred: tuple[str, ...]
+    shown: Mapping[str, int | None]
+    sources: tuple[str, ...]
+    by_quantiles: tuple[str, ...] = ()  # files of before have none
 
 
 KEPT = ("bounds", "status", "other_modes", "notes")  # of a solution, as they are
+
+
+class Given(NamedTuple):
+    """What a file says of a guide with code: what it was given, why it has no form in a file, its modules' states."""
+
+    given: Mapping[str, str]
+    why: str
+    states: Mapping[str, Any]
+
+
+class Kept(NamedTuple):
+    """What a file holds, each of its type; `guide` and `phi` by what they are: whole, given anew, leaves alone."""
+
+    guide: Mapping[str, Any]
+    phi: Mapping[str, Any]
+    target: Learnt
+    in_double: Learnt | None
+    points: same_model.Points | None
+    bounds: np.ndarray
+    status: Status
+    other_modes: Searched | NotSearched
+    notes: tuple[Note, ...]
+    report: Report | Unjudged
+    corrects: bool
+    calls: tuple[str, ...]
+    model: same_model.Told
+    by: Mapping[str, str]
+
+
+def _kept(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Kept:
+    """What stands in a file.
+
+    Raises:
+      KeyError, TypeError, ValueError: it is not what a posterior has.
+    """
+    parts = ("guide", "phi", "target", "in double", "points", "report")
+    found = {name.replace(" ", "_"): decoded(meta[name], arrays) for name in parts}
+    found |= {name: decoded(meta["solution"][name], arrays) for name in KEPT}
+    for name, kind in (("target", Learnt), ("in_double", Learnt), ("points", same_model.Points)):
+        found[name] = None if found[name] is None and name != "target" else archive.typed(kind, found[name])
+    said = {"corrects": meta["corrects"], "model": meta["model"], "by": meta["written by"]}
+    kept = archive.typed(Kept, {**found, **said, "calls": decoded(meta.get("calls", []), arrays)})
+    if lacking := [name for name in ("function", "outside", *same_model.COMPARED) if name not in kept.model]:
+        raise KeyError(lacking[0])
+    kept.model["function"]["name"]  # which messages say
+    if "whole" in kept.guide and not isinstance(kept.guide["whole"], Guide):
+        raise TypeError("its guide is none")
+    if "whole" not in kept.guide:
+        archive.typed(Given, {name: kept.guide[name] for name in Given._fields})
+    if kept.report.verdict not in (*VERDICTS, "unjudged"):
+        raise ValueError(f"its verdict is {kept.report.verdict!r:.80}")
+    return kept
+
+
+def _check_draws(kept: Kept, dim: int) -> None:
+    """Refuse draws and bounds that are none of this density, or of which some numbers are missing."""
+    if kept.bounds.ndim != 1 or kept.bounds.dtype.kind != "f":
+        raise ValueError(f"its bounds are {kept.bounds.dtype}{list(kept.bounds.shape)}")
+    report: Any = kept.report
+    while report is not None:
+        draws = getattr(report, "draws", None)
+        if draws is not None:
+            shapes = {name: np.shape(each) for name, each in vars(draws).items() if np.ndim(each)}
+            off = [name for name, shape in shapes.items() if shape != (len(draws.z), dim)[: 1 + (name == "z")]]
+            if off or np.ndim(draws.z) != 2 or report.chains < 0 or (report.chains and len(draws.z) % report.chains):
+                raise ValueError(f"its draws have the shapes {shapes}, of {dim} dims and {report.chains} chains")
+            kinds = {name: each.dtype.kind for name, each in vars(draws).items() if name in shapes}
+            if off := [name for name, kind in kinds.items() if kind != ("b" if name == "own" else "f")]:
+                raise ValueError(f"its draws' {off[0]} are of {getattr(draws, off[0]).dtype}")
+        report = getattr(report, "fitted", None)
 
 
 def _checked(path: PathLike) -> str:
@@ -142,8 +231,10 @@ def _parts(posterior: Posterior) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         meta["solution"] = {name: encoded(getattr(solution, name), name, arrays) for name in KEPT}
     except NotStorable as error:
         raise ModelError(f"the posterior cannot be stored: {error}, which has no form in a file.") from None
-    by, model = {"vbppl": _version(), **same_model.written_by()}, same_model.fingerprint(solution.target.model)
-    return {"written by": by, "model": model, "corrects": posterior.corrects, **meta}, arrays
+    by, held = {"vbppl": _version(), **same_model.written_by()}, solution.target if double is None else double
+    model = same_model.fingerprint(held.model)
+    said = {"corrects": posterior.corrects, "calls": encoded(posterior.calls, "calls", arrays)}
+    return {"written by": by, "model": model, **said, **meta}, arrays
 
 
 def _version() -> str:
@@ -154,28 +245,20 @@ def _version() -> str:
 
 
 def _learnt(target: Target) -> dict[str, Any]:
-    """What a fit has learnt and chosen of a density; all else follows from the model."""
     layout = target.layout
-    return {
-        "params": target.params,
-        "states": target.model.states,
-        "coordinates": target.coordinates,
-        "movable": layout.movable,
-        "decentred": layout.fixed_decentred,
-        "by_quantiles": layout.by_quantiles,
-        "shown": {plate.name: plate.subsample_size for plate in layout.plates},
-        "sources": tuple(target.sources),
-    }
+    shown = {plate.name: plate.subsample_size for plate in layout.plates}
+    chosen = (target.coordinates, layout.movable, layout.fixed_decentred, shown, tuple(target.sources))
+    return Learnt(target.params, target.model.states, *chosen, layout.by_quantiles)._asdict()
 
 
-def _fitted(learnt: Mapping[str, Any], target: Target) -> Target:
+def _fitted(learnt: Learnt, target: Target) -> Target:
     """The density of a model as it was fitted."""
-    _check_shapes("the model's params", learnt["params"], target.params)
-    seen = {"movable": learnt["movable"], "fixed_decentred": learnt["decentred"]}
-    seen["by_quantiles"] = learnt.get("by_quantiles", ())  # which files of before do not have
-    layout = dataclasses.replace(target.layout.showing(learnt["shown"]), **seen)
-    target = target.replace(params=learnt["params"], coordinates=learnt["coordinates"], layout=layout)
-    return in_mode(target, learnt["states"], None)
+    _check_shapes("the model's params", learnt.params, target.params)
+    layout = target.layout.showing(learnt.shown)
+    seen = {"movable": learnt.movable, "fixed_decentred": learnt.decentred, "by_quantiles": learnt.by_quantiles}
+    layout = dataclasses.replace(layout, **seen)
+    target = target.replace(params=learnt.params, coordinates=learnt.coordinates, layout=layout)
+    return in_mode(target, learnt.states, None)
 
 
 def _on_host(leaf: Any) -> Any:
@@ -220,20 +303,20 @@ def _guide(path: str, form: Mapping[str, Any], guide: Guide | None) -> Guide:
         whole = form["whole"]
         differ = {} if guide is None else same_model.differences(_given_told(whole), _given_told(guide))
         if differ:
-            raise ModelError(
+            raise UnlikeError(
                 f"{path} holds a posterior with another guide.",
                 details="\n".join(f"{name}: {text}" for name, text in differ.items()),
                 mend="Leave guide= out: the file has the guide.",
             )
         return whole
     if guide is None:
-        raise ModelError(
+        raise UnlikeError(
             f"{path} holds a posterior whose guide has code, which no file has: {form['why']}.",
             mend="Give the guide of the fit anew: vb.load(path, model, guide=...).",
         )
     if differ := same_model.differences(form["given"], _given_told(guide)):
         lines = [f"{name}: {text}" for name, text in differ.items()]
-        raise ModelError(
+        raise UnlikeError(
             f"{path} holds a posterior with another guide.",
             details="\n".join(lines[:1] if "class" in differ else lines),
             mend="Give the guide that the fit was given.",
@@ -241,12 +324,18 @@ def _guide(path: str, form: Mapping[str, Any], guide: Guide | None) -> Guide:
     return in_training(guide, form["states"], None)
 
 
-def _phi(form: Mapping[str, Any], guide: Guide, is_given: bool, target: Target) -> PyTree:
-    """The parameters; of a guide that is given anew with its structure, and of its shapes."""
+def _started(kept: Kept, guide: Guide, target: Target) -> PyTree:
+    """Parameters of a guide that is given anew, for their structure and shapes; None where none are needed."""
     comes_once = any(source.is_iterator for source in target.sources.values())  # then no encoder can be tried
-    if not is_given or ("whole" in form and comes_once):
+    if "given" not in kept.guide or ("whole" in kept.phi and comes_once):
+        return None
+    return guide.init(target, Start(np.zeros(target.dim, jnp.result_type(float))))
+
+
+def _phi(form: Mapping[str, Any], like: PyTree) -> PyTree:
+    """The parameters; of a guide that is given anew with its structure, and of its shapes."""
+    if like is None:
         return form["whole"]
-    like = guide.init(target, Start(np.zeros(target.dim, jnp.result_type(float))))
     phi = form.get("whole")
     if phi is None:
         structure = jax.tree.structure(like)
@@ -268,8 +357,8 @@ def _check_shapes(what: str, found: PyTree, like: PyTree) -> None:
         raise _unlike(f"{what}{name}", *text.removesuffix(" here").split(" in the file, "))
 
 
-def _unlike(what: str, then: str, now: str) -> ModelError:
-    return ModelError(
+def _unlike(what: str, then: str, now: str) -> UnlikeError:
+    return UnlikeError(
         f"{what}: {then} in the file, {now} here.",
         mend="Make networks and params of the sizes that the fit had.",
     )

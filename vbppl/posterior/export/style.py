@@ -63,11 +63,26 @@ def matplotlib() -> Any:
 
 
 @contextlib.contextmanager
+def settings(chosen: Mapping[str, Any]) -> Iterator[None]:
+    """Some of Matplotlib's settings for a while, and no others.
+
+    Its `rc_context` puts back all of them: also that pictures are shown, which a notebook sets as the first is made.
+    """
+    params = matplotlib().rcParams
+    before = {name: params[name] for name in chosen}
+    params.update(chosen)
+    try:
+        yield
+    finally:
+        params.update(before)
+
+
+@contextlib.contextmanager
 def one(ax: Any, width: float = 6.4, height: float = 4.0) -> Iterator[Any]:
     """Axes to draw on in this style: those given, or new ones."""
     library = matplotlib()
     of_kind("ax", ax, ax is None or isinstance(ax, library.axes.Axes), "axes of Matplotlib")
-    with library.rc_context(dict(STYLE)):
+    with settings(STYLE):
         yield library.pyplot.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
@@ -81,15 +96,17 @@ def several(
       ValueError: those given are of another number.
     """
     library = matplotlib()
-    with library.rc_context(dict(STYLE)):
+    with settings(STYLE):
         if axes is None:
             columns = min(most, count) if count % 4 or most < 4 else 4
             rows = -(-count // columns)
             size = (width * columns, height * rows)
-            _, grid = library.pyplot.subplots(rows, columns, figsize=size, squeeze=False, **how)
+            figure, grid = library.pyplot.subplots(rows, columns, figsize=size, squeeze=False, **how)
             for spare in grid.flat[count:]:
                 spare.remove()
             yield list(grid.flat[:count])
+            if "inline" in library.get_backend():  # a notebook shows what a cell gives back, and what is open once more
+                library.pyplot.close(figure)
         else:
             given = list(np.ravel(np.asarray(axes, object)))
             are = all(isinstance(each, library.axes.Axes) for each in given)

@@ -72,7 +72,10 @@ class MultivariateStudentT(Distribution):
 
 @pytree
 class LowRankMultivariateNormal(Distribution):
-    """A normal vector with the covariance `cov_factor cov_factor' + diag(cov_diag)`; the factor is `(..., K, rank)`."""
+    """A normal vector with mean `loc` and covariance `cov_factor cov_factor' + diag(cov_diag)`.
+
+    `loc` and `cov_diag` are `(..., K)`, the factor `(..., K, rank)`.
+    """
 
     loc: ArrayLike
     cov_factor: ArrayLike

@@ -113,7 +113,7 @@ class CAR(Distribution):
 
 @pytree
 class ZeroSumNormal(Distribution):
-    """Independent normals with standard deviation `scale`, given that their sum along each axis of the event is zero.
+    """Independent normals, `event_shape`, with sd `scale`, given that their sum along each axis of the event is zero.
 
     The effects of the levels of a factor, beside an intercept. The density is in coordinates along the hyperplane, in
     the units of the vector.

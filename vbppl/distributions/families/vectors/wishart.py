@@ -78,7 +78,8 @@ class Wishart(_Wishart):
     """The sum of `concentration` products `z z'` of normal vectors with covariance `scale_matrix`, `(..., K, K)`.
 
     `log p(X) = (concentration - K - 1) / 2 log det X - trace(scale_matrix^-1 X) / 2 + ...`; the concentration is more
-    than `K - 1`, and need not be whole.
+    than `K - 1`, and need not be whole. In the place of `scale_matrix`: its inverse, `rate_matrix`, or its Cholesky
+    factor, `scale_tril`.
     """
 
     concentration: ArrayLike
@@ -106,6 +107,8 @@ class Wishart(_Wishart):
 @pytree
 class InverseWishart(_Wishart):
     """A matrix whose inverse is `Wishart(concentration, rate_matrix=scale_matrix)`.
+
+    In the place of `scale_matrix`: its inverse, `rate_matrix`, or its Cholesky factor, `scale_tril`.
 
     `log p(X) = -(concentration + K + 1) / 2 log det X - trace(scale_matrix X^-1) / 2 + ...`
     """
