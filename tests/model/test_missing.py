@@ -12,6 +12,7 @@ from scipy import stats
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.distributions.rows import rows_of
+from vbppl.target.axes import coordinate_names
 
 N = 10
 NAMES = [f"unit {i}" for i in range(N)]
@@ -250,3 +251,13 @@ def test_side_by_side_go_data_of_which_as_many_are_missing():
         "  1: covariates(float64[3], bool[3]), 0 of 'x' missing\n"
         "  To mend it: Side by side go only fits of one model function to arrays of equal shapes; fit the others apart."
     )
+
+
+def test_one_number_outside_of_plates_may_be_missing():
+    @vb.model
+    def one(y):
+        vb.sample("y", dist.Normal(0.3, 2.0), obs=y, obs_mask=~jnp.isnan(y))
+
+    target = vb.target(one(np.array(np.nan)))
+    assert coordinate_names(target) == ("y_unobserved[0]",)
+    np.testing.assert_allclose(target.log_density(np.array([1.1])), stats.norm.logpdf(1.1, 0.3, 2.0), rtol=1e-6)

@@ -10,6 +10,7 @@ import numpyro.distributions as nd
 import pytest
 from numpyro.contrib.control_flow import scan as numpyro_scan
 from numpyro.infer.util import log_density as numpyro_density
+from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -450,3 +451,42 @@ def test_observations_off_their_support_are_named_before_anything_compiles():
         "  value: (3,)\n  site:  (4,)\n"
         "  To mend it: Give one value of the site's shape; model.shapes() prints the shapes of all sites."
     )
+
+
+def test_vectors_and_parameters_of_unlike_shapes_in_steps_of_rows():
+    """Both asked arrays of all steps, side by side, to broadcast as those of one step do."""
+    tril, y = jnp.array([[1.1, 0.0], [0.4, 0.7]]), np.arange(6).reshape(2, 3)
+
+    @vb.model
+    def rows(y):
+        with vb.plate("row", 3):
+
+            def step(x, inputs):
+                y, concentration = inputs
+                x = vb.sample("x", dist.MultivariateNormal(x, scale_tril=tril))
+                vb.sample("y", dist.NegativeBinomial2(jnp.exp(x[:, 0]), concentration), obs=y)
+                return x, None
+
+            vb.scan(step, jnp.zeros((3, 2)), (y, jnp.array([0.5, 2.0])))
+
+    x = RNG.normal(size=(2, 3, 2))
+    moved = np.diff(np.concatenate([np.zeros((1, 3, 2)), x]), axis=0)
+    expected = stats.multivariate_normal.logpdf(moved, [0, 0], np.asarray(tril @ tril.T)).sum()
+    for t, size in enumerate((0.5, 2.0)):
+        expected += stats.nbinom.logpmf(y[t], size, size / (size + np.exp(x[t, :, 0]))).sum()
+    np.testing.assert_allclose(rows(y).log_joint({"x": x}), expected, rtol=1e-5)
+
+
+def test_scans_in_scans_are_of_lengths_of_their_own():
+    """That both had one length was taken for granted where a site's location was looked at."""
+
+    @vb.model
+    def triples():
+        def inner(x, _):
+            return vb.sample("x", dist.Normal(0.5 * x, 1.0)), None
+
+        vb.scan(lambda x, _: vb.scan(inner, x, length=3), 0.0, length=2)
+
+    x = RNG.normal(size=(2, 3))
+    expected = stats.norm.logpdf(x.ravel() - 0.5 * np.append(0.0, x.ravel()[:-1])).sum()
+    np.testing.assert_allclose(triples().log_joint({"x": x}), expected, rtol=1e-5)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Shape
-from vbppl.distributions.base import Distribution
+from vbppl.distributions.base import Distribution, Wrapper
 from vbppl.distributions.constraints.base import Bijector
 
 
@@ -53,6 +53,12 @@ class Stacked(Distribution):
         return jax.vmap(ask, in_axes, axis_size=self.length)(leaves, *arguments)
 
     @property
+    def first(self) -> Distribution:
+        """That of the first step, which is asked what is the same for all: arrays of all steps need not broadcast."""
+        leaves, structure = jax.tree.flatten(self.base_dist)
+        return structure.unflatten([leaf if axis is None else leaf[0] for leaf, axis in zip(leaves, self.axes)])
+
+    @property
     def batch_shape(self):
         return (self.length, *self.step_batch)
 
@@ -70,21 +76,24 @@ class Stacked(Distribution):
 
     @property
     def is_discrete(self):
-        return self.base_dist.is_discrete
+        return self.first.is_discrete
 
     @property
     def has_rsample(self):
-        return self.base_dist.has_rsample
+        return self.first.has_rsample
 
     @property
     def location_scale(self):
-        if self.base_dist.location_scale is None:
+        one = core = first_step(self)
+        while isinstance(core, Wrapper):
+            core = core.base_dist
+        if one.location_scale is None or core.event_dim:  # vectors have a matrix at each step, of which nobody knows
             return None
         return self.each(lambda d: tuple(jnp.broadcast_to(part, d.shape()) for part in d.location_scale))
 
     @property
     def dtype(self):
-        return self.base_dist.dtype
+        return self.first.dtype
 
     def sample(self, key, sample_shape=()):
         draws = jax.vmap(lambda key: self.each(lambda d, k: d.sample(k), jax.random.split(key, self.length)))
@@ -117,7 +126,7 @@ class EachSupport(Bijector):
 
     @property
     def unconstrained_dim(self):
-        return self.chain.base_dist.support.unconstrained_dim
+        return self.chain.first.support.unconstrained_dim
 
     @property
     def is_discrete(self):
@@ -133,26 +142,18 @@ class EachSupport(Bijector):
         return self.chain.each(lambda d, x: d.support.check(x), jnp.asarray(x))
 
     def unconstrained_shape(self, x_shape):
-        return (x_shape[0], *self.chain.base_dist.support.unconstrained_shape(x_shape[1:]))
+        return (x_shape[0], *self.chain.first.support.unconstrained_shape(x_shape[1:]))
 
     def constrained_shape(self, z_shape):
         shape = jax.eval_shape(self.forward, jnp.zeros(tuple(z_shape))).shape
         return tuple(shape)
 
     def describe(self):
-        return f"{self.chain.base_dist.support} at each step"
-
-
-def innermost(dist: Any) -> Distribution:
-    """What is stacked, where it is, of scans in scans too; else the distribution itself."""
-    while isinstance(dist, Stacked):
-        dist = dist.base_dist
-    return dist
+        return f"{self.chain.first.support} at each step"
 
 
 def first_step(dist: Any) -> Distribution:
     """The distribution of the first step, of scans in scans too."""
     while isinstance(dist, Stacked):
-        leaves, structure = jax.tree.flatten(dist.base_dist)
-        dist = structure.unflatten([leaf if axis is None else leaf[0] for leaf, axis in zip(leaves, dist.axes)])
+        dist = dist.first
     return dist

@@ -25,7 +25,7 @@ from vbppl.core.programs.dependence import dependence
 from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
-from vbppl.distributions.stacked import first_step, innermost
+from vbppl.distributions.stacked import first_step
 from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.control_flow.chain import written_out
@@ -107,7 +107,8 @@ class Outline:
             return cls(*place, shape=shapes_of(site.value), has_training_mode=has_training_mode)
         if site.kind != "sample":
             return cls(*place, shape=jax.tree.map(jnp.shape, site.value))
-        dist, core = site.dist, site.dist
+        dist = site.dist
+        core: Any = first_step(dist)
         while hasattr(core, "base_dist"):
             core = core.base_dist
         with at_site(site):
@@ -115,8 +116,6 @@ class Outline:
             free = () if site.observed or dist.is_discrete else tuple(dist.support.unconstrained_shape(site.shape))
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             has_both = not site.observed and dist.location_scale is not None
-            # Vectors at each step have a matrix each, of which coordinates know nothing.
-            has_both = has_both and not (site.steps and vector_dim(innermost(dist)))
             moves = has_both, vector_dim(dist) if has_both else 0
             made = cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
             return made if site.observed or not dist.is_discrete else made._counted(site)

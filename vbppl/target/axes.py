@@ -113,10 +113,11 @@ def axes(model: Any) -> Axes:
     for name, places in model.missing.items():
         if len(places):  # what is missing is told by its rows
             axis, batch = f"{name}_missing", outlines[name].batch
-            index = np.unravel_index(np.asarray(places), batch)
-            rows = [texts(labels[dim]) if dim in labels else tuple(range(n)) for dim, n in zip(dims[name], batch)]
-            each = zip(*([row[i] for i in part] for row, part in zip(rows, index)))
-            labels[axis] = tuple(row[0] if len(row) == 1 else ",".join(map(str, row)) for row in each)
+            if batch:  # one number outside of plates has no row
+                index = np.unravel_index(np.asarray(places), batch)
+                rows = [texts(labels[dim]) if dim in labels else tuple(range(n)) for dim, n in zip(dims[name], batch)]
+                each = zip(*([row[i] for i in part] for row, part in zip(rows, index)))
+                labels[axis] = tuple(row[0] if len(row) == 1 else ",".join(map(str, row)) for row in each)
             dims[name + SUFFIX], sizes[axis] = (axis, *dims[name + SUFFIX][1:]), len(places)
     return Axes(dims, labels, sizes)
 

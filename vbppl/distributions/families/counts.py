@@ -63,6 +63,20 @@ class Poisson(Distribution):
         return jnp.where(x < 0, 0.0, log_gamma_tails(_following(x, self.dtype), self.rate)[0])
 
 
+def _log_tails(heads: Array, x: ArrayLike, odds: tuple[Array, Array]) -> Array:
+    """The log density of `x` tails before a number of heads, which need not be whole; the last coin is a head.
+
+    The coin's two sides have probabilities in the proportion of `odds`; that of tails may be 0.
+    """
+    head, tail = odds
+    is_rare = tail < head
+    high, low = jnp.where(is_rare, head, tail), jnp.where(is_rare, tail, head)
+    log_high = -jnp.log1p(low / high)
+    log_low = safe_log(low) - jnp.log(low + high)
+    logs = jnp.where(is_rare, log_high, log_low), jnp.where(is_rare, log_low, log_high)
+    return jnp.log(heads / (heads + x)) + log_split((heads, x), (head / (head + tail), tail / (head + tail)), logs)
+
+
 @pytree
 class GammaPoisson(Distribution):
     """A Poisson whose rate is `Gamma(concentration, rate)`: a negative binomial."""
@@ -77,27 +91,32 @@ class GammaPoisson(Distribution):
         return _poisson(key_count, rate, shape)
 
     def _log_density(self, x):
-        # A binomial's density, of `concentration` heads (which need not be whole) and x tails; the last coin is a head.
-        rate, heads = self.rate, jnp.asarray(self.concentration, self.dtype)
-        probs, logs = (rate / (1.0 + rate), 1.0 / (1.0 + rate)), (jnp.log(rate) - jnp.log1p(rate), -jnp.log1p(rate))
-        return jnp.log(heads / (heads + x)) + log_split((heads, x), probs, logs)
+        rate = jnp.asarray(self.rate, self.dtype)
+        certain = jnp.isinf(rate)
+        odds = jnp.where(certain, 1.0, rate), jnp.where(certain, 0.0, 1.0)
+        return _log_tails(jnp.asarray(self.concentration, self.dtype), x, odds)
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / self.rate * (1.0 + 1.0 / self.rate)
 
     # At most k tails before the r-th head: the r-th smallest of uniform numbers, a Beta's, is a head.
 
+    @property
+    def _sides(self) -> tuple[Array, Array]:
+        tails = 1.0 / (1.0 + jnp.asarray(self.rate, self.dtype))
+        return jnp.where(tails == 0, 1.0, self.rate * tails), tails
+
     def cdf(self, x):
-        below = Beta(self.concentration, _following(x, self.dtype)).cdf(self.rate / (1.0 + self.rate))
+        below = Beta(self.concentration, _following(x, self.dtype)).cdf(self._sides[0])
         return jnp.where(x < 0, 0.0, below)
 
     def log_cdf(self, x):
-        odds = (self.rate / (1.0 + self.rate), 1.0 / (1.0 + self.rate))
-        return jnp.where(x < 0, -jnp.inf, log_beta_tail(self.concentration, _following(x, self.dtype), *odds))
+        each = self.concentration, _following(x, self.dtype)
+        return jnp.where(x < 0, -jnp.inf, log_beta_tail(*each, *self._sides))
 
     def log_survival(self, x):
-        odds = (1.0 / (1.0 + self.rate), self.rate / (1.0 + self.rate))
-        return jnp.where(x < 0, 0.0, log_beta_tail(_following(x, self.dtype), self.concentration, *odds))
+        each = _following(x, self.dtype), self.concentration
+        return jnp.where(x < 0, 0.0, log_beta_tail(*each, *self._sides[::-1]))
 
 
 @pytree
@@ -114,11 +133,20 @@ class NegativeBinomial2(Renamed):
         self.__post_init__()
 
     batch_shape = Distribution.batch_shape  # of these parameters, for the sake of the error that names them
+    support = nonnegative_integer  # whatever they are
 
     @property
     def base_dist(self) -> GammaPoisson:
         """The same distribution as a mixture over Gamma rates."""
-        return GammaPoisson(self.concentration, self.concentration / self.location)
+        return GammaPoisson(self.concentration, self.concentration / jnp.asarray(self.location))
+
+    def log_prob(self, x):
+        return Distribution.log_prob(self, x)
+
+    def _log_density(self, x):
+        # Not by the rate, which is infinite where the mean is 0.
+        mean, concentration = (jnp.asarray(each, self.dtype) for each in (self.location, self.concentration))
+        return _log_tails(concentration, x, (concentration, mean))
 
 
 @pytree
