@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.keys import raw_key
-from vbppl.core.types import Seed
+from vbppl.core.types import AnyArray
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.stochastic.early_stopping import Validation
@@ -27,7 +27,7 @@ PARTS = (Guide, Deterministic, Stochastic, Elbo, ImportanceWeighted, Validation)
 
 
 def call_of(
-    function: Callable[..., Any], first: str, seed: Seed, given: Mapping[str, Any], end: str = ""
+    function: Callable[..., Any], first: str, seed: AnyArray | int, given: Mapping[str, Any], end: str = ""
 ) -> tuple[str, ...]:
     """A call with all that was given besides its defaults, and always with its seed, as a whole number.
 

@@ -179,9 +179,8 @@ class SeriesSearch(NestedSearch):
         guide = ConditionalLaplace().over(self.target, self._chain.blocks, is_chain=True)
         layer, step = guide.layers[0], guide.layers[-1]
         order, rows = np.array(step.given, int), step.rows  # pyright: ignore[reportAttributeAccessIssue] -- a NewtonStep
-        hyper = Family(
-            np.arange(len(order)), len(layer.drivers), len(order), np.zeros(0, int), loc[order], np.eye(len(order))
-        )  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
+        drivers = len(layer.drivers)  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
+        hyper = Family(np.arange(len(order)), drivers, len(order), np.zeros(0, int), loc[order], np.eye(len(order)))
         # Ten times as wide as each is given the others, so that no pivot is cut off before sds are known.
         begins = {
             "mean": loc[rows],
