@@ -94,7 +94,7 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
     else:
         draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
         # Where a draw is dear, as of a long series, an estimate that is this good already is not worth more.
-        draws = int(np.clip(ENOUGH / (SETS * cost), min(draws, FEW), draws))
+        draws = int(np.clip(ENOUGH / (SETS * max(cost, 1)), min(draws, FEW), draws))
         draws = int(np.clip(WORK / max(cost, 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
     rng = host_generator(raw_key, "elbo")
     means = np.array([fresh_bound(guide, phi, target, rng, draws).mean() for _ in range(sets)])

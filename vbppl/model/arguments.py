@@ -7,7 +7,6 @@ import difflib
 import functools
 import inspect
 import re
-import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, TypeAlias
@@ -269,40 +268,6 @@ def changing(site: str) -> ModelError:
     """The error where another run has other statements."""
     mend = "Let the same statements run each time: nothing that counts runs, or is random, may choose among them."
     return ModelError("the site was not there when the model was first run.", site=site, mend=mend)
-
-
-def handlers_around() -> int:
-    """How many effect handlers of NumPyro that mean something stand around: none of them hears our words."""
-    return len(_handlers())
-
-
-def check_handlers(kind: str, site: str, around: int) -> None:
-    """Refuse a statement inside a handler of NumPyro's that was opened within the run: it would do nothing, unsaid."""
-    if len(_handlers()) > around:
-        name = type(_handlers()[-1]).__name__
-        mend = HANDLERS.get(name, "See docs/porting.md for what it is in vbppl's words.")
-        what = f"NumPyro's {name} stands around the {kind} statement, and does nothing to it."
-        raise ModelError(what, site=site, mend=mend)
-
-
-def _handlers() -> list[Any]:
-    around = getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", ())
-    return [handler for handler in around if type(handler).__name__ not in IDLE]
-
-
-# What these ask for is done anyway, or is no part of a density: coordinates, summing out, keys, records.
-IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
-
-
-HANDLERS: Mapping[str, str] = {
-    "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
-    "scale": "Weigh the density: vb.factor(name, weight * dist.Normal(mu, 1.0).log_prob(y)).",
-    "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
-    "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
-    "do": "Leave it out, and write my_model(x).do(mu=0.3).",
-    "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
-    "plate": "Write vb.plate.",
-}
 
 
 def refuse_function(name: str, dist: Any) -> None:

@@ -4,6 +4,8 @@ A compiled program holds for ever what stood there when it was compiled, as unde
 function reads when it is applied: other numbers are another model, with programs of its own, and numbers that change
 while a model is in use are refused by name. What a function changes itself (a counter, a list of notes) is not looked
 at; neither is what lies behind C code, generators, or attributes of objects that are no dataclasses.
+
+Nor does a statement hear what NumPyro's effect handlers around it ask for; those that mean something are refused.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import dis
 import functools
 import inspect
 import random
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -227,3 +230,37 @@ def _digest(value: Any) -> str:
     kind = f"{value.dtype}{list(value.shape)}"
     # NumPy's repr leaves out the middle of a long array.
     return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value.tolist()))}"
+
+
+def handlers_around() -> int:
+    """How many effect handlers of NumPyro that mean something stand around: none of them hears our words."""
+    return len(_handlers())
+
+
+def check_handlers(kind: str, site: str, around: int) -> None:
+    """Refuse a statement inside a handler of NumPyro's that was opened within the run: it would do nothing, unsaid."""
+    if len(_handlers()) > around:
+        name = type(_handlers()[-1]).__name__
+        mend = HANDLERS.get(name, "See docs/porting.md for what it is in vbppl's words.")
+        what = f"NumPyro's {name} stands around the {kind} statement, and does nothing to it."
+        raise ModelError(what, site=site, mend=mend)
+
+
+def _handlers() -> list[Any]:
+    around = getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", ())
+    return [handler for handler in around if type(handler).__name__ not in IDLE]
+
+
+# What these ask for is done anyway, or is no part of a density: coordinates, summing out, keys, records.
+IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
+
+
+HANDLERS: Mapping[str, str] = {
+    "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
+    "scale": "Weigh the density: vb.factor(name, weight * dist.Normal(mu, 1.0).log_prob(y)).",
+    "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
+    "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
+    "do": "Leave it out, and write my_model(x).do(mu=0.3).",
+    "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
+    "plate": "Write vb.plate.",
+}

@@ -30,19 +30,11 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import (
-    changing,
-    check_handlers,
-    check_keywords,
-    handlers_around,
-    numbers_of,
-    refuse_function,
-    submodel,
-    without_infer,
-)
+from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel, without_infer
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
 from vbppl.model.missing.statement import mask_of, partly_observed
+from vbppl.model.outside import check_handlers, handlers_around
 from vbppl.model.shapes import (
     Frame,
     check_owned,

@@ -172,8 +172,9 @@ class Posterior(ByRow, Framed, Sensitive):
         Raises:
           KeyError: there is no such site or param.
         """
-        params = {name: each for name, each in packed_params(self.target).items() if not names or name in names}
-        sites = tuple(name for name in names if name not in params)
+        learnt, asked = packed_params(self.target), {name for name in names if isinstance(name, str)}
+        params = {name: each for name, each in learnt.items() if not names or name in asked}
+        sites = tuple(name for name in names if not isinstance(name, str) or name not in params)
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
         values, weights = _table_draws(self)
