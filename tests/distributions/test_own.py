@@ -53,10 +53,8 @@ class Plain:
 
 
 def plain(*without, **changed):
+    without = (*without, "__dict__", "__weakref__")  # these two belong to Plain alone
     members = {name: value for name, value in {**vars(Plain), **changed}.items() if name not in without}
-    members = {
-        name: value for name, value in members.items() if name not in ("__dict__", "__weakref__")
-    }  # of Plain alone
     return type("Plain", (), members)
 
 
