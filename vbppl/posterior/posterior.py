@@ -172,9 +172,8 @@ class Posterior(ByRow, Framed, Sensitive):
         Raises:
           KeyError: there is no such site or param.
         """
-        learnt, asked = packed_params(self.target), {name for name in names if isinstance(name, str)}
-        params = {name: each for name, each in learnt.items() if not names or name in asked}
-        sites = tuple(name for name in names if not isinstance(name, str) or name not in params)
+        params = {n: each for n, each in packed_params(self.target).items() if not names or n in map(str, names)}
+        sites = tuple(name for name in names if str(name) not in params)
         notes = [f"{type(self.guide).__name__} guide, {self.target.dim} dims"]
         notes += self.report.beside(self.solution).lines()
         values, weights = _table_draws(self)

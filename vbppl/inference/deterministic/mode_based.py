@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Generator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -179,11 +179,12 @@ def _laplace(work: _Work) -> Stage:
     # The highest point, not the greatest mass: this is what Laplace's approximation says it is.
     best = int(np.argmax(height))
     values, vectors = _precision(work, x[best])
-    if not values[0] > 0:
+    if not (values[0] > 0 and _is_known(values, vectors, work.density.dtype)):
         where = coordinate_name(work.target, int(np.abs(vectors[:, 0]).argmax()))
+        found = f"has the eigenvalue {-values[0]:.3g}" + (", which is rounding," if values[0] > 0 else "")
         raise ModelError(
-            f"Laplace's approximation needs a strict maximum; the Hessian at the point reached has the eigenvalue "
-            f"{-values[0]:.3g} in a direction of {where}.",
+            "Laplace's approximation needs a strict maximum; the Hessian at the point reached "
+            f"{found} in a direction of {where}.",
             mend="Use guide='auto': the mode of a centred hierarchy may lie at infinity.",
         )
     factor = vectors / np.sqrt(values)
@@ -260,6 +261,16 @@ def _precision(work: _Work, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     with work.density.timed("Hessian"):
         precision = -np.asarray(_hessian(work.target, z.astype(jnp.result_type(float))), np.float64)
     return np.linalg.eigh((precision + precision.T) / 2)
+
+
+def _is_known(values: np.ndarray, vectors: np.ndarray, dtype: Any) -> bool:
+    """Whether a positive definite matrix is so beyond rounding, in units in which its diagonal is one.
+
+    On a ridge that rises for ever, as of a centred hierarchy whose scale goes to zero, the least eigenvalue is noise.
+    """
+    half = vectors * np.sqrt(values)
+    half = half / np.linalg.norm(half, axis=1, keepdims=True)
+    return bool(np.linalg.svd(half, compute_uv=False)[-1] ** 2 > np.finfo(dtype).eps)
 
 
 @jax.jit
