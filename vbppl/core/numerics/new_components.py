@@ -146,9 +146,10 @@ def _moments(seen: Look, z: np.ndarray, over: np.ndarray, owner: np.ndarray) -> 
     loc, effective = share @ z, 1 / np.sum(share**2)
     masses = np.bincount(owner, share, minlength=len(seen.at))
     local = seen.at.factor[int(np.argmax(masses))]
-    covariance = (z - loc).T @ ((z - loc) * share[:, None])
-    shrunk = (effective * covariance + (dim + 1) * local @ local.T) / (effective + dim + 1)
-    return Components.of(np.zeros(1), [loc], [np.linalg.cholesky(shrunk)])
+    # A factor of the sum without the sum, whose least eigenvalues rounding may make negative.
+    rows = np.concatenate([np.sqrt(effective * share)[:, None] * (z - loc), np.sqrt(dim + 1) * local.T])
+    lower = np.asarray(np.linalg.qr(rows / np.sqrt(effective + dim + 1), mode="r")).T
+    return Components.of(np.zeros(1), [loc], [lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)])
 
 
 def _reflections(seen: Look, k: int, log_density: Callable[[np.ndarray], np.ndarray]) -> list[Candidate]:
