@@ -222,7 +222,7 @@ def test_many_fits_have_their_own(posterior):
 
 
 @pytest.mark.slow
-def test_a_child_whose_scale_is_known_and_tight_is_decentred_where_the_fit_is_poor():
+def test_a_child_whose_scale_is_known_and_tight_has_its_answer():
     """Rounding hides it beside its parent; against quadrature over the one number that there is."""
 
     @vb.model
@@ -237,10 +237,7 @@ def test_a_child_whose_scale_is_known_and_tight_is_decentred_where_the_fit_is_po
     mean = np.sum(grid * weight) / weight.sum()
     sd = np.sqrt(np.sum((grid - mean) ** 2 * weight) / weight.sum())
     posterior = vb.fit(shadow(y))
-    seen = posterior.target.coordinates["x"]
-    assert seen.weight == 0.0 and not seen.d.any()
-    assert str(posterior.check().notes[0]).startswith(
-        "coordinates: fitted to the end in 2: ELBO -10.103 ± 0.000 decentred"
-    )
+    assert posterior.check().verdict == "good"
     assert abs(posterior.mean()["x"] - mean) < 0.1 * sd and posterior.sd()["x"] == pytest.approx(sd, rel=0.1)
-    assert posterior.elbo.value <= np.log(weight.sum() * (grid[1] - grid[0]))
+    log_evidence = np.log(weight.sum() * (grid[1] - grid[0]))
+    assert log_evidence - 0.15 < posterior.elbo.value <= log_evidence

@@ -41,6 +41,7 @@ NEAR = 0.03  # total variation that is near enough
 ENOUGH, AT_LAST = 1e-3, 1e-5  # nats to gain at the end of an ascent, and of the last one
 NEARLY = 0.1  # the same, where an ascent that is out of steps may count as ended
 DEEPEST = 10.0  # nats below the mean log density among the first guide's draws: as low as a cliff leads
+BEYOND = 0.9  # of a component's draws: with more of them beyond a cliff it has left the density
 SAME = 0.25  # nats between components that are one
 TRIED, CLIMBED, FAILURES = 3, 9, 2  # steps of all candidates, and of the best two; failures in a row that are the end
 MATTERS = 0.05  # sds that other draws would move the answer, above which there may be more of them
@@ -101,7 +102,10 @@ class Ascent(Continued):
     def log_p(self, z: np.ndarray) -> mixtures.Known:
         """Log densities and gradients at `z`, `(k, draws, dim)`; beyond a cliff the floor, and flat."""
         value, gradient = self.lanes(len(z))(z)
-        if np.any(beyond := np.isneginf(value)):
+        # On the floor alone a bound would grow with the width for ever.
+        beyond = np.isneginf(value)
+        beyond &= beyond.mean(axis=-1, keepdims=True) <= BEYOND
+        if np.any(beyond):
             return np.where(beyond, self.floor, value), np.where(beyond[..., None], 0.0, gradient)
         return value, gradient
 
