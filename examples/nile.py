@@ -77,7 +77,7 @@ def main(quick=False, out="nile.png"):
     print(f"\nThe level wanders by {wander:.0f} a year, and one year's flow is {noise:.0f} off it;")
     print("by the integral they are {:.0f} and {:.0f}.".format(*(100 * each for each in exact(FLOW / 100)[0])))
     sd = 100 * posterior.sd()["wander"]
-    print(f"The sd of the first is {sd:.0f}; by the integral it is {100 * exact(FLOW / 100)[1][0]:.0f}, a longer tail.")
+    print(f"The sd of the first is {sd:.0f}; by the integral it is {100 * exact(FLOW / 100)[1][0]:.0f}.")
     ahead = posterior.predict(local_level(len(FLOW) + AHEAD), n=500 if quick else 4000, seed=2)
     ahead = {name: 100 * np.asarray(ahead[name])[:, len(FLOW) :] for name in ("level", "flow")}
     drop = 100 * (draws["level"][:, YEARS == 1901] - draws["level"][:, YEARS == 1896])[:, 0]

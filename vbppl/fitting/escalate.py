@@ -1,7 +1,7 @@
 """What is tried where the report is poor and the guide was ours to choose: the ladder of `rungs/`.
 
-A series is one whatever else is tried, and given its hyperparameters has an answer of its own. Where the starts
-disagreed, or nothing converged, draws of the prior are starts too. Rows that no coordinates can move
+Where the starts disagreed, or nothing converged, draws of the prior are starts too. A series is one whatever else is
+tried, and given its hyperparameters has an answer of its own. Rows that no coordinates can move
 (decentred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
 coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
@@ -32,8 +32,8 @@ from vbppl.posterior.report import VERDICTS, AnyReport
 # In order, with the verdicts that call for it. Each says by itself whether it has anything to offer.
 NO_ANSWER, NOT_GOOD, ALWAYS = ("poor", "unknown"), ("poor", "unknown", "corrected"), VERDICTS
 RUNGS = (
-    (condition_series, NOT_GOOD),
     (begin_at_prior, NO_ANSWER),
+    (condition_series, NOT_GOOD),
     (see_by_quantiles, NO_ANSWER),
     (condition_rows, NOT_GOOD),
     (mix_modes, NO_ANSWER),
