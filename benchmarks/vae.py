@@ -257,13 +257,13 @@ def train(path: str, minutes: float, numbers: list[int], test_rows: int, seed: i
     pixels = "pixels drawn once" if drawn else "pixels above 127 white"
     print(f"784-200-200-50, batch {BATCH}, Adam {RATE} falling to a hundredth; {pixels}")
     for draws in numbers:
-        objective = None if draws == 1 else vb.ImportanceWeighted()
+        objective = None if draws == 1 else vb.inference.ImportanceWeighted()
         sizes, guide = parts((200, 200), 50)
         steps = int(minutes / len(numbers) * 60 / seconds_a_step(vae(x, sizes), guide, draws, objective))
         optimizer = optax.adam(optax.cosine_decay_schedule(RATE, steps, 0.01))
         method = vb.Stochastic(
             optimizer=optimizer, steps=steps, draws=draws, objective=objective, average=False,
-            every=min(1000, max(1, steps // 20)), validation=vb.Validation(vae(kept, sizes), patience=10),
+            every=min(1000, max(1, steps // 20)), validation=vb.inference.Validation(vae(kept, sizes), patience=10),
         )  # fmt: skip
         began, spent = time.perf_counter(), time.process_time()
         with warnings.catch_warnings():

@@ -37,7 +37,7 @@ def enzyme(concentration, rate=None):
 def main(quick=False, out="good_enough.png"):
     model = enzyme(concentration, rate=rate)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", vb.PoorFitWarning)  # it is what we are about to see
+        warnings.simplefilter("ignore", vb.errors.PoorFitWarning)  # it is what we are about to see
         narrow = vb.fit(model, "mean_field")
     chosen = vb.fit(model)
     refined = vb.refine(chosen, n=1500 if quick else 4000, chains=4, progress=False)

@@ -137,8 +137,8 @@ def main(quick=False, out="vae.png", data="", network="plain"):
         steps=300 if quick else 6000,
         average=False,
         every=100,
-        objective=vb.Elbo(warm_up=200),
-        validation=vb.Validation(digits(kept, decoder, decode), patience=10),
+        objective=vb.inference.Elbo(warm_up=200),
+        validation=vb.inference.Validation(digits(kept, decoder, decode), patience=10),
     )
     with warnings.catch_warnings():
         # `fit` warns that a row's posterior is no normal. What it loses by that is printed below.

@@ -249,7 +249,7 @@ def counted(path: Path) -> tuple[int, int]:
 
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; it grows only by what a user can see, each time by as much as that takes.
-    assert sum(counted(path)[0] for path in FILES) <= 23_740
+    assert sum(counted(path)[0] for path in FILES) <= 23_730
 
 
 @pytest.mark.parametrize("room", HARD)
@@ -312,7 +312,7 @@ def test_the_guide_protocol_has_at_most_nine_members():
     assert len(members) <= 9, members
 
 
-def test_the_root_lists_at_most_56_names_in_the_order_of_the_wings():
+def test_the_root_lists_at_most_45_names_in_the_order_of_the_wings():
     def step(name: str) -> int:
         thing = getattr(vb, name)
         module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
@@ -320,7 +320,7 @@ def test_the_root_lists_at_most_56_names_in_the_order_of_the_wings():
 
     names = [name for name in vb.__all__ if not name.startswith("__")]
     steps = [step(name) for name in names]
-    assert len(names) <= 56
+    assert len(names) <= 45
     assert steps == sorted(steps), list(zip(steps, names))
 
 

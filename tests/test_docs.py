@@ -113,10 +113,13 @@ WITHOUT_EXAMPLE: set[str] = set()
 
 
 def public_names() -> dict[str, object]:
-    modules = {"": vb, "distributions.": dist, "plot.": vb.plot}
-    drawn = [name for name, thing in vars(vb.plot).items() if getattr(thing, "__module__", "") == vb.plot.__name__]
-    listed = {"": vb.__all__, "distributions.": dist.__all__, "plot.": [name for name in drawn if name[0] != "_"]}
-    every = {f"{at}{name}": getattr(modules[at], name) for at, names in listed.items() for name in names}
+    modules = {"": vb, "distributions.": dist, "guides.": vb.guides, "inference.": vb.inference}
+    every = {f"{at}{name}": getattr(module, name) for at, module in modules.items() for name in module.__all__}
+    for at, module in {"plot.": vb.plot, "errors.": vb.errors}.items():  # what they define themselves
+        own = {
+            name: thing for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__
+        }
+        every |= {f"{at}{name}": thing for name, thing in own.items() if name[0].islower() == (at == "plot.")}
     return {name: thing for name, thing in every.items() if not inspect.ismodule(thing)}
 
 
@@ -126,7 +129,7 @@ def test_every_public_name_is_in_the_reference_and_has_an_example():
     unlisted, without = set(), set()
     for name, thing in public_names().items():
         at, _, last = name.rpartition(".")
-        if at != "distributions" and not re.search(rf"::\s(?:vbppl\.)?{last}$", pages, re.MULTILINE):
+        if at != "distributions" and not re.search(rf"::\s(?:vbppl\.)?(?:{at}\.)?{last}$", pages, re.MULTILINE):
             unlisted.add(name)  # the page of distributions lists all that there are
         if ">>>" not in (thing.__doc__ or "") and not re.search(rf"\b{last}\b", code):
             without.add(name)

@@ -17,6 +17,7 @@ import numpy as np
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.fitting.calibration import Calibration
 from vbppl.fitting.plan import plan
 from vbppl.guides.base import Start
 from vbppl.guides.layers.yeo_johnson import YeoJohnson
@@ -152,22 +153,22 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
 
     return {
         "LowRank": (fitted(vb.LowRank, guide=1), {"rank": 1}),
-        "Copula": (fitted(vb.Copula, guide=1), {"base": vb.FullRank(), "layers": (YeoJohnson(),)}),
-        "Mixture": (fitted(vb.Mixture, guide=1), {"components": 1}),
+        "Copula": (fitted(vb.guides.Copula, guide=1), {"base": vb.FullRank(), "layers": (YeoJohnson(),)}),
+        "Mixture": (fitted(vb.guides.Mixture, guide=1), {"components": 1}),
         "ConditionallyStructured": (
-            fitted(vb.ConditionallyStructured, guide=1),
+            fitted(vb.guides.ConditionallyStructured, guide=1),
             {"base": vb.MeanField(), "layers": ()},
         ),
         "ConditionalLaplace": (
             fitted(vb.guides.ConditionalLaplace, guide=1),
             {"base": vb.MeanField(), "layers": ()},
         ),
-        "Structured": (begun(vb.Structured), {"plates": "rows", "shared": vb.FullRank()}),
+        "Structured": (begun(vb.guides.Structured), {"plates": "rows", "shared": vb.FullRank()}),
         "Amortized": (begun(vb.Amortized), amortized),
-        "Elbo": (vb.Elbo, {"warm_up": 0, "free_bits": 0.0}),
-        "ImportanceWeighted": (vb.ImportanceWeighted, {"doubly": True}),
+        "Elbo": (vb.inference.Elbo, {"warm_up": 0, "free_bits": 0.0}),
+        "ImportanceWeighted": (vb.inference.ImportanceWeighted, {"doubly": True}),
         "Validation": (
-            lambda **kwargs: plan(bare, method=vb.Stochastic(validation=vb.Validation(**kwargs))),
+            lambda **kwargs: plan(bare, method=vb.Stochastic(validation=vb.inference.Validation(**kwargs))),
             {"model": rows, "guide": None, "patience": 5, "draws": 4},
         ),
         "MAP": (fitted(vb.MAP, guide=1), {"space": "constrained"}),
@@ -177,7 +178,13 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         ),
         "Stochastic": (
             fitted(vb.Stochastic, method=1),
-            {"steps": 20, "draws": 2, "sticking_the_landing": False, "objective": vb.Elbo(), "optimizer": None}
+            {
+                "steps": 20,
+                "draws": 2,
+                "sticking_the_landing": False,
+                "objective": vb.inference.Elbo(),
+                "optimizer": None,
+            }
             | {"validation": None, "average": True, "every": 10},
         ),
         "fit": (
@@ -260,7 +267,7 @@ def pictures() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     import matplotlib.pyplot as plt
 
     p, told, encoded = fitted()
-    result = vb.Calibration(("mu",), np.arange(8)[:, None], 7, 0)
+    result = Calibration(("mu",), np.arange(8)[:, None], 7, 0)
 
     def on(axes: Any) -> Any:
         plt.close("all")

@@ -407,7 +407,7 @@ def encoder(weights, y):
 GUIDES_OF_ROWS = {
     "amortised": lambda y: vb.Amortized("z", encoder, reads="y", params={"slope": 0.0, "log_scale": 0.0}),
     "program": encoded_scores,
-    "structured": lambda y: vb.Structured("row"),
+    "structured": lambda y: vb.guides.Structured("row"),
 }
 
 

@@ -114,7 +114,7 @@ def source(shared, data):
 def kept(shared, data):
     """A fit that keeps itself in a file, and is killed on the way where that is asked for."""
 
-    def watch(now: vb.Progress) -> None:
+    def watch(now: vb.inference.Progress) -> None:
         if now.step >= 60 and ASKED.die == ASKED.number:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -44,10 +44,10 @@ def funnel(z):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::vbppl.PoorFitWarning")
+@pytest.mark.filterwarnings("ignore::vbppl.errors.PoorFitWarning")
 def test_a_rung_that_is_kept_and_still_poor_is_handed_on():
     posterior = vb.fit(vb.density(funnel, 7))
-    assert isinstance(posterior.guide, vb.Copula) and posterior.check().verdict == "poor"
+    assert isinstance(posterior.guide, vb.guides.Copula) and posterior.check().verdict == "poor"
     assert posterior.elbo.value > vb.fit(vb.density(funnel, 7), "full_rank").elbo.value + 0.3
 
 
@@ -56,7 +56,7 @@ def test_a_component_that_leaves_the_density_is_no_mode():
     """Four times as wide, an ascent met the overflow of exp alone, was as flat as a floor there, and grew for ever."""
     posterior = vb.fit(vb.density(wavy, 8))
     log_evidence = 6 * special.gammaln(0.3) + np.log(0.15) + np.log(2 * np.pi)
-    assert isinstance(posterior.guide, vb.Mixture) and posterior.check().verdict == "corrected"
+    assert isinstance(posterior.guide, vb.guides.Mixture) and posterior.check().verdict == "corrected"
     assert posterior.check().log_evidence == pytest.approx(log_evidence, abs=0.15)
     assert posterior.sd()["z"][0] == pytest.approx(1, rel=0.1)
 
@@ -67,7 +67,7 @@ def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeyp
 
     monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, ANY), (interrupted, ANY)))
     posterior = vb.fit(vb.density(two_modes, 3))
-    assert isinstance(posterior.guide, vb.Mixture)
+    assert isinstance(posterior.guide, vb.guides.Mixture)
     # Four standard errors of a thousand draws, whose sd is 4.4.
     np.testing.assert_allclose(posterior.mean()["z"], 6 * (0.85 - 0.15), atol=4 * 4.4 / 1000**0.5)
     assert any(str(note).startswith("ended: interrupted") for note in posterior.check().notes)
@@ -86,7 +86,7 @@ def test_chains_that_lose_a_mode_that_a_mixture_holds_are_poor():
     pytest.importorskip("blackjax")
     posterior = vb.fit(vb.density(two_modes, 3))
     assert posterior.check().verdict in ("good", "corrected")
-    with pytest.warns(vb.PoorFitWarning):
+    with pytest.warns(vb.errors.PoorFitWarning):
         refined = vb.refine(posterior, n=200, chains=1, seed=0)
     assert any("no chain came to the other mode" in reason for reason in refined.check().reasons)
 
@@ -117,7 +117,7 @@ PLACES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::vbppl.PoorFitWarning")
+@pytest.mark.filterwarnings("ignore::vbppl.errors.PoorFitWarning")
 @pytest.mark.parametrize("rung", [mix_modes, add_components, shape_margins], ids=lambda f: f.__name__)
 def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
     """Whatever it gains: a density that each has something to offer for, of which all reports are poor from then on."""

@@ -450,7 +450,7 @@ def a_method_by_name():
 
 @told(
     """
-callback must be a function that takes a vb.Progress, not 3.
+callback must be a function that takes a vb.inference.Progress, not 3.
 """
 )
 def a_callback_that_is_a_number():
@@ -541,17 +541,21 @@ def a_validation_set_of_another_width():
             vb.sample("y", dist.Normal(vb.subsample(x, 1) @ b, 1.0), obs=vb.subsample(y))
 
     held_out = wide(np.ones((4, 3)), np.ones(4))
-    vb.fit(wide(np.ones((8, 2)), np.ones(8)), method=vb.Stochastic(validation=vb.Validation(held_out)), batch_size=4)
+    vb.fit(
+        wide(np.ones((8, 2)), np.ones(8)),
+        method=vb.Stochastic(validation=vb.inference.Validation(held_out)),
+        batch_size=4,
+    )
 
 
 @told(
     """
 the validation set is one of line, but mean is fitted.
-  To mend it: Apply the same function to the rows kept back: vb.Validation(mean(...)).
+  To mend it: Apply the same function to the rows kept back: vb.inference.Validation(mean(...)).
 """
 )
 def a_validation_set_of_another_model():
-    vb.fit(mean(Y), method=vb.Stochastic(validation=vb.Validation(line(Y, Y))))
+    vb.fit(mean(Y), method=vb.Stochastic(validation=vb.inference.Validation(line(Y, Y))))
 
 
 @told(
@@ -561,7 +565,7 @@ validation.model: expected a model applied to its arguments, but got ndarray arr
 """
 )
 def a_validation_set_that_is_an_array():
-    vb.fit(mean(Y), method=vb.Stochastic(validation=vb.Validation(Y)))
+    vb.fit(mean(Y), method=vb.Stochastic(validation=vb.inference.Validation(Y)))
 
 
 @told(

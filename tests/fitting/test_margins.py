@@ -66,7 +66,7 @@ def errors(posterior, mean, sd):
 
 
 def is_bent(posterior):
-    return isinstance(posterior.guide, vb.Copula)
+    return isinstance(posterior.guide, vb.guides.Copula)
 
 
 # A chi of 512 draws at eight looks: means are known to .05 sd and log sds to .05; a gamma of .3 is more than a power.
@@ -135,7 +135,7 @@ def test_side_by_side_and_from_where_another_ended_it_is_the_same(bent):
 
 def test_a_copula_without_correlations_and_one_in_float64(bent):
     _, mean, sd = of_box()
-    for guide, precision in ((vb.Copula(vb.MeanField()), "auto"), (vb.Copula(), "float64")):
+    for guide, precision in ((vb.guides.Copula(vb.MeanField()), "auto"), (vb.guides.Copula(), "float64")):
         posterior = vb.fit(box(SEEN), guide, precision=precision)
         assert is_bent(posterior) and max(errors(posterior, mean, sd)) < 0.03
         assert np.asarray(posterior.phi["layers"][0]).dtype == np.asarray(bent.phi["layers"][0]).dtype

@@ -136,7 +136,9 @@ def test_a_refined_posterior_can_be_refined_and_a_fit_can_start_from_it(refined)
 
 
 def test_few_draws_are_poor_and_the_card_says_how_many_to_ask_for(fitted):
-    with pytest.warns(vb.PoorFitWarning, match="the chains of vb.refine are poor: .*effective sample size of beta"):
+    with pytest.warns(
+        vb.errors.PoorFitWarning, match="the chains of vb.refine are poor: .*effective sample size of beta"
+    ):
         few = vb.refine(fitted, n=50)
     card = few.check()
     assert card.verdict == "poor" and card.advice == ("vb.refine(posterior, n=1_000)",)
@@ -144,7 +146,7 @@ def test_few_draws_are_poor_and_the_card_says_how_many_to_ask_for(fitted):
 
 def test_time_that_is_over_in_the_warm_up_leaves_the_posterior_as_it_was(fitted):
     text = r"deadline in the warm-up, after 50 steps, before the first draw; the posterior is as it was\."
-    with pytest.warns(vb.NotConvergedWarning, match=text):
+    with pytest.warns(vb.errors.NotConvergedWarning, match=text):
         assert vb.refine(fitted, seconds=1e-6) is fitted
 
 
@@ -154,7 +156,7 @@ def test_an_interrupt_gives_back_the_draws_so_far(fitted, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(refine, "watching", lambda *_: _entered(Watch(tell)))
-    with pytest.warns(vb.NotConvergedWarning, match="vb.refine: 4 chains of 600 draws, interrupted; "):
+    with pytest.warns(vb.errors.NotConvergedWarning, match="vb.refine: 4 chains of 600 draws, interrupted; "):
         cut = vb.refine(fitted)
     assert cut.check().cut_short == "interrupted" and cut.check().verdict == "good"
 

@@ -65,9 +65,9 @@ def test_slopes_are_finite_and_right_where_a_bend_begins_and_at_the_middle(x64):
 
 @pytest.mark.parametrize("p", [-LIMIT, -0.4, 0.0, 0.8])
 def test_a_margin_integrates_to_one(p, x64):
-    guide, target = vb.Copula(vb.MeanField()), density(lambda z: -jnp.sum(z**2), 1)
+    guide, target = vb.guides.Copula(vb.MeanField()), density(lambda z: -jnp.sum(z**2), 1)
     psi = YeoJohnson.of(np.array([0.2]), np.array([1.5]), np.array([p]))
-    phi = vb.Copula.of(guide.base, (np.array([-0.3]), np.array([[1.2]])), psi)
+    phi = vb.guides.Copula.of(guide.base, (np.array([-0.3]), np.array([[1.2]])), psi)
     ends = guide.bend(phi, np.array([[-15.0], [15.0]]), target)[0].ravel()
     z = np.linspace(*ends, 400_001)
     mass = integrate.simpson(np.exp(np.asarray(guide.log_prob(phi, z[:, None], target))), x=z)
@@ -76,7 +76,7 @@ def test_a_margin_integrates_to_one(p, x64):
 
 def test_with_no_bend_it_is_the_gaussian_and_the_host_agrees_with_the_program(x64):
     target, rng = density(lambda z: -jnp.sum(z**2), 3), np.random.default_rng(1)
-    guide, start = vb.Copula(), Start(np.array([0.3, -1.0, 2.0]), np.log([0.5, 1.0, 2.0]))
+    guide, start = vb.guides.Copula(), Start(np.array([0.3, -1.0, 2.0]), np.log([0.5, 1.0, 2.0]))
     phi = guide.init(target, start)
     noise = rng.standard_normal((50, 3))
     drawn, plain = guide.draw(phi, noise, target), vb.FullRank().draw(phi["base"], noise, target)
@@ -94,9 +94,9 @@ def test_with_no_bend_it_is_the_gaussian_and_the_host_agrees_with_the_program(x6
 
 def test_margins_are_those_of_bent_normals(x64):
     """The share of draws below a point is the normal's below where it comes from: four standard errors."""
-    target, guide = density(lambda z: -jnp.sum(z**2), 2), vb.Copula()
+    target, guide = density(lambda z: -jnp.sum(z**2), 2), vb.guides.Copula()
     psi = YeoJohnson.of(np.zeros(2), np.ones(2), np.array([0.9, -0.6]))
-    phi = vb.Copula.of(guide.base, (np.array([0.1, 0.0]), np.array([[1.0, 0.0], [0.8, 0.6]])), psi)
+    phi = vb.guides.Copula.of(guide.base, (np.array([0.1, 0.0]), np.array([[1.0, 0.0], [0.8, 0.6]])), psi)
     z = np.asarray(guide.draw(phi, np.random.default_rng(2).standard_normal((40_000, 2)), target).z)
     for at, (loc, p) in enumerate([(0.1, 0.9), (0.0, -0.6)]):
         for v in (-1.0, 0.5, 2.0):

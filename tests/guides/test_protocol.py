@@ -113,11 +113,11 @@ GUIDES = {
     "amortized": vb.Amortized("theta", encode, reads="y", params={"slope": 0.4, "log_sd": -0.5}),
     "program": ProgramGuide(by_hand(Y)),
     "skewed_normals": SkewedNormals(),
-    "copula": vb.Copula(),
-    "copula_mean_field": vb.Copula(MeanField()),
+    "copula": vb.guides.Copula(),
+    "copula_mean_field": vb.guides.Copula(MeanField()),
     "layered_mean_field": Layered.of(MeanField(), SinhArcsinh(), Bent()),
     "layered_full_rank": Layered.of(FullRank(), SinhArcsinh()),
-    "conditionally_structured": vb.ConditionallyStructured(layers=STRUCTURED),
+    "conditionally_structured": vb.guides.ConditionallyStructured(layers=STRUCTURED),
     "conditional_laplace": vb.guides.ConditionalLaplace(layers=NESTED),
 }
 

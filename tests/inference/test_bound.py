@@ -28,7 +28,7 @@ def counts(y):
 
 def table(target: Target) -> tuple[Guide, dict]:
     """One normal for each row."""
-    guide = vb.Structured("row")
+    guide = vb.guides.Structured("row")
     start = Start(np.full(target.dim, LOC), np.full(target.dim, np.log(SD)))
     return guide, guide.init(target, start)
 

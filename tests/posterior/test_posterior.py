@@ -165,7 +165,7 @@ def test_a_corrected_posterior_speaks_of_its_weighted_draws_everywhere():
     sds, worth = np.sqrt(np.diag(EXACT)), posterior.report.draws.ess
     near = 4 * sds / np.sqrt(worth)
     with warnings.catch_warnings():
-        warnings.simplefilter("error", vb.RepeatedDrawsWarning)
+        warnings.simplefilter("error", vb.errors.RepeatedDrawsWarning)
         draws = np.asarray(posterior.sample(1000, seed=1)["beta"], float)
     low, high = posterior.quantiles([0.158655, 0.841345])["beta"]
     rows = dict(posterior.summary().rows)
@@ -195,7 +195,7 @@ def test_an_expectation_is_weighed_and_has_an_error():
 def test_more_draws_than_the_weighted_ones_are_worth_are_repeated_and_said():
     posterior = corrected()
     worth = int(posterior.report.draws.ess)
-    with pytest.warns(vb.RepeatedDrawsWarning, match=f"worth {worth:,}: some stand more than once"):
+    with pytest.warns(vb.errors.RepeatedDrawsWarning, match=f"worth {worth:,}: some stand more than once"):
         draws = np.asarray(posterior.sample(3 * worth)["beta"])[:, 0]
     assert len(draws) == 3 * worth > len(np.unique(draws))
 

@@ -114,7 +114,7 @@ def test_judging_takes_no_more_evaluations_than_the_fit_or_three_thousand(correl
 
 def test_a_script_can_require_a_verdict(correlated):
     correlated.report.require()
-    with pytest.raises(vb.PoorPosteriorError, match="the posterior is corrected, not 'good' or better: corr"):
+    with pytest.raises(vb.errors.PoorPosteriorError, match="the posterior is corrected, not 'good' or better: corr"):
         correlated.report.require("good")
     with pytest.raises(ValueError, match="verdict must be 'poor', 'unknown', 'corrected' or 'good', not 'fine'"):
         correlated.report.require("fine")

@@ -106,7 +106,7 @@ def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(mo
     posterior = vb.fit(linear(ROWS), KINDS["amortized"](ROWS, weights()), method=method, batch_size=5)
     card = posterior.check()
     assert posterior.status.reason == "capped" and card.verdict == "poor"
-    assert any("validation=vb.Validation(model(rows kept back))" in line for line in card.advice)
+    assert any("validation=vb.inference.Validation(model(rows kept back))" in line for line in card.advice)
 
 
 @quiet
@@ -114,7 +114,7 @@ def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(mo
 def test_validation_keeps_the_best_and_ends_when_it_stops_rising(kind):
     """From slopes that are too small the bound rises at first, and then goes up and down."""
     start = weights(loc=GAIN.T * 0.9)
-    validation = vb.Validation(*[v for v in other(kind, NEW, start).values() if v is not None], patience=3)
+    validation = vb.inference.Validation(*[v for v in other(kind, NEW, start).values() if v is not None], patience=3)
     posterior = fitted(kind, start, optimizer=optax.sgd(1e-3), steps=2000, every=10, draws=4, validation=validation)
     assert posterior.status.reason == "validated" and posterior.status.converged
     assert posterior.status.steps < 2000 and posterior.status.skipped == 0
@@ -128,7 +128,7 @@ def test_validation_keeps_the_best_and_ends_when_it_stops_rising(kind):
 @pytest.mark.slow
 @quiet
 def test_validation_rows_without_a_finite_bound_prove_nothing():
-    validation = vb.Validation(linear(np.full_like(NEW, np.nan)), patience=3)
+    validation = vb.inference.Validation(linear(np.full_like(NEW, np.nan)), patience=3)
     method = vb.Stochastic(optimizer=optax.sgd(0.0), steps=200, every=10, validation=validation, draws=1)
     status = vb.fit(linear(ROWS), KINDS["amortized"](ROWS, weights()), method=method, batch_size=20).status
     assert (status.reason, status.converged, status.steps) == ("validated", False, 30)
@@ -144,7 +144,7 @@ def test_validation_gives_back_the_parameters_of_its_best_look():
         steps=60,
         every=10,
         average=False,
-        validation=vb.Validation(linear(NEW), patience=100),
+        validation=vb.inference.Validation(linear(NEW), patience=100),
         draws=1,
     )
     guide = KINDS["amortized"](ROWS, start)
@@ -162,9 +162,9 @@ def test_validation_gives_back_the_parameters_of_its_best_look():
 @quiet
 def test_validation_keeps_its_patience_for_the_time_after_the_warm_up():
     """From the optimum every step of a warm-up leads away at first: the first look is the best for long."""
-    validation, warm_up = vb.Validation(linear(NEW), patience=3), 200
+    validation, warm_up = vb.inference.Validation(linear(NEW), patience=3), 200
     settings = {"optimizer": optax.sgd(1e-3), "steps": 1000, "every": 10, "draws": 4, "validation": validation}
-    assert fitted("amortized", **settings, objective=vb.Elbo(warm_up=warm_up)).status.steps > warm_up
+    assert fitted("amortized", **settings, objective=vb.inference.Elbo(warm_up=warm_up)).status.steps > warm_up
     assert fitted("amortized", **settings | {"optimizer": optax.sgd(0.0)}).status.steps == 40
 
 
@@ -180,7 +180,7 @@ def test_a_validation_set_watches_a_gaussian_guide_of_minibatches():
             vb.sample("y", dist.Normal(mu, 2.0), obs=vb.subsample(y))
 
     y = 3 + 2 * np.random.default_rng(1).standard_normal(1200).astype(np.float32)
-    method = vb.Stochastic(validation=vb.Validation(level(y[1000:]), patience=2), draws=1)
+    method = vb.Stochastic(validation=vb.inference.Validation(level(y[1000:]), patience=2), draws=1)
     posterior = vb.fit(level(y[:1000]), "mean_field", batch_size=100, method=method)
     assert "the bound on the validation rows" in posterior.status.text
     # The best look is nearest to the validation rows, but no look is far from the posterior of the others.

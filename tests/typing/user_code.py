@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.fitting.calibration import Calibration
 
 Numbers = NDArray[np.float64]
 
@@ -61,7 +62,7 @@ def fits(sigma: Numbers, y: Numbers, path: Path) -> vb.Posterior:
     posterior = vb.fit(model, "full_rank", method=vb.Deterministic(kind="auto"), precision="session", seconds=2.0)
     vb.fit(model, by_hand(sigma, y), method=vb.Stochastic(steps=100))
     vb.fit(model, vb.MAP("unconstrained"), start=posterior)
-    vb.fit(vb.decenter(model, "theta"), vb.Structured("school"))
+    vb.fit(vb.decenter(model, "theta"), vb.guides.Structured("school"))
     vb.fit_many(eight_schools, [{"sigma": sigma, "y": y}], guide="mean_field")
     vb.fit(vb.density(bare, 2))
     vb.save(posterior, path)
@@ -70,7 +71,7 @@ def fits(sigma: Numbers, y: Numbers, path: Path) -> vb.Posterior:
 
 def answers(posterior: vb.Posterior, sigma: Numbers) -> float:
     posterior.check().require("good")
-    card: vb.Status = posterior.status
+    card: vb.inference.Status = posterior.status
     print(posterior.summary("mu"), card.reason, posterior.params["loc"])
     draws = posterior.sample(100, seed=jax.random.key(0))
     predicted: dict[str, jax.Array] = posterior.predict(eight_schools(sigma), n=10)
@@ -78,6 +79,6 @@ def answers(posterior: vb.Posterior, sigma: Numbers) -> float:
     share = refined.expectation(lambda site: site["tau"] > 1.0)
     widths: np.ndarray = posterior.quantiles([0.05, 0.95])["tau"]
     print(draws["theta"], predicted["y"].shape, share.value, widths.shape)
-    gap: vb.Calibration = vb.calibrate(eight_schools(sigma), n=10)
+    gap: Calibration = vb.calibrate(eight_schools(sigma), n=10)
     print(gap)
     return posterior.elbo.value - posterior.elbo.se

@@ -94,6 +94,24 @@ class Table:
         return [row + ("",) * (len(self.head) - len(row)) for row in self.rows]
 
 
+class Tabled:
+    """What is shown as its table: in a terminal, where it is named alone, in a notebook.
+
+    Above a dataclass that writes no `repr` of its own: `@dataclasses.dataclass(frozen=True, repr=False)`.
+    """
+
+    @property
+    def table(self) -> Table:
+        """What is shown."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return str(self.table)
+
+    def _repr_html_(self) -> str:
+        return self.table._repr_html_()
+
+
 def html_lines(lines: Iterable[str]) -> str:
     """Lines of text, escaped, one under the other."""
     return "<br>".join(map(html.escape, lines))

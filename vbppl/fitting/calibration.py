@@ -19,7 +19,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError, whole_number
 from vbppl.core.keys import host_generator, raw_key
-from vbppl.core.tables import Table
+from vbppl.core.tables import Table, Tabled
 from vbppl.core.types import Seed
 from vbppl.fitting.fit_many import solved_side_by_side
 from vbppl.fitting.plan import GuideName, check_call
@@ -37,8 +37,8 @@ UNCONVERGED = 0.05  # of the fits may end without converging
 BANDS = 400  # simulations behind the band of the picture
 
 
-@dataclasses.dataclass(frozen=True)
-class Calibration:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Calibration(Tabled):
     """The ranks of the true parameters, and what they say.
 
     Attributes:
@@ -93,14 +93,6 @@ class Calibration:
         notes = [f"{verdict}: {len(self.ranks)} fits, {self.draws + 1} ranks, {len(self.names)} scalars"]
         notes += [f"{self.unconverged} fits did not converge"] * bool(self.unconverged)
         return Table(("", "p-value", "says"), tuple(rows), tuple(notes), align="<><")
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
     def _says(self, p: float, bias: float, spread: float) -> str:
         if p * len(self.names) >= LEVEL:

@@ -69,8 +69,8 @@ def fit(
         says; "session": the session's only; or "float64", for this fit alone.
       progress: True or False for signs of life on stderr or in the notebook's cell; None for them only after 2 seconds,
         or, where stderr is no terminal, in a line every 10 seconds.
-      callback: called after each chunk of steps with a `vb.Progress`; it cannot move the fit. What it raises, `fit`
-        raises; but a KeyboardInterrupt is Ctrl-C.
+      callback: called after each chunk of steps with a `vb.inference.Progress`; it cannot move the fit. What it raises,
+        `fit` raises; but a KeyboardInterrupt is Ctrl-C.
       checkpoint: a file in which a stochastic fit keeps itself while it runs; a fit that was killed goes on from
         it to the same bits. A fit on fixed draws writes none: it depends on its seed alone and is done anew.
 

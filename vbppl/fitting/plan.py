@@ -267,7 +267,7 @@ def _check_validation(method: Any, target: Target) -> None:
         names = [name_of(model.function) for model in (validation.model, target.model)]
         raise ModelError(
             f"the validation set is one of {names[0]}, but {names[1]} is fitted.",
-            mend=f"Apply the same function to the rows kept back: vb.Validation({names[1]}(...)).",
+            mend=f"Apply the same function to the rows kept back: vb.inference.Validation({names[1]}(...)).",
         )
     try:
         abstract_sites(validation.model)
@@ -303,4 +303,4 @@ def check_call(
     one_of("precision", precision, "auto", "session", "float64")
     one_of("progress", progress, True, False, None)
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback must be a function that takes a vb.Progress, not {callback!r}.")
+        raise TypeError(f"callback must be a function that takes a vb.inference.Progress, not {callback!r}.")

@@ -29,7 +29,7 @@ UNREADABLE = contextlib.suppress(OSError, ValueError)  # a pipe or a file that n
 
 
 class News(Protocol):
-    """What a solver tells of its steps: `vb.Progress`, or the like of chains."""
+    """What a solver tells of its steps: `vb.inference.Progress`, or the like of chains."""
 
     step: int
     of: int | None

@@ -23,6 +23,11 @@ To add one: a file with a `@pytree` class that has `init`, `transform` and `log_
 list of `tests/guides/test_protocol.py`, which holds it to the whole contract.
 """
 
+from vbppl.guides.copula import Copula
 from vbppl.guides.layers.conditional_laplace import ConditionalLaplace
+from vbppl.guides.layers.conditionally_structured import ConditionallyStructured
+from vbppl.guides.mixture import Mixture
+from vbppl.guides.structured import Structured
 
-__all__ = ["ConditionalLaplace"]
+# Beside the four that the root lists.
+__all__ = ["ConditionalLaplace", "ConditionallyStructured", "Copula", "Mixture", "Structured"]

@@ -33,7 +33,7 @@ TRIED = 64  # rows that the encoder is tried on before the fit
 
 @pytree
 class Amortized(RowGuide):
-    """An encoder for one latent site of a plate; everything else as in `vb.Structured`.
+    """An encoder for one latent site of a plate; everything else as in `vb.guides.Structured`.
 
     >>> import vbppl as vb, vbppl.distributions as dist
     >>> @vb.model

@@ -25,7 +25,7 @@ class Copula(Layered):
     at a wall. Dependence stays that of a normal, so a funnel is not. See `guides/layers/yeo_johnson`.
 
     >>> import vbppl as vb
-    >>> vb.Copula(), vb.Copula(vb.MeanField())
+    >>> vb.guides.Copula(), vb.guides.Copula(vb.MeanField())
     (Copula(base=FullRank()), Copula(base=MeanField()))
 
     Attributes:

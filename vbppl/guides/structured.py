@@ -296,7 +296,7 @@ def _whole(slot: Slot, site: Array) -> Array:
         raise ModelError(
             "the density of what all rows share needs all of it, but its plate shows a part of its rows.",
             site=slot.name,
-            mend="Name its plate in the guide too: vb.Structured((...)); or use the plain bound.",
+            mend="Name its plate in the guide too: vb.guides.Structured((...)); or use the plain bound.",
         )
     return site
 

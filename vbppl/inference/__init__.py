@@ -15,3 +15,10 @@ In order:
 
 To add a solver, see the page of `vbppl/fitting`; to add an objective or a stop rule, that of the last folder.
 """
+
+from vbppl.inference.solution import Progress, Status
+from vbppl.inference.stochastic.early_stopping import Validation
+from vbppl.inference.stochastic.objectives import Elbo, ImportanceWeighted
+
+# What a fit by noisy steps is told, what it ends with and says on the way.
+__all__ = ["Elbo", "ImportanceWeighted", "Progress", "Status", "Validation"]

@@ -41,7 +41,7 @@ JUDGED, MOST_FAILING = 128, 0.1  # rows; the fraction of them that may fail
 EVIDENCE = "posterior.log_evidence(): the log evidence of each row, which needs no good guide"
 GAP = "posterior.amortisation_gap(): how much of that the encoder is to blame for"
 VALIDATE = (
-    "vb.Stochastic(validation=vb.Validation(model(rows kept back))): networks seldom come to rest, but rows "
+    "vb.Stochastic(validation=vb.inference.Validation(model(rows kept back))): networks seldom come to rest, but rows "
     "that were not fitted tell when more steps do harm"
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError, needed, yes_or_no
 from vbppl.core.numerics import mcmc
-from vbppl.core.tables import Table, number
+from vbppl.core.tables import Table, Tabled, number
 from vbppl.core.types import Seed
 from vbppl.posterior.correction import mc_error, variance, weighted_quantile
 from vbppl.target.axes import UNNAMED, Axes, axes_of
@@ -24,8 +24,8 @@ SHOWN = 12  # lines for one site, before the middle is left out
 LEARNT = 1000  # numbers of a learnt param that are named one by one; of a network's more, nobody reads them
 
 
-@dataclasses.dataclass(frozen=True)
-class Summary:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Summary(Tabled):
     """Printed in a terminal it is a table of text; in a notebook, of HTML.
 
     Attributes:
@@ -72,14 +72,6 @@ class Summary:
         points = [(name, (value, *[np.nan] * (len(columns) - 1))) for param in self.learnt for name, value in param]
         names, values = zip(*self.rows, *points) if self.rows or points else ((), ())
         return pandas.DataFrame(list(values), index=list(names), columns=columns)
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 class Framed:

@@ -56,8 +56,8 @@ def test_the_guide_makes_and_weighs_what_the_solver_made_and_weighed(family):
     x = 0.2 * np.random.default_rng(0).standard_normal(sum(family.sizes))
     noise = np.random.default_rng(1).standard_normal((7, 6))
     target = vb.density(lambda z: -jnp.sum(z**2), 6)
-    layers = vb.ConditionallyStructured().over(vb.target(chain())).layers
-    guide, phi = vb.ConditionallyStructured(layers=layers), family.phi(x, float)
+    layers = vb.guides.ConditionallyStructured().over(vb.target(chain())).layers
+    guide, phi = vb.guides.ConditionallyStructured(layers=layers), family.phi(x, float)
     assert (layers[0].drivers, layers[0].driven, layers[0].rows) == PLACES
     assert layers[1].order == (1, 0, 2, 3, 4, 5)
     places = np.argsort(family.order)  # the guide's noise is in the order of the coordinates
@@ -68,7 +68,7 @@ def test_the_guide_makes_and_weighs_what_the_solver_made_and_weighed(family):
 
 
 def test_in_single_precision_far_points_come_back(family):
-    guide = vb.ConditionallyStructured().over(vb.target(chain()))
+    guide = vb.guides.ConditionallyStructured().over(vb.target(chain()))
     x = 0.2 * np.random.default_rng(3).standard_normal(sum(family.sizes))
     phi = family.phi(x, np.float32)
     e = np.linspace(-8, 8, 33, dtype=np.float32)[:, None] * np.ones(6, np.float32)
@@ -143,7 +143,7 @@ def test_rows_are_the_wider_the_larger_the_noise():
             with vb.plate("one", EACH, dim=-1):
                 vb.sample("y", dist.Normal(theta, noise), obs=y)
 
-    posterior = vb.fit(groups(y), vb.ConditionallyStructured())
+    posterior = vb.fit(groups(y), vb.guides.ConditionallyStructured())
     mean, sd, log_evidence = noise_exactly(y)
     drawn = np.log(posterior.sample(4000, seed=1)["noise"])
     # With rows of one width whatever the noise the bound is .2 nats lower, and the answer has to be corrected.
@@ -197,7 +197,7 @@ def schools_exactly():
 @pytest.fixture(scope="module")
 def schools():
     model = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
-    return vb.fit(model, "full_rank"), vb.fit(model, vb.ConditionallyStructured()), vb.fit(model)
+    return vb.fit(model, "full_rank"), vb.fit(model, vb.guides.ConditionallyStructured()), vb.fit(model)
 
 
 def test_eight_schools_come_nearer_to_the_evidence(schools):
@@ -205,7 +205,7 @@ def test_eight_schools_come_nearer_to_the_evidence(schools):
     log_evidence, mean, sd = schools_exactly()
     assert plain.elbo.value < automatic.elbo.value < log_evidence + 2 * automatic.elbo.se
     assert log_evidence - automatic.elbo.value < 0.1
-    assert isinstance(automatic.guide, vb.ConditionallyStructured) and automatic.report.ess > 0.6
+    assert isinstance(automatic.guide, vb.guides.ConditionallyStructured) and automatic.report.ess > 0.6
     assert automatic.report.log_evidence == pytest.approx(log_evidence, abs=0.03)
     assert automatic.mean()["tau"] == pytest.approx(mean, abs=0.1 * sd)
     assert np.log(automatic.sd()["tau"] / sd) == pytest.approx(0, abs=0.2)
@@ -250,7 +250,7 @@ def two_tails(z):
 
 @pytest.fixture(scope="module")
 def bent():
-    return vb.fit(vb.density(two_tails, 2).model, vb.ConditionallyStructured())
+    return vb.fit(vb.density(two_tails, 2).model, vb.guides.ConditionallyStructured())
 
 
 def test_what_is_of_the_family_is_met_and_its_weights_are_trusted_whatever_their_k(bent):
@@ -262,7 +262,7 @@ def test_what_is_of_the_family_is_met_and_its_weights_are_trusted_whatever_their
 
 def test_many_fits_are_each_what_one_is():
     models = [cases.eight_schools(cases.SCHOOLS_SIGMA, y) for y in (cases.SCHOOLS_Y, cases.SCHOOLS_Y[::-1])]
-    many = vb.fit_many(models, guide=vb.ConditionallyStructured())
-    alone = vb.fit(models[1], vb.ConditionallyStructured())
+    many = vb.fit_many(models, guide=vb.guides.ConditionallyStructured())
+    alone = vb.fit(models[1], vb.guides.ConditionallyStructured())
     assert many[1].elbo.value == pytest.approx(alone.elbo.value, abs=0.03)
     assert np.shape(many[1].mean()["theta"]) == (8,)

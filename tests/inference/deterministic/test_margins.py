@@ -122,8 +122,9 @@ def test_two_looks_predict_a_gain_where_there_is_one_and_none_where_there_is_non
 
 def test_a_base_without_a_solver_is_refused_whole():
     with pytest.raises(ModelError) as error:
-        vb.fit(vb.density(lambda z: -jnp.sum(z**2), 3), vb.Copula(vb.LowRank(2)))
+        vb.fit(vb.density(lambda z: -jnp.sum(z**2), 3), vb.guides.Copula(vb.LowRank(2)))
     assert str(error.value) == (
         "the margins of a LowRank guide cannot be shaped on fixed draws.\n"
-        "  To mend it: Use vb.Copula(vb.FullRank()) or vb.Copula(vb.MeanField()); or method=vb.Stochastic()."
+        "  To mend it: Use vb.guides.Copula(vb.FullRank()) or vb.guides.Copula(vb.MeanField()); "
+        "or method=vb.Stochastic()."
     )

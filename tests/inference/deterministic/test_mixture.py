@@ -90,7 +90,7 @@ def test_a_mode_of_two_scales_that_is_not_the_best_one_is_held_in_both():
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_a_banana_by_as_many_as_pay(seed):
     """Evidence 1; means 0, variances 1 and 1 + 2."""
-    posterior = vb.fit(vb.density(banana, 2), vb.Mixture(), seed=seed)
+    posterior = vb.fit(vb.density(banana, 2), vb.guides.Mixture(), seed=seed)
     mean, sd = values(posterior)
     assert -0.02 < posterior.elbo.value + 2 * posterior.elbo.se and posterior.elbo.value < 0.01
     assert posterior.report.verdict in ("good", "corrected")
@@ -98,7 +98,7 @@ def test_a_banana_by_as_many_as_pay(seed):
 
 
 def test_so_many_components_as_were_asked_for():
-    one, three = (vb.fit(vb.density(banana, 2), vb.Mixture(count)) for count in (1, 3))
+    one, three = (vb.fit(vb.density(banana, 2), vb.guides.Mixture(count)) for count in (1, 3))
     assert len(one.phi["log_weights"]) == 1 and len(three.phi["log_weights"]) == 3
     full = vb.fit(vb.density(banana, 2), "full_rank")
     assert one.elbo.value == pytest.approx(full.elbo.value, abs=0.02)
@@ -106,7 +106,7 @@ def test_so_many_components_as_were_asked_for():
 
 
 def test_a_normal_stays_one_component():
-    posterior = vb.fit(vb.density(lambda z: log_normal(z, 1.0, 2.0), 3), vb.Mixture())
+    posterior = vb.fit(vb.density(lambda z: log_normal(z, 1.0, 2.0), 3), vb.guides.Mixture())
     assert len(posterior.phi["log_weights"]) == 1 and posterior.report.verdict == "good"
     assert "at the optimum" in posterior.status.text
 
@@ -131,7 +131,7 @@ def test_beyond_a_cliff_no_bound_is_finite_and_weighted_draws_are_right():
 @pytest.mark.parametrize("count", [0, -1, 2.5])
 def test_a_number_of_components_that_is_none_is_refused(count):
     with pytest.raises((TypeError, ValueError), match="^components must be "):
-        vb.Mixture(count)
+        vb.guides.Mixture(count)
 
 
 def test_a_rejected_component_is_not_proposed_again(monkeypatch):
@@ -145,7 +145,7 @@ def test_a_rejected_component_is_not_proposed_again(monkeypatch):
 
     monkeypatch.setattr(mixture.Ascent, "best_of", recorded)
     monkeypatch.setattr(mixture.Ascent, "is_better", lambda *_: False)
-    vb.fit(vb.density(banana, 2), vb.Mixture())
+    vb.fit(vb.density(banana, 2), vb.guides.Mixture())
     assert len(asked) == 2 and asked[0] == set() and len(asked[1]) == 1
 
 

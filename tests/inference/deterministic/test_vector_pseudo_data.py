@@ -318,7 +318,7 @@ def test_the_sleep_study_is_good_and_its_evidence_right(seed):
     terms = np.asarray(model.log_joint(draws) - posterior.log_prob(draws), np.float64)
     assert np.log(np.mean(np.exp(terms + 900))) - 900 == pytest.approx(slopes.ALL_SUBJECTS, abs=0.02)
     assert posterior.report.log_evidence == pytest.approx(slopes.ALL_SUBJECTS, abs=0.06)
-    bent = vb.fit(model, vb.ConditionallyStructured(), start=posterior, seed=seed)
+    bent = vb.fit(model, vb.guides.ConditionallyStructured(), start=posterior, seed=seed)
     assert bent.check().verdict == "good"
     assert slopes.ALL_SUBJECTS - 0.14 < bent.elbo.value < slopes.ALL_SUBJECTS
     assert bent.report.log_evidence == pytest.approx(slopes.ALL_SUBJECTS, abs=0.03)

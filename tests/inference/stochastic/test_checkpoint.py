@@ -202,7 +202,9 @@ def test_another_warm_up_is_another_fit(tmp_path):
 
     def fit(warm_up, **settings):
         guide = linear_rows.KINDS["amortized"](linear_rows.ROWS, linear_rows.weights())
-        method = vb.Stochastic(optax.sgd(1e-3), steps=20, every=10, objective=vb.Elbo(warm_up=warm_up), draws=1)
+        method = vb.Stochastic(
+            optax.sgd(1e-3), steps=20, every=10, objective=vb.inference.Elbo(warm_up=warm_up), draws=1
+        )
         vb.fit(linear_rows.linear(linear_rows.ROWS), guide, method=method, checkpoint=path, **settings)
 
     def stop(progress):
@@ -322,7 +324,7 @@ def test_a_validation_set_goes_on_looking_where_it_stood(tmp_path):
     start, path = linear_rows.weights(loc=linear_rows.GAIN.T * 0.5), tmp_path / "run"
 
     def fit(patience=8, **settings):
-        validation = vb.Validation(linear_rows.linear(linear_rows.NEW), patience=patience)
+        validation = vb.inference.Validation(linear_rows.linear(linear_rows.NEW), patience=patience)
         method = vb.Stochastic(optimizer=optax.sgd(2e-3), steps=2000, every=10, validation=validation, draws=1)
         guide = linear_rows.KINDS["amortized"](linear_rows.ROWS, start)
         return vb.fit(linear_rows.linear(linear_rows.ROWS), guide, method=method, batch_size=20, **settings)

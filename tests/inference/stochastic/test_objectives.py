@@ -276,7 +276,7 @@ def test_a_fit_that_stops_by_itself_does_not_stop_during_the_warm_up():
         return weights["slope"] * y, jnp.exp(weights["log_sd"]) * jnp.ones_like(y)
 
     guide = vb.Amortized("z", encode, reads="y", params={"slope": 0.5, "log_sd": -1.0})
-    method = vb.Stochastic(objective=vb.Elbo(warm_up=40_000), draws=4)
+    method = vb.Stochastic(objective=vb.inference.Elbo(warm_up=40_000), draws=4)
     posterior = vb.fit(scores(np.linspace(-2.0, 2.0, 40)), guide, method=method)
     assert posterior.status.reason == "settled" and posterior.status.steps > 40_000
     assert posterior.params["encoder"]["slope"] == pytest.approx(0.8, abs=0.01)
@@ -285,7 +285,7 @@ def test_a_fit_that_stops_by_itself_does_not_stop_during_the_warm_up():
 
 def test_an_objective_of_rows_refuses_a_model_whose_rows_share_a_latent_site():
     with pytest.raises(ModelError, match="latent sites stand in one plate"):
-        guide = vb.Structured("row")
+        guide = vb.guides.Structured("row")
         target = Target.of(shared_mean(np.zeros(4)))
         noise = np.zeros((2, 5))
         bound(ImportanceWeighted(), guide, guide.init(target, Start(np.zeros(5))), target, noise)

@@ -14,6 +14,7 @@ import scipy.stats as st
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.fitting.calibration import Calibration
 from vbppl.posterior.export import style
 
 X = np.linspace(-1, 1, 20)
@@ -133,7 +134,7 @@ def test_the_guide_moves_onto_the_posterior(posterior, told):
 
 def test_ranks_stand_on_their_band():
     ranks = np.stack([np.arange(0, 128), np.arange(0, 128) // 2], axis=1)
-    figure = vb.plot.calibration(vb.Calibration(("even", "uneven"), ranks, 127, 0))
+    figure = vb.plot.calibration(Calibration(("even", "uneven"), ranks, 127, 0))
     colours = [panel.lines[-1].get_color() for panel in figure.axes]
     assert colours == [style.BLUE, style.ORANGE]
     assert np.abs(figure.axes[0].lines[-1].get_ydata()).max() < 0.01

@@ -30,7 +30,7 @@ from vbppl.target.target import Target
 
 @pytree
 class ConditionalLaplace(Layered):
-    """Hyperparameters as in `vb.ConditionallyStructured`; all else by a Laplace approximation given these.
+    """Hyperparameters as in `vb.guides.ConditionallyStructured`; all else by a Laplace approximation given these.
 
     As INLA and TMB have it, but with an exact density: see `guides/layers/newton_step`. The blocks in which all else
     falls apart, given the hyperparameters, are found from the Hessian by the fit; where there are none, all are
@@ -68,7 +68,7 @@ class ConditionalLaplace(Layered):
         if not self.layers:
             raise ModelError(
                 "ConditionalLaplace finds its blocks on the way of a fit on fixed draws, and this is none.",
-                mend="Leave the method to vb.fit, or use vb.Structured or vb.FullRank by stochastic steps.",
+                mend="Leave the method to vb.fit, or use vb.guides.Structured or vb.FullRank by stochastic steps.",
             )
         psis = tuple(layer.init(target, start) for layer in self.layers)
         return {"base": np.zeros((2, target.dim), start.loc.dtype), "layers": jax.tree.map(np.asarray, psis)}

@@ -22,8 +22,8 @@ class Stochastic:
         many rows, one is often enough.
       sticking_the_landing: leave the score term out of the gradient, whose variance then vanishes
         where the guide equals the posterior.
-      objective: what is maximised: `vb.Elbo(...)`, `vb.ImportanceWeighted()`; None for the plain bound.
-      validation: `vb.Validation(model(rows kept back))`: ends the fit when their bound has stopped rising.
+      objective: what is maximised: `vb.inference.Elbo(...)`, `vb.inference.ImportanceWeighted()`; or the plain bound.
+      validation: `vb.inference.Validation(model(rows kept back))`: ends the fit when their bound has stopped rising.
       average: return the average of the last iterates, not the last one; where modules carry running statistics,
         which belong to the last iterate, it is the last one in any case.
       every: steps between two looks of progress and callback, at most 1,000.
@@ -51,10 +51,13 @@ class Stochastic:
             raise ValueError(f"every must lie between 1 and {CHUNK}, not {self.every}.")
         whole_number("draws", self.draws)
         of_kind(
-            "objective", self.objective, self.objective is None or hasattr(self.objective, "is_linear"), "vb.Elbo()"
+            "objective",
+            self.objective,
+            self.objective is None or hasattr(self.objective, "is_linear"),
+            "vb.inference.Elbo()",
         )
         known = self.validation is None or hasattr(self.validation, "model")
-        of_kind("validation", self.validation, known, "vb.Validation(model(rows kept back))")
+        of_kind("validation", self.validation, known, "vb.inference.Validation(model(rows kept back))")
         if self.steps is not None:
             whole_number("steps", self.steps)
         if self.optimizer is not None and not hasattr(self.optimizer, "update"):

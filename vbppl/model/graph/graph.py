@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from vbppl.core.programs.dependence import dependence
-from vbppl.core.tables import Table
+from vbppl.core.tables import Table, Tabled
 from vbppl.core.types import Shape
 from vbppl.model.arguments import name_of
 from vbppl.model.control_flow.chain import written_out
@@ -49,8 +49,8 @@ class Node:
     given: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Graph:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Graph(Tabled):
     """What depends on what. In a notebook it is a picture; printed, a table; and text for Mermaid and for Graphviz.
 
     Of more than 100 sites, of which nobody reads a picture, a notebook has the table; `svg` draws them when asked.
@@ -140,11 +140,6 @@ class Graph:
         """A line a site: its kind, its distribution, what it is computed from, and its plates."""
         rows = [(n.name, n.kind, n.distribution, ", ".join(n.given), ", ".join(n.plates)) for n in self.nodes]
         return Table(("site", "kind", "distribution", "given", "plates"), tuple(rows), align="<")
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         if len(self.nodes) > MOST:

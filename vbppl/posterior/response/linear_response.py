@@ -38,7 +38,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import latin_hypercube, whitened_draws
 from vbppl.core.programs.compiling import ByWork, in_batches
-from vbppl.core.tables import Table, number
+from vbppl.core.tables import Table, Tabled, number
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
@@ -61,8 +61,8 @@ def is_mean_field(guide: Guide) -> TypeGuard[MeanField]:
     return isinstance(guide, MeanField)
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearResponse:
+@dataclasses.dataclass(frozen=True, repr=False)
+class LinearResponse(Tabled):
     """Covariances of constrained quantities by linear response.
 
     Attributes:
@@ -98,13 +98,8 @@ class LinearResponse:
     def _unavailable(self) -> str:
         return f"linear response is not available: {self.reason}"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self._unavailable if self.reason else str(self.table)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 def linear_response(

@@ -38,7 +38,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import latin_hypercube, whitened_draws
 from vbppl.core.programs.compiling import in_batches
-from vbppl.core.tables import Table, labels, number
+from vbppl.core.tables import Table, Tabled, labels, number
 from vbppl.core.types import Array, PyTree
 from vbppl.distributions.constraints.scalar import Positive
 from vbppl.guides.base import Guide
@@ -60,8 +60,8 @@ TOLD = 0.1  # sds that are put into words
 PER_CENT = float(np.log(1.1))  # of a log scale: a prior that is a tenth wider
 
 
-@dataclasses.dataclass(frozen=True)
-class Sensitivity:
+@dataclasses.dataclass(frozen=True, repr=False)
+class Sensitivity(Tabled):
     """How far each quantity moves, in posterior sds, to first order; `(quantities,)` are in the order of `names`.
 
     Attributes:
@@ -124,14 +124,6 @@ class Sensitivity:
     def _farthest(self, move: np.ndarray) -> list[tuple[str, float]]:
         """The two quantities that move farthest, and by how much."""
         return [(self.names[i], float(move[i])) for i in np.argsort(-np.abs(move))[:2]]
-
-    def __str__(self) -> str:
-        return str(self.table)
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        return self.table._repr_html_()
 
 
 class Sensitive:

@@ -42,7 +42,7 @@ def check_copula(settings: Deterministic, dim: int, guide: Copula) -> None:
     elif correlations != "none":
         raise ModelError(
             f"the margins of a {type(guide.base).__name__} guide cannot be shaped on fixed draws.",
-            mend="Use vb.Copula(vb.FullRank()) or vb.Copula(vb.MeanField()); or method=vb.Stochastic().",
+            mend="Use vb.guides.Copula(vb.FullRank()) or vb.guides.Copula(vb.MeanField()); or method=vb.Stochastic().",
         )
 
 
