@@ -7,24 +7,26 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Literal, Never
+from typing import Any, Literal, Never
 
 from vbppl.core import devices
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
+from vbppl.core.watch import Watch
 from vbppl.data.source import mesh_of
 from vbppl.fitting.advice import Cause, advised, causes_of
 from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.escalate import escalate
-from vbppl.fitting.plan import AnyGuide, Method, Start, check_call, plan
+from vbppl.fitting.plan import AnyGuide, Method, Plan, Start, check_call, plan
 from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
 from vbppl.fitting.prepare import begun, explaining, judged, prepare, solved_from_prior
 from vbppl.fitting.progress import watching
 from vbppl.inference.initialization import InitializationError
-from vbppl.inference.solution import Progress
+from vbppl.inference.solution import Progress, Solution
 from vbppl.model.model import Model
 from vbppl.posterior.posterior import Posterior
+from vbppl.posterior.report import AnyReport
 from vbppl.target.target import Target
 
 
@@ -86,34 +88,43 @@ def fit(
     raw = raw_key(seed)
     with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)), devices.together():
         target = Target.of(model)
-        watch = dataclasses.replace(watch, agreed=devices.agreed if devices.spans_processes(mesh_of(target)) else None)
+        watch = _agreeing(watch, target)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
-        watch.doing("compiling")
         with explaining([target]):
             problem = prepare(planned, [target], [raw])
+            watch.doing("compiling")
             try:
                 (solution,) = planned.solve(problem, watch)
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
-        if watch.agreed:  # to the last bit, whatever their linear algebra
-            solution = dataclasses.replace(solution, phi=watch.agreed(solution.phi))
-        solution, report = judged(begun(solution), raw, watch)
-        causes: Sequence[Cause] = ()
-        watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer, to be bettered
-        try:
-            if precision == "auto":
-                problem, solution, report = refined(planned, problem, solution, report, model, watch)
-            with computing_in(getattr(problem, "precision", None)):
-                solution, report = escalate(planned, problem, solution, report, watch)
-                causes = causes_of(model, solution, report)
-        except KeyboardInterrupt:
-            if watch.agreed:
-                raise
-            solution = solution.noted("ended", "interrupted while a better answer was looked for")
+        solution, report = judged(begun(solution, watch), raw, watch)
+        solution, report, causes = _bettered(planned, problem, solution, report, watch, model, precision)
     calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
     posterior = in_session_precision(Posterior(solution, advised(report, causes), calls=calls), model)
     _warn(posterior, model, causes)
     return posterior
+
+
+def _agreeing(watch: Watch, target: Target) -> Watch:
+    """The watch by which several processes, where the data are spread over some, decide alike."""
+    return dataclasses.replace(watch, agreed=devices.agreed if devices.spans_processes(mesh_of(target)) else None)
+
+
+def _bettered(
+    planned: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch, model: Any, precision: str
+) -> tuple[Solution, AnyReport, Sequence[Cause]]:
+    """The answer that stands or a better one, its report, and what is wrong with the model where it is poor."""
+    watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer
+    try:
+        if precision == "auto":
+            problem, solution, report = refined(planned, problem, solution, report, model, watch)
+        with computing_in(getattr(problem, "precision", None)):
+            solution, report = escalate(planned, problem, solution, report, watch)
+            return solution, report, causes_of(model, solution, report)
+    except KeyboardInterrupt:
+        if watch.agreed:
+            raise
+        return solution.noted("ended", "interrupted while a better answer was looked for"), report, ()
 
 
 def _warn(posterior: Posterior, model: Model | Target, causes: Sequence[Cause]) -> None:

@@ -77,7 +77,7 @@ def fit_many(
     with watching(progress) as watch:
         where, given = circumstances(), {"guide": guide, "method": method}
         for solution, raw in zip(solved_side_by_side(models, guide, method, raws, watch), raws):
-            solution = solution if posteriors else begun(solution)
+            solution = solution if posteriors else begun(solution, watch)
             watch.doing(f"judging fit {len(posteriors) + 1:,} of {len(models):,}")
             call = call_of(fit_many, "[model]", raw, given, end="[0]")
             posteriors.append(Posterior(*judged(solution, raw, Watch()), calls=(where, *call)))

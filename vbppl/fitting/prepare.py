@@ -178,11 +178,13 @@ def _alike(one: Any, other: Any) -> bool:
     return jax.tree.map(np.shape, one) == jax.tree.map(np.shape, other)
 
 
-def begun(solution: Solution) -> Solution:
+def begun(solution: Solution, watch: Watch) -> Solution:
     """The solution, where there is one: who interrupts a fit before its first step is over interrupts all."""
     if solution.status.reason == "interrupted" and not solution.status.steps:
         raise KeyboardInterrupt
-    return solution
+    if not watch.agreed:
+        return solution
+    return dataclasses.replace(solution, phi=watch.agreed(solution.phi))  # several processes, to the last bit
 
 
 def judged(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
