@@ -15,6 +15,7 @@ from typing import Any
 import mpmath
 import numpy as np
 from mpmath import mp, mpf
+from scipy import stats
 
 import vbppl.distributions as dist
 
@@ -35,6 +36,8 @@ class Exact:
       mean, variance: formulas of the parameters.
       fixed: the numbers of the arguments that are counted, not measured: no derivative is asked in them.
       tied: those whose entries are tied, as on a simplex: no derivative in one entry is asked.
+      scipy: of the parameters, SciPy's member of the family, which draws are held against; where there is none, and of
+        vectors, what they follow stands in `tests/distributions/test_samplers.py`.
     """
 
     make: Callable[..., dist.Distribution]
@@ -46,6 +49,7 @@ class Exact:
     variance: Callable[..., Any] | None = None
     fixed: Sequence[int] = ()
     tied: Sequence[int] = ()
+    scipy: Callable[..., Any] | None = None
 
     def columns(self, dtype: Any) -> list[np.ndarray]:
         """The parameters and the values, each over all rows."""
@@ -156,7 +160,7 @@ def on_the_line(loc, scale):
     return [loc + scale * u for u in UNITS]
 
 
-def located(make, log_density, cdf, quantile, mean=None, variance=None):
+def located(make, theirs, log_density, cdf, quantile, mean=None, variance=None):
     """A family of location and scale, of its standard member."""
     return Exact(
         make,
@@ -166,6 +170,7 @@ def located(make, log_density, cdf, quantile, mean=None, variance=None):
         quantile and (lambda loc, scale, q: loc + scale * quantile(q)),
         None if mean is None else (lambda loc, scale: loc + scale * mean),
         None if variance is None else (lambda loc, scale: scale * scale * variance),
+        scipy=theirs,
     )
 
 
@@ -174,15 +179,17 @@ def log_t(df, u):
 
 
 REAL = {
-    "Normal": located(dist.Normal, normal, ndtr, ndtri, mpf(0), mpf(1)),
+    "Normal": located(dist.Normal, stats.norm, normal, ndtr, ndtri, mpf(0), mpf(1)),
     "Cauchy": located(
         dist.Cauchy,
+        stats.cauchy,
         lambda u: -log(pi) - log1p(u * u),
         lambda u: mpmath.atan2(1, -u) / pi,
         lambda q: -mpmath.cot(pi * q),
     ),
     "Laplace": located(
         dist.Laplace,
+        stats.laplace,
         lambda u: -abs(u) - log(2),
         lambda u: exp(u) / 2 if u < 0 else 1 - exp(-u) / 2,
         lambda q: log(2 * q) if q < 0.5 else -log(2 - 2 * q),
@@ -191,6 +198,7 @@ REAL = {
     ),
     "Logistic": located(
         dist.Logistic,
+        stats.logistic,
         lambda u: -abs(u) - 2 * log1p(exp(-abs(u))),
         sigmoid,
         lambda q: log(q / (1 - q)),
@@ -199,6 +207,7 @@ REAL = {
     ),
     "Gumbel": located(
         dist.Gumbel,
+        stats.gumbel_r,
         lambda u: -u - exp(-u),
         lambda u: exp(-exp(-u)) if u > -20 else mpf(0),
         lambda q: -log(-log(q)),
