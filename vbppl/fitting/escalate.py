@@ -1,7 +1,8 @@
 """What is tried where the report is poor and the guide was ours to choose: the ladder of `rungs/`.
 
 Where the starts disagreed, or nothing converged, draws of the prior are starts too. A series is one whatever else is
-tried, and given its hyperparameters has an answer of its own. Rows that no coordinates can move
+tried, and given its hyperparameters has an answer of its own. Sites whose priors have heavy tails are seen by their
+quantiles. Rows that no coordinates can move
 (decentred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
 coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where

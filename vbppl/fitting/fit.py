@@ -1,4 +1,4 @@
-"""`fit`: from a model to a posterior, in the five steps that every fit takes."""
+"""`fit`: from a model to a posterior, in the five steps that every fit takes: plan, prepare, solve, judge, escalate."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def fit(
       model: a function under `@vb.model`, applied to its arguments; or a bare density, `vb.density(log_density, dim)`.
       guide: "auto", "mean_field", "full_rank", "low_rank", "copula", a guide object (`vb.FullRank()`), or a function
         under `@vb.guide` applied to its arguments.
-      method: "auto": `vb.Deterministic()`, on fixed draws to the end, where the guide is Gaussian, all rows are shown
-        and no params are learnt, else `vb.Stochastic()`. Either can be given.
+      method: "auto": `vb.Deterministic()`, on fixed draws to the end, where there is a solver of that kind for the
+        guide, all rows are shown and no params are learnt, else `vb.Stochastic()`. Either can be given.
       seed: an int or a JAX key; the same seed gives the same bits on the same machine.
       batch_size: rows of a plate shown at each step: for the only plate, or by plates' names.
       start: where to begin: a posterior, whose guide's parameters, learnt params and networks are taken over where

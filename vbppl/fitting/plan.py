@@ -2,7 +2,7 @@
 
 A plan follows from types, shapes, the numbers that a user gave and one abstract run of the model. It evaluates and
 compiles nothing, so whatever can be refused without looking at data is refused here, at once. What needs a look at
-the data comes next, in `solve.prepare`.
+the data comes next, in `prepare.py`.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode,
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
 NOISE = 0.1  # nats by which rounding may move a log density
 DIVERGED = 1e12  # nats, or in unconstrained space
-TOO_COARSE = 0.25  # the same, beyond which no answer can be given in it
 COARSE = 0.05  # sds between a place and the next one that the dtype has
+TOO_COARSE = 0.25  # the same, beyond which no answer can be given in it
 POINTS, STEP = 64, 0.03  # draws that are looked at; how far on the way to the next one is looked again
 
 WENT_ON = ", so it went on in float64 (precision='session' leaves that out)"

@@ -7,7 +7,8 @@ the average curvature of a mean-field bound.
 
 What the solver tells against its solution (not converged, other modes) makes it poor whatever the draws say.
 
-A judge takes no more evaluations of the density than the fit has taken gradients, or than `CHEAP`.
+The draws that are weighed are no more than the gradients that the fit has taken, or than `CHEAP`; the bound itself, and
+linear response, draw besides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one compiled evaluation of a density: its value and gradient at many points.
 
-Everything outside the stochastic loop (starts, fits on fixed draws, bounds, report cards) asks this
-one program, always with the same shapes, so the model is traced and compiled once. Everything around it is
-linear algebra in float64 on the host.
+Outside the stochastic loop whoever needs value and gradient (starts, fits on fixed draws, weighed draws) asks this one
+program, always with the same shapes, so the model is traced and compiled once. Products with the Hessian, and a bound's
+own draws, are programs besides. Everything around them is linear algebra in float64 on the host.
 
 Fits advance side by side in *lanes*: several starts, both coordinates, many data sets. A lane is a
 fit's data and its coordinates; a request is a block of draws for each lane.

@@ -67,7 +67,7 @@ class FullRankClimb:
     def resume(self, state: State, fits: np.ndarray, noise: np.ndarray, look: Any, wanting: np.ndarray) -> Iterates:
         """The Gaussians as the next draws see them: they have been looked at, where these are the two sets together."""
         at = look.at.take(wanting)
-        # In one dimension two sets are the same one, so their union is none.
+        # In one dimension both sets are the same quantiles: their union is no new set, and a larger one is used.
         if look.draws == noise.shape[1] and self.work.dim > 1:
             return at
         return self._seen(state, fits, at.loc, at.factor, noise)
