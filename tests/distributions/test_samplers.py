@@ -14,11 +14,11 @@ import jax
 import numpy as np
 import pytest
 from exact import EXACT
-from quick import jit
 from scipy import stats
 
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.core.programs.compiling import compiler_options
 
 DRAWS = 100_000
 BOUND = np.sqrt(-0.5 * np.log(1e-6 / 2) / DRAWS)
@@ -173,7 +173,8 @@ NUMBERS |= {
 }
 
 
-@functools.partial(jit, static_argnums=0)
+# With care, as users' programs are: of so many draws the loops run for longer than they compile.
+@functools.partial(jax.jit, static_argnums=0, compiler_options=compiler_options())
 def draw(make, parameters, key):
     d = make(*parameters)
     draws = d.sample(key, (DRAWS,))
