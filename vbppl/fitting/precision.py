@@ -100,12 +100,15 @@ def limit_of(solution: Solution, report: Report) -> str:
     is_good = report.verdict in ("good", "corrected") and not (last_place > LARGE and target.data_size <= HEAVY)
     # A density that has been followed to infinity is rounded there too, but that is not what is wrong with it.
     sizes = np.abs(np.concatenate([z.ravel(), draws.log_p[np.isfinite(draws.log_p) & draws.own]]))
-    if len(z) < 2 or is_good or np.median(sizes) > DIVERGED or sizes[: z.size].max() > DIVERGED:
+    if len(z) < 2 or np.median(sizes) > DIVERGED or sizes[: z.size].max() > DIVERGED:
         return ""
     coarse = eps * np.abs(z).mean(axis=0) / np.maximum(z.std(axis=0), 1e-300)
-    if (worst := int(coarse.argmax())) >= 0 and coarse[worst] > COARSE:
+    # No report sees that draws have few places to lie at: density and guide are asked at these places alone.
+    if (worst := int(coarse.argmax())) >= 0 and coarse[worst] > (TOO_COARSE if is_good else COARSE):
         name, wide = coordinate_name(target, worst), f"{coarse[worst]:.2g}" if coarse[worst] < 100 else "over 100"
         return f"at {z[:, worst].mean():.4g} the places of {name} lie {wide} sd apart in {dtype}"
+    if is_good:
+        return ""
     # A draw and a point on the way to the next one, as the density sees them.
     beside = (z + STEP * (np.roll(z, 1, axis=0) - z)).astype(dtype).astype(np.float64)
     log_p, gradient = (np.split(each, 2) for each in evaluate(target, np.concatenate([z, beside])))
