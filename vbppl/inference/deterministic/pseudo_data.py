@@ -10,7 +10,8 @@ the site's values, and `g0` and `H0` those of its prior, `-(x - loc) / scale^2` 
     d = H0 - H,    y = x + (g - g0) / d.
 
 Of a multivariate normal all of these are blocks, `1 / scale^2` is the inverse of its covariance `T T'`, and what is
-told is bounded in each direction by the eigenvalues of `T' d T`, as `d scale^2` is of a number.
+told is bounded in each direction by the eigenvalues of `T' d T`, as `d scale^2` is of a number. One that is no larger
+than the rounding of `H0 - H` says nothing.
 
 It is not learnt: by the bound, pseudo-data would rather fit its draws. Sites are gone through from the last to the
 first, each seen centred and those behind it by their pseudo-data already: what these then tell of it is what is left
@@ -103,7 +104,7 @@ def by_rule(lanes: Batch, targets: Sequence[Target], x: np.ndarray) -> tuple[np.
         if 0 not in slot.told[1]:  # else vectors are too long to be told anything
             step = STEP * np.exp(log_sd[:, part]).reshape(site.value.shape)
             gradient, hessian = _slopes(Batch(lanes.density, lanes.fits, rows), z, part, step)
-        y, d, place, narrowed = _told(site, gradient, hessian)
+        y, d, place, narrowed = _told(site, gradient, hessian, float(np.finfo(lanes.density.dtype).eps))
         z[:, part] = place.reshape(len(z), -1)
         log_sd[:, part] = _log_sd(narrowed, log_sd[:, part].reshape(site.value.shape))
         for lane, own in enumerate(seen):
@@ -112,7 +113,7 @@ def by_rule(lanes: Batch, targets: Sequence[Target], x: np.ndarray) -> tuple[np.
     return np.stack([layout.packed(each) for each in seen]), np.concatenate([z, log_sd], axis=1)
 
 
-def _told(site: Prior, gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.ndarray, ...]:
+def _told(site: Prior, gradient: np.ndarray, hessian: np.ndarray, eps: float) -> tuple[np.ndarray, ...]:
     """Pseudo-data and a factor of their precisions; the place in these coordinates, and its derivative by the value."""
     diagonal = np.diagonal(site.scale, axis1=-2, axis2=-1)
     singular = (diagonal == 0).any(axis=-1)[..., None, None]  # in 32 bits; such a place is none
@@ -120,7 +121,11 @@ def _told(site: Prior, gradient: np.ndarray, hessian: np.ndarray) -> tuple[np.nd
     told = _transposed(scale) @ (site.curvature - hessian) @ scale
     known = np.isfinite(told).all(axis=(-2, -1), keepdims=True)  # what is not a number is nothing
     told, axes = np.linalg.eigh(np.where(known, told + _transposed(told), 0.0) / 2)
-    told = np.where(told >= LEAST, np.minimum(told, MOST), 0.0)
+    # Entries of H0 and H are off by eps of their sizes, so by Weyl's inequality no eigenvalue of `T' (H0 - H) T` is by
+    # more than eps || |T|' (|H0| + |H|) |T| ||, which is far from small where a prior is narrow in one direction.
+    sizes = _transposed(np.abs(scale)) @ (np.abs(site.curvature) + np.abs(hessian)) @ np.abs(scale)
+    least = np.maximum(LEAST, eps * np.linalg.norm(sizes, axis=(-2, -1)))[..., None]
+    told = np.where(told >= least, np.minimum(told, MOST), 0.0)
     rows, columns = np.sqrt(told)[..., None] * _transposed(axes), scale @ axes
     away = _times(_transposed(columns), gradient - site.slope)
     away = np.where(told > 0, away / np.where(told > 0, told, 1.0), 0.0)
