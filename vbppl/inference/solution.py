@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,12 +88,29 @@ class Searched:
       starts: from how many starts.
       spread: by how many nats the bounds at their ends differ.
       held: those that were met, and have a component of the guide for their own.
+      orders: how many modes equal the fitted one but for the order of exchangeable parts, itself among them.
+      exchangeable: the sites that have these parts.
     """
 
     found: tuple[Mode, ...]
     starts: int = static()
     spread: float = static()
     held: tuple[Mode, ...] = ()
+    orders: int = static(default=1)
+    exchangeable: tuple[str, ...] = static(default=())
+
+    @property
+    def one_of(self) -> str:
+        """What a verdict is said of, where there are equal modes beside the fitted one."""
+        if self.orders == 1:
+            return ""
+        sites = ", ".join(self.exchangeable)
+        return f" for one of {self.orders:,} equal modes, which differ in the order of {sites} alone"
+
+    def of_all(self, log_evidence: float) -> str:
+        """The log evidence of all equal modes, after that of the fitted one."""
+        every = log_evidence + math.log(self.orders)
+        return f" here, {every:.3f} of all {self.orders:,} modes" if self.orders > 1 else ""
 
     def __str__(self) -> str:
         return f"restarts: {self.starts}, their bounds within {self.spread:.2g} nats" if self.starts > 1 else ""
@@ -119,6 +137,11 @@ class NotSearched:
         return ()
 
     held = found
+    one_of = ""
+
+    def of_all(self, log_evidence: float) -> str:
+        """Nothing is known of others."""
+        return ""
 
     def __str__(self) -> str:
         return f"other modes were not looked for: {self.why}"

@@ -198,7 +198,7 @@ class Report:
         ]
 
     def _verdict_line(self) -> str:
-        line = f"verdict: {self.verdict}"
+        line = f"verdict: {self.verdict}{self.other_modes.one_of}"
         if isinstance(self.other_modes, NotSearched):
             line += f" as far as was looked ({self.other_modes})"
         for first in self.reasons[:1]:
@@ -226,7 +226,7 @@ class Report:
             )
         loss, evidence = max(self.log_evidence - self.elbo.value, 0.0), "log evidence unknown"
         if np.isfinite(self.log_evidence):
-            evidence = f"log evidence {self.log_evidence:.3f}"
+            evidence = f"log evidence {self.log_evidence:.3f}{self.other_modes.of_all(self.log_evidence)}"
             evidence += f": the guide is {loss:.2f} nats from the posterior (KL)" if np.isfinite(loss) else ""
         lines.append(f"ELBO {self.elbo} nats, {evidence}" + (f"; {self.gap}" if self.gap is not None else ""))
         if len(self.draws):

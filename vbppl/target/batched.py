@@ -37,14 +37,18 @@ BUFFER = 2**22  # numbers that a call's points may hold
 ROWS = 16  # kinds of coordinates that one call can take
 TOGETHER = 2**18  # numbers of many data sets that are looked at together
 HEAVY = 10**6  # numbers in the data, above which intermediate values of a whole block fill the memory
+TABLES = 2**18  # numbers summed over in a block, beside which its intermediate values do not fit a cache
 ROOM = 2**29  # numbers that the intermediate values of a block may hold on an accelerator
 
 
-def points_side_by_side(data_size: int, accelerated: bool) -> int:
-    """How many points are evaluated together: what fits a processor's cache, or what fills an accelerator."""
+def points_side_by_side(data_size: int, accelerated: bool, tables: int = 0) -> int:
+    """How many points are evaluated together: what fits a processor's cache, or what fills an accelerator.
+
+    Data are read once for all points, but `tables` over which rows sum are a point's own.
+    """
     if accelerated:
         return 1 << int(np.log2(np.clip(ROOM // max(data_size, 1), 1, CALL)))
-    return BLOCK // 8 if data_size > HEAVY else BLOCK
+    return BLOCK // 8 if data_size > HEAVY else 1 << int(np.log2(np.clip(TABLES // max(tables, 1), BLOCK // 8, BLOCK)))
 
 
 def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +87,9 @@ class Density:
         self._leaves, self._mesh = tuple(leaves), mesh
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
         accelerated = on_accelerator()
-        self._side_by_side = points_side_by_side(target.data_size, accelerated and not self._many)
+        self._side_by_side = points_side_by_side(
+            target.data_size, accelerated and not self._many, target.layout.tables_of_rows
+        )
         work = self._side_by_side * (target.data_size + target.dim)
         room, most = (ROOM, MANY_CALL // self._side_by_side) if accelerated else (TOGETHER, 16)
         self._group = int(np.clip(room // work, 1, most)) if self._many else 0

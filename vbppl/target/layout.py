@@ -92,7 +92,7 @@ class Layout:
     the quantiles of their priors; `data_plates` are the plates around
     each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the latent and
     deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed over in all
-    rows.
+    rows, those of scans included, `tables_of_rows` without these.
     """
 
     slots: tuple[Slot, ...]
@@ -109,6 +109,7 @@ class Layout:
     summed: tuple[str, ...] = ()
     completed: tuple[str, ...] = ()
     tables: int = 0
+    tables_of_rows: int = 0
 
     @classmethod
     def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
@@ -135,6 +136,7 @@ class Layout:
             summed=tuple(s.name for s in summed),
             completed=tuple(s.name for s in told),
             tables=sum(s.values_summed for s in summed),
+            tables_of_rows=sum(s.values_summed for s in summed if not s.steps),
         )
 
     def in_coordinates(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Coordinates]:

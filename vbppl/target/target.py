@@ -261,6 +261,11 @@ def model_of(target: Any) -> Model:
     return target.model
 
 
+def has_model(target: Any) -> bool:
+    """Does it belong to a model, rather than to a plain function?"""
+    return not is_plain(target.model)
+
+
 # What is said of every target, whether it is seen through a layer or not, is a function of it.
 
 

@@ -9,8 +9,8 @@ finite only shortens the step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Generator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -84,6 +84,10 @@ class Minima(NamedTuple):
         return self._replace(stuck=stuck, steps=steps, changes=changes)
 
 
+# Each step's `Minima`; what is sent back are lanes to leave where they are.
+Steps: TypeAlias = Generator[Minima, np.ndarray | None, None]
+
+
 def put(array: np.ndarray, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """A copy with other rows in some lanes."""
     array = array.copy()
@@ -113,7 +117,7 @@ def descend(
     tolerance: float,
     iterations: int,
     longest: Callable[[np.ndarray, np.ndarray], np.ndarray],
-) -> Iterator[Minima]:
+) -> Steps:
     """Minimise `function` from each row of `x`, `(lanes, n)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
@@ -122,7 +126,8 @@ def descend(
       longest: the largest multiple of a direction that is safe to try at a point, `(k,)`.
 
     Yields:
-      where the searches stand, once for each step and once at the end, where none is `going` any more.
+      where the searches stand, once for each step and once at the end, where none is `going` any more. Lanes that are
+      sent back in answer are left where they are.
     """
     at = Minima.at(x, *function(x, np.arange(len(x))))
     for _ in range(iterations):
@@ -131,9 +136,10 @@ def descend(
             break
         direction = at.newton(at.gradient[lanes], metric(at.x[lanes]), lanes)
         at = at._replace(decrement=put(at.decrement, lanes, -np.sum(at.gradient[lanes] * direction, axis=1) / 2))
-        yield at
+        left = yield at
         # A start that is not finite has no decrement to speak of, whatever the formula gives.
         going = ~((at.decrement[lanes] <= tolerance) & np.isfinite(at.value[lanes]))
+        going &= ~np.isin(lanes, [] if left is None else left)
         lanes, direction = lanes[going], direction[going]
         limit = longest(at.x[lanes], direction)
         found, *there = _line_search(function, at, lanes, direction, rounding(at.value[lanes]), limit)

@@ -45,7 +45,7 @@ def begin_at_prior(
         return before.noted("starts", f"{said}, and led to no higher bound"), report
     text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"
     if isinstance(searched, Searched):
-        modes = Searched((), searched.starts + BLOCK, searched.spread)
+        modes = dataclasses.replace(searched, found=(), starts=searched.starts + BLOCK)
         modes = searched_both(modes, after.other_modes)
         after = dataclasses.replace(after, other_modes=modes, status=together(after, [before]))
     return after.noted("starts", text), card.beside(after)

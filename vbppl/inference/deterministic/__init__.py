@@ -8,6 +8,7 @@ last one back, and return the one they end with.
     state         where the fits stand, a value with a row for each, and what it leaves behind
     mean_field    the mean-field bound on fixed draws, by L-BFGS and, where this gives up, by Newton's method
     full_rank     the full-rank bound, by natural-gradient steps
+    relabelling   modes that differ only in the order of exchangeable parts, which are one
     restarts      several starts in each of the coordinates; which of their ends are other modes
     pseudo_data   a further choice of coordinates, by a rule at the best of these ends
     fixed_draws   the solvers of these two guides, and the loop that gives them more draws while these matter

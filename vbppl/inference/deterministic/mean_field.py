@@ -22,6 +22,8 @@ from vbppl.target.target import Target, in_coordinates
 STEPS = 300
 WHITENED_DIM = 64  # up to here there are at least two draws a dimension, so that their second moment is exact
 NARROWINGS = 6
+RIVAL = 10.0  # nats below the best, within which an end matters
+PROMISED = 10.0  # times what a lane promises to gain, which it is believed to gain at most
 
 
 def fewest(work: Work) -> int:
@@ -54,7 +56,7 @@ def narrowed(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return x
 
 
-def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) -> Iterator[lbfgs.Minima]:
+def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) -> lbfgs.Steps:
     """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
     # No standard deviation grows or shrinks by more than e^2 in one step.
     longest = lbfgs.no_longer_than(2.0, slice(x.shape[1] // 2, None))
@@ -62,9 +64,9 @@ def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) ->
 
 
 def descended(
-    state: State, lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float
+    state: State, lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float, is_dear: bool = False
 ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
-    """The same as a stage: a fit stands where the best of its lanes does."""
+    """The same as a stage: a fit stands where the best of its lanes does; where `is_dear`, hopeless ones are left."""
     steps = descend(lanes, x, noise, tolerance)
     at = next(steps)
     while len(at.going):
@@ -74,8 +76,17 @@ def descended(
         best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(lanes.fits == f) for f in fits)])
         state = state.put(fits, x=at.x[best], coordinates=lanes.coordinates[best]).with_bounds(fits, -at.value[best])
         yield state
-        at = next(steps)
+        at = steps.send(_hopeless(lanes, at) if is_dear else None)
     return state, at
+
+
+def _hopeless(lanes: Batch, at: lbfgs.Minima) -> np.ndarray:
+    """Lanes far below one of the same fit that has ended, which promise little beside that."""
+    ended = np.full(int(lanes.fits.max()) + 1, np.inf)
+    done = np.setdiff1d(np.arange(len(lanes)), at.going)
+    np.minimum.at(ended, lanes.fits[done], np.where(np.isfinite(at.value[done]), at.value[done], np.inf))
+    reached = at.value[at.going] - PROMISED * at.decrement[at.going]
+    return at.going[reached > ended[lanes.fits[at.going]] + RIVAL]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Where a fit on fixed draws begins: several starts, in each of the coordinates, all of them side by side.
 
 Each goes most of the way to its optimum of the mean-field bound; the highest is kept. The ends of the others are
-looked at once more: those that lie far off, with a valley between, are other modes.
+looked at once more: those that lie far off, with a valley between, are other modes; but not those that differ only in
+the order of exchangeable parts (`relabelling`).
 
 From the optimum a full-rank fit restarts once more with the same means, four times as wide and as narrow (`widths`): of
 two scales, one inside the other, a Gaussian fits either, and in ten dims and more draws of one never meet the other.
@@ -10,6 +11,7 @@ two scales, one inside the other, a Gaussian fits either, and in ten dims and mo
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Generator
 from typing import Any
@@ -23,15 +25,16 @@ from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.guides.gaussian import START_SD
 from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
+from vbppl.inference.deterministic.relabelling import exchangeable, in_better_order, relabelled
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import Mode, Note, NotSearched, Searched
 from vbppl.target.batched import HEAVY, Batch
+from vbppl.target.target import in_coordinates
 
 STARTS = 3
 FIRST = 1e-2  # nats to gain that decide between starts and coordinates no more
 SAME_MODE = 4.0  # sds
-RIVAL = 10.0  # nats
 VALLEY = 0.1  # nats that the bound falls between two modes
 SHARES = np.linspace(0, 1, 9)[1:-1, None]  # where between two modes a valley is looked for
 WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent begins anew
@@ -56,17 +59,50 @@ def restarts(work: Work, state: State) -> Stage:
     lanes = every.take(np.repeat(np.arange(len(every)), each))
     noise = work.noise(lanes.fits, mean_field.fewest(work))
     x = mean_field.narrowed(lanes, starts.reshape(len(lanes), 2 * work.dim), noise)
-    state, at = yield from mean_field.descended(state, lanes, x, noise, FIRST)
+    state, at = yield from mean_field.descended(state, lanes, x, noise, FIRST, work.is_dear)
     shape = (count, len(coordinates), each)
     value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(shape)
     ends = at.x.reshape(*shape, -1)
+    if problem.start is None and not _is_heavy(work) and problem.targets[0].layout.summed:
+        state, ends, value = yield from _in_better_order(work, state, ends, value)
     for fit in range(count):
-        option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), shape[1:]))
+        option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), value.shape[1:]))
         state = state.put(np.array([fit]), x=ends[fit, option, start], coordinates=coordinates[option])
         searched = _searched(work, state, fit, ends[fit, option], value[fit, option], start)
         notes = _notes(work, fit, option, -value[fit].min(axis=1), searched)
         state = state.with_modes(fit, searched).with_notes(fit, *notes)
     return state
+
+
+def _in_better_order(
+    work: Work, state: State, ends: np.ndarray, value: np.ndarray
+) -> Generator[State, None, tuple[State, np.ndarray, np.ndarray]]:
+    """One more of the ends, `(fits, coordinates, starts, 2 dim)`, where another order of parts lifts the best."""
+    begun = {}
+    for fit in range(len(ends)):
+        option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), value.shape[1:]))
+        end, coordinates = ends[fit, option, start], work.problem.coordinates[option]
+        target = in_coordinates(work.problem.targets[fit], coordinates)
+        lane = Batch(work.density, np.array([fit]), coordinates[None])
+        loc = in_better_order(target, lambda z, lane=lane: _of_one(lane, z), end[: work.dim])
+        if loc is not None:
+            begun[fit] = option, np.concatenate([loc, end[work.dim :]])
+    if not begun:
+        return state, ends, value
+    fits, (options, x) = np.array([*begun]), map(np.array, zip(*begun.values()))
+    lanes = Batch(work.density, fits, work.problem.coordinates[options])
+    noise = work.noise(fits, mean_field.fewest(work))
+    state, at = yield from mean_field.descended(state, lanes, mean_field.narrowed(lanes, x, noise), noise, FIRST)
+    ends = np.concatenate([ends, ends[:, :, :1]], axis=2)
+    value = np.concatenate([value, np.full_like(value[:, :, :1], np.inf)], axis=2)
+    ends[fits, options, -1], value[fits, options, -1] = at.x, np.where(np.isfinite(at.value), at.value, np.inf)
+    return state, ends, value
+
+
+def _of_one(lane: Batch, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log densities and gradients at the points `z`, `(n, dim)`, of one lane."""
+    log_p, gradient = lane(z[None])
+    return log_p[0], gradient[0]
 
 
 def _check_found(work: Work, lanes: Batch, points: np.ndarray, found: np.ndarray) -> None:
@@ -92,13 +128,49 @@ def _searched(
     if _is_heavy(work):
         return NotSearched(f"data of more than {HEAVY:,} numbers get one start")
 
+    ends, orders, sites = _in_one_order(work, state, fit, ends.reshape(len(ends), 2, -1), value, best)
+
     def valley(other: int) -> float:
-        x = SHARES * ends[other] + (1 - SHARES) * ends[best]
+        x = (SHARES[..., None] * ends[other] + (1 - SHARES[..., None]) * ends[best]).reshape(len(SHARES), -1)
         lanes = work.batch(state, np.full(len(x), fit))
         noise = work.noise(lanes.fits, mean_field.fewest(work))
         return mean_field.negated_bound(lanes, noise)(x, np.arange(len(x)))[0].max() - value[other]
 
-    return compare(ends.reshape(len(ends), 2, -1), value, best, valley)
+    found = compare(ends, value, best, valley)
+    return dataclasses.replace(found, orders=orders, exchangeable=sites)
+
+
+def _in_one_order(
+    work: Work, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int
+) -> tuple[np.ndarray, int, tuple[str, ...]]:
+    """The ends, `(starts, 2, dim)`, in the order of parts of the best; how many equal orders there are; what sites."""
+    target, lane = in_coordinates(work.problem.targets[fit], state.coordinates[fit]), work.batch(state, np.array([fit]))
+    ends, orders, sites = ends.copy(), 1, ()
+
+    def density(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _of_one(lane, z)
+
+    def is_near(log_sd: np.ndarray, loc: np.ndarray) -> bool:
+        return away(ends[best], np.stack([loc, log_sd])) <= SAME_MODE
+
+    about = target, density, work.problem.raw_keys[fit], ends[best, 0]
+    for other in _rivals(ends, value, best):
+        found = relabelled(*about, ends[other, 0], functools.partial(is_near, ends[other, 1]))
+        if found is not None:
+            ends[other, 0] = found.loc
+            orders, sites = max((orders, sites), (found.orders, found.sites))
+    if orders == 1:
+        orders, sites = exchangeable(*about, functools.partial(is_near, ends[best, 1]))
+    return ends, orders, sites
+
+
+def _rivals(ends: np.ndarray, value: np.ndarray, best: int) -> list[int]:
+    """Which ends lie far from the best, at bounds that matter beside it."""
+    return [
+        int(other)
+        for other in np.flatnonzero(np.isfinite(value) & (np.arange(len(ends)) != best))
+        if away(ends[best], ends[other]) > SAME_MODE and value[other] - value[best] < mean_field.RIVAL
+    ]
 
 
 def compare(ends: np.ndarray, value: np.ndarray, best: int, valley: Callable[[int], float]) -> Searched:
@@ -110,12 +182,7 @@ def compare(ends: np.ndarray, value: np.ndarray, best: int, valley: Callable[[in
       best: the end that is kept.
       valley: by how many nats the bound falls below another end on the way there from the best.
     """
-    reached = np.isfinite(value)
-    far = [
-        int(other)
-        for other in np.flatnonzero(reached & (np.arange(len(ends)) != best))
-        if away(ends[best], ends[other]) > SAME_MODE and value[other] - value[best] < RIVAL
-    ]
+    reached, far = np.isfinite(value), _rivals(ends, value, best)
     found = []
     for other in far:
         # A mode that two searches have met is told once, where the better of them ended.

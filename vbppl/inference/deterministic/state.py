@@ -21,6 +21,8 @@ from vbppl.target.batched import Batch, Density
 from vbppl.target.target import in_coordinates
 
 FEWEST, MOST = 32, 2048  # draws
+FEW = 8  # draws to begin with where they are dear
+DEAR = 50_000  # numbers in the data, above which a gradient is dear
 LITTLE = 1e-3  # nats to gain: 0.045 sds
 CUT = {"interrupted": "interrupted: not converged", "deadline": "out of time: not converged"}
 
@@ -139,8 +141,13 @@ class Work:
         return Batch(self.density, fits, state.coordinates[fits])
 
     def fewest(self, least: int) -> int:
-        """How many draws to begin with: those asked for, else enough, and no fewer than `least`."""
-        return self.problem.settings.draws or max(FEWEST, least)
+        """How many draws to begin with: those asked for, else enough, and no fewer than `least`; 0 says nothing."""
+        return self.problem.settings.draws or max(FEW if self.is_dear and least else FEWEST, least)
+
+    @property
+    def is_dear(self) -> bool:
+        """Does a gradient cost so much that a fit begins with few draws, and leaves a hopeless start?"""
+        return self.problem.targets[0].data_size > DEAR
 
     def phi(self, state: State, fit: int) -> np.ndarray:
         """The parameters of the guide of a fit."""

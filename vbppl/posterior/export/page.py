@@ -100,7 +100,8 @@ def _verdict(posterior: Posterior) -> Iterator[str]:
         yield spaced(str(report).splitlines())
         return
     looked = f"as far as was looked ({report.other_modes})" if isinstance(report.other_modes, NotSearched) else ""
-    yield f"<p>{badge(f'verdict: {report.verdict}', COLOURS[report.verdict])} {_text(looked)}</p>"
+    word = badge(f"verdict: {report.verdict}", COLOURS[report.verdict])
+    yield f"<p>{word} {_text(report.other_modes.one_of + looked)}</p>"
     if report.reasons:
         yield f"<p>{_text('; '.join(report.reasons))}.</p>"
     rest = report.lines()[1:]

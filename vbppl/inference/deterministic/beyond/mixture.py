@@ -286,6 +286,10 @@ def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched
     places = [mode for mode in searched.found if mode.factor is None]
     held = tuple(mode for mode in places if is_held(mode))
     left = tuple(mode for mode in places if not is_held(mode) and mode.lower < -np.log(NEGLIGIBLE))
+    apart = [end for end in ends if away(ends[0], end) > SAME_MODE]
+    if searched.orders > 1 and apart:  # it may be several of the equal modes that the guide holds, or not all
+        held = (*held, Mode(0.0, away(ends[0], apart[0]), apart[0]))
+        searched = dataclasses.replace(searched, orders=1, exchangeable=())
     return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
 
 
