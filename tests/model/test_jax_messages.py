@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -798,6 +799,87 @@ a site's name must be a non-empty string, not 3.
 )
 def a_plate_whose_name_comes_second():
     run(lambda: vb.plate(3, "rows"))
+
+
+@told(
+    """
+a list stands where an array is meant, after site 'a'.
+  FILE:LINE: vb.sample("y", dist.Normal(x * vb.sample("a", dist.Normal(0.0, 1.0)), 1.0))
+  unsupported operand type(s) for *: 'list' and 'DynamicJaxprTracer'
+  To mend it: Pass an array, my_model(np.asarray(x)), which is data too; or write jnp.asarray(x) in the line.
+"""
+)
+def a_list_times_a_site():
+    @vb.model
+    def model(x):
+        vb.sample("y", dist.Normal(x * vb.sample("a", dist.Normal(0.0, 1.0)), 1.0))
+
+    model([0.0, 1.0]).shapes()
+
+
+@told(
+    """
+a list stands where an array is meant.
+  FILE:LINE: with vb.plate("row", x.shape[0]):
+  'list' object has no attribute 'shape'
+  To mend it: Pass an array, my_model(np.asarray(x)), which is data too; or write jnp.asarray(x) in the line.
+"""
+)
+def a_list_without_a_shape():
+    @vb.model
+    def model(x):
+        with vb.plate("row", x.shape[0]):
+            vb.sample("y", dist.Normal(0.0, 1.0), obs=x)
+
+    model([0.0, 1.0]).shapes()
+
+
+@told(
+    """
+the module math met a value that has no number yet, after site 'a'.
+  FILE:LINE: vb.sample("y", dist.Normal(0.0, math.exp(a)))
+  To mend it: Use jax.numpy: jnp.exp(x) for math.exp(x).
+"""
+)
+def pythons_exponential():
+    @vb.model
+    def model():
+        a = vb.sample("a", dist.Normal(0.0, 1.0))
+        vb.sample("y", dist.Normal(0.0, math.exp(a)))
+
+    model().shapes()
+
+
+@told(
+    """
+NumPy met a value that has no number yet, after site 'a'.
+  FILE:LINE: loc[0] = vb.sample("a", dist.Normal(0.0, 1.0))
+  To mend it: Begin with a jnp.zeros(n). Write x = x.at[i].set(value), which gives a new array; or build it by \
+jnp.stack or jnp.where.
+"""
+)
+def a_site_put_into_an_array_of_numpy():
+    @vb.model
+    def model():
+        loc = np.zeros(2)
+        loc[0] = vb.sample("a", dist.Normal(0.0, 1.0))
+        vb.sample("y", dist.Normal(loc, 1.0))
+
+    model().shapes()
+
+
+@told(
+    """
+part(...) was applied inside of a model but never run, so its sites are lost.
+  To mend it: State it as a part, vb.sample("part", part(...)); or call a plain function, without @vb.model.
+"""
+)
+def a_model_called_as_a_function_in_another():
+    @vb.model
+    def part(x):
+        return vb.sample("y", dist.Normal(x, 1.0))
+
+    vb.model(lambda: part(vb.sample("x", dist.Normal(0.0, 1.0))))().shapes()
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

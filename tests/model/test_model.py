@@ -96,11 +96,11 @@ def test_wrong_arguments_fail_at_once(args, kwargs):
 
 def test_the_table_of_shapes():
     table = """
-site    kind      distribution  batch  event  plates
-mu      latent    Normal        ()     ()
+site    kind      distribution  support  batch  event  plates
+mu      latent    Normal        real     ()     ()
 school  plate     3 rows
-theta   latent    Normal        (3,)   ()     school[3]@-1
-y       observed  Normal        (3,)   ()     school[3]@-1
+theta   latent    Normal        real     (3,)   ()     school[3]@-1
+y       observed  Normal        real     (3,)   ()     school[3]@-1
 """
     assert str(eight_schools(SIGMA, y=Y).shapes()) == repr(eight_schools(SIGMA, y=Y).shapes()) == table.strip()
 
@@ -327,6 +327,55 @@ def test_a_partial_is_a_function_too():
     model = vb.model(functools.partial(schools, vb, dist))
     assert repr(model(SIGMA)) == "schools(float64[3])"
     assert set(model(SIGMA).sample(1)) == {"mu", "theta", "y"}
+
+
+def test_a_model_that_is_made_a_model_again_is_the_same():
+    once = eight_schools(SIGMA, y=Y).log_joint(VALUES)
+    # A partial of a decorated function, a whole one too, and a decorated one decorated again. What is closed over is of
+    # this precision alone: JAX converts an array once, by its identity.
+    sigma, y = SIGMA.copy(), Y.copy()
+    partial, whole = functools.partial(eight_schools, sigma), functools.partial(eight_schools, sigma, y=y)
+    for again in (vb.model(partial)(y=y), vb.model(whole)(), vb.model(eight_schools)(sigma, y=y)):
+        assert again.log_joint(VALUES) == once
+
+
+def test_a_model_applied_in_another_may_be_changed_asked_or_stated_before_it_is_forgotten():
+    @vb.model
+    def part(x):
+        return vb.sample("y", dist.Normal(x, 1.0))
+
+    @vb.model
+    def whole():
+        vb.factor("elsewhere", part(1.0).log_joint({"y": 3.0}))
+        inside = part(2.0)
+
+        def step(carry, x):
+            return carry + vb.sample("part", inside), x
+
+        vb.sample("changed", part(0.0).condition(y=2.0))
+        vb.scan(step, 0.0, np.arange(3.0))
+
+    assert set(whole().sample(1)) == {"changed/y", "part/y"}
+    # log N(3 | 1, 1) + log N(2 | 0, 1) + 3 log N(2 | 2, 1)
+    values = {"part/y": np.full(3, 2.0)}
+    np.testing.assert_allclose(whole().log_joint(values), -4.0 - 2.5 * np.log(2 * np.pi), rtol=1e-6)
+
+
+def test_the_table_of_shapes_has_the_log_density_of_each_site(x64):
+    model = eight_schools(SIGMA, y=Y)
+    found = {row[0]: float(row[-1]) for row in model.shapes(at=VALUES).rows if row[0] != "school"}
+    right = {
+        "mu": st.norm(0, 5).logpdf(1.0),
+        "theta": st.norm(1.0, 2.0).logpdf(VALUES["theta"]).sum(),
+        "y": st.norm(VALUES["theta"], SIGMA).logpdf(Y).sum(),
+    }
+    assert found == pytest.approx(right, rel=5e-4)  # four digits are shown
+    drawn = {name: value[0] for name, value in model.sample(1, seed=3).items() if name != "y"}
+    assert model.shapes(at=3).rows == model.shapes(at=drawn).rows
+    with pytest.raises(ModelError, match="^site 'theta': no value was given"):
+        model.shapes(at={"mu": 1.0})
+    with pytest.raises(ModelError, match="has no site 'nu'"):
+        model.shapes(at={**VALUES, "nu": 1.0})
 
 
 def test_models_are_pytrees():

@@ -14,7 +14,8 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
-from vbppl.model.trace import abstract_sites, initial_params
+from vbppl.model.evaluation.starts import initial_params
+from vbppl.model.trace import abstract_sites
 from vbppl.target import guide_program
 from vbppl.target.density import made_params
 from vbppl.target.pullback import Pullback

@@ -26,6 +26,13 @@ TOO_LARGE = "Number ids by np.unique(ids, return_inverse=True), pass counts and 
 COUNT = "Count outside the model, and pass the number: my_model(k, n=len(np.unique(k)))."
 SIZE = "Compute sizes outside the model, and pass them as ints: my_model(k, n=int(k.max()) + 1)."
 
+IN_PLACE = "Write x = x.at[i].set(value), which gives a new array; or build it by jnp.stack or jnp.where."
+LISTS = re.compile(
+    r"'(list|tuple)' and '|and '(list|tuple)'$|got <class '(list|tuple)'>|non-tuple sequence|multiply sequence"
+    r"|concatenate (list|tuple) \(not \"(?!str|list|tuple)|(list|tuple) indices must be integers or slices, not (?!str)"
+    r"|'(list|tuple)' object has no attribute '(shape|ndim|dtype|size|T|sum|mean|std|var|min|max|astype|reshape|at)'$"
+)
+
 # What is met in the text of an error, or in the line; what it means, with what was found; how to mend it.
 MEANINGS = (
     (r"unhashable type: '\w*Tracer", "a set or a dictionary met a value that has no number yet", COUNT),
@@ -44,6 +51,7 @@ MEANINGS = (
         "arrays of the shapes {} do not broadcast",
         "Make them equal from the right, or add a dimension of length 1: x[:, None].",
     ),
+    (r"immutable and do not support in-place", "an array was assigned to in place", IN_PLACE),
     (r"Indexer must have integer", "an index holds floats", "Make it whole: a[g.astype(int)]."),
     (
         r"string indexing|indexing.*'(\w+)'",
@@ -88,7 +96,10 @@ def in_plain_words(error: Exception, after: str | None) -> ModelError | None:
     """What an error of JAX or NumPy means that was raised in a model after the site `after`; None for others."""
     where = f", after site '{after}'" if after else ""
     line, text = own_line(error), str(error).strip().partition("\n")[0]
-    if isinstance(error, NO_NUMBER):
+    if isinstance(error, (TypeError, AttributeError)) and LISTS.search(text):
+        mend = "Pass an array, my_model(np.asarray(x)), which is data too; or write jnp.asarray(x) in the line."
+        return ModelError(f"a list stands where an array is meant{where}.", details=f"{line}\n{text}", mend=mend)
+    if isinstance(error, NO_NUMBER) or (type(error) is ValueError and isinstance(error.__cause__, NO_NUMBER)):
         what, mend = _no_number(error, line)
         return ModelError(f"{what} met a value that has no number yet{where}.", details=line or text, mend=mend)
     if isinstance(error, ModelError) or not _is_theirs(error):
@@ -110,8 +121,12 @@ def _no_number(error: Exception, line: str) -> tuple[str, str]:
         )
     if isinstance(error, jax.errors.TracerBoolConversionError):
         return "Python's `if`, `while`, `and` or `not`", "Write jnp.where(condition, a, b), or jax.lax.cond."
+    if isinstance(error.__cause__, NO_NUMBER):  # NumPy's own error of an assignment
+        return "NumPy", f"Begin with a jnp.zeros(n). {IN_PLACE}"
     if isinstance(error, jax.errors.TracerArrayConversionError):
         return "NumPy", "Use jax.numpy: jnp.exp(x) for np.exp(x), jnp.asarray(table)[i] for table[i]."
+    if re.search(r"\bmath\.\w+\(", line):
+        return "the module math", "Use jax.numpy: jnp.exp(x) for math.exp(x)."
     if re.search(r"\bu?int\d+\[|TracerIntegerConversion", f"{type(error).__name__} {error}"):
         return "a size or another Python int", SIZE
     return "a Python number", "Leave out float(): JAX computes with arrays of one number as well."

@@ -6,7 +6,8 @@ data from settings; `outside` tells what a function reads besides; `primitives` 
 `plate`, ...), which build a `Site` and ask the interpreter of the run; `control_flow` has the word `scan`, which runs
 a step along a sequence; `modules` takes neural networks apart and together; `handlers` are interpreters, each a
 function `Site -> Site`; `enumeration` sums discrete sites out of a run; `claims` are what a model says of its numbers;
-`trace` is one run, its outline without numbers, its densities; `graph` draws what depends on what; `model` is a
+`trace` is one run, its outline without numbers, its densities; `evaluation` has numbers of
+a model, draws and densities; `graph` draws what depends on what; `model` is a
 function applied to its arguments, as a value; `reparam` chooses coordinates of hierarchical sites; `predictive` runs a
 model forward at the draws of a posterior.
 

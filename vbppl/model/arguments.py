@@ -160,8 +160,16 @@ def without_infer(site: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "infer"}
 
 
-def check_function(function: Any) -> None:
-    """Refuse what cannot be called, and functions that do not run when they are."""
+def plain_function(function: Any, made: type) -> Callable[..., Any]:
+    """The function that a decorator makes a model; of one that was `made` a model before, or a partial of it, its own.
+
+    Raises:
+      TypeError: it cannot be called, or would not run when it is.
+    """
+    if isinstance(function, made):
+        return function.__wrapped__
+    if isinstance(function, functools.partial) and isinstance(function.func, made):
+        return functools.partial(function.func.__wrapped__, *function.args, **function.keywords)
     of_kind("function", function, callable(function), "a function of the model's arguments")
     kinds = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
     if any(is_one(function) for is_one in kinds):
@@ -169,6 +177,14 @@ def check_function(function: Any) -> None:
             f"{name_of(function)} yields or is asynchronous, so none of its statements would run.\n"
             "  To mend it: Write a plain function; a value leaves it by return, or by vb.deterministic."
         )
+    return function
+
+
+def check_were_run(applied: Sequence[Callable[..., Any]]) -> None:
+    """Refuse a model that another has applied to its arguments, which runs nothing, and then has let lie."""
+    for name in map(name_of, applied):
+        mend = f'State it as a part, vb.sample("part", {name}(...)); or call a plain function, without @vb.model.'
+        raise ModelError(f"{name}(...) was applied inside of a model but never run, so its sites are lost.", mend=mend)
 
 
 def _data_at(leaf: Any, called: Callable[[], str]) -> Any:

@@ -20,20 +20,18 @@ import numpy as np
 
 from vbppl.core import devices
 from vbppl.core.errors import ModelError, of_kind, whole_number
-from vbppl.core.keys import raw_key, wrap
+from vbppl.core.keys import raw_key
 from vbppl.core.pickles import again, wrapper
-from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.tables import Table, folded
+from vbppl.core.tables import Table, folded, number
 from vbppl.core.types import Array, Seed
 from vbppl.data.source import Source, unpadded
 from vbppl.model.arguments import (
     Static,
     by_name,
-    check_function,
-    leading_draws,
     name_of,
     no_such_site,
+    plain_function,
     settled,
     shown,
     shown_to_run,
@@ -41,25 +39,16 @@ from vbppl.model.arguments import (
     value_of,
 )
 from vbppl.model.control_flow.steps import value_at
-from vbppl.model.enumeration.marginal import marginal
+from vbppl.model.evaluation.starts import initial_params, initial_states
+from vbppl.model.evaluation.values import joint_density, own_params, prior_draws, site_densities
 from vbppl.model.graph.graph import Graph, graph_of
-from vbppl.model.handlers import drawn_anew, from_prior, given, in_mode, required
+from vbppl.model.handlers import in_mode
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
-from vbppl.model.primitives import Interpreter, Program, Site, interpreted, is_running, subsample
+from vbppl.model.primitives import Interpreter, Program, Site, current, interpreted, subsample
 from vbppl.model.shapes import all_rows, as_numbers
-from vbppl.model.trace import (
-    Outline,
-    abstract_sites,
-    check_numbers,
-    initial_params,
-    initial_states,
-    log_joint,
-    summed_sites,
-    traced,
-    values_of,
-)
+from vbppl.model.trace import abstract_sites, check_numbers, traced
 
 P = ParamSpec("P")
 
@@ -68,7 +57,7 @@ class ModelFunction(Generic[P]):
     """A function under `@model` or `@guide`; applied to arguments it returns a `Model`."""
 
     def __init__(self, function: Callable[P, Any]):
-        check_function(function)
+        function = plain_function(function, ModelFunction)
         functools.update_wrapper(self, function)
         self._function = function
         self._signature = inspect.signature(function)
@@ -79,7 +68,10 @@ class ModelFunction(Generic[P]):
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
-        return settled(Model.of(self._function, args, kwargs), None if is_running() else abstract_sites)
+        new, run = Model.of(self._function, args, kwargs), current()
+        if run is not None:
+            run.applied.append(new.function)
+        return settled(new, abstract_sites if run is None else None)
 
     def __reduce__(self) -> Any:
         return self.again, ()
@@ -192,7 +184,12 @@ class Model(Program):
 
         return self.with_arrays(load) if self.sources else self
 
+    def _is_used(self) -> None:
+        if (run := current()) is not None and self.function in run.applied:
+            run.applied.remove(self.function)
+
     def inline(self) -> Any:
+        self._is_used()
         args, kwargs = self._arguments(shown_to_run, unpadded)
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
@@ -214,7 +211,7 @@ class Model(Program):
         return dataclasses.replace(self, states=dict(states), training=raw_key)
 
     def initial_params(self) -> dict[str, Any]:
-        """The unconstrained initial values of the params, by name: see `trace.initial_params`."""
+        """The unconstrained initial values of the params, by name: see `evaluation.starts`."""
         return initial_params(self)
 
     @property
@@ -249,7 +246,7 @@ class Model(Program):
         of_kind("params", params, params is None or isinstance(params, Mapping), "a dict of values, posterior.params")
         check_numbers(whole := self.loaded(), observations=False)
         numbers = np.arange(whole_number("n", n), dtype=np.uint32)
-        return _prior_draws(numbers, whole, _own_params(self, params or {}), raw_key(seed))
+        return prior_draws(numbers, whole, own_params(self, params or {}), raw_key(seed))
 
     def log_joint(self, values: Mapping[str, Any]) -> Array:
         """The log joint density of the data and `values`, on the sites' supports, all rows shown.
@@ -263,18 +260,41 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
-        values = by_name(values)
-        words = {n: as_numbers(v, "the value given", n) for n, v in values.items() if isinstance(v, (str, list, tuple))}
-        return _log_joint(*devices.put((self.loaded(), {n: crossing(v) for n, v in {**values, **words}.items()})))
+        self._is_used()
+        return joint_density(*devices.put((self.loaded(), _as_values(values))))
 
     def __reduce__(self) -> Any:
         fields = {name: value for name, value in vars(self).items() if name != "function"}
         return _rebuilt, (wrapper(self.function) or ModelFunction(self.function), fields)
 
-    def shapes(self) -> Table:
-        """The table of shapes: for each site its distribution, batch, event and plates."""
-        head = ("site", "kind", "distribution", "batch", "event", "plates")
-        return Table(head, tuple(site.row() for site in abstract_sites(self).values()), align="<")
+    def shapes(self, at: Seed | Mapping[str, Any] | None = None) -> Table:
+        """The table of shapes: for each site its distribution with the support, its batch, event and plates.
+
+        >>> import vbppl as vb, vbppl.distributions as dist
+        >>> @vb.model
+        ... def scale(y):
+        ...     sd = vb.sample("sd", dist.Exponential(1.0))
+        ...     vb.sample("y", dist.Normal(0.0, sd).expand((2,)), obs=y)
+        >>> scale(np.array([1.0, -1.0])).shapes(at={"sd": 1.0})
+        site  kind      distribution  support      batch  event  plates  log density
+        sd    latent    Exponential   nonnegative  ()     ()             -1.000
+        y     observed  Normal        real         (2,)   ()             -2.838
+
+        Args:
+          at: values of all latent sites, or the seed of a draw of the prior, `model.sample(1, seed)`: the table then
+            has what each site adds to the log joint density there, in nats. It shows which is infinite or far off.
+
+        Raises:
+          ModelError: `at` lacks a site, has one of another shape, or a prior cannot be drawn from.
+        """
+        head = ("site", "kind", "distribution", "support", "batch", "event", "plates")
+        rows = {name: site.row() for name, site in abstract_sites(self).items()}
+        if at is not None:
+            values, raw = (_as_values(at), None) if isinstance(at, Mapping) else ({}, raw_key(at))
+            found = site_densities(*devices.put((self.loaded(), values, raw)))
+            head += ("log density",)
+            rows = {n: (*row, number(float(found[n]))) if n in found else row for n, row in rows.items()}
+        return Table(head, tuple(rows.values()), align="<")
 
     def graph(self) -> Graph:
         """The graph of the model: each site with the sites that it is computed from, found by running the program.
@@ -362,39 +382,10 @@ def check_applied(model: Any, argument: str = "") -> None:
     raise TypeError(f"{which}expected a model applied to its arguments, but {problem}.\n  To mend it: {mend}")
 
 
-def _own_params(model: Model, params: Mapping[str, Any]) -> dict[str, Any]:
-    own = [name for name, site in abstract_sites(model).items() if site.kind == "param"] if params else []
-    if missing := [name for name in own if name not in params]:
-        raise ModelError(f"params lacks {', '.join(missing)}.", details=f"it has: {', '.join(params)}")
-    return {name: params[name] for name in own}
-
-
-@OverDraws
-def _prior_draws(number: Array, model: Model, params: dict[str, Any], raw: Array) -> dict[str, Array]:
-    key = jax.random.fold_in(wrap(raw), number)
-    return values_of(model.trace(drawn_anew(given(params, from_prior(key)))))
-
-
-@jax.jit
-def _log_joint(model: Model, values: dict[str, Any]) -> Array:
-    sites = abstract_sites(model)
-    _check_values(model, sites, values)
-    drawn = {name: value for name, value in values.items() if sites[name].kind == "sample"}
-    params, summed = {n: v for n, v in values.items() if sites[n].kind == "param"}, summed_sites(sites, values)
-
-    def density(drawn: dict[str, Array]) -> Array:
-        return log_joint(marginal(model, lambda summing: summing(given({**drawn, **params}, required)), summed))
-
-    return density(drawn) if leading_draws(sites, drawn) is None else jax.vmap(density)(drawn)
-
-
-def _check_values(model: Model, sites: Mapping[str, Outline], values: Mapping[str, Any]) -> None:
-    for name in values:
-        if name not in sites:
-            raise no_such_site(name, name_of(model.function), sites)
-        if sites[name].kind == "sample" and sites[name].observed:
-            raise ModelError(
-                "the site is observed, so its value is the model's own data.",
-                site=name,
-                mend="Leave it out of the values, or apply the model to other data.",
-            )
+def _as_values(values: Any) -> dict[str, Any]:
+    """Values of sites that a user gives, as arrays; networks as they cross into a program."""
+    found = {}
+    for name, value in by_name(values).items():
+        plain = as_numbers(value, "the value given", name) if isinstance(value, (str, list, tuple)) else value
+        found[name] = crossing(plain)
+    return found

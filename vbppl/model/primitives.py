@@ -116,6 +116,7 @@ class Run:
         self.interpreter = interpreter
         self.arguments = arguments  # the arrays that may be labels: by their identity, their number
         self.missing = missing  # which entries of sites are, where some are
+        self.applied: list[Any] = []  # functions of models that have been applied and not yet run
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
@@ -172,9 +173,9 @@ def interpreted(wrap: Callable[[str, Interpreter], Interpreter]) -> Iterator[Run
         run.interpreter = before
 
 
-def is_running() -> bool:
-    """Whether a model is being run just now."""
-    return _current.get() is not None
+def current() -> Run | None:
+    """The run of a model that is being made just now."""
+    return _current.get()
 
 
 def run_of(word: str) -> Run:

@@ -26,14 +26,14 @@ from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.location_scale import vector_dim
 from vbppl.distributions.stacked import first_step
-from vbppl.model.arguments import missing_in
+from vbppl.model.arguments import check_were_run, missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.control_flow.chain import written_out
 from vbppl.model.enumeration.support import Support
 from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
-from vbppl.model.modules import parts, shapes_of
+from vbppl.model.modules import shapes_of
 from vbppl.model.outside import check
 from vbppl.model.primitives import Interpreter, Run, Site, running
 from vbppl.model.shapes import Frame
@@ -49,6 +49,7 @@ def traced(
     with running(Run(interpreter, arguments, missing)) as run:
         try:
             yield run.sites
+            check_were_run(run.applied)
         except Exception as error:
             after = next(reversed(run.sites), None)
             if (told := in_plain_words(error, after)) is not None:
@@ -62,13 +63,13 @@ def traced(
 class Outline:
     """What is known of a site without numbers: everything here is static.
 
-    `shape` is `batch + event`; `unconstrained` is the shape of a continuous site's slice of the flat
-    vector. `distribution` is the name of the class, without the wrappers around it. A latent site of a
-    `location_scale` family is `movable` if its location or scale depends on other latent sites, and
-    `hierarchical` if its scale does; `steps` are the lengths of the scans around it. A latent discrete site has
-    `states` values in each row, over which it is summed; or it is `unbounded`, with the reason and the mend.
-    `of_summed` is true of what depends on such sites, once `layout.marginal_sites` has looked. `has_training_mode` is
-    true of what behaves otherwise in training than in evaluation.
+    `shape` is `batch + event`; `unconstrained` that of a continuous site's slice of the flat vector. `distribution` is
+    the name of the class, without the wrappers around it, and `support` where its numbers lie. A latent site of a
+    `location_scale` family is `movable` if its location or scale depends on other latent sites, and `hierarchical` if
+    its scale does; `steps` are the lengths of the scans around it. A latent discrete site has `states` values in each
+    row, over which it is summed; or it is `unbounded`, with the reason and the mend. `of_summed` is true of what
+    depends on such sites, once `layout.marginal_sites` has looked. `has_training_mode` is true of what behaves
+    otherwise in training than in evaluation.
     """
 
     kind: str
@@ -86,6 +87,7 @@ class Outline:
     event: Shape = ()
     unconstrained: Shape = ()
     distribution: str = ""
+    support: str = ""
     is_discrete: bool = False
     has_rsample: bool = False
     location_scale: bool = False
@@ -103,8 +105,9 @@ class Outline:
         place = (site.kind, site.name, site.observed, site.frames, site.size, site.subsample_size, site.sources)
         place = (*place, site.labels, site.dims, site.steps)
         if site.kind in ("param", "mutable", "key"):
-            has_training_mode = site.kind == "key" or parts_of(site).has_training_mode
-            return cls(*place, shape=shapes_of(site.value), has_training_mode=has_training_mode)
+            support = "" if site.constraint is None else site.constraint.of_numbers().describe()
+            trains = site.kind == "key" or parts_of(site).has_training_mode
+            return cls(*place, shape=shapes_of(site.value), support=support, has_training_mode=trains)
         if site.kind != "sample":
             return cls(*place, shape=jax.tree.map(jnp.shape, site.value))
         dist = site.dist
@@ -117,7 +120,8 @@ class Outline:
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             has_both = not site.observed and dist.location_scale is not None
             moves = has_both, vector_dim(dist) if has_both else 0
-            made = cls(*place, *shapes, type(core).__name__, dist.is_discrete, dist.has_rsample, *moves)
+            named = (type(core).__name__, dist.support.of_numbers().describe())
+            made = cls(*place, *shapes, *named, dist.is_discrete, dist.has_rsample, *moves)
             return made if site.observed or not dist.is_discrete else made._counted(site)
 
     def _counted(self, site: Site) -> Outline:
@@ -138,12 +142,12 @@ class Outline:
         """Its line in a table of shapes."""
         plates = ", ".join(f"{f.name}[{f.size}]@{f.dim}" for f in self.frames)
         if self.kind == "plate":
-            return (self.name, "plate", f"{self.size} rows{', labelled' * bool(self.labels)}", "", "", plates)
+            return (self.name, "plate", f"{self.size} rows{', labelled' * bool(self.labels)}", "", "", "", plates)
         plates += f"{' ' * bool(plates)}dims {', '.join(dim.name for dim in self.dims)}" if self.dims else ""
         if self.kind != "sample":
-            return (self.name, self.kind, "", "", str(self.shape), plates)
+            return (self.name, self.kind, "", self.support, "", str(self.shape), plates)
         kind = "observed" if self.observed else f"summed out ({self.states})" if self.states else "latent"
-        return (self.name, kind, self.distribution, str(self.batch), str(self.event), plates)
+        return (self.name, kind, self.distribution, self.support, str(self.batch), str(self.event), plates)
 
 
 def _check_density(site: Site, core: Any) -> None:
@@ -350,50 +354,3 @@ def values_of(sites: Mapping[str, Site]) -> dict[str, Array]:
 
 def _scaled(value: Array, scale: float) -> Array:
     return value if scale == 1.0 else value * scale
-
-
-def initial_params(model: Any) -> dict[str, Any]:
-    """The unconstrained initial values of a program's params: for each the trainable leaves of its `init`.
-
-    Raises:
-      ModelError: an `init` has nothing to train, or does not lie on its support.
-    """
-    params = _initial_params(model)
-    for name, leaves in params.items():
-        if not leaves:
-            raise ModelError(
-                "init holds no floating-point number, so there is nothing to learn.",
-                site=name,
-                mend="Write it with floats: 1.0, not 1; jnp.zeros(3), not jnp.zeros(3, int).",
-            )
-        if not all(isinstance(leaf, jax.core.Tracer) or np.all(np.isfinite(leaf)) for leaf in leaves):
-            raise ModelError(
-                "init does not lie inside the param's support, or is not finite.",
-                site=name,
-                mend="Start from a value strictly inside, for instance 1.0 for constraints.positive.",
-            )
-    return params
-
-
-@jax.jit
-def _initial_params(model: Any) -> dict[str, Any]:
-    sites = model.trace(at_point(0.0))
-    return {
-        site.name: tuple(site.constraint.inverse(jnp.asarray(leaf)) for leaf in parts(site.value).learnt)
-        for site in sites.values()
-        if site.kind == "param"
-    }
-
-
-@jax.jit
-def initial_states(model: Any) -> dict[str, Any]:
-    """What the first step finds in a program's modules and mutable values, by the sites' names."""
-    found, somewhere = {}, at_point(0.0)
-
-    def interpret(site: Site) -> Site:
-        if site.kind in ("param", "mutable"):
-            found[site.name] = parts_of(site).state  # now: later statements may change it
-        return somewhere(site)
-
-    model.trace(interpret)
-    return {name: state for name, state in found.items() if state}

@@ -95,6 +95,10 @@ class Bijector:
         point = self.feasible(np.broadcast_shapes(wide.shape, np.shape(x)), dtype)
         return jnp.where(wide, point.astype(dtype), x)
 
+    def of_numbers(self) -> Bijector:
+        """The same, but of what batch dimensions were read into an event, for each of the numbers."""
+        return self
+
     def describe(self) -> str:
         """A few words for error messages, such as `interval(0.0, 2.0)`."""
         bounds = ", ".join(describe_leaf(leaf) for leaf in jax.tree.leaves(self))
@@ -125,6 +129,9 @@ class Independent(Bijector):
 
     base: Bijector
     dims: int = static()
+
+    def of_numbers(self):
+        return self.base.of_numbers()
 
     @property
     def event_dim(self):
