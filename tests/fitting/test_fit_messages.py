@@ -99,6 +99,41 @@ def a_covariate_that_is_missing_in_minibatches():
 
 @told(
     """
+site 'tau': nothing in the model says where tau lies: its prior is masked or improper, and no observation that counts \
+depends on it. So there is no posterior.
+  To mend it: Give the site a prior that counts, or observe what depends on it.
+"""
+)
+def a_scale_whose_prior_and_data_are_masked():
+    @vb.model
+    def model(y):
+        mu = vb.sample("mu", dist.Normal(0.0, 1.0))
+        tau = vb.sample("tau", dist.HalfNormal(1.0).mask(False))
+        with vb.plate("rows", len(y)):
+            vb.sample("y", dist.Normal(mu, tau).mask(False), obs=y)
+
+    vb.fit(model(Y))
+
+
+@told(
+    """
+site 'z': nothing in the model says where z[2] lies: its prior is masked or improper, and no observation that counts \
+depends on it. So there is no posterior.
+  To mend it: Give the site a prior that counts, or observe what depends on it.
+"""
+)
+def a_row_that_nothing_says_anything_of():
+    @vb.model
+    def model(y, known):
+        with vb.plate("rows", len(y)):
+            z = vb.sample("z", dist.Normal(0.0, 1.0).mask(known))
+            vb.sample("y", dist.Normal(z, 1.0).mask(known), obs=y)
+
+    vb.fit(model(Y, np.array([True, True, False, True])), "mean_field")
+
+
+@told(
+    """
 site 'y': 1 of 2 values of obs is off its support, real; the first, at [1], is inf.
   To mend it: Look for mistakes in these rows, or choose a distribution whose support holds them.
 """

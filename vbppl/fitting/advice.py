@@ -7,19 +7,26 @@ more, statement by statement; and what may be an index is read with its bounds c
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core import devices
+from vbppl.core.errors import ModelError
+from vbppl.core.keys import host_generator
 from vbppl.inference.solution import Solution
 from vbppl.model.model import Model
 from vbppl.model.trace import advice_of_indices
 from vbppl.posterior.report import AnyReport, Report
+from vbppl.target.axes import coordinate_names
 from vbppl.target.target import error_somewhere
 
 TRIED = 3  # draws that are run again
+RUN_AWAY, LOOKED_AT = 30.0, 100  # how far draws of a coordinate lie that may be flat; of how many such at most
 
 
 class Cause(NamedTuple):
@@ -30,6 +37,52 @@ class Cause(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.what}. To mend it: {self.mend}"
+
+
+AT = (-30.0, 1.0, 30.0, 1e4)  # where such a coordinate is put, besides where its draws lie
+
+
+def check_proper(target: Any, report: AnyReport) -> None:
+    """Refuse a posterior that has no total mass, since nothing says where one of its coordinates lies.
+
+    Args:
+      target: as the model was written.
+      report: of its first fit. Only where draws have run away along a coordinate is the density looked at: whether it
+        stays the same, to rounding, where that coordinate alone moves.
+
+    Raises:
+      ModelError: it does, and the posterior has no mean; the message names the site.
+    """
+    if not isinstance(report, Report) or report.verdict not in ("poor", "unknown") or target.sources:
+        return
+    z = np.asarray(report.draws.z[report.draws.own])
+    if report.cut_short or not len(z) or z.shape[1] != target.dim:
+        return
+    with np.errstate(invalid="ignore"):
+        far = np.flatnonzero(~(np.abs(z).max(axis=0) < RUN_AWAY))[:LOOKED_AT]
+    if not len(far):
+        return
+    base = host_generator(np.zeros(2, np.uint32), "flat").standard_normal((TRIED, target.dim))
+    density = jax.jit(jax.vmap(functools.partial(target.log_density, jacobian=False)))
+    for i in far:
+        some = z[np.isfinite(z[:, i]), i]
+        moved = np.tile(base, (len(AT) + 3, 1))
+        moved[TRIED:, i] = np.repeat([*AT, *np.resize(some if len(some) else AT, 2)], TRIED)
+        found = np.asarray(density(moved), np.float64).reshape(-1, TRIED)
+        rounding = 8 * np.finfo(jnp.result_type(float)).eps * np.maximum(1.0, np.abs(found[0]))
+        same = np.abs(found - found[0]) <= rounding
+        # The exponential of what lies very far is infinite, and tells nothing.
+        if same[:4].all() and np.all(same | ~np.isfinite(found)):
+            raise _improper(coordinate_names(target)[i])
+
+
+def _improper(label: str) -> ModelError:
+    return ModelError(
+        f"nothing in the model says where {label} lies: its prior is masked or improper, and no observation that "
+        "counts depends on it. So there is no posterior.",
+        site=label.partition("[")[0],
+        mend="Give the site a prior that counts, or observe what depends on it.",
+    )
 
 
 def causes_of(model: Any, solution: Solution, report: AnyReport) -> list[Cause]:

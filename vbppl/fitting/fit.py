@@ -15,7 +15,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.types import PathLike, Seed
 from vbppl.core.watch import Watch
 from vbppl.data.source import mesh_of
-from vbppl.fitting.advice import Cause, advised, causes_of
+from vbppl.fitting.advice import Cause, advised, causes_of, check_proper
 from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Plan, Start, check_call, plan
@@ -98,6 +98,7 @@ def fit(
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
         solution, report = judged(begun(solution, watch), raw, watch)
+        check_proper(target, report)
         solution, report, causes = _bettered(planned, problem, solution, report, watch, model, precision)
     calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
     posterior = in_session_precision(Posterior(solution, advised(report, causes), calls=calls), model)
