@@ -216,6 +216,10 @@ class Distribution:
         """The same distribution, whose log density counts only where `mask` is true."""
         return MaskedDistribution(self, mask)
 
+    def weighted(self, weight: ArrayLike) -> Distribution:
+        """The same distribution, drawn from as before, whose log density counts `weight` times: of rows, a temperature."""
+        return MaskedDistribution(self, jnp.asarray(weight) != 0, weight)
+
 
 def parameters(distribution: Any) -> dict[str, Any]:
     """The parameters that were given, by name."""
@@ -372,13 +376,14 @@ class Independent(Wrapper):
 
 @pytree
 class MaskedDistribution(Wrapper):
-    """`base_dist`, whose log density is 0 where `counted` is false, which broadcasts with the batch.
+    """`base_dist`, whose log density is 0 where `counted` is false; elsewhere it counts `weight` times if there is one.
 
-    Masked values may be anything, `nan` included: neither value nor gradient looks at them.
+    Both broadcast with the batch. Masked values may be anything, `nan` included: nobody looks at them.
     """
 
     base_dist: Distribution
     counted: ArrayLike
+    weight: ArrayLike | None = None
 
     @property
     def batch_shape(self):
@@ -391,4 +396,5 @@ class MaskedDistribution(Wrapper):
         mask = jnp.asarray(self.counted, bool)
         # What is masked may be NaN, and `0 * nan` is NaN in the gradient: so it is replaced before it is looked at.
         x = self.support.replaced(jnp.asarray(x), ~mask)
-        return jnp.where(mask, self.base_dist.log_prob(x), 0.0)
+        found = jnp.where(mask, self.base_dist.log_prob(x), 0.0)
+        return found if self.weight is None else found * self.weight

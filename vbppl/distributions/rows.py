@@ -46,7 +46,8 @@ def _taken(dist: Any, shape: Shape, dims: int, at: Array) -> Any:
         return Independent(taken.expand((len(at), *shape[dims:], *more)), own)
     if isinstance(dist, MaskedDistribution):
         taken = _taken(dist.base_dist, shape, dims, at)
-        return MaskedDistribution(taken, _part(dist.counted, 0, shape, dims, at))
+        weight = None if dist.weight is None else _part(dist.weight, 0, shape, dims, at)
+        return MaskedDistribution(taken, _part(dist.counted, 0, shape, dims, at), weight)
     is_ours = type(dist).__module__.startswith("vbppl.distributions.families")
     given = parameters(dist) if is_ours else {"": dist}
     if not all(isinstance(value, (int, float)) or is_array(value) for value in given.values()):

@@ -192,6 +192,8 @@ def _of_sample(site: Site, latent: Mapping[int, Site]) -> Iterator[Claim]:
             if dims:
                 return  # a mask inside an event: the fit looks at these
             mask = dist.counted if mask is None else mask & dist.counted
+            if dist.weight is not None:
+                yield Claim(site.name, "weight", dist.weight, scalar.nonnegative)
         elif isinstance(dist, Independent):
             dims += dist.reinterpreted_batch_ndims
         dist = dist.base_dist

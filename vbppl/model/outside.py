@@ -257,7 +257,7 @@ IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
 
 HANDLERS: Mapping[str, str] = {
     "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
-    "scale": "Weigh the density: vb.factor(name, weight * dist.Normal(mu, 1.0).log_prob(y)).",
+    "scale": "Write the weight at the distribution: vb.sample(name, dist.Normal(mu, 1.0).weighted(w), obs=y).",
     "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
     "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
     "do": "Leave it out, and write my_model(x).do(mu=0.3).",
