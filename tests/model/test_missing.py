@@ -91,7 +91,7 @@ def test_other_data_of_which_as_many_are_missing_are_the_same_program():
     x, m = np.arange(5.0), np.arange(5) != 3
     one, other = covariates(x, m), covariates(x, np.arange(5) != 1)
     assert jax.tree.structure(one) == jax.tree.structure(other)
-    assert one.shapes().rows[2][:4] == ("x_unobserved", "latent", "Normal", "(1,)")
+    assert one.shapes().rows[2][:5] == ("x_unobserved", "latent", "Normal", "real", "(1,)")
     assert [row[0] for row in covariates(x, m | True).shapes().rows] == ["mu", "row", "x"]
     values = {"mu": 0.2, "x_unobserved": np.array([1.5])}
     by_hand = stats.norm.logpdf(0.2) + stats.norm.logpdf([0.0, 1.0, 2.0, 1.5, 4.0], 0.2).sum()

@@ -217,7 +217,7 @@ class Distribution:
         return MaskedDistribution(self, mask)
 
     def weighted(self, weight: ArrayLike) -> Distribution:
-        """The same distribution, drawn from as before, whose log density counts `weight` times: of rows, a temperature."""
+        """The same distribution, drawn from as before, whose log density counts `weight` times."""
         return MaskedDistribution(self, jnp.asarray(weight) != 0, weight)
 
 
