@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as theirs
 import pytest
+from mpmath import mp
 from quick import jit
-from scipy import stats
+from scipy import special, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -66,6 +67,36 @@ TAILED = {
     "LogLogistic": (dist.LogLogistic(2.0, 3.0), stats.fisk(3.0, scale=2.0), [0.0, 0.5, 2.0, 40.0]),
     "LogUniform": (dist.LogUniform(0.5, 4.0), stats.loguniform(0.5, 4.0), [0.6, 2.0, 3.9]),
 }
+
+
+def test_a_log_uniform_has_its_moments():
+    high = np.array([0.5001, 1.3, 3.7, 4e5])
+    means, variances = jit(lambda d: (d.mean, d.variance))(dist.LogUniform(0.5, high))
+    for top, mean, variance in zip(map(mp.mpf, high), means, variances):
+        width = mp.log(top / 0.5)
+        right = (top - 0.5) / width
+        np.testing.assert_allclose(mean, float(right), rtol=2e-6)
+        # The bounds' logarithms round to 6e-8, which of a width of 2e-4 is 3e-4.
+        rtol = 1e-3 if top < 1 else 5e-6
+        np.testing.assert_allclose(variance, float((top**2 - 0.25) / (2 * width) - right**2), rtol=rtol)
+
+
+def test_a_negative_binomial_of_far_logits_has_its_density_and_slope():
+    def density(logits, x):
+        return dist.NegativeBinomialLogits(2.5, logits).log_prob(x)
+
+    def exact(logits, x):  # log C(x + r - 1, x) + r log(1 - p) + x log p
+        log_p, log_rest = -mp.log1p(mp.exp(-mp.mpf(logits))), -mp.log1p(mp.exp(mp.mpf(logits)))
+        return float(mp.log(mp.binomial(x + 1.5, x)) + 2.5 * log_rest + x * log_p)
+
+    logits, x = np.array([0.5, -100.0, -100.0, -500.0, 100.0, 500.0]), np.array([4, 0, 3, 1, 5, 0])
+    values, slopes = jit(jax.vmap(jax.value_and_grad(density)))(logits, x)
+    with mp.workdps(300):
+        right = [exact(*each) for each in zip(logits.tolist(), x.tolist())]
+    np.testing.assert_allclose(values, right, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        slopes, x - (x + 2.5) * special.expit(logits), rtol=1e-5, atol=1e-37
+    )  # the least of 32 bits
 
 
 @pytest.mark.parametrize("name", TAILED)

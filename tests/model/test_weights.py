@@ -74,6 +74,7 @@ def tempered(y):
         vb.sample("y", dist.Normal(theta, 1.0).weighted(2.0), obs=y)
 
 
+@pytest.mark.slow
 def test_the_density_is_that_of_numpyros_handler_in_all_coordinates(x64):
     values = {"tau": 0.7, "theta": RNG.normal(size=5)}
     right = log_density(there, (Y[:5],), {}, values)[0]

@@ -74,7 +74,12 @@ def _log_tails(heads: Array, x: ArrayLike, odds: tuple[Array, Array]) -> Array:
     log_high = -jnp.log1p(low / high)
     log_low = safe_log(low) - jnp.log(low + high)
     logs = jnp.where(is_rare, log_high, log_low), jnp.where(is_rare, log_low, log_high)
-    return jnp.log(heads / (heads + x)) + log_split((heads, x), (head / (head + tail), tail / (head + tail)), logs)
+    return _log_tails_of(heads, x, (head / (head + tail), tail / (head + tail)), logs)
+
+
+def _log_tails_of(heads: Array, x: ArrayLike, sides: tuple[Array, Array], logs: tuple[Array, Array]) -> Array:
+    """The same by the probabilities of the two sides, which may round to 0, and their logarithms."""
+    return jnp.log(heads / (heads + x)) + log_split((heads, x), sides, logs)
 
 
 @pytree
@@ -147,6 +152,31 @@ class NegativeBinomial2(Renamed):
         # Not by the rate, which is infinite where the mean is 0.
         mean, concentration = (jnp.asarray(each, self.dtype) for each in (self.location, self.concentration))
         return _log_tails(concentration, x, (concentration, mean))
+
+
+@pytree
+class NegativeBinomialOfLogits(Renamed):
+    """The number of heads before `total_count` tails, where `logits` are those of heads: see `NegativeBinomialLogits`.
+
+    The density knows the logits, of any size; the tails go by their exponential.
+    """
+
+    total_count: ArrayLike
+    logits: ArrayLike
+    batch_shape = Distribution.batch_shape
+    support = nonnegative_integer
+
+    @property
+    def base_dist(self) -> GammaPoisson:
+        """The same distribution as a mixture over Gamma rates."""
+        return GammaPoisson(self.total_count, jnp.exp(-jnp.asarray(self.logits)))
+
+    def log_prob(self, x):
+        return Distribution.log_prob(self, x)
+
+    def _log_density(self, x):
+        (heads, tails), (log_heads, log_tails) = sigmoids(jnp.asarray(self.logits, self.dtype))
+        return _log_tails_of(jnp.asarray(self.total_count, self.dtype), x, (tails, heads), (log_tails, log_heads))
 
 
 @pytree

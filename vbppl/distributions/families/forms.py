@@ -5,6 +5,7 @@ The functions make one of our families: `BernoulliLogits(t)` is `Bernoulli(logit
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,13 @@ from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import Positive, nonnegative
 from vbppl.distributions.families.bounded import Beta, Uniform
 from vbppl.distributions.families.composite import MixtureGeneral, MixtureSameFamily, TransformedDistribution
-from vbppl.distributions.families.counts import GammaPoisson, NegativeBinomial2, Poisson, ZeroInflatedDistribution
+from vbppl.distributions.families.counts import (
+    GammaPoisson,
+    NegativeBinomial2,
+    NegativeBinomialOfLogits,
+    Poisson,
+    ZeroInflatedDistribution,
+)
 from vbppl.distributions.families.finite import Bernoulli, Binomial, Categorical, Geometric, Multinomial
 from vbppl.distributions.families.real import Cauchy, Logistic, StudentT
 from vbppl.distributions.families.restricted import TruncatedDistribution
@@ -108,9 +115,12 @@ def MultinomialProbs(probs: ArrayLike, total_count: ArrayLike = 1) -> Multinomia
     return Multinomial(total_count, probs=probs)
 
 
-def NegativeBinomialLogits(total_count: ArrayLike, logits: ArrayLike) -> GammaPoisson:
-    """The number of heads before `total_count` tails, where `logits` are those of heads: in 32 bits from -80 to 80."""
-    return GammaPoisson(total_count, jnp.exp(-jnp.asarray(logits)))
+def NegativeBinomialLogits(total_count: ArrayLike, logits: ArrayLike) -> Distribution:
+    """The number of heads before `total_count` tails, where `logits` are those of heads.
+
+    The density is that of logits of any size; draws, moments and tails of those from -80 to 80 in 32 bits.
+    """
+    return NegativeBinomialOfLogits(total_count, logits)
 
 
 def NegativeBinomialProbs(total_count: ArrayLike, probs: ArrayLike) -> GammaPoisson:
@@ -120,7 +130,7 @@ def NegativeBinomialProbs(total_count: ArrayLike, probs: ArrayLike) -> GammaPois
 
 def NegativeBinomial(
     total_count: ArrayLike, probs: ArrayLike | None = None, logits: ArrayLike | None = None
-) -> GammaPoisson:
+) -> Distribution:
     """The number of tails before `total_count` heads, of coins with `probs` or `logits`; else a `ModelError`."""
     if (probs is None) == (logits is None):
         raise ModelError(
@@ -147,9 +157,21 @@ def BetaProportion(mean: ArrayLike, concentration: ArrayLike) -> Beta:
     return Beta(jnp.asarray(mean) * concentration, (1.0 - jnp.asarray(mean)) * concentration)
 
 
+@pytree
+class _UniformOfLogs(TransformedDistribution):
+    def _moments(self):
+        # With `g^2 = low high` and `h = log(high / low) / 2`: `E x = g sinh(h)/h`, `var x = E x (g cosh(h) - E x)`.
+        low, high = self.base_dist.low, self.base_dist.high
+        h, middle = 0.5 * (high - low), jnp.exp(0.5 * (high + low))
+        small = jnp.where(h < 1.0, h, 1.0)
+        series = sum(2 * k / math.factorial(2 * k + 1) * small ** (2 * k) for k in range(1, 8))
+        mean = jnp.sinh(h) / h
+        return middle * mean, jnp.square(middle) * mean * jnp.where(h < 1.0, series, jnp.cosh(h) - mean)
+
+
 def LogUniform(low: ArrayLike, high: ArrayLike) -> TransformedDistribution:
     """`log x` is uniform between `log low` and `log high`: `p(x) = 1 / (x log(high / low))`."""
-    return TransformedDistribution(Uniform(jnp.log(low), jnp.log(high)), (Positive(),))
+    return _UniformOfLogs(Uniform(jnp.log(low), jnp.log(high)), (Positive(),))
 
 
 def LogLogistic(scale: ArrayLike, concentration: ArrayLike) -> TransformedDistribution:
