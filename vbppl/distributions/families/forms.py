@@ -161,7 +161,8 @@ def BetaProportion(mean: ArrayLike, concentration: ArrayLike) -> Beta:
 class _UniformOfLogs(TransformedDistribution):
     def _moments(self):
         # With `g^2 = low high` and `h = log(high / low) / 2`: `E x = g sinh(h)/h`, `var x = E x (g cosh(h) - E x)`.
-        low, high = self.base_dist.low, self.base_dist.high
+        logs: Any = self.base_dist
+        low, high = logs.low, logs.high
         h, middle = 0.5 * (high - low), jnp.exp(0.5 * (high + low))
         small = jnp.where(h < 1.0, h, 1.0)
         series = sum(2 * k / math.factorial(2 * k + 1) * small ** (2 * k) for k in range(1, 8))
