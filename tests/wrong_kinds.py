@@ -131,6 +131,7 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "decenter": (lambda model, names: vb.decenter(model, names), {"model": m, "names": "mu"}),
         "Model.sample": (m.sample, {"n": 3, "seed": 0, "params": {}}),
         "Model.log_joint": (m.log_joint, {"values": {"mu": 0.0}}),
+        "Model.shapes": (m.shapes, {"at": {"mu": 0.0}}),
         "Model.condition": (lambda values: m.condition(values), {"values": {"mu": 0.0}}),
         "Model.do": (lambda values: m.do(values), {"values": {"mu": 0.0}}),
         "Target.log_density": (bare.log_density, {"z": np.zeros(1), "rows": None, "jacobian": True}),

@@ -13,9 +13,8 @@ else is derived here.
 independent values. That makes `expand` right by construction: an expanded distribution asks
 its base for a larger shape, and no draw is ever copied along a new dimension.
 
-The three wrappers `ExpandedDistribution`, `Independent` and `MaskedDistribution` live here too, because the
-methods `expand`, `to_event` and `mask` of every distribution return them. What they do not say themselves
-they forward to their base.
+The wrappers `ExpandedDistribution`, `Independent` and `MaskedDistribution` live here too, because `expand`, `to_event`,
+`mask` and `weighted` of every distribution return them. What they do not say themselves they forward to their base.
 """
 
 from __future__ import annotations
@@ -218,6 +217,7 @@ class Distribution:
 
     def weighted(self, weight: ArrayLike) -> Distribution:
         """The same distribution, drawn from as before, whose log density counts `weight` times."""
+        arguments.check_kind(self, "weight", "ArrayLike", weight)
         return MaskedDistribution(self, jnp.asarray(weight) != 0, weight)
 
 
