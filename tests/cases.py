@@ -5,12 +5,16 @@ Each case is a model applied to its data, and what the best Gaussians in unconst
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.core.pytree import pytree, static
 
 
 @vb.model
@@ -178,3 +182,27 @@ def dense(at):
     """The factor of a normal as a matrix."""
     inner = np.eye(len(at.loc)) + (at.directions * np.expm1(at.stretch)) @ at.directions.T
     return np.exp(at.log_sd)[:, None] * inner
+
+
+def flow_of_flowjax(dim, **how):
+    """A masked autoregressive flow, where FlowJAX is installed."""
+    flows = pytest.importorskip("flowjax.flows", reason="pip install '.[flow]'")
+    base = pytest.importorskip("flowjax.distributions").Normal(jnp.zeros(dim))
+    how = {"flow_layers": 4, "nn_width": 16, "invert": False} | how
+    return vb.guides.Flow(flows.masked_autoregressive_flow(jax.random.key(0), base_dist=base, **how).bijection)
+
+
+@pytree
+class Same:
+    """Nothing but the identity, in FlowJAX's protocol."""
+
+    weight: Any = np.float32(0.0)
+    back: Any = static(default=lambda v: (v, jnp.zeros(())))
+    shape: tuple = static(default=(4,))
+    cond_shape: tuple | None = static(default=None)
+
+    def transform_and_log_det(self, e):
+        return e, jnp.zeros(())
+
+    def inverse_and_log_det(self, v):
+        return self.back(v)

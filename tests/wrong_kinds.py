@@ -14,6 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from cases import Same
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -164,6 +165,7 @@ def guides() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             fitted(vb.guides.ConditionalLaplace, guide=1),
             {"base": vb.MeanField(), "layers": ()},
         ),
+        "Flow": (begun(vb.guides.Flow), {"bijection": Same(shape=(3,))}),
         "Structured": (begun(vb.guides.Structured), {"plates": "rows", "shared": vb.FullRank()}),
         "Amortized": (begun(vb.Amortized), amortized),
         "Elbo": (vb.inference.Elbo, {"warm_up": 0, "free_bits": 0.0}),

@@ -26,8 +26,9 @@ list of `tests/guides/test_protocol.py`, which holds it to the whole contract.
 from vbppl.guides.copula import Copula
 from vbppl.guides.layers.conditional_laplace import ConditionalLaplace
 from vbppl.guides.layers.conditionally_structured import ConditionallyStructured
+from vbppl.guides.layers.flow import Flow
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.structured import Structured
 
 # Beside the four that the root lists.
-__all__ = ["ConditionalLaplace", "ConditionallyStructured", "Copula", "Mixture", "Structured"]
+__all__ = ["ConditionalLaplace", "ConditionallyStructured", "Copula", "Flow", "Mixture", "Structured"]

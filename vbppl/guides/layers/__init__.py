@@ -9,6 +9,7 @@
 - `elimination.py`: Cholesky factors of blocks, alone or in a chain.
 - `newton_step.py`: the mode and curvature of rows, given all else.
 - `conditional_laplace.py`: all four as a guide of hierarchies.
+- `flow.py`: a bijection of another library, its networks learnt.
 
 To add one: a file with a `@pytree` class that has `init`, `forward_and_log_det` and `inverse_and_log_det`, and its name
 in the list of `tests/guides/test_protocol.py`.

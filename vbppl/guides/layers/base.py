@@ -64,6 +64,8 @@ class Layered(Guide):
 
     base: Guide
     layers: tuple[Layer, ...]
+    # Does a base of mean field begin with standard normals, since a layer says where `z` lies?
+    begins_standard = False
 
     @classmethod
     def of(cls, base: Guide, *layers: Layer) -> Layered:
@@ -72,7 +74,8 @@ class Layered(Guide):
 
     def init(self, target: Target, start: Start) -> PyTree:
         psis = tuple(layer.init(target, start) for layer in self.layers)
-        return {"base": self.base.init(target, start), "layers": jax.tree.map(np.asarray, psis)}
+        base = np.zeros((2, target.dim), start.loc.dtype) if self.begins_standard else self.base.init(target, start)
+        return {"base": base, "layers": jax.tree.map(np.asarray, psis)}
 
     def noise(self, target: Target) -> Noise:
         return self.base.noise(target)

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
-import numpy as np
-
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.pytree import pytree
 from vbppl.core.types import PyTree
@@ -47,6 +44,7 @@ class ConditionalLaplace(Layered):
 
     base: MeanField = dataclasses.field(default_factory=MeanField)
     layers: tuple[Layer, ...] = dataclasses.field(default=(), repr=False)
+    begins_standard = True
 
     def __post_init__(self) -> None:
         of_kind("base", self.base, isinstance(self.base, MeanField), "vb.MeanField()")
@@ -70,5 +68,4 @@ class ConditionalLaplace(Layered):
                 "ConditionalLaplace finds its blocks on the way of a fit on fixed draws, and this is none.",
                 mend="Leave the method to vb.fit, or use vb.guides.Structured or vb.FullRank by stochastic steps.",
             )
-        psis = tuple(layer.init(target, start) for layer in self.layers)
-        return {"base": np.zeros((2, target.dim), start.loc.dtype), "layers": jax.tree.map(np.asarray, psis)}
+        return super().init(target, start)

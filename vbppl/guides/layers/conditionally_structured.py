@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
-import numpy as np
-
 from vbppl.core.errors import of_kind
 from vbppl.core.pytree import pytree
-from vbppl.core.types import PyTree
-from vbppl.guides.base import Guide, Start
+from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
 from vbppl.guides.layers.affine import Affine
 from vbppl.guides.layers.base import Layer, Layered
@@ -42,6 +38,7 @@ class ConditionallyStructured(Layered):
 
     base: MeanField = dataclasses.field(default_factory=MeanField)
     layers: tuple[Layer, ...] = ()
+    begins_standard = True
 
     def __post_init__(self) -> None:
         of_kind("base", self.base, isinstance(self.base, MeanField), "vb.MeanField()")
@@ -54,10 +51,6 @@ class ConditionallyStructured(Layered):
         order = (*drivers, *driven, *(place for row in rows for place in row))
         layers = Conditional(drivers, driven, rows), Affine(order), SinhArcsinh((*drivers, *driven))
         return dataclasses.replace(self, layers=layers)
-
-    def init(self, target: Target, start: Start) -> PyTree:
-        psis = tuple(layer.init(target, start) for layer in self.layers)
-        return {"base": np.zeros((2, target.dim), start.loc.dtype), "layers": jax.tree.map(np.asarray, psis)}
 
 
 def resolved(guide: Guide, target: Target) -> Guide:
