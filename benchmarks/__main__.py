@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def main(arguments: list[str]) -> None:
     here = {peer: installed(peer, pythons.get(peer, sys.executable)) for peer in options.peers}
     for peer in (peer for peer, found in here.items() if not found):
         print(f'{peer} is not installed here and left out: pip install ".[peers]"', file=sys.stderr)
-    everything = []
+    everything: list[dict[str, Any]] = []
+    broken: list[str] = []
     for name in options.suites:
         results = Results.of(name, options, {peer: found for peer, found in here.items() if found})
         asked = [one for one in SUITES[name].measurements(options.full) if _wanted(one, here, options.only)]
@@ -45,11 +47,17 @@ def main(arguments: list[str]) -> None:
             print(summary(row), file=sys.stderr, flush=True)
 
         harness.run(asked, options.repetitions or (3 if options.full else 1), pythons, results.rows, found)
-        results.write(SUITES[name])
         everything.append(results.as_data())
-        print(results.text(SUITES[name]), flush=True)
+        try:
+            results.write(SUITES[name])
+            print(results.text(SUITES[name]), flush=True)
+        except Exception:  # its rows are written, and the other suites do not depend on it
+            traceback.print_exc()
+            broken.append(name)
     if options.json:
         options.json.write_text(json.dumps(everything, indent=1) + "\n")
+    if broken:
+        sys.exit(f"no table of {', '.join(broken)}: see above")
 
 
 def parsed(arguments: list[str]) -> argparse.Namespace:

@@ -94,7 +94,8 @@ def described(device: str | None) -> dict[str, Any]:
 def summary(row: Row) -> str:
     """A line for whoever waits."""
     said = row.get("failed") or f"{row.get('cpu', float('nan')):.1f} CPU-s"
-    named = [value for key, value in row.items() if key in ("suite", "posterior", "model", "task", "peer", "how")]
+    words = ("suite", "posterior", "axis", "kind", "model", "size", "task", "peer", "how", "guide")
+    named = [value for key, value in row.items() if key in words and value != ""]
     return f"{' '.join(map(str, dict.fromkeys(named)))}, seed {row['seed']}: {said}"
 
 

@@ -74,7 +74,7 @@ class Simulated:
         steps, half = plans[0].steps, plans[0].steps - plans[0].window
         at = np.arange(steps)
         fallen = np.clip(at / np.maximum([[plan.fall] for plan in plans], 1), 0, 1)
-        size, last, power = (np.array([[plan[i]] for plan in plans]) for i in (4, 5, 6))
+        size, last, power = (np.array([[getattr(plan, part)] for plan in plans]) for part in ("size", "last", "power"))
         rates = 0.1 * size * (last + (1 - last) * (1 + np.cos(np.pi * fallen)) / 2)
         unit = np.asarray(self.problem[2])  # a unit step in sds: of 1 in units of phi, but no less than an sd
         rates = rates * np.where(power == 0, np.maximum(1.0, 1 / unit), 1.0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import accuracy, sbibm
+from benchmarks import accuracy, latency, sbibm, scaling, trace
 from benchmarks.printed import Printed
 
 # In the order in which they run: those that compare first.
-SUITES: dict[str, Any] = {"accuracy": accuracy, "sbibm": sbibm} | {
+COMPARING = {"accuracy": accuracy, "sbibm": sbibm, "latency": latency, "scaling": scaling, "trace": trace}
+SUITES: dict[str, Any] = COMPARING | {
     suite.name: suite
     for suite in (
         Printed("verdict", ("--only", "gamma"), ("--json", "build/verdict.json")),
@@ -22,12 +23,10 @@ SUITES: dict[str, Any] = {"accuracy": accuracy, "sbibm": sbibm} | {
 # Scripts with options of their own, after `--`; those that are no suites need a file or an accelerator, or look inside.
 SCRIPTS = tuple(sorted({name for name, suite in SUITES.items() if isinstance(suite, Printed)})) + (
     "gpu",
-    "latency",
     "low_rank",
     "porting",
     "posteriordb",
     "posteriors",
     "refine",
     "stan_examples",
-    "trace",
 )

@@ -2,34 +2,39 @@
 
 Latent sites one after the other (a Normal each, with two rows seen through it), and a chain (`vb.scan`) of so many
 steps with an observation each: CPU seconds of tracing, lowering and compiling values and gradients at 32 points side by
-side, beside the same density by hand. Each size is a fresh process.
+side, beside the same density by hand. Each is a fresh process.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import machine
+from benchmarks.harness import Measurement, Row, finished, markdown, median
 from benchmarks.waiting.process import cpu
 
 SIZES = {"sites": (10, 100, 1000), "chain": (100, 1000, 10_000)}
-HEAD = (
-    "| model | size | who | trace | lower | compile | in all, ms a site or step | ratio |\n"
-    "|---|--:|---|--:|--:|--:|--:|--:|"
-)
+QUICK = 100  # sites or steps, in a quick look
+PARTS = ("trace", "lower", "compile")
 POINTS = 32
 
 
-def _model(kind: str, size: int) -> tuple[Any, Callable[..., Any], int, tuple[np.ndarray, ...]]:
+def measurements(full: bool) -> list[Measurement]:
+    """Size by size."""
+    return [
+        Measurement("trace", "vbppl", who, {"kind": kind, "size": size, "who": who}, 1200.0)
+        for kind, sizes in SIZES.items()
+        for size in sizes
+        if full or size <= QUICK
+        for who in ("by hand", "vbppl")
+    ]
+
+
+def model_of(kind: str, size: int) -> tuple[Any, Callable[..., Any], int, tuple[np.ndarray, ...]]:
     """The model applied to its data, its density by hand `(z, *data)`, the dimension, the data."""
     import vbppl as vb
     import vbppl.distributions as dist
@@ -69,11 +74,11 @@ def _model(kind: str, size: int) -> tuple[Any, Callable[..., Any], int, tuple[np
     return chain(*data), chain_by_hand, size, data
 
 
-def measured(kind: str, size: int, who: str) -> dict[str, float]:
-    """CPU seconds of tracing, lowering, compiling, in this process."""
+def measure(seed: int, kind: str, size: int, who: str) -> dict[str, float]:
+    """CPU seconds of tracing, lowering, compiling, in this process; nothing in it is drawn anew."""
     from vbppl.target.target import Target
 
-    model, by_hand, dim, data = _model(kind, size)
+    model, by_hand, dim, data = model_of(kind, size)
     points = np.zeros((POINTS, dim), np.float32)
     jax.jit(lambda x: x + 1)(0.0)  # the backend has started
     times = [cpu()]
@@ -90,31 +95,20 @@ def measured(kind: str, size: int, who: str) -> dict[str, float]:
     times.append(cpu())
     lowered.compile({"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else None)
     times.append(cpu())
-    return dict(zip(("trace", "lower", "compile"), np.diff(times).tolist()))
+    return dict(zip(PARTS, np.diff(times).tolist())) | {"cpu": times[-1] - times[0]}
 
 
-def main(arguments: Sequence[str] = ()) -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(prog="benchmarks trace", description=__doc__)
-    parser.add_argument("--one", nargs=3, metavar=("KIND", "SIZE", "WHO"), help="one measurement, in this process")
-    parser.add_argument("--most", type=int, default=10_000, help="sites or steps")
-    options = parser.parse_args(arguments)
-    if options.one:
-        kind, size, who = options.one
-        print(json.dumps(measured(kind, int(size), who)))
-        return
-    print(f"{machine.described()}; CPU seconds\n\n{HEAD}", flush=True)
-    for kind, sizes in SIZES.items():
-        for size in (size for size in sizes if size <= options.most):
-            totals: dict[str, float] = {}
-            for who in ("by hand", "vbppl"):
-                command = [sys.executable, "-m", "benchmarks", "trace", "--one", kind, str(size), who]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    print(f"| {kind} | {size:,} | {who} | {done.stderr.strip().splitlines()[-1]} |", flush=True)
-                    continue
-                found = json.loads(done.stdout.splitlines()[-1])
-                totals[who] = sum(found.values())
-                ratio = f"{totals[who] / totals['by hand']:.1f}" if "by hand" in totals else ""
-                each = " | ".join(f"{found[part]:.2f}" for part in ("trace", "lower", "compile"))
-                print(f"| {kind} | {size:,} | {who} | {each} | {1000 * totals[who] / size:.1f} | {ratio} |", flush=True)
+def table(rows: list[Row]) -> str:
+    """A line for each, with its ratio to the one by hand."""
+    lines = []
+    for row in dict.fromkeys((row["kind"], row["size"], row["who"]) for row in finished(rows)):
+        kind, size, who = row
+        some, hand = (finished(rows, kind=kind, size=size, who=w) for w in (who, "by hand"))
+        parts = (f"{median(some, part):.2f}" for part in PARTS)
+        total = median(some, "cpu")
+        lines.append(
+            (kind, f"{size:,}", who, *parts, f"{1000 * total / size:.1f}", f"{total / median(hand, 'cpu'):.1f}")
+        )
+    failed = [f"- {row['kind']} {row['size']:,}, {row['who']}: {row['failed']}" for row in rows if "failed" in row]
+    head = ("model", "size", "who", *PARTS, "in all, ms a site or step", "ratio")
+    return "\n".join([markdown(head, lines), *(["", "Without an answer:", "", *failed] if failed else [])])

@@ -14,6 +14,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.inference.deterministic import restarts
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -244,6 +245,28 @@ def test_double_precision_follows_the_flag():
     assert vb.fit(LOGISTIC).phi.dtype == np.float32
     with jax.enable_x64(True):
         assert vb.fit(LOGISTIC).phi.dtype == np.float64
+
+
+@vb.model
+def gammas(shape, dim):
+    """The logs of independent gamma variables."""
+    v = vb.sample("v", dist.ImproperUniform(dist.constraints.real, (), (dim,)))
+    vb.factor("gamma", jnp.sum(shape * v - jnp.exp(v)))
+
+
+def test_equal_independent_coordinates_are_fitted_alike_in_many_dims():
+    """By mean field `sd = 1 / sqrt(shape)` and `loc + sd^2 / 2 = log shape`; whitened draws tell coordinates apart."""
+    loc, log_sd = vb.fit(gammas(4.0, 80), "mean_field", method=vb.Deterministic(draws=512)).phi
+    assert np.ptp(loc) < 1e-3 and np.ptp(log_sd) < 1e-3
+    np.testing.assert_allclose(np.exp(log_sd), 0.5, rtol=0.01)
+    np.testing.assert_allclose(loc + 1 / 8, np.log(4.0), atol=0.01)
+
+
+def test_in_very_many_dims_there_is_one_start_and_it_is_said(monkeypatch):
+    monkeypatch.setattr(restarts, "WIDE", 20)
+    posterior = vb.fit(flat(30), "mean_field")
+    assert "more than 20 dims get one start" in str(posterior.check().details)
+    np.testing.assert_allclose(posterior.phi, 0.0, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ from vbppl.inference.deterministic.state import MOST, Stage, State, Work
 from vbppl.inference.solution import Note, Solution
 
 DRAW_NOISE = 0.01  # sds
+ROOM = 2**22  # numbers that a fit's draws may hold, beyond which there are no more: what others would change is told
 LATE = {"interrupted": "interrupted", "deadline": "out of time"}
 
 
@@ -137,7 +138,7 @@ def _everyone(state: State) -> np.ndarray:
 
 def _maximised(climb: MeanFieldClimb | FullRankClimb, state: State, fits: np.ndarray) -> Stage:
     """Maximise the bound of `fits` in one family, with more draws while they matter."""
-    noise = climb.work.noise(fits, climb.fewest)
+    noise = climb.noise(fits, climb.fewest)
     at, draws = climb.begin(state, fits, noise), climb.fewest
     while len(fits):
         state, at = yield from climb.climb(state, fits, noise, at)
@@ -146,14 +147,14 @@ def _maximised(climb: MeanFieldClimb | FullRankClimb, state: State, fits: np.nda
         wanting = _want_more(climb.work, state, fits, draws)
         state = yield from climb.settle(state, fits, noise, at, ~wanting)
         fits, draws = fits[wanting], min(4 * draws, max(MOST, draws))
-        noise = climb.work.noise.joined(fits, draws)
+        noise = climb.noise.joined(fits, draws)
         at = climb.resume(state, fits, noise, look, wanting)
     return state
 
 
 def _want_more(work: Work, state: State, fits: np.ndarray, draws: int) -> np.ndarray:
     """Which fits' draws still matter, where there may be more of them."""
-    if draws >= MOST or work.problem.settings.draws:
+    if draws >= MOST or min(4 * draws, MOST) * work.dim > ROOM or work.problem.settings.draws:
         return np.zeros(len(fits), bool)
     return (state.draw_noise[fits] > DRAW_NOISE) & (state.reason[fits] != "stuck")
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vbppl.core.numerics import natural_gradient
+from vbppl.core.numerics.draws import FixedDraws
 from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.inference.deterministic.state import MOST, Stage, State, Work
 
@@ -36,6 +37,11 @@ class FullRankClimb:
     def fewest(self) -> int:
         """How many draws to begin with: two a dimension, since with fewer the bound has no maximum."""
         return self.work.fewest(2 * self.work.dim)
+
+    @property
+    def noise(self) -> FixedDraws:
+        """Its draws, with exact moments."""
+        return self.work.noise
 
     def begin(self, state: State, fits: np.ndarray, noise: np.ndarray) -> Iterates:
         """The Gaussians as `noise` sees them."""

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from vbppl.core.numerics import lbfgs, newton_cg
+from vbppl.core.numerics.draws import FixedDraws
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.target.batched import Batch, hessian_times
 from vbppl.target.target import Target, in_coordinates
@@ -100,6 +101,12 @@ class MeanFieldClimb:
         """How many draws to begin with."""
         return fewest(self.work)
 
+    @property
+    def noise(self) -> FixedDraws:
+        """Its draws: in many dims none are whitened, which costs dim^3 and takes exact margins for exact products."""
+        noise = self.work.noise
+        return noise if self.work.dim <= WHITENED_DIM else dataclasses.replace(noise, kind="latin_hypercube")
+
     def begin(self, *where: Any) -> None:
         """Nothing is needed beside the state, at the beginning and with more draws."""
 
@@ -141,7 +148,7 @@ class MeanFieldClimb:
     def look(self, state: State, fits: np.ndarray, at: Any, draws: int) -> tuple[list[np.ndarray], Any]:
         """How far two other sets of draws would move each optimum."""
         # Twice as many: what sets of one size have in common would not show between them.
-        lanes, sets = self.work.batch(state, fits), [self.work.noise(fits, 2 * draws, half) for half in (1, 2)]
+        lanes, sets = self.work.batch(state, fits), [self.noise(fits, 2 * draws, half) for half in (1, 2)]
         return [moves(lanes, at, noise) for noise in sets], None
 
     def settle(self, state: State, *where: Any) -> Stage:

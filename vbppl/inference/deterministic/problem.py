@@ -31,8 +31,8 @@ class Deterministic:
 
     Attributes:
       draws: how many to begin with, an even number; None for enough. They grow while they matter.
-      kind: "auto" (whitened where there are enough of them, else a Latin hypercube) or "latin_hypercube". Full rank
-        needs "auto".
+      kind: "auto" (whitened where there are enough of them, of mean field in at most 64 dims; else a Latin hypercube)
+        or "latin_hypercube". Full rank needs "auto".
       precision: "float64" fits in double precision whatever the session's is, and gives back a posterior in the
         session's; None for the session's.
     """

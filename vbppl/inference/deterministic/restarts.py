@@ -32,7 +32,7 @@ from vbppl.inference.solution import Mode, Note, NotSearched, Searched
 from vbppl.target.batched import HEAVY, Batch
 from vbppl.target.target import in_coordinates
 
-STARTS = 3
+STARTS, WIDE = 3, 4096  # searches; dims in which there is one
 FIRST = 1e-2  # nats to gain that decide between starts and coordinates no more
 SAME_MODE = 4.0  # sds
 VALLEY = 0.1  # nats that the bound falls between two modes
@@ -115,8 +115,8 @@ def _check_found(work: Work, lanes: Batch, points: np.ndarray, found: np.ndarray
 
 
 def _is_heavy(work: Work) -> bool:
-    """Are the data so large that the time is better spent on one start?"""
-    return work.problem.targets[0].data_size > HEAVY
+    """Are data or dims so many that the time is better spent on one start?"""
+    return work.problem.targets[0].data_size > HEAVY or work.dim > WIDE
 
 
 def _searched(
@@ -126,7 +126,8 @@ def _searched(
     if work.problem.start is not None:
         return NotSearched("the fit began from the one place that was given")
     if _is_heavy(work):
-        return NotSearched(f"data of more than {HEAVY:,} numbers get one start")
+        what = f"more than {WIDE:,} dims" if work.dim > WIDE else f"data of more than {HEAVY:,} numbers"
+        return NotSearched(f"{what} get one start")
 
     ends, orders, sites = _in_one_order(work, state, fit, ends.reshape(len(ends), 2, -1), value, best)
 
