@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
+from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import Array, ArrayLike
 from vbppl.target.target import Target, coordinates_of, in_coordinates
 
@@ -86,11 +87,12 @@ class Density:
             leaves = [devices.put(stack, mesh) for stack in stacks]
         self._leaves, self._mesh = tuple(leaves), mesh
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
-        accelerated = on_accelerator()
+        accelerated, numbers = on_accelerator(), target.data_size
+        self._size = numbers + self.dim  # rows that a matrix of the model may have
         self._side_by_side = points_side_by_side(
-            target.data_size, accelerated and not self._many, target.layout.tables_of_rows
+            numbers, accelerated and not self._many, target.layout.tables_of_rows
         )
-        work = self._side_by_side * (target.data_size + target.dim)
+        work = self._side_by_side * self._size
         room, most = (ROOM, MANY_CALL // self._side_by_side) if accelerated else (TOGETHER, 16)
         self._group = int(np.clip(room // work, 1, most)) if self._many else 0
         if self._many and mesh is not None:  # each device has fits of its own
@@ -100,6 +102,7 @@ class Density:
         self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
         # Coordinates go in a table with a row for each lane of a call, since they may be as long as points.
         self._rows = self._call // self._side_by_side if self._many else ROWS
+        self._kind = (self.dtype, *map(np.shape, self._leaves))
         self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
 
     def __call__(self, z: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,16 +115,25 @@ class Density:
         """
         if devices.spans_processes(self._mesh):  # whose linear algebra may differ in the last place
             z, coordinates = devices.agreed((z, coordinates))
-        (lanes, draws, dim), side, call = z.shape, self._side_by_side, self._call
+        (lanes, draws, dim), side = z.shape, self._side_by_side
         np.add.at(self.gradients, fits, draws)
         if self._many:
             # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
             z = z[:, np.minimum(np.arange(-(-draws // side) * side), draws - 1)]
         padded = z.shape[1]
-        z, moves = z.reshape(lanes * padded, dim), coordinates.shape[1] > 0
-        log_p, gradient = np.empty(len(z)), np.empty(z.shape)
+        z = z.reshape(lanes * padded, dim)
         whole = np.repeat(fits, padded // side) if self._many else np.zeros(0, int)  # the target of each block
-        stop = 0
+        # The points come from the host, and that is meant.
+        with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors(), suited_to(self._size):
+            log_p, gradient = self._evaluated(z, whole, padded, coordinates)
+        return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
+
+    def _evaluated(
+        self, z: np.ndarray, whole: np.ndarray, padded: int, coordinates: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The same of points one after the other, `padded` of each lane, in as many calls as they fill."""
+        side, call, moves = self._side_by_side, self._call, coordinates.shape[1] > 0
+        log_p, gradient, stop = np.empty(len(z)), np.empty(z.shape), 0
         while stop < len(z):
             start, lane = stop, stop // max(padded, 1)
             stop = min(start + call, len(z), (lane + self._rows) * padded if moves else len(z))
@@ -139,16 +151,14 @@ class Density:
             # Blocks beyond the last asked for are never entered, so a short request costs what it is.
             turns = np.int32(-(-count // (side * max(self._group, 1))))
             where = (points, (table, row), whose, turns)
-            # The points come from the host, and that is meant.
-            with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors():
-                found = self._structure.evaluate(self._leaves, *where, Blocks(side, self._group, self._mesh))
-                log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
-        return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
+            found = self._structure.evaluate(self._leaves, *where, Blocks(side, self._group, self._mesh))
+            log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
+        return log_p, gradient
 
     @contextlib.contextmanager
     def timed(self, *kind: Any) -> Iterator[None]:
         """Compiling is told from running by being the first call of its kind in this process."""
-        began, kind = time.perf_counter(), (self.dtype, *kind, *map(np.shape, self._leaves))
+        began, kind = time.perf_counter(), (kind, self._kind)
         yield
         if kind not in self._structure.seen:
             self._structure.seen.add(kind)
@@ -189,7 +199,10 @@ _STRUCTURES: weakref.WeakKeyDictionary[Any, dict[Any, _Structure]] = weakref.Wea
 
 def _shared(target: Target, tree: Any) -> _Structure:
     """The same object for equal structures, so that they share compiled programs."""
-    return _STRUCTURES.setdefault(target.model.function, {}).setdefault(tree, _Structure(tree))
+    known = _STRUCTURES.setdefault(target.model.function, {})
+    if tree not in known:  # to make one is to make a program
+        known[tree] = _Structure(tree)
+    return known[tree]
 
 
 class Blocks(NamedTuple):
