@@ -7,7 +7,7 @@ its share of all, so that neither many rows nor what is read from files has to b
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.types import AnyArray, Array, PyTree
-from vbppl.guides.base import Draws, Guide, in_dtype_of
+from vbppl.guides.base import Draws, Guide, in_dtype_of, is_traced
 from vbppl.guides.layers.base import evaluations_of
 from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
@@ -185,13 +185,27 @@ def quadrature(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generat
     return _values(guide, phi, target, drawn)
 
 
-def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
-    """The guide's log density of `values` on the supports: a scalar, or `(n,)` for draws."""
+def log_prob_of_values(
+    guide: Guide,
+    phi: PyTree,
+    target: Target,
+    values: Mapping[str, Any],
+    on_host: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Array:
+    """The guide's log density of `values` on the supports: a scalar, or `(n,)` for draws.
+
+    `on_host` is its log density of points `(n, dim)`, where none needs to be compiled.
+    """
     for plate in target.layout.plates:
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
-    z, log_det = target.unconstrain(values), target.log_det(values)
-    return _log_prob_of_values(guide, phi, z, log_det, target) + log_conditional(target, values, jnp.ndim(log_det) > 0)
+    z, log_det = target.unconstrain_and_log_det(values)
+    if on_host is None or is_traced((z, log_det)):
+        found = _log_prob_of_values(guide, phi, z, log_det, target)
+    else:
+        points, its_log_det = (np.asarray(each, np.float64) for each in devices.on_host((z, log_det)))
+        found = jnp.asarray(on_host(np.atleast_2d(points)).reshape(its_log_det.shape) - its_log_det, log_det.dtype)
+    return found + log_conditional(target, values, jnp.ndim(log_det) > 0) if target.layout.summed else found
 
 
 @ByWork

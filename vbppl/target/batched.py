@@ -89,9 +89,7 @@ class Density:
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
         accelerated, numbers = on_accelerator(), target.data_size
         self._size = numbers + self.dim  # rows that a matrix of the model may have
-        self._side_by_side = points_side_by_side(
-            numbers, accelerated and not self._many, target.layout.tables_of_rows
-        )
+        self._side_by_side = points_side_by_side(numbers, accelerated and not self._many, target.layout.tables_of_rows)
         work = self._side_by_side * self._size
         room, most = (ROOM, MANY_CALL // self._side_by_side) if accelerated else (TOGETHER, 16)
         self._group = int(np.clip(room // work, 1, most)) if self._many else 0
@@ -123,37 +121,33 @@ class Density:
         padded = z.shape[1]
         z = z.reshape(lanes * padded, dim)
         whole = np.repeat(fits, padded // side) if self._many else np.zeros(0, int)  # the target of each block
+        moves, blocks, stop = coordinates.shape[1] > 0, Blocks(side, self._group, self._mesh), 0
+        log_p, gradient = np.empty(len(z)), np.empty(z.shape)
         # The points come from the host, and that is meant.
         with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors(), suited_to(self._size):
-            log_p, gradient = self._evaluated(z, whole, padded, coordinates)
+            while stop < len(z):
+                start, lane = stop, stop // max(padded, 1)
+                stop = min(start + self._call, len(z), (lane + self._rows) * padded if moves else len(z))
+                part, lanes_of = slice(start, stop), np.arange(start, stop) // padded
+                sent = self._sent(z[part], lanes_of, whole[start // side : -(-stop // side)], coordinates)
+                found = self._structure.evaluate(self._leaves, *sent, blocks)
+                log_p[part], gradient[part] = (np.asarray(leaf)[: stop - start] for leaf in found)
         return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
 
-    def _evaluated(
-        self, z: np.ndarray, whole: np.ndarray, padded: int, coordinates: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same of points one after the other, `padded` of each lane, in as many calls as they fill."""
-        side, call, moves = self._side_by_side, self._call, coordinates.shape[1] > 0
-        log_p, gradient, stop = np.empty(len(z)), np.empty(z.shape), 0
-        while stop < len(z):
-            start, lane = stop, stop // max(padded, 1)
-            stop = min(start + call, len(z), (lane + self._rows) * padded if moves else len(z))
-            part, count = slice(start, stop), stop - start
-            # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
-            points = np.zeros((call, self.dim), self.dtype)
-            points[:count], points[count:] = z[part], z[part.stop - 1]
-            table, row = np.zeros((self._rows, coordinates.shape[1]), self.dtype), np.zeros(call, np.int32)
-            if moves:
-                row[:count], row[count:] = np.arange(start, stop) // padded - lane, (stop - 1) // padded - lane
-                table[: row[-1] + 1] = coordinates[lane : lane + row[-1] + 1]
-            whose = np.zeros(call // side, np.int32)
-            mine = whole[start // side : -(-part.stop // side)]
-            whose[: len(mine)] = mine
-            # Blocks beyond the last asked for are never entered, so a short request costs what it is.
-            turns = np.int32(-(-count // (side * max(self._group, 1))))
-            where = (points, (table, row), whose, turns)
-            found = self._structure.evaluate(self._leaves, *where, Blocks(side, self._group, self._mesh))
-            log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
-        return log_p, gradient
+    def _sent(self, z: np.ndarray, lanes: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[Any, ...]:
+        """What one call sends for points `(n, dim)` of `lanes`, `(n,)`, in blocks that belong to the targets `fits`."""
+        count, call, side = len(z), self._call, self._side_by_side
+        # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
+        points = np.zeros((call, self.dim), self.dtype)
+        points[:count], points[count:] = z, z[-1]
+        table, row = np.zeros((self._rows, coordinates.shape[1]), self.dtype), np.zeros(call, np.int32)
+        if coordinates.shape[1]:
+            row[:count], row[count:] = lanes - lanes[0], lanes[-1] - lanes[0]
+            table[: row[-1] + 1] = coordinates[lanes[0] : lanes[-1] + 1]
+        whose = np.zeros(call // side, np.int32)
+        whose[: len(fits)] = fits
+        # Blocks beyond the last asked for are never entered, so a short request costs what it is.
+        return points, (table, row), whose, np.int32(-(-count // (side * max(self._group, 1))))
 
     @contextlib.contextmanager
     def timed(self, *kind: Any) -> Iterator[None]:
