@@ -16,6 +16,7 @@ import pytest
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.inference.stochastic import step, svi
+from vbppl.target import batched
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -47,6 +48,23 @@ def test_auto_compiles_few_programs_though_it_tries_two_sets_of_coordinates(comp
     first = compilations()
     vb.fit(OTHER_SCHOOLS, seed=5)
     assert (first - before <= 6, compilations() - first) == (True, 0)
+
+
+def test_a_warm_fit_asks_the_device_seldom_and_makes_no_program(monkeypatch):
+    """Near and far starts climb together, and eight sets of draws tell the bound; the rest is steps and looks."""
+    vb.fit(SCHOOLS, "mean_field")
+    calls, evaluated = [], batched.Density.__call__
+
+    def counted(density, z, *args, **kwargs):
+        calls.append(z.shape[0] * z.shape[1])
+        return evaluated(density, z, *args, **kwargs)
+
+    monkeypatch.setattr(batched.Density, "__call__", counted)
+    monkeypatch.setattr(batched, "_Structure", None)  # to make one is to make a program
+    vb.fit(OTHER_SCHOOLS, "mean_field", seed=5)
+    assert calls[:32] == [48] * 16 + [16] * 16
+    assert calls.count(8 * 256) >= 1
+    assert len(calls) <= 170  # 153 measured; 176 when each of these was a call
 
 
 def test_other_step_sizes_and_numbers_of_steps_compile_nothing(compilations):

@@ -12,6 +12,7 @@ from typing import Any, Literal, Never
 from vbppl.core import devices
 from vbppl.core.errors import NotConvergedWarning, PoorFitWarning, VbpplWarning
 from vbppl.core.keys import raw_key
+from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import PathLike, Seed
 from vbppl.core.watch import Watch
 from vbppl.data.source import mesh_of
@@ -90,7 +91,7 @@ def fit(
         target = Target.of(model)
         watch = _agreeing(watch, target)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
-        with explaining([target]):
+        with explaining([target]), planned.threads(target):
             problem = prepare(planned, [target], [raw])
             watch.doing("compiling")
             try:
@@ -119,7 +120,7 @@ def _bettered(
     try:
         if precision == "auto":
             problem, solution, report = refined(planned, problem, solution, report, model, watch)
-        with computing_in(getattr(problem, "precision", None)):
+        with computing_in(getattr(problem, "precision", None)), suited_to(solution.target.dim):
             solution, report = escalate(planned, problem, solution, report, watch)
             return solution, report, causes_of(model, solution, report)
     except KeyboardInterrupt:

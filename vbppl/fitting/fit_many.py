@@ -96,8 +96,9 @@ def solved_side_by_side(
         part = slice(begin, begin + AT_ONCE)
         watch.doing(f"fitting {begin + 1:,} to {min(part.stop, len(targets)):,} of {len(targets):,}")
         # What is not finite is told by the status.
-        with np.errstate(all="ignore"), explaining(targets[part]), devices.together():
-            solutions = planned.solve(prepare(planned, targets[part], raws[part]), Watch())
+        shown = targets[part]
+        with np.errstate(all="ignore"), explaining(shown), devices.together(), planned.threads(targets[0]):
+            solutions = planned.solve(prepare(planned, shown, raws[part]), Watch())
         yield from solutions
         if any(solution.status.was_cut_short for solution in solutions):
             return

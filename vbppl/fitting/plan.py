@@ -7,6 +7,7 @@ the data comes next, in `prepare.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from vbppl.core.errors import ModelError, of_kind, one_of
+from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import PathLike
 from vbppl.data.shuffle import Minibatches
 from vbppl.guides.base import Guide
@@ -114,6 +116,11 @@ class Plan:
     is_automatic: bool = False
     checkpoint: PathLike | None = None
     pseudo_data: bool = False
+
+    def threads(self, target: Target) -> contextlib.AbstractContextManager[Any]:
+        """While this is solved: those that suit the linear algebra of a solver on the host; of others, as they are."""
+        is_on_host = isinstance(self.settings, Deterministic)
+        return suited_to(target.dim) if is_on_host else contextlib.nullcontext()
 
 
 def plan(

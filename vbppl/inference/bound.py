@@ -7,7 +7,7 @@ its share of all, so that neither many rows nor what is read from files has to b
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.types import AnyArray, Array, PyTree
-from vbppl.guides.base import Draws, Guide, in_dtype_of
+from vbppl.guides.base import Draws, Guide, in_dtype_of, is_traced
 from vbppl.guides.layers.base import evaluations_of
 from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
@@ -33,6 +33,7 @@ ENOUGH, FEW = 2e7, 32  # the same of a bound, with the draws of a set that it ha
 NUMBERS = 2**23  # that intermediate values of a block of rows may hold
 FEWEST = 4  # draws behind a term of the bound
 MOST = 2**26  # numbers that draws of all rows may hold
+AT_ONCE_IN_SETS = 2**20  # numbers of the sets that are evaluated together
 WORTHWHILE = 0.05  # nats that a richer guide must gain to be kept
 
 
@@ -97,7 +98,15 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
         draws = int(np.clip(ENOUGH / (SETS * max(cost, 1)), min(draws, FEW), draws))
         draws = int(np.clip(WORK / max(cost, 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
     rng = host_generator(raw_key, "elbo")
-    means = np.array([fresh_bound(guide, phi, target, rng, draws).mean() for _ in range(sets)])
+    noise = guide.noise(target)
+    if noise.picks or noise.is_of_rows or not noise.has_exact_moments:
+        means = np.array([fresh_bound(guide, phi, target, rng, draws).mean() for _ in range(sets)])
+    else:  # a call of the density for several
+        drawn = [in_dtype_of(phi, noise.fresh(rng, draws)) for _ in range(sets)]
+        together = max(AT_ONCE_IN_SETS // max(draws * target.dim, 1), 1)
+        parts = [np.concatenate(drawn[i : i + together]) for i in range(0, sets, together)]
+        terms = [np.asarray(guide.bound(phi, part, target), np.float64) for part in parts]
+        means = np.concatenate(terms).reshape(sets, draws).mean(axis=1)
     return Estimate(float(means.mean()), float(means.std(ddof=1) / np.sqrt(sets)))
 
 
@@ -176,13 +185,27 @@ def quadrature(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generat
     return _values(guide, phi, target, drawn)
 
 
-def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
-    """The guide's log density of `values` on the supports: a scalar, or `(n,)` for draws."""
+def log_prob_of_values(
+    guide: Guide,
+    phi: PyTree,
+    target: Target,
+    values: Mapping[str, Any],
+    on_host: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Array:
+    """The guide's log density of `values` on the supports: a scalar, or `(n,)` for draws.
+
+    `on_host` is its log density of points `(n, dim)`, where none needs to be compiled.
+    """
     for plate in target.layout.plates:
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
-    z, log_det = target.unconstrain(values), target.log_det(values)
-    return _log_prob_of_values(guide, phi, z, log_det, target) + log_conditional(target, values, jnp.ndim(log_det) > 0)
+    z, log_det = target.unconstrain_and_log_det(values)
+    if on_host is None or is_traced((z, log_det)):
+        found = _log_prob_of_values(guide, phi, z, log_det, target)
+    else:
+        points, its_log_det = (np.asarray(each, np.float64) for each in devices.on_host((z, log_det)))
+        found = jnp.asarray(on_host(np.atleast_2d(points)).reshape(its_log_det.shape) - its_log_det, log_det.dtype)
+    return found + log_conditional(target, values, jnp.ndim(log_det) > 0) if target.layout.summed else found
 
 
 @ByWork

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,18 +65,25 @@ def find_starts(
       points, its highest stands more than once. Where a lane has none, some candidate. One point more where several
       are asked for and a far one is worth it.
     """
+    dims, several = (BLOCK, dim), count > 1
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
-    z = np.stack([radius * rng.uniform(-1, 1, (BLOCK, dim)) for rng in rngs])
-    best, heights, _ = _uphill(density, z, density(z), np.full_like(z, FIRST_STEP), CLIMB)
+    z, longest = np.stack([radius * rng.uniform(-1, 1, dims) for rng in rngs]), np.full((BLOCK, 1), LONGEST)
+    if several:  # the far ones climb beside the others, and then on by themselves
+        radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
+        far = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
+        z, longest = np.concatenate([z, far], axis=1), np.concatenate([longest, np.full_like(radius, FAR_LONGEST)])
+    both = _uphill(density, _Climb.from_points(z), density(z), CLIMB, longest=longest)
+    best, heights = both.best[:, :BLOCK], both.best_log_p[:, :BLOCK]
     found = np.any(np.isfinite(heights), axis=1)
     points = np.stack([some[_apart(some, high, count)] for some, high in zip(best, heights)])
-    if count == 1:
+    if not several:
         return points, found
-    radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
-    z = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
-    far, high, step = _uphill(density, z, density(z), np.full_like(z, FIRST_STEP), FAR_CLIMB, longest=FAR_LONGEST)
-    if np.any((step >= FAR_LONGEST) & np.isfinite(high)[..., None]):
-        far, high, _ = _uphill(density, far, density(far), step, FAR_CLIMB, FAR_GROWTH, np.inf)
+    climb = both.after(BLOCK)
+    climb = _uphill(density, climb, density(climb.z), FAR_CLIMB - CLIMB, longest=FAR_LONGEST)
+    if np.any((climb.step >= FAR_LONGEST) & np.isfinite(climb.best_log_p)[..., None]):
+        on = _Climb.from_points(climb.best)._replace(step=climb.step)
+        climb = _uphill(density, on, density(on.z), FAR_CLIMB, FAR_GROWTH, np.inf)
+    far, high = climb.best, climb.best_log_p
     # Those that ended where the highest lies, or much lower, are nothing new.
     elsewhere = np.abs(far - points[:, :1]).max(axis=2, initial=0.0) > ELSEWHERE
     high = np.where(elsewhere & (high >= heights.max(axis=1, keepdims=True) - LOWER - dim), high, -np.inf)
@@ -87,30 +94,59 @@ def find_starts(
     return points, found
 
 
+class _Climb(NamedTuple):
+    """Candidates on their way up, `(lanes, points, dim)`, with the highest points that they have come by.
+
+    Attributes:
+      z: where they are.
+      step: how far they go next, along each coordinate.
+      best: the highest points, `(lanes, points, dim)`.
+      best_log_p: the log densities there, `(lanes, points)`.
+      previous: the signs of the last step, `(lanes, points, dim)`.
+    """
+
+    z: np.ndarray
+    step: np.ndarray
+    best: np.ndarray
+    best_log_p: np.ndarray
+    previous: np.ndarray
+
+    @classmethod
+    def from_points(cls, z: np.ndarray) -> _Climb:
+        """Before the first step."""
+        return cls(z, np.full_like(z, FIRST_STEP), z, np.full(z.shape[:2], -np.inf), np.zeros_like(z))
+
+    def after(self, count: int) -> _Climb:
+        """Without the first `count` candidates of each lane."""
+        return _Climb(*(part[:, count:] for part in self))
+
+
 def _uphill(
     density: Callable[[np.ndarray], Evaluated],
-    z: np.ndarray,
+    climb: _Climb,
     evaluated: Evaluated,
-    step: np.ndarray,
     steps: int,
     growth: float = GROWTH,
-    longest: float = LONGEST,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The highest points that candidates `z`, `(lanes, points, dim)`, come by, their log densities, the last steps."""
+    longest: float | np.ndarray = LONGEST,
+) -> _Climb:
+    """The candidates after so many more steps, none of which is longer than `longest`, `(points, 1)` or one number.
+
+    `evaluated` is the density where they are.
+    """
     # Signs alone: gradients of a bad start may be of any size, and their sizes say nothing of the way.
-    best, best_log_p, previous = z.copy(), np.full(z.shape[:2], -np.inf), np.zeros_like(z)
+    z, step, best, best_log_p, previous = climb
     for step_left in reversed(range(steps)):
         log_p, gradient = evaluated
         finite = np.isfinite(log_p) & np.isfinite(gradient).all(axis=2)
         better = finite & (log_p > best_log_p)
-        best[better], best_log_p[better] = z[better], log_p[better]
+        best, best_log_p = np.where(better[..., None], z, best), np.where(better, log_p, best_log_p)
         # Where the density is not finite, go half the way back to the best point, or to the origin.
         z = np.where(finite[..., None], z, (z + np.where(np.isfinite(best_log_p)[..., None], best, 0.0)) / 2)
         sign = np.sign(np.where(finite[..., None], gradient, 0.0))
         step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, growth]), 1e-6, longest)
         z, previous = z + step * sign, sign
         evaluated = density(z) if step_left else evaluated
-    return best, best_log_p, step
+    return _Climb(z, step, best, best_log_p, previous)
 
 
 def climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
@@ -120,8 +156,8 @@ def climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
         log_p, gradient = evaluate(target, z[0])
         return log_p[None], gradient[None]
 
-    (best,), (heights,), _ = _uphill(density, z[None], density(z[None]), np.full_like(z[None], FIRST_STEP), CLIMB)
-    return best[heights.argmax()], float(heights.max())
+    climb = _uphill(density, _Climb.from_points(z[None]), density(z[None]), CLIMB)
+    return climb.best[0, climb.best_log_p.argmax()], float(climb.best_log_p.max())
 
 
 def starts_of(target: Target, rng: np.random.Generator, count: int, density: Density | None = None) -> np.ndarray:

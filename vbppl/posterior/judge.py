@@ -19,6 +19,7 @@ import time
 import numpy as np
 
 from vbppl.core.keys import host_generator
+from vbppl.core.programs.threads import suited_to
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField, normal_of
 from vbppl.guides.layers.base import STRAIGHT, Bend, evaluations_of, unlayered
@@ -65,7 +66,7 @@ def judge(solution: Solution, raw: np.ndarray, watch: Watch = Watch()) -> Report
     """
     began = time.perf_counter()
     try:
-        with np.errstate(all="ignore"):  # what is not finite is told by the report
+        with np.errstate(all="ignore"), suited_to(solution.target.dim):  # what is not finite is told by the report
             found = _judged(solution, raw, watch)
     except KeyboardInterrupt:
         if not watch.keeps:

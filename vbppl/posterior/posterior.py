@@ -30,7 +30,7 @@ from vbppl.posterior.report import Report, Unjudged
 from vbppl.posterior.response.linear_response import LinearResponse, is_mean_field, linear_response
 from vbppl.posterior.response.sensitivity import Sensitive
 from vbppl.posterior.summary import Framed, Summary, summarise
-from vbppl.posterior.weighted_draws import values_of
+from vbppl.posterior.weighted_draws import log_prob_of_values, values_of
 from vbppl.target.axes import axes_of
 from vbppl.target.density import packed_params
 from vbppl.target.target import Target, model_of, param_values
@@ -157,7 +157,7 @@ class Posterior(ByRow, Framed, Sensitive):
         `log_joint - log_prob` is the ELBO.
         """
         of_kind("values", values, isinstance(values, Mapping), "a dict of values by the sites' names")
-        return bound.log_prob_of_values(self.guide, self.phi, self.target, values)
+        return log_prob_of_values(self.guide, self.phi, self.target, values)
 
     @property
     def params(self) -> dict[str, Any]:

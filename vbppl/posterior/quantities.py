@@ -30,9 +30,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,7 +41,7 @@ from vbppl.core.types import Shape
 from vbppl.guides.layers.base import STRAIGHT, Bend
 from vbppl.posterior.weighted_draws import WeightedDraws, values_of
 from vbppl.target.axes import Axes, axes_of, coordinate_names
-from vbppl.target.target import Target
+from vbppl.target.target import Target, shapes_of
 
 MOST_NUMBERS = 2**26  # of all values; beyond it the coordinates alone are looked at
 CHUNK = 2**17  # numbers that are weighed together: they stay in a processor's cache
@@ -97,7 +97,9 @@ def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> E
       draws: weighed.
       factor: of the guide's covariance, `(dim, dim)`, where it is known: for the directions.
     """
-    few = target.layout.reported and len(draws) * max(_scalars(target), 1) <= MOST_NUMBERS
+    few = (
+        target.layout.reported and len(draws) * max(sum(map(math.prod, shapes_of(target).values())), 1) <= MOST_NUMBERS
+    )
     values = values_of(target, draws.z) if few else {}
     columns, name = _columns(target, draws, factor, values)
     weights, own = draws.weights * len(draws), draws.own
@@ -153,11 +155,6 @@ def _by_quantiles(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
 
 def _told(known: Axes, site: str, shape: Shape, i: int) -> str:
     return known.name(site, shape, tuple(map(int, np.unravel_index(i, shape))))
-
-
-def _scalars(target: Target) -> int:
-    shapes = jax.eval_shape(target.constrain, jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float)))
-    return sum(int(np.prod(each.shape)) for each in shapes.values())
 
 
 def narrow_directions(factor: np.ndarray | None) -> np.ndarray:
@@ -255,8 +252,7 @@ def _told_apart(columns: np.ndarray, draws: WeightedDraws, excess: np.ndarray, n
     for i in looked:
         x = np.nan_to_num(columns[:, i].astype(np.float64))
         edges = np.quantile(x[draws.own], np.arange(1, BINS) / BINS)
-        counted = np.zeros((10, BINS))
-        np.add.at(counted, (tenth, np.searchsorted(edges, x)), difference)
+        counted = np.bincount(tenth * BINS + np.searchsorted(edges, x), difference, 10 * BINS).reshape(10, BINS)
         signs = np.sign(counted.sum(axis=0) - counted)
         value = float(0.5 + (signs * counted).sum() / len(draws) / 4)
         if value > worst.value:

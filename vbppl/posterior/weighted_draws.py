@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +30,12 @@ import numpy as np
 from vbppl.core.numerics import psis
 from vbppl.core.numerics.draws import fresh_draws
 from vbppl.core.pytree import pytree
-from vbppl.core.types import PyTree
-from vbppl.guides.base import Guide, in_dtype_of
+from vbppl.core.types import Array, PyTree
+from vbppl.guides.base import Guide, in_dtype_of, is_traced
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.layers.base import STRAIGHT, Bend, unlayered
 from vbppl.guides.noise import Normals
+from vbppl.inference import bound
 from vbppl.inference.bound import log_prob, weighed_draws
 from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
@@ -303,6 +305,12 @@ class Bent:
         """Its log density, `(draws,)`."""
         u, log_det = (np.asarray(part, np.float64) for part in self.bend.back(z))
         return self.straight.log_normal(u) + log_det
+
+
+def log_prob_of_values(guide: Guide, phi: PyTree, target: Target, values: Mapping[str, Any]) -> Array:
+    """The guide's log density of `values` on the supports, without a program of its own where it needs none."""
+    bent = Bent.of(guide, phi, target) if not is_traced(phi) and reaches_out(guide, target) else None
+    return bound.log_prob_of_values(guide, phi, target, values, None if bent is None else bent.log_density)
 
 
 def draw(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, draws: int) -> Drawn:

@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
+from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import Array, ArrayLike
 from vbppl.target.target import Target, coordinates_of, in_coordinates
 
@@ -86,11 +87,10 @@ class Density:
             leaves = [devices.put(stack, mesh) for stack in stacks]
         self._leaves, self._mesh = tuple(leaves), mesh
         self.dim, self.dtype = target.dim, np.dtype(jnp.result_type(float))
-        accelerated = on_accelerator()
-        self._side_by_side = points_side_by_side(
-            target.data_size, accelerated and not self._many, target.layout.tables_of_rows
-        )
-        work = self._side_by_side * (target.data_size + target.dim)
+        accelerated, numbers = on_accelerator(), target.data_size
+        self._size = numbers + self.dim  # rows that a matrix of the model may have
+        self._side_by_side = points_side_by_side(numbers, accelerated and not self._many, target.layout.tables_of_rows)
+        work = self._side_by_side * self._size
         room, most = (ROOM, MANY_CALL // self._side_by_side) if accelerated else (TOGETHER, 16)
         self._group = int(np.clip(room // work, 1, most)) if self._many else 0
         if self._many and mesh is not None:  # each device has fits of its own
@@ -100,6 +100,7 @@ class Density:
         self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
         # Coordinates go in a table with a row for each lane of a call, since they may be as long as points.
         self._rows = self._call // self._side_by_side if self._many else ROWS
+        self._kind = (self.dtype, *map(np.shape, self._leaves))
         self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
 
     def __call__(self, z: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,43 +113,46 @@ class Density:
         """
         if devices.spans_processes(self._mesh):  # whose linear algebra may differ in the last place
             z, coordinates = devices.agreed((z, coordinates))
-        (lanes, draws, dim), side, call = z.shape, self._side_by_side, self._call
+        (lanes, draws, dim), side = z.shape, self._side_by_side
         np.add.at(self.gradients, fits, draws)
         if self._many:
             # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
             z = z[:, np.minimum(np.arange(-(-draws // side) * side), draws - 1)]
         padded = z.shape[1]
-        z, moves = z.reshape(lanes * padded, dim), coordinates.shape[1] > 0
-        log_p, gradient = np.empty(len(z)), np.empty(z.shape)
+        z = z.reshape(lanes * padded, dim)
         whole = np.repeat(fits, padded // side) if self._many else np.zeros(0, int)  # the target of each block
-        stop = 0
-        while stop < len(z):
-            start, lane = stop, stop // max(padded, 1)
-            stop = min(start + call, len(z), (lane + self._rows) * padded if moves else len(z))
-            part, count = slice(start, stop), stop - start
-            # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
-            points = np.zeros((call, self.dim), self.dtype)
-            points[:count], points[count:] = z[part], z[part.stop - 1]
-            table, row = np.zeros((self._rows, coordinates.shape[1]), self.dtype), np.zeros(call, np.int32)
-            if moves:
-                row[:count], row[count:] = np.arange(start, stop) // padded - lane, (stop - 1) // padded - lane
-                table[: row[-1] + 1] = coordinates[lane : lane + row[-1] + 1]
-            whose = np.zeros(call // side, np.int32)
-            mine = whole[start // side : -(-part.stop // side)]
-            whose[: len(mine)] = mine
-            # Blocks beyond the last asked for are never entered, so a short request costs what it is.
-            turns = np.int32(-(-count // (side * max(self._group, 1))))
-            where = (points, (table, row), whose, turns)
-            # The points come from the host, and that is meant.
-            with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors():
-                found = self._structure.evaluate(self._leaves, *where, Blocks(side, self._group, self._mesh))
-                log_p[part], gradient[part] = (np.asarray(leaf)[:count] for leaf in found)
+        moves, blocks, stop = coordinates.shape[1] > 0, Blocks(side, self._group, self._mesh), 0
+        log_p, gradient = np.empty(len(z)), np.empty(z.shape)
+        # The points come from the host, and that is meant.
+        with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors(), suited_to(self._size):
+            while stop < len(z):
+                start, lane = stop, stop // max(padded, 1)
+                stop = min(start + self._call, len(z), (lane + self._rows) * padded if moves else len(z))
+                part, lanes_of = slice(start, stop), np.arange(start, stop) // padded
+                sent = self._sent(z[part], lanes_of, whole[start // side : -(-stop // side)], coordinates)
+                found = self._structure.evaluate(self._leaves, *sent, blocks)
+                log_p[part], gradient[part] = (np.asarray(leaf)[: stop - start] for leaf in found)
         return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
+
+    def _sent(self, z: np.ndarray, lanes: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[Any, ...]:
+        """What one call sends for points `(n, dim)` of `lanes`, `(n,)`, in blocks that belong to the targets `fits`."""
+        count, call, side = len(z), self._call, self._side_by_side
+        # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
+        points = np.zeros((call, self.dim), self.dtype)
+        points[:count], points[count:] = z, z[-1]
+        table, row = np.zeros((self._rows, coordinates.shape[1]), self.dtype), np.zeros(call, np.int32)
+        if coordinates.shape[1]:
+            row[:count], row[count:] = lanes - lanes[0], lanes[-1] - lanes[0]
+            table[: row[-1] + 1] = coordinates[lanes[0] : lanes[-1] + 1]
+        whose = np.zeros(call // side, np.int32)
+        whose[: len(fits)] = fits
+        # Blocks beyond the last asked for are never entered, so a short request costs what it is.
+        return points, (table, row), whose, np.int32(-(-count // (side * max(self._group, 1))))
 
     @contextlib.contextmanager
     def timed(self, *kind: Any) -> Iterator[None]:
         """Compiling is told from running by being the first call of its kind in this process."""
-        began, kind = time.perf_counter(), (self.dtype, *kind, *map(np.shape, self._leaves))
+        began, kind = time.perf_counter(), (kind, self._kind)
         yield
         if kind not in self._structure.seen:
             self._structure.seen.add(kind)
@@ -189,7 +193,10 @@ _STRUCTURES: weakref.WeakKeyDictionary[Any, dict[Any, _Structure]] = weakref.Wea
 
 def _shared(target: Target, tree: Any) -> _Structure:
     """The same object for equal structures, so that they share compiled programs."""
-    return _STRUCTURES.setdefault(target.model.function, {}).setdefault(tree, _Structure(tree))
+    known = _STRUCTURES.setdefault(target.model.function, {})
+    if tree not in known:  # to make one is to make a program
+        known[tree] = _Structure(tree)
+    return known[tree]
 
 
 class Blocks(NamedTuple):

@@ -77,12 +77,17 @@ class Pullback:
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The point that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
-        return self._inverse(self.target.unconstrain(values))[0]
+        return self.unconstrain_and_log_det(values)[0]
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/de| at `values`, through layer and supports: a scalar, or `(n,)` for draws."""
-        # The inverse tells log |de/dz|, so it is taken off.
-        return self.target.log_det(values) - self._inverse(self.target.unconstrain(values))[1]
+        return self.unconstrain_and_log_det(values)[1]
+
+    def unconstrain_and_log_det(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Both, by one run."""
+        z, log_det = self.target.unconstrain_and_log_det(values)
+        e, its_log_det = self._inverse(z)
+        return e, log_det - its_log_det  # the inverse tells log |de/dz|, so it is taken off
 
     def _forward(self, e: Any) -> tuple[Array, Array]:
         return self.layer.forward_and_log_det(self.psi, jnp.asarray(e), self.target)

@@ -31,7 +31,7 @@ import numpy as np
 from vbppl.core import devices
 from vbppl.core.errors import ModelError, yes_or_no
 from vbppl.core.pytree import pytree, static
-from vbppl.core.types import AnyArray, Array
+from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
 from vbppl.distributions.location_scale import Coordinates
@@ -173,11 +173,15 @@ class Target:
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
-        return unconstrained(self, self.layout.latent_values(values))[0]
+        return self.unconstrain_and_log_det(values)[0]
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
-        return unconstrained(self, self.layout.latent_values(values))[1]
+        return self.unconstrain_and_log_det(values)[1]
+
+    def unconstrain_and_log_det(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Both, by one run."""
+        return unconstrained(self, self.layout.latent_values(values))
 
 
 def probabilities(target: Any, name: str, values: Mapping[str, Any], n: int) -> np.ndarray:
@@ -267,6 +271,13 @@ def has_model(target: Any) -> bool:
 
 
 # What is said of every target, whether it is seen through a layer or not, is a function of it.
+
+
+def shapes_of(target: Any) -> dict[str, Shape]:
+    """The shapes of what `constrain` gives at a point, by the site's name; of equal targets the model runs once."""
+    target = _without_layers(target)
+    found = constrained.eval_shape(target, jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float)))
+    return {name: value.shape for name, value in found.items()}
 
 
 def loaded(target: Any, names: Container[str] | None = None) -> Any:

@@ -2,5 +2,6 @@
 
 In order: `compiling` is at which level, and over draws for any number of them; `known` follows in NumPy what a
 program does before it compiles; `nonfinite` finds the operation that makes NaN; `dependence` follows what outputs
-depend on; `uniform` evaluates one whose arrays have equal entries. A new file is about programs and knows of no model.
+depend on; `uniform` evaluates one whose arrays have equal entries; `threads` is how many the host's linear algebra has.
+A new file is about programs and knows of no model.
 """

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, PyTree
@@ -100,4 +99,6 @@ class Optax:
     ) -> tuple[PyTree, PyTree]:
         """New params and moments."""
         update, moments = self.transformation.update(gradient, moments, params)
+        import optax  # .1 s, and who has such a transformation has imported it
+
         return optax.apply_updates(params, update), moments

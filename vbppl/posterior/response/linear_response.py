@@ -45,7 +45,7 @@ from vbppl.guides.gaussian import MeanField
 from vbppl.posterior.quantities import Worst
 from vbppl.target.axes import axes_of, coordinate_names
 from vbppl.target.batched import HEAVY, evaluate, hessian_times
-from vbppl.target.target import Target
+from vbppl.target.target import Target, in_fixed_coordinates, shapes_of
 
 DENSE_DIM = 128
 DRAWS = 64
@@ -110,7 +110,8 @@ def linear_response(
     Raises:
       ModelError: there are so many scalars that their covariances do not fit in memory.
     """
-    dim, dtype = target.dim, jnp.result_type(float)
+    # Second derivatives in coordinates that are data take three times as long to compile.
+    target, dim, dtype = in_fixed_coordinates(target), target.dim, jnp.result_type(float)
     draws = max(DRAWS, 4 * dim) if dim <= DENSE_DIM else DRAWS
     # Fewer draws than two a dimension cannot have exact second moments.
     make = whitened_draws if draws >= 2 * dim else latin_hypercube
@@ -166,9 +167,8 @@ def _slopes(
     target: Target, eta: np.ndarray, noise: np.ndarray, names: tuple[str, ...]
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """`d E_q[f] / d eta` for each scalar `f` of the sites: their labels, and `(scalars, 2 dim)`."""
-    shapes = jax.eval_shape(target.constrain, jax.ShapeDtypeStruct((target.dim,), eta.dtype))
-    known = axes_of(target)
-    found = tuple(each for name in names for each in known.names(name, shapes[name].shape))
+    shapes, known = shapes_of(target), axes_of(target)
+    found = tuple(each for name in names for each in known.names(name, shapes[name]))
     if len(found) * max(len(found), len(eta)) > MOST_NUMBERS:
         raise ModelError(
             f"the covariances of {len(found):,} scalars in {target.dim:,} dims do not fit in memory.",
