@@ -123,12 +123,12 @@ def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
     """Whatever it gains: a density that each has something to offer for, of which all reports are poor from then on."""
     kept = []
 
-    def judged(solution, *_):
+    def judge_solution(solution, *_):
         kept.append(solution)
         return solution, dataclasses.replace(posterior.report, verdict="poor")
 
     posterior = PLACES[rung]()
-    monkeypatch.setattr(choice, "judged", judged)
+    monkeypatch.setattr(choice, "judge_solution", judge_solution)
     target, raw = posterior.target, raw_key(0)
     planned = plan(target, "full_rank")
     problem = prepare(planned, [target], [raw])

@@ -15,7 +15,7 @@ import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import judge_solution, prepare
 from vbppl.fitting.rungs import margins
 from vbppl.guides.gaussian import normal_of
 
@@ -166,7 +166,7 @@ def climbed(model, guide="full_rank", seed=0):
     planned = plan(target, guide)
     problem = prepare(planned, [target], [raw])
     (before,) = planned.solve(problem, Watch())
-    before, report = judged(before, raw, Watch())
+    before, report = judge_solution(before, raw, Watch())
     return before, report, *margins.shape_margins(planned, problem, before, report, Watch())
 
 
@@ -196,7 +196,7 @@ def test_a_time_that_is_over_leaves_the_gaussian():
     planned = plan(target)
     problem = prepare(planned, [target], [raw])
     (before,) = planned.solve(problem, Watch())
-    before, report = judged(before, raw, Watch())
+    before, report = judge_solution(before, raw, Watch())
     after, card = margins.shape_margins(planned, problem, before, report, Watch.lasting(1e-9))
     assert after.guide is before.guide and card is report and normal_of(after.guide, after.phi) is not None
 

@@ -1,4 +1,4 @@
-"""Runs under the interpreters: each answers its part, and a run is a plain table of sites."""
+"""Runs under the handlers: each answers its part, and a run is a plain table of sites."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_an_ideal_judge_is_as_good_as_the_total_variation_allows(away):
     phi = np.array([[away], [0.0]], np.float32)
     draws = drawn(target, phi, count=16_000)
     exact = stats.norm.cdf(away / 2)  # (1 + TV) / 2 with TV = 2 Phi(away / 2) - 1
-    assert quantities.total_variation(draws) == pytest.approx(exact, abs=0.01)
+    assert quantities.classifier_accuracy(draws) == pytest.approx(exact, abs=0.01)
     assert quantities.errors(target, draws, None).told_apart.value == pytest.approx(exact, abs=0.02)
 
 

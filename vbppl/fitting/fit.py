@@ -20,8 +20,8 @@ from vbppl.fitting.advice import Cause, advised, causes_of, check_proper
 from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.escalate import escalate
 from vbppl.fitting.plan import AnyGuide, Method, Plan, Start, check_call, plan
-from vbppl.fitting.precision import asked, computing_in, in_session_precision, refined
-from vbppl.fitting.prepare import begun, explaining, judged, prepare, solved_from_prior
+from vbppl.fitting.precision import computing_in, continued_in_float64, in_session_precision, requested_precision
+from vbppl.fitting.prepare import check_begun, explaining, judge_solution, prepare, solved_from_prior
 from vbppl.fitting.progress import watching
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Progress, Solution
@@ -86,8 +86,8 @@ def fit(
     """
     check_call(seconds, progress, callback, precision, foreign)
     given = {"guide": guide, "method": method, "batch_size": batch_size, "start": start, "seconds": seconds}
-    raw = raw_key(seed)
-    with watching(progress, callback, seconds) as watch, computing_in(asked(method, precision)), devices.together():
+    raw, asked = raw_key(seed), requested_precision(method, precision)
+    with watching(progress, callback, seconds) as watch, computing_in(asked), devices.together():
         target = Target.of(model)
         watch = _agreeing(watch, target)
         planned = plan(target, guide, method, batch_size, start, checkpoint)
@@ -98,7 +98,7 @@ def fit(
                 (solution,) = planned.solve(problem, watch)
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
-        solution, report = judged(begun(solution, watch), raw, watch)
+        solution, report = judge_solution(check_begun(solution, watch), raw, watch)
         check_proper(target, report)
         solution, report, causes = _bettered(planned, problem, solution, report, watch, model, precision)
     calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
@@ -119,7 +119,7 @@ def _bettered(
     watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer
     try:
         if precision == "auto":
-            problem, solution, report = refined(planned, problem, solution, report, model, watch)
+            problem, solution, report = continued_in_float64(planned, problem, solution, report, model, watch)
         with computing_in(getattr(problem, "precision", None)), suited_to(solution.target.dim):
             solution, report = escalate(planned, problem, solution, report, watch)
             return solution, report, causes_of(model, solution, report)

@@ -19,7 +19,7 @@ from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
 from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.plan import GuideName, check_call, plan
-from vbppl.fitting.prepare import begun, explaining, judged, prepare
+from vbppl.fitting.prepare import check_begun, explaining, judge_solution, prepare
 from vbppl.fitting.progress import watching
 from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
@@ -77,10 +77,10 @@ def fit_many(
     with watching(progress) as watch:
         where, given = circumstances(), {"guide": guide, "method": method}
         for solution, raw in zip(solved_side_by_side(models, guide, method, raws, watch), raws):
-            solution = solution if posteriors else begun(solution, watch)
+            solution = solution if posteriors else check_begun(solution, watch)
             watch.doing(f"judging fit {len(posteriors) + 1:,} of {len(models):,}")
             call = call_of(fit_many, "[model]", raw, given, end="[0]")
-            posteriors.append(Posterior(*judged(solution, raw, Watch()), calls=(where, *call)))
+            posteriors.append(Posterior(*judge_solution(solution, raw, Watch()), calls=(where, *call)))
             if posteriors[-1].status.was_cut_short:
                 break
     return posteriors

@@ -20,7 +20,7 @@ import numpy as np
 from vbppl.core import devices
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Method, Plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import judge_solution, prepare
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Solution, searched_both
@@ -53,13 +53,13 @@ def computing_in(precision: str | None) -> Iterator[None]:
         yield
 
 
-def asked(method: Method, precision: str) -> str | None:
+def requested_precision(method: Method, precision: str) -> str | None:
     """The precision that a whole fit is to have; None for the session's."""
     double = precision == "float64" or (isinstance(method, Deterministic) and method.precision == "float64")
     return "float64" if double else None
 
 
-def refined(
+def continued_in_float64(
     plan: Plan, problem: Problem, solution: Solution, report: AnyReport, model: Model | Target, watch: Watch
 ) -> tuple[Problem, Solution, AnyReport]:
     """The same, or what double precision makes of it from there, where rounding limits it."""
@@ -86,7 +86,7 @@ def refined(
         if after.status.was_cut_short:
             return problem, solution, report
         after = _joined(solution, after, is_place).noted("precision", f"{limit}{WENT_ON}")
-        after, again = judged(after, problem.raw_keys[0], watch)
+        after, again = judge_solution(after, problem.raw_keys[0], watch)
     return (problem, solution, report) if again.cut_short else (double, after, again)
 
 

@@ -1,4 +1,4 @@
-"""Around a solver: `prepare` looks at the data and makes its problem, `judged` asks how good its solution is.
+"""Around a solver: `prepare` looks at the data and makes its problem, `judge_solution` asks how good its solution is.
 
 `prepare` is the second gate. It refuses what only numbers can tell: a start off the support, batches that do not add
 up, an encoder whose output has the wrong shape.
@@ -178,7 +178,7 @@ def _alike(one: Any, other: Any) -> bool:
     return jax.tree.map(np.shape, one) == jax.tree.map(np.shape, other)
 
 
-def begun(solution: Solution, watch: Watch) -> Solution:
+def check_begun(solution: Solution, watch: Watch) -> Solution:
     """The solution, where there is one: who interrupts a fit before its first step is over interrupts all."""
     if solution.status.reason == "interrupted" and not solution.status.steps:
         raise KeyboardInterrupt
@@ -187,7 +187,7 @@ def begun(solution: Solution, watch: Watch) -> Solution:
     return dataclasses.replace(solution, phi=watch.agreed(solution.phi))  # several processes, to the last bit
 
 
-def judged(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
+def judge_solution(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
     watch.doing("judging")
     report = judge(solution, raw, watch)

@@ -89,8 +89,8 @@ class Normals(Noise):
     def spread(self, rng: np.random.Generator, draws: int) -> Stratified:
         return Stratified(orders_of_strata(rng, draws, self.dim))
 
-    def apart(self, draws: int) -> Apart:
-        return Apart((draws, self.dim))
+    def apart(self, draws: int) -> Independent:
+        return Independent((draws, self.dim))
 
 
 @pytree
@@ -148,8 +148,8 @@ class Keys(Noise):
     def independent(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return rng.integers(0, 2**32, size=(draws, 2), dtype=np.uint32)
 
-    def apart(self, draws: int) -> Apart:
-        return Apart((draws,), keys=True)
+    def apart(self, draws: int) -> Independent:
+        return Independent((draws,), keys=True)
 
 
 @pytree
@@ -159,8 +159,8 @@ class Nothing(Noise):
     def independent(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return np.zeros((draws, 0))
 
-    def apart(self, draws: int) -> Apart:
-        return Apart((1, 0))
+    def apart(self, draws: int) -> Independent:
+        return Independent((1, 0))
 
 
 @pytree
@@ -191,7 +191,7 @@ class Stratified:
 
 
 @pytree
-class Apart:
+class Independent:
     """Independent normals of this shape, or so many keys."""
 
     shape: tuple[int, ...] = static()

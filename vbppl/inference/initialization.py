@@ -21,7 +21,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.numerics import lbfgs
-from vbppl.target.batched import BLOCK, Density, evaluate
+from vbppl.target.batched import BLOCK, BatchedDensity, evaluate
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.target import Target, coordinates_of
 
@@ -160,14 +160,16 @@ def climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
     return climb.best[0, climb.best_log_p.argmax()], float(climb.best_log_p.max())
 
 
-def starts_of(target: Target, rng: np.random.Generator, count: int, density: Density | None = None) -> np.ndarray:
+def starts_of(
+    target: Target, rng: np.random.Generator, count: int, density: BatchedDensity | None = None
+) -> np.ndarray:
     """Such points for one target, `(count, dim)`; `density` is that of the target, which then counts them.
 
     Raises:
       InitializationError: no candidate has a finite density and gradient; the message names the site.
     """
     one = functools.partial(
-        density or Density([target]), fits=np.zeros(1, int), coordinates=coordinates_of(target)[None]
+        density or BatchedDensity([target]), fits=np.zeros(1, int), coordinates=coordinates_of(target)[None]
     )
     points, found = find_starts(one, target.dim, [rng], count)
     if not found[0]:

@@ -16,7 +16,7 @@ from vbppl.core.keys import named, wrap
 from vbppl.core.types import Array, ArrayLike
 from vbppl.model.control_flow.steps import key_at, value_at
 from vbppl.model.modules import Parts, mutable_parts, parts
-from vbppl.model.primitives import Interpreter, Site
+from vbppl.model.primitives import Handler, Site
 
 
 class Answer(NamedTuple):
@@ -26,7 +26,7 @@ class Answer(NamedTuple):
     told: Any
 
 
-def answered(value_of: Callable[[Site], Any]) -> Interpreter:
+def answered(value_of: Callable[[Site], Any]) -> Handler:
     """Give each sample site that has no value the one that `value_of` finds; errors of its distribution name it.
 
     It may be an `Answer`, which says more than the value.
@@ -43,24 +43,24 @@ def answered(value_of: Callable[[Site], Any]) -> Interpreter:
     return interpret
 
 
-def from_prior(key: Array) -> Interpreter:
+def from_prior(key: Array) -> Handler:
     """Draw every site that has no value from its distribution, each with a key of its own name."""
     return answered(lambda site: site.dist.sample(key_at(key, site.name, site.step)))
 
 
-def drawn_anew(interpreter: Interpreter) -> Interpreter:
-    """Forget the observations, so that `interpreter` draws them: for predictive draws."""
+def drawn_anew(handler: Handler) -> Handler:
+    """Forget the observations, so that `handler` draws them: for predictive draws."""
 
     def interpret(site: Site) -> Site:
         if site.kind == "sample" and site.observed:
             site = dataclasses.replace(site, value=None, observed=False)
-        return interpreter(site)
+        return handler(site)
 
     return interpret
 
 
-def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
-    """Take the values of unobserved sites and of params from `values`; ask `interpreter` for the rest."""
+def given(values: Mapping[str, Any], handler: Handler) -> Handler:
+    """Take the values of unobserved sites and of params from `values`; ask `handler` for the rest."""
 
     def interpret(site: Site) -> Site:
         if site.kind == "sample" and site.value is None and site.name in values:
@@ -68,21 +68,21 @@ def given(values: Mapping[str, Any], interpreter: Interpreter) -> Interpreter:
         if site.kind == "param" and site.name in values:
             value = values[site.name]
             return dataclasses.replace(site, value=value.made() if isinstance(value, Parts) else value)
-        return interpreter(site)
+        return handler(site)
 
     return interpret
 
 
 def required(site: Site) -> Site:
-    """The interpreter that has no values: it says which site lacks one."""
+    """The handler that has no values: it says which site lacks one."""
     if site.kind == "sample" and site.value is None:
         mend = f"Add {site.name!r} to the values: an array of shape {site.whole_shape}, or draws (n, ...) of it."
         raise ModelError("no value was given for this site.", site=site.name, mend=mend)
     return site
 
 
-def at_point(coordinate: ArrayLike) -> Interpreter:
-    """The interpreter for runs whose shapes are wanted: each latent site where all its `z` are `coordinate`."""
+def at_point(coordinate: ArrayLike) -> Handler:
+    """The handler for runs whose shapes are wanted: each latent site where all its `z` are `coordinate`."""
 
     def value_of(site: Site) -> Any:
         if site.dist.is_discrete:
@@ -95,9 +95,9 @@ def at_point(coordinate: ArrayLike) -> Interpreter:
 
 
 def at_rows(
-    rows: Mapping[str, Any], interpreter: Interpreter, params: Mapping[str, tuple[Array, ...]] = MappingProxyType({})
-) -> Interpreter:
-    """Let plates show `rows`, where these name them, and params hold the unconstrained `params`; else `interpreter`.
+    rows: Mapping[str, Any], handler: Handler, params: Mapping[str, tuple[Array, ...]] = MappingProxyType({})
+) -> Handler:
+    """Let plates show `rows`, where these name them, and params hold the unconstrained `params`; else `handler`.
 
     The trainable leaves of a param's `init` are replaced by the current values; the rest of it stays.
     """
@@ -108,12 +108,12 @@ def at_rows(
         if site.kind == "param" and site.name in params:
             learnt = tuple(site.constraint.forward(leaf) for leaf in params[site.name])
             return dataclasses.replace(site, value=dataclasses.replace(parts(site.value), learnt=learnt).made())
-        return interpreter(site)
+        return handler(site)
 
     return interpret
 
 
-def in_mode(interpreter: Interpreter, states: Mapping[str, tuple], raw_key: Array | None) -> Interpreter:
+def in_mode(handler: Handler, states: Mapping[str, tuple], raw_key: Array | None) -> Handler:
     """Hand modules out with their own `states`, in training mode with a `raw_key`, in evaluation mode with None.
 
     What a module or a mutable value has become in the run is in its site's value afterwards.
@@ -124,8 +124,8 @@ def in_mode(interpreter: Interpreter, states: Mapping[str, tuple], raw_key: Arra
         if site.kind == "key":
             return dataclasses.replace(site, value=None if key is None else named(key, site.name))
         if site.kind not in ("param", "mutable"):
-            return interpreter(site)
-        site = interpreter(site)
+            return handler(site)
+        site = handler(site)
         found = parts_of(site)
         if site.name in states:
             found = dataclasses.replace(found, state=states[site.name])

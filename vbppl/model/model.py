@@ -46,7 +46,7 @@ from vbppl.model.handlers import in_mode
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside import Reading, reading, unchanged
-from vbppl.model.primitives import Interpreter, Program, Site, current, interpreted, subsample
+from vbppl.model.primitives import Handler, Program, Site, current, interpreted, subsample
 from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import abstract_sites, check_numbers, traced
 
@@ -194,15 +194,15 @@ class Model(Program):
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
         met: dict[str, str] = {}
-        with interpreted(lambda prefix, interpreter: self._changed(prefix, interpreter, met)) as run:
+        with interpreted(lambda prefix, handler: self._changed(prefix, handler, met)) as run:
             value = self.function(*args, **kwargs)
             self._check_names(run.prefix, met)
         return value
 
-    def trace(self, interpreter: Interpreter) -> dict[str, Site]:
-        """The sites of one run under `interpreter`."""
-        interpreter, arrays = in_mode(interpreter, self.states, self.training), dict(by_identity(self.arrays))
-        with unchanged(self.reads, self.functions), traced(interpreter, arrays, self.missing) as sites:
+    def trace(self, handler: Handler) -> dict[str, Site]:
+        """The sites of one run under `handler`."""
+        handler, arrays = in_mode(handler, self.states, self.training), dict(by_identity(self.arrays))
+        with unchanged(self.reads, self.functions), traced(handler, arrays, self.missing) as sites:
             self.inline()
         return sites
 
@@ -332,24 +332,24 @@ class Model(Program):
         abstract_sites(new)  # checks names and shapes
         return new
 
-    def _changed(self, prefix: str, interpreter: Interpreter, met: dict[str, str]) -> Interpreter:
-        """The interpreter that answers for conditions and interventions first, and notes which statements it met."""
+    def _changed(self, prefix: str, handler: Handler, met: dict[str, str]) -> Handler:
+        """The handler that answers for conditions and interventions first, and notes which statements it met."""
 
         def interpret(site: Site) -> Site:
             name = site.name.removeprefix(prefix)
             met[name] = site.kind
             if site.kind == "deterministic" and name in self.interventions:
                 value = value_at(site, self.interventions[name], jnp.shape(site.value))
-                return interpreter(dataclasses.replace(site, value=jnp.asarray(value)))
+                return handler(dataclasses.replace(site, value=jnp.asarray(value)))
             if site.kind != "sample" or (name not in self.interventions and name not in self.conditions):
-                return interpreter(site)
+                return handler(site)
             cut = name in self.interventions
             value = self.interventions[name] if cut else self.conditions[name]
             batch, event = all_rows(site.dist.batch_shape, site.frames), site.dist.event_shape
             value = subsample(value_at(site, value, (*batch, *event)), event_dim=len(event))
             if cut:
-                return interpreter(dataclasses.replace(site, kind="deterministic", value=value, dist=None))
-            return interpreter(dataclasses.replace(site, value=value, observed=True))
+                return handler(dataclasses.replace(site, kind="deterministic", value=value, dist=None))
+            return handler(dataclasses.replace(site, value=value, observed=True))
 
         return interpret
 

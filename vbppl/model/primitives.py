@@ -1,9 +1,9 @@
 """The words of a model: `sample`, `param`, `plate`, `subsample`, `deterministic`, `factor`.
 
-A word does one thing: it builds a `Site` and asks the interpreter of the current run what its
-value is. An interpreter is any function `Site -> Site`: one draws from the prior, one reads
-values from a flat vector, one replays a posterior (see `trace.py`). A model therefore never knows
-why it is run, and runs nest: a model inside a `sample` statement is run by the same interpreter
+A word does one thing: it builds a `Site` and asks the handler of the current run what its
+value is. A handler is any function `Site -> Site`: one draws from the prior, one reads
+values from a flat vector, one replays a posterior (see `handlers.py`). A model therefore never knows
+why it is run, and runs nest: a model inside a `sample` statement is run by the same handler
 under a longer name.
 
 Shapes are the field's own, and strict: see `shapes.py`.
@@ -60,7 +60,7 @@ class Site:
     `constraint` to params, `size`, `subsample_size` and `labels` to plates, and `sources`, the names of what is
     read in parts along the plate; `dims` name the axes of a value that are no plate's. `value` is None at first.
     `step` is that of the `scan` that a statement stands in, while the step runs; afterwards all that it holds has the
-    steps as leading axes, of the lengths `steps`. `told` is what the interpreter says of its answer beyond the value.
+    steps as leading axes, of the lengths `steps`. `told` is what the handler says of its answer beyond the value.
     """
 
     kind: str
@@ -95,7 +95,7 @@ class Site:
         return self.shape if self.step is None else (*self.step.lengths, *self.shape)
 
 
-Interpreter = Callable[[Site], Site]
+Handler = Callable[[Site], Site]
 NONE: Mapping[Any, Any] = MappingProxyType({})
 
 
@@ -108,12 +108,10 @@ class Program:
 
 
 class Run:
-    """One run of a model: its interpreter, the plates that are open, the sites met so far."""
+    """One run of a model: its handler, the plates that are open, the sites met so far."""
 
-    def __init__(
-        self, interpreter: Interpreter, arguments: Mapping[int, int] = NONE, missing: Mapping[str, Any] = NONE
-    ):
-        self.interpreter = interpreter
+    def __init__(self, handler: Handler, arguments: Mapping[int, int] = NONE, missing: Mapping[str, Any] = NONE):
+        self.handler = handler
         self.arguments = arguments  # the arrays that may be labels: by their identity, their number
         self.missing = missing  # which entries of sites are, where some are
         self.applied: list[Any] = []  # functions of models that have been applied and not yet run
@@ -124,12 +122,12 @@ class Run:
         self.handlers = handlers_around()  # of NumPyro
 
     def ask(self, site: Site) -> Site:
-        """Let the interpreter answer `site`, and remember the answer."""
+        """Let the handler answer `site`, and remember the answer."""
         check_transforms(site.kind, site.name, self.within)
         check_handlers(site.kind, site.name, self.handlers)
         self.check_name(site)
         try:
-            self.sites[site.name] = site = self.interpreter(site)
+            self.sites[site.name] = site = self.handler(site)
         except KeyError as error:
             if error.args != (site.name,):
                 raise
@@ -163,14 +161,14 @@ def running(run: Run) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def interpreted(wrap: Callable[[str, Interpreter], Interpreter]) -> Iterator[Run]:
-    """Let `wrap(prefix, interpreter)` stand in for the current run's interpreter, for a while."""
+def interpreted(wrap: Callable[[str, Handler], Handler]) -> Iterator[Run]:
+    """Let `wrap(prefix, handler)` stand in for the current run's handler, for a while."""
     run = run_of("a model inside a model")
-    before, run.interpreter = run.interpreter, wrap(run.prefix, run.interpreter)
+    before, run.handler = run.handler, wrap(run.prefix, run.handler)
     try:
         yield run
     finally:
-        run.interpreter = before
+        run.handler = before
 
 
 def current() -> Run | None:

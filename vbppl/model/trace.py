@@ -1,4 +1,4 @@
-"""Run a model under an interpreter and keep the answers."""
+"""Run a model under a handler and keep the answers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
 from vbppl.model.modules import shapes_of
 from vbppl.model.outside import check
-from vbppl.model.primitives import Interpreter, Run, Site, running
+from vbppl.model.primitives import Handler, Run, Site, running
 from vbppl.model.shapes import Frame
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
@@ -43,10 +43,10 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 @contextlib.contextmanager
 def traced(
-    interpreter: Interpreter, arguments: Mapping[int, int] = NOTHING, missing: Mapping[str, Array] = NOTHING
+    handler: Handler, arguments: Mapping[int, int] = NOTHING, missing: Mapping[str, Array] = NOTHING
 ) -> Iterator[dict[str, Site]]:
-    """A run whose sites are noted in the order of their statements: what is done inside speaks to `interpreter`."""
-    with running(Run(interpreter, arguments, missing)) as run:
+    """A run whose sites are noted in the order of their statements: what is done inside speaks to `handler`."""
+    with running(Run(handler, arguments, missing)) as run:
         try:
             yield run.sites
             check_were_run(run.applied)

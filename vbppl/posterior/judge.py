@@ -153,7 +153,7 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
         mean_error=_worst(np.abs(errors.mean), errors.mean_se, errors),
         log_sd_error=_worst(errors.log_sd, errors.log_sd_se, errors),
         tail=found.tail,
-        told_apart=quantities.total_variation(draws),
+        told_apart=quantities.classifier_accuracy(draws),
         worst_told_apart=errors.told_apart,
         widened=found.curved.widened,
         least_eigenvalue=found.curved.least,

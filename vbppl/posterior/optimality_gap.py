@@ -27,7 +27,7 @@ from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.posterior.report import Gap
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.target import Target, coordinates_of
 
 SETS, STUDENT = 4, 2.353  # sets of draws; the 95% quantile of Student's t with 3 degrees of freedom
@@ -55,7 +55,7 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
             mend="Look at the restarts and the draw noise of the report card instead.",
         )
     noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
-    density = Density([target])
+    density = BatchedDensity([target])
     lanes = Batch(density, np.zeros(SETS, int), np.tile(coordinates_of(target), (SETS, 1)))
     highest = search(lanes, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
     above = float(highest.mean())

@@ -231,7 +231,7 @@ def _by_cumulants(x: np.ndarray, draws: WeightedDraws) -> tuple[np.ndarray, np.n
     return np.where(sound, -np.log(left) / 2, np.nan), np.where(sound, se / left, np.nan)
 
 
-def total_variation(draws: WeightedDraws) -> float:
+def classifier_accuracy(draws: WeightedDraws) -> float:
     """How often the best possible judge tells a draw of the guide from one of the posterior: half is a perfect guide.
 
     `(1 + TV) / 2` with `TV = E_m[(q/m - p/m)_+]`: the side that is bounded.

@@ -62,13 +62,13 @@ def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     log_p, gradient = np.zeros(len(z)), np.zeros(np.shape(z))
     for share, rows in target.parts():
-        density = Density([target.showing(rows) if rows else target])
+        density = BatchedDensity([target.showing(rows) if rows else target])
         found = density(z[None], np.zeros(1, int), coordinates_of(target)[None])
         log_p, gradient = log_p + share * found[0][0], gradient + share * found[1][0]
     return log_p, gradient
 
 
-class Density:
+class BatchedDensity:
     """The log density of one or many targets of the same structure and shapes, on the host.
 
     Attributes:
@@ -252,7 +252,7 @@ def _value_and_gradient(
 class Batch:
     """Some lanes of `density`: `fits` and `coordinates` say whose they are and how they see it, `(lanes, ...)`."""
 
-    density: Density
+    density: BatchedDensity
     fits: np.ndarray
     coordinates: np.ndarray
 

@@ -37,7 +37,7 @@ from vbppl.model.enumeration.support import Support
 from vbppl.model.handlers import Answer, answered, at_point, at_rows, log_probs, states_of
 from vbppl.model.model import Model
 from vbppl.model.modules import Parts, parts
-from vbppl.model.primitives import Interpreter, Site, subsample
+from vbppl.model.primitives import Handler, Site, subsample
 from vbppl.model.shapes import Frame
 from vbppl.model.trace import abstract_sites, summed, values_of
 from vbppl.target.layout import Layout, sliced
@@ -51,7 +51,7 @@ class Term:
       log_prob: the log density of its value, in the distribution's batch shape; a factor's value.
       log_det: of a latent site log |dx/dz|, in the shape of its batch or of its slice of `z`; None of others.
       dist: the distribution of a latent site, None of others.
-      moved: the bijector from `z` to the value, where that is not the distribution's support; None elsewhere.
+      bijector: the one from `z` to the value, where that is not the distribution's support; None elsewhere.
       name: the site's.
       scale: N/B, how much the term counts.
       plates: the plates around the site.
@@ -60,7 +60,7 @@ class Term:
     log_prob: Array
     log_det: Array | None
     dist: Any
-    moved: Any
+    bijector: Any
     name: str = static()
     scale: float = static()
     plates: tuple[Frame, ...] = static()
@@ -96,13 +96,13 @@ class Term:
 
     def beside(self, loc: Array, sd: Array) -> Any:
         """What the site's value is distributed as if its `z` is `N(loc, sd)`, if that has a closed-form divergence."""
-        if isinstance(self.moved, QUANTILES):
+        if isinstance(self.bijector, QUANTILES):
             return None
-        if self.moved is not None:
+        if self.bijector is not None:
             # An affine map of a normal is a normal, whatever the family of the prior.
             if vector_dim(self.dist):
-                return normal_beside(self.dist, self.moved.forward(loc), sd, self.moved.matrix * sd[..., None, :])
-            loc, sd = self.moved.forward(loc), self.moved.scale * sd
+                return normal_beside(self.dist, self.bijector.forward(loc), sd, self.bijector.matrix * sd[..., None, :])
+            loc, sd = self.bijector.forward(loc), self.bijector.scale * sd
         return normal_beside(self.dist, loc, sd)
 
 
@@ -247,7 +247,7 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
 
     reading = _reading(target, slices, rows, shown)
 
-    def once(summing: Callable[[Interpreter], Interpreter]) -> tuple[dict[str, Site], Any]:
+    def once(summing: Callable[[Handler], Handler]) -> tuple[dict[str, Site], Any]:
         sites = target.model.trace(at_rows(rows, summing(reading), target.params))
         return sites, _states(target, sites)
 
@@ -260,8 +260,8 @@ def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Ter
     return Terms(terms_of(sites), found, states)
 
 
-def _reading(target: Evaluable, slices: Mapping[str, Array], rows: Mapping[str, Array], shown: bool) -> Interpreter:
-    """The interpreter that reads values off slices of `z`, and tells log |dx/dz| and other bijectors than supports."""
+def _reading(target: Evaluable, slices: Mapping[str, Array], rows: Mapping[str, Array], shown: bool) -> Handler:
+    """The handler that reads values off slices of `z`, and tells log |dx/dz| and other bijectors than supports."""
 
     def value_of(site: Site) -> Answer:
         # The support may depend on what was drawn before, so it is asked here and not in advance.

@@ -17,7 +17,7 @@ from vbppl.core.types import Array
 from vbppl.model.claims import SOMEWHERE
 from vbppl.model.enumeration import marginal
 from vbppl.model.handlers import at_point, at_rows, given, required
-from vbppl.model.primitives import Interpreter, Site
+from vbppl.model.primitives import Handler, Site
 from vbppl.model.trace import log_joint, values_of
 from vbppl.target.density import Evaluable
 
@@ -27,7 +27,7 @@ SIDE_BY_SIDE = 8  # draws: each has a table of all values in all rows
 def _once(target: Evaluable, values: Mapping[str, Any]) -> marginal.Once:
     """A run at `values` of the sites that are not summed out, all rows shown."""
 
-    def once(summing: Callable[[Interpreter], Interpreter]) -> tuple[dict[str, Site], Any]:
+    def once(summing: Callable[[Handler], Handler]) -> tuple[dict[str, Site], Any]:
         return target.model.trace(at_rows({}, summing(given(values, required)), target.params)), ()
 
     return once
@@ -48,7 +48,7 @@ def _complete(draw: tuple[Array, dict[str, Array]], target: Evaluable, raw_key: 
     number, values = draw
     key = jax.random.fold_in(named(wrap(raw_key), "discrete sites"), number)
     drawn = marginal.drawn(_once(target, values), target.layout.summed, key)
-    sites, _ = _once(target, {**values, **drawn})(lambda interpreter: interpreter)
+    sites, _ = _once(target, {**values, **drawn})(lambda handler: handler)
     return values_of({name: sites[name] for name in target.layout.completed if name in sites})
 
 
@@ -64,7 +64,7 @@ def probabilities(target: Evaluable, name: str, values: Mapping[str, Any], n: in
 def _log_conditional(target: Evaluable, values: dict[str, Array]) -> Array:
     discrete = target.layout.summed
     rest = {name: value for name, value in values.items() if name not in discrete}
-    joint, _ = _once(target, values)(lambda interpreter: interpreter)
+    joint, _ = _once(target, values)(lambda handler: handler)
     summed, _ = marginal.summed_out(_once(target, rest), discrete)
     return log_joint(joint) - log_joint(summed)
 
@@ -99,7 +99,7 @@ def check_rows(target: Evaluable) -> None:
 
 @ByWork
 def _mixed(target: Evaluable, raw_key: Array) -> dict[str, Array]:
-    def once(summing: Callable[[Interpreter], Interpreter]) -> tuple[dict[str, Site], Any]:
+    def once(summing: Callable[[Handler], Handler]) -> tuple[dict[str, Site], Any]:
         return target.model.trace(at_rows({}, summing(at_point(SOMEWHERE)), target.params)), ()
 
     return marginal.mixed_rows(once, target.layout.summed, wrap(raw_key))

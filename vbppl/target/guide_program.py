@@ -30,7 +30,7 @@ from vbppl.model.control_flow.steps import key_at
 from vbppl.model.enumeration.marginal import marginal
 from vbppl.model.handlers import answered, at_rows, given, required, states_of
 from vbppl.model.model import Model, guide
-from vbppl.model.primitives import Interpreter, Site, param
+from vbppl.model.primitives import Handler, Site, param
 from vbppl.model.trace import Outline, abstract_sites, values_of
 from vbppl.target.density import Term, terms_of, unconstrained_at
 from vbppl.target.target import Target
@@ -317,10 +317,10 @@ def _at_values(program: Model, params: Any, rows: Mapping[str, Array], values: M
 def _model_at(target: Target, values: Mapping[str, Any]) -> dict[str, Site]:
     """The sites of a run of the model, whose discrete sites are summed out."""
 
-    def interpreter(summing: Callable[[Interpreter], Interpreter]) -> Interpreter:
+    def handler(summing: Callable[[Handler], Handler]) -> Handler:
         return at_rows(target.rows, summing(given(values, required)), target.params)
 
-    return marginal(target.model, interpreter, target.layout.summed)
+    return marginal(target.model, handler, target.layout.summed)
 
 
 def _closed_forms(q: Mapping[str, Term], p: Mapping[str, Term]) -> set[str]:

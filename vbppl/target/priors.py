@@ -51,7 +51,7 @@ def _prior_at(term: Term, value: Array) -> Prior:
     along = jnp.broadcast_to(along, (shape[-1], *shape)).reshape(-1, *value.shape)
     columns = jax.vmap(lambda ones: jax.jvp(slope_at, (value,), (ones,))[1])(along)
     curvature = jnp.stack([column.reshape(shape) for column in columns], axis=-1)
-    scales = (scale, term.moved.matrix) if is_vector else (scale, term.moved.scale)
+    scales = (scale, term.bijector.matrix) if is_vector else (scale, term.bijector.scale)
     scales = tuple(jnp.broadcast_to(each, (*value.shape, shape[-1]) if is_vector else value.shape) for each in scales)
     vectors = (value, jnp.broadcast_to(loc, value.shape), slope_at(value))
     dim = shape[-1]

@@ -11,12 +11,12 @@ from scipy import optimize
 from vbppl.core.numerics.lbfgs import descend, minimise
 
 
-def search(function, x, metric=None, rounding=1e-15, tolerance=1e-10, iterations=300, watch=None):
+def search(function, x, preconditioner=None, rounding=1e-15, tolerance=1e-10, iterations=300, watch=None):
     """Minimise in one lane, with an identity metric and no bound on the step."""
     for at in descend(
         in_lanes(function),
         np.asarray(x, float)[None],
-        lambda x: np.stack([metric(row) for row in x]) if metric else np.ones_like(x),
+        lambda x: np.stack([preconditioner(row) for row in x]) if preconditioner else np.ones_like(x),
         lambda value: rounding * np.maximum(np.abs(value), 1.0),
         tolerance,
         iterations,
@@ -84,7 +84,7 @@ def test_rosenbrock_is_minimised_at_scipys_cost(dim):
 def test_scales_a_million_apart_cost_nothing_where_the_metric_knows_them():
     scales = np.logspace(-3, 3, 12)  # standard deviations: curvatures 1e12 apart
     function = count(quadratic(np.diag(scales**-2.0), centre=np.arange(12.0) * scales))
-    at = search(function, np.zeros(12), metric=lambda x: scales**2)
+    at = search(function, np.zeros(12), preconditioner=lambda x: scales**2)
     np.testing.assert_allclose(at.x / scales, np.arange(12.0), atol=1e-4)
     assert function.calls <= 3
 
@@ -95,7 +95,9 @@ def test_an_ill_conditioned_quadratic_is_solved_where_the_metric_knows_only_its_
     scales = np.logspace(-3, 3, 20)
     hessian = (rotation * np.logspace(0, 4, 20)) @ rotation.T / np.outer(scales, scales)
     centre = scales * rng.normal(size=20)
-    at = search(quadratic(hessian, centre), np.zeros(20), metric=lambda x: 1 / np.diag(hessian), iterations=1000)
+    at = search(
+        quadratic(hessian, centre), np.zeros(20), preconditioner=lambda x: 1 / np.diag(hessian), iterations=1000
+    )
     gap = quadratic(hessian, centre)(at.x)[0]
     assert gap < 1e-8  # of about 1e4 at the start
     assert not at.stuck
@@ -104,7 +106,7 @@ def test_an_ill_conditioned_quadratic_is_solved_where_the_metric_knows_only_its_
 def test_the_decrement_is_newtons_on_a_quadratic_that_the_metric_inverts():
     sd, centre = np.array([0.1, 3.0, 50.0]), np.array([1.0, -2.0, 30.0])
     function, seen = quadratic(np.diag(sd**-2), centre), []
-    search(function, np.zeros(3), metric=lambda x: sd**2, watch=lambda at: seen.append(at.decrement))
+    search(function, np.zeros(3), preconditioner=lambda x: sd**2, watch=lambda at: seen.append(at.decrement))
     assert seen[0] == pytest.approx(function(np.zeros(3))[0])  # a Newton step gains all there is
     assert seen[-1] < 1e-10
 
@@ -125,7 +127,7 @@ def test_a_region_where_the_function_is_infinite_only_shortens_the_step():
             return np.inf, np.array([np.nan])
         return float(x[0] - np.log(x[0])), 1 - 1 / x
 
-    at = search(barrier, [1e-3 + 4.0], metric=lambda x: np.full(1, 100.0))
+    at = search(barrier, [1e-3 + 4.0], preconditioner=lambda x: np.full(1, 100.0))
     assert at.x[0] == pytest.approx(1.0, abs=1e-4)
     assert not at.stuck
 
@@ -151,7 +153,7 @@ def test_values_rounded_to_float32_do_not_keep_it_from_the_minimum(offset):
         return float(np.float32(value + offset)), gradient.astype(np.float32).astype(float)
 
     eps = float(np.finfo(np.float32).eps)
-    at = search(rounded, np.zeros(3), rounding=16 * eps, tolerance=eps, metric=lambda x: 4 * sd**2)
+    at = search(rounded, np.zeros(3), rounding=16 * eps, tolerance=eps, preconditioner=lambda x: 4 * sd**2)
     assert np.abs((at.x - centre) / sd).max() < 1e-3
     assert not at.stuck
 

@@ -53,8 +53,8 @@ def test_for_one_component_a_step_is_that_of_full_rank():
     loc, factor = rng.standard_normal((1, 3)) / 3, np.eye(3)[None] * 0.5 + 0.1 * rng.standard_normal((1, 3, 3))
     one = mixtures.look(skewed, Components.of(np.zeros(1), list(loc), list(factor)), noise)
     full = natural_gradient.evaluate(lambda z, lanes: skewed(z), loc, factor, noise, np.arange(1))
-    np.testing.assert_allclose(one.seen.drift, full.drift, rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(one.seen.curvature, full.curvature, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(one.seen.mean_gradient, full.mean_gradient, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(one.seen.covariance_gradient, full.covariance_gradient, rtol=1e-9, atol=1e-12)
     assert one.decrement == pytest.approx(full.decrement[0], rel=1e-9)
     length = np.array([0.5])
     after = mixtures.moved(one, length, 1.0, np.arange(1))
@@ -77,10 +77,10 @@ def test_drifts_curvatures_and_weights_are_the_slopes_of_the_bound():
         one, weight = np.eye(2)[k][:, None], at.weights[k]
         right, left = (bound(at.log_weights, at.loc + sign * step * one, at.factor) for sign in (1, -1))
         by_loc = (right - left) / 2 / step
-        assert weight * seen.seen.drift[k, 0] / at.factor[k, 0, 0] == pytest.approx(by_loc, abs=1e-3)
+        assert weight * seen.seen.mean_gradient[k, 0] / at.factor[k, 0, 0] == pytest.approx(by_loc, abs=1e-3)
         wider, narrower = (at.factor * np.exp(sign * step * one)[:, :, None] for sign in (1, -1))
         by_log_sd = (bound(at.log_weights, at.loc, wider) - bound(at.log_weights, at.loc, narrower)) / 2 / step
-        assert weight * seen.seen.curvature[k, 0, 0] == pytest.approx(by_log_sd, abs=1e-3)
+        assert weight * seen.seen.covariance_gradient[k, 0, 0] == pytest.approx(by_log_sd, abs=1e-3)
         more, less = (at.log_weights + sign * step * one[:, 0] for sign in (1, -1))
         by_weight = (bound(more, at.loc, at.factor) - bound(less, at.loc, at.factor)) / 2 / step
         assert weight * (seen.seen.bound[k] - seen.bound) == pytest.approx(by_weight, abs=1e-3)

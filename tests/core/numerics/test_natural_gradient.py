@@ -277,15 +277,17 @@ def test_a_step_leaves_the_state_before_it_alone():
 def test_the_decrement_is_half_the_squared_length_in_the_fisher_metric_and_so_is_the_product_of_steps():
     """A step of `r` leads `r^2` decrements of KL away; the product is the one that belongs to this length."""
     rng, eye = np.random.default_rng(3), np.eye(4)
-    drift, curvature = rng.standard_normal((2, 1, 4)), rng.standard_normal((2, 1, 4, 4))
-    curvature = curvature + curvature.swapaxes(2, 3)
+    mean_gradient, covariance_gradient = rng.standard_normal((2, 1, 4)), rng.standard_normal((2, 1, 4, 4))
+    covariance_gradient = covariance_gradient + covariance_gradient.swapaxes(2, 3)
     here = np.zeros((1, 4)), eye[None] + np.tril(rng.standard_normal((4, 4)))[None], np.zeros(1)
-    before, after = (natural_gradient.Iterates.at(*here, h, a) for h, a in zip(drift, curvature))
+    before, after = (natural_gradient.Iterates.at(*here, h, a) for h, a in zip(mean_gradient, covariance_gradient))
     r = np.full(1, 1e-4)
     far = natural_gradient.divergence(*natural_gradient.proposed(before, r), before)
     assert far / r**2 == pytest.approx(before.decrement, rel=1e-3)
     longer, shorter = (
-        natural_gradient.Iterates.at(*here, drift[0] + sign * drift[1], curvature[0] + sign * curvature[1]).decrement
+        natural_gradient.Iterates.at(
+            *here, mean_gradient[0] + sign * mean_gradient[1], covariance_gradient[0] + sign * covariance_gradient[1]
+        ).decrement
         for sign in (1, -1)
     )
     kept = (longer - shorter) / 4 / before.decrement  # of the gradient, after a step of 1: by polarisation

@@ -28,7 +28,7 @@ from vbppl.inference.deterministic.beyond.conditional_laplace import NestedSearc
 from vbppl.inference.deterministic.beyond.hessian_blocks import blocks_of, predicted_gain
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.target.axes import coordinate_names
-from vbppl.target.batched import Density, evaluate
+from vbppl.target.batched import BatchedDensity, evaluate
 from vbppl.target.layout import Apart
 from vbppl.target.pullback import Pullback
 
@@ -245,7 +245,7 @@ def test_what_is_of_the_family_is_met_and_its_weights_are_trusted_whatever_their
 def test_the_rung_costs_nothing_where_sites_move_or_nothing_drives(schools, monkeypatch):
     rung, verdicts = next(each for each in RUNGS if each[0] is condition_rows)
     assert verdicts == ("poor", "unknown", "corrected")
-    monkeypatch.setattr(Density, "__call__", None)
+    monkeypatch.setattr(BatchedDensity, "__call__", None)
     moved = dataclasses.replace(schools[2].solution, guide=vb.FullRank(), phi=np.zeros((12, 10)))
     nothing = vb.density(lambda z: -jnp.sum(z**2), 2)
     planned = plan(vb.target(cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)))

@@ -15,7 +15,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.distributions.location_scale import Coordinates
 from vbppl.inference.deterministic.pseudo_data import by_rule
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.target import coordinates_of, in_coordinates, with_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
@@ -35,7 +35,7 @@ def with_pseudo_data(target, **pairs):
 def ruled(model, loc, sd=0.3):
     """The coordinates that the rule gives at `loc`, by name, and the medians in them."""
     target = vb.target(model)
-    lane = Batch(Density([target]), np.zeros(1, int), coordinates_of(target)[None])
+    lane = Batch(BatchedDensity([target]), np.zeros(1, int), coordinates_of(target)[None])
     rows, x = by_rule(lane, [target], np.concatenate([loc, np.full(target.dim, np.log(sd))])[None])
     return in_coordinates(target, rows[0]).coordinates, x[0, : target.dim]
 

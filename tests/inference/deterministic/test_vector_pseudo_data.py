@@ -17,7 +17,7 @@ from vbppl.distributions import location_scale
 from vbppl.distributions.location_scale import Coordinates
 from vbppl.fitting.plan import plan
 from vbppl.inference.deterministic.pseudo_data import by_rule
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.target import coordinates_of, in_coordinates, in_fixed_coordinates
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
@@ -55,7 +55,7 @@ def told(target, y, d, weight=0.0, name="b"):
 def ruled(model, loc, sd=0.3):
     """The coordinates that the rule gives at `loc`, by name, and the medians in them."""
     target = vb.target(model)
-    lane = Batch(Density([target]), np.zeros(1, int), coordinates_of(target)[None])
+    lane = Batch(BatchedDensity([target]), np.zeros(1, int), coordinates_of(target)[None])
     row, x = by_rule(lane, [target], np.concatenate([loc, np.full(target.dim, np.log(sd))])[None])
     return in_coordinates(target, row[0]), x[0, : target.dim]
 

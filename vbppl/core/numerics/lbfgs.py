@@ -112,7 +112,7 @@ def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.nda
 def descend(
     function: Function,
     x: np.ndarray,
-    metric: Callable[[np.ndarray], np.ndarray],
+    preconditioner: Callable[[np.ndarray], np.ndarray],
     rounding: Callable[[np.ndarray], np.ndarray],
     tolerance: float,
     iterations: int,
@@ -121,7 +121,7 @@ def descend(
     """Minimise `function` from each row of `x`, `(lanes, n)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
-      metric: the diagonal of an inverse Hessian guess at points `(k, n)`.
+      preconditioner: the diagonal of an inverse Hessian guess at points `(k, n)`.
       rounding: how far two values of this size may differ by rounding alone, `(k,)`.
       longest: the largest multiple of a direction that is safe to try at a point, `(k,)`.
 
@@ -134,7 +134,7 @@ def descend(
         lanes = at.going
         if not len(lanes):
             break
-        direction = at.newton(at.gradient[lanes], metric(at.x[lanes]), lanes)
+        direction = at.newton(at.gradient[lanes], preconditioner(at.x[lanes]), lanes)
         at = at._replace(decrement=put(at.decrement, lanes, -np.sum(at.gradient[lanes] * direction, axis=1) / 2))
         left = yield at
         # A start that is not finite has no decrement to speak of, whatever the formula gives.

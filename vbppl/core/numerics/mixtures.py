@@ -139,7 +139,7 @@ class Look:
 def look(
     density: Density, at: Components, noise: np.ndarray, known: Known | None = None, moving: np.ndarray | None = None
 ) -> Look:
-    """The bound, drifts and curvatures of a mixture on `noise`, `(k, draws, dim)`.
+    """The bound of a mixture and its gradients on `noise`, `(k, draws, dim)`.
 
     Args:
       density: of the target.
@@ -163,8 +163,8 @@ def look(
     score = np.einsum("nk,nkd->nd", rho, slopes).reshape(z.shape)
     f, whitened = log_p - log_q.reshape(log_p.shape), (gradient - score) @ at.factor
     cross = whitened.swapaxes(1, 2) @ noise / noise.shape[1]
-    curvature = (cross + cross.swapaxes(1, 2)) / 2
-    seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), whitened.mean(axis=1), curvature)
+    covariance_gradient = (cross + cross.swapaxes(1, 2)) / 2
+    seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), whitened.mean(axis=1), covariance_gradient)
     return Look(at, noise, log_p, gradient, log_each.reshape(*log_p.shape, -1), f, whitened, seen)
 
 

@@ -46,8 +46,8 @@ class Iterates:
       loc: `(lanes, dim)`.
       factor: any `L` with covariance `L L^T`, `(lanes, dim, dim)`.
       bound: up to a constant, in nats, `(lanes,)`.
-      drift: `h`, `(lanes, dim)`.
-      curvature: `A`, `(lanes, dim, dim)`.
+      mean_gradient: `h`, `(lanes, dim)`.
+      covariance_gradient: `A`, `(lanes, dim, dim)`.
       reason: why each ended, `(lanes,)`.
       moved: the numbers of the lanes that the last step moved.
     """
@@ -55,8 +55,8 @@ class Iterates:
     loc: np.ndarray
     factor: np.ndarray
     bound: np.ndarray
-    drift: np.ndarray
-    curvature: np.ndarray
+    mean_gradient: np.ndarray
+    covariance_gradient: np.ndarray
     reason: np.ndarray
     moved: np.ndarray
 
@@ -69,12 +69,12 @@ class Iterates:
     @property
     def seen(self) -> tuple[Any, ...]:
         """The Gaussians, and what the draws say of them."""
-        return self.loc, self.factor, self.bound, self.drift, self.curvature
+        return self.loc, self.factor, self.bound, self.mean_gradient, self.covariance_gradient
 
     @property
     def decrement(self) -> np.ndarray:
         """The nats still to gain, to second order, `(lanes,)`."""
-        return np.sum(self.drift**2, axis=1) / 2 + np.sum(self.curvature**2, axis=(1, 2)) / 4
+        return np.sum(self.mean_gradient**2, axis=1) / 2 + np.sum(self.covariance_gradient**2, axis=(1, 2)) / 4
 
     @property
     def sd(self) -> np.ndarray:
@@ -99,13 +99,13 @@ class Iterates:
 
 
 def evaluate(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray, lanes: np.ndarray) -> Iterates:
-    """The bound (up to a constant), the drift `h` and the curvature `A` of Gaussians, on `(lanes, draws, dim)`."""
+    """The bound (up to a constant), and its gradients `h` and `A` of Gaussians, on `(lanes, draws, dim)`."""
     log_p, gradient = density(loc[:, None] + noise @ factor.swapaxes(1, 2), lanes)
     h = gradient @ factor
     cross = h.swapaxes(1, 2) @ noise / noise.shape[1]
     _, log_det = np.linalg.slogdet(factor)
-    curvature = np.eye(loc.shape[1]) + (cross + cross.swapaxes(1, 2)) / 2
-    return Iterates.at(loc, factor, log_p.mean(axis=1) + log_det, h.mean(axis=1), curvature)
+    covariance_gradient = np.eye(loc.shape[1]) + (cross + cross.swapaxes(1, 2)) / 2
+    return Iterates.at(loc, factor, log_p.mean(axis=1) + log_det, h.mean(axis=1), covariance_gradient)
 
 
 def ascents(
@@ -167,8 +167,8 @@ def next_length(before: Iterates, after: Iterates, r: np.ndarray) -> np.ndarray:
     A step of `r` leaves `1 - r k` of the gradient; for a Gaussian density `k = 1`. A skewed one
     has larger `k` in some direction, where `r = 1` would swing to and fro.
     """
-    inner = np.sum(before.drift * after.drift, axis=1) / 2
-    inner += np.sum(before.curvature * after.curvature, axis=(1, 2)) / 4
+    inner = np.sum(before.mean_gradient * after.mean_gradient, axis=1) / 2
+    inner += np.sum(before.covariance_gradient * after.covariance_gradient, axis=(1, 2)) / 4
     k = (1 - inner / before.decrement) / r
     slow = ~(k > 1 / LONGEST)
     return np.where(slow, LONGEST, np.clip(1 / np.where(slow, 1.0, k), 0.1, LONGEST))
@@ -181,19 +181,19 @@ def moves(at: Iterates, other: Iterates) -> np.ndarray:
       the means, in sds, and the log sds, `(lanes, 2 dim)`.
     """
     # The difference: what `at` itself has still to go is not the draws' doing.
-    drift, curvature = other.drift - at.drift, other.curvature - at.curvature
-    means = (at.factor @ drift[..., None])[..., 0] / at.sd
-    log_sds = np.sum((at.factor @ curvature) * at.factor, axis=2) / at.sd**2 / 2
+    h, a = other.mean_gradient - at.mean_gradient, other.covariance_gradient - at.covariance_gradient
+    means = (at.factor @ h[..., None])[..., 0] / at.sd
+    log_sds = np.sum((at.factor @ a) * at.factor, axis=2) / at.sd**2 / 2
     return np.concatenate([means, log_sds], axis=1)
 
 
 def proposed(at: Iterates, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where steps of length `r`, `(lanes,)`, lead: means `(lanes, dim)` and factors `(lanes, dim, dim)`."""
-    values, vectors = np.linalg.eigh(at.curvature)
+    values, vectors = np.linalg.eigh(at.covariance_gradient)
     scaled = r[:, None] * values
     precision = np.where(scaled < 0.5, 1 - scaled, 0.25 / np.maximum(scaled, 0.5))
     precision = np.where((1 - scaled).min(axis=1, keepdims=True, initial=1.0) > 0, 1 - scaled, precision)
-    turned = (vectors.swapaxes(1, 2) @ at.drift[..., None])[..., 0] / precision
+    turned = (vectors.swapaxes(1, 2) @ at.mean_gradient[..., None])[..., 0] / precision
     loc = at.loc + r[:, None] * (at.factor @ (vectors @ turned[..., None]))[..., 0]
     # The symmetric root: a triangular one would also turn the noise, and on fixed draws that changes the bound.
     return loc, at.factor @ (vectors / np.sqrt(precision)[:, None]) @ vectors.swapaxes(1, 2)

@@ -2,7 +2,7 @@
 
 A trust region around each point, and in it conjugate gradients (Steihaug 1983, "The Conjugate Gradient
 Method and Trust Regions in Large Scale Optimization"), cut short where they no longer pay: at
-`|r| <= min(1/2, sqrt |g|) |g|`. All in coordinates scaled by the metric, in which a Gaussian density without
+`|r| <= min(1/2, sqrt |g|) |g|`. All in coordinates scaled by the preconditioner, in which a Gaussian density without
 correlations has the identity for its Hessian.
 """
 
@@ -36,7 +36,7 @@ def descend(
     function: Callable[[np.ndarray], tuple[float, np.ndarray]],
     hessian_times: Callable[[np.ndarray, np.ndarray], np.ndarray],
     x: np.ndarray,
-    metric: Callable[[np.ndarray], np.ndarray],
+    preconditioner: Callable[[np.ndarray], np.ndarray],
     rounding: Callable[[float], float],
     tolerance: float,
 ) -> Iterator[Found]:
@@ -44,17 +44,22 @@ def descend(
 
     Args:
       hessian_times: the Hessian at a point times a vector.
-      metric: the diagonal of an inverse Hessian guess at a point, `(n,)`.
+      preconditioner: the diagonal of an inverse Hessian guess at a point, `(n,)`.
       rounding: how far two values of this size may differ by rounding alone.
 
     Yields:
       where the search stands before each step, with no reason yet, and once at the end.
     """
-    yield (yield from _steps(function, hessian_times, x, metric, rounding, tolerance))
+    yield (yield from _steps(function, hessian_times, x, preconditioner, rounding, tolerance))
 
 
 def _steps(
-    function: Any, hessian_times: Any, x: np.ndarray, metric: Any, rounding: Callable[[float], float], tolerance: float
+    function: Any,
+    hessian_times: Any,
+    x: np.ndarray,
+    preconditioner: Any,
+    rounding: Callable[[float], float],
+    tolerance: float,
 ) -> Generator[Found, None, Found]:
     value, gradient = function(x)
     radius, decrement = float(np.sqrt(len(x))), np.inf
@@ -63,7 +68,7 @@ def _steps(
             return Found(x, value, np.inf, "stuck")
         # Up to `PRODUCTS` products are ahead, which may be dear: before each step whoever watches can end the search.
         yield Found(x, value, decrement, "")
-        scale = np.sqrt(metric(x))
+        scale = np.sqrt(preconditioner(x))
         step, predicted, inside = _steihaug(
             lambda v, at=x, scale=scale: scale * hessian_times(at, scale * v), scale * gradient, radius
         )

@@ -9,7 +9,7 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import judge_solution, prepare
 from vbppl.fitting.rungs.costs import together
 from vbppl.guides.gaussian import is_normal
 from vbppl.inference.deterministic.problem import Problem
@@ -17,7 +17,7 @@ from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Note, Solution, searched_both
 from vbppl.posterior.report import DECENTER, AnyReport, Report
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.target import coordinates_of
 
 HALFWAY = 0.5  # between centred and not: where data and prior say equally much
@@ -49,7 +49,7 @@ def move_coordinates(
             tried = [(tried[0][0].noted("coordinates", text), report), *tried[1:]]
             continue
         after = after if place is None else _found_by_both(before, after)
-        after, again = judged(after, problem.raw_keys[0], watch)
+        after, again = judge_solution(after, problem.raw_keys[0], watch)
         if after.status.was_cut_short or again.cut_short:
             break
         tried.append((after, again))
@@ -79,7 +79,7 @@ def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:
         return among
     halfway = layout.packed(layout.in_coordinates(dict.fromkeys(layout.movable, HALFWAY), float))
     loc, scale = before.guide.frame(np.asarray(before.phi, np.float64), before.target)
-    lanes = Batch(Density([before.target]), np.zeros(1, int), coordinates_of(before.target)[None])
+    lanes = Batch(BatchedDensity([before.target]), np.zeros(1, int), coordinates_of(before.target)[None])
     rows, x = by_rule(lanes, [before.target], np.concatenate([loc, np.log(scale)])[None])
     first = [(rows[0], x.reshape(1, 2, -1))] if layout.movable and np.isfinite(x).all() else []
     return [*first, *([(halfway, None)] if among else []), *among]

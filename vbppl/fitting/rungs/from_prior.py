@@ -9,7 +9,7 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.prepare import from_prior, judged, prepare
+from vbppl.fitting.prepare import from_prior, judge_solution, prepare
 from vbppl.fitting.rungs.costs import together
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.initialization import LOWER, InitializationError
@@ -40,7 +40,7 @@ def begin_at_prior(
         (after,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
     except InitializationError as error:
         return before.noted("starts", f"{said}, and could not be climbed from: {error.what}"), report
-    after, card = judged(after, problem.raw_keys[0], watch)
+    after, card = judge_solution(after, problem.raw_keys[0], watch)
     if after.status.was_cut_short or not card.elbo.value > np.nan_to_num(report.elbo.value, nan=-np.inf):
         return before.noted("starts", f"{said}, and led to no higher bound"), report
     text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"

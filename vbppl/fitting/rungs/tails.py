@@ -8,7 +8,7 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan, coordinates_to_choose
-from vbppl.fitting.prepare import judged, prepare
+from vbppl.fitting.prepare import judge_solution, prepare
 from vbppl.fitting.rungs.costs import together
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.initialization import InitializationError
@@ -33,7 +33,7 @@ def see_by_quantiles(
         (after,) = plan.solve(again, watch)
     except InitializationError:
         return before.noted("tails", f"{said}: no start has a finite density there"), report
-    after, card = judged(after, problem.raw_keys[0], watch)
+    after, card = judge_solution(after, problem.raw_keys[0], watch)
     if after.status.was_cut_short or card.cut_short:
         return before, report
     gain = float(np.nan_to_num(card.elbo.value, nan=-np.inf) - np.nan_to_num(report.elbo.value, nan=-np.inf))

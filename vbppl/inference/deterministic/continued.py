@@ -13,7 +13,7 @@ from vbppl.core.watch import Watch
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.state import CUT
 from vbppl.inference.solution import Progress, Solution, Status
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.target import coordinates_of
 
 
@@ -46,7 +46,7 @@ class Continued:
         """Get ready to go on from `before`, which is fitted to target `number` of the problem."""
         self.before, self.target, self.dim = before, before.target, before.target.dim
         self.raw, self.asked = problem.raw_keys[number], problem.settings.draws
-        self.density, self._began = Density([before.target]), time.perf_counter()
+        self.density, self._began = BatchedDensity([before.target]), time.perf_counter()
 
     def lanes(self, count: int) -> Batch:
         """So many lanes of the density."""

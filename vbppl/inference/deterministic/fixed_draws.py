@@ -46,7 +46,7 @@ LATE = {"interrupted": "interrupted", "deadline": "out of time"}
 
 def solve_mean_field(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     """Fit a mean-field guide to each target."""
-    return _solved(problem, watch, _to_mean_field)
+    return _run_stages(problem, watch, _to_mean_field)
 
 
 def solve_full_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -56,7 +56,7 @@ def solve_full_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
       ModelError: fixed draws are asked for on which there is no maximum.
     """
     check_full_rank(problem.settings, problem.dim)
-    return _solved(problem, watch, _to_full_rank, _in_width, is_full=True)
+    return _run_stages(problem, watch, _to_full_rank, _in_width, is_full=True)
 
 
 def solve_richest(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -66,14 +66,14 @@ def solve_richest(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
       ModelError: fixed draws are asked for on which there is no maximum.
     """
     check_full_rank(problem.settings, problem.dim)
-    return _solved(problem, watch, _to_full_rank, _in_width, _to_the_richest)
+    return _run_stages(problem, watch, _to_full_rank, _in_width, _to_the_richest)
 
 
 # From a state and the mean-field one that a family began with.
 Later: TypeAlias = Callable[[Work, State, State], Stage]
 
 
-def _solved(
+def _run_stages(
     problem: Problem, watch: Watch, family: Callable[[Work, State], Stage], *later: Later, is_full: bool = False
 ) -> list[Solution]:
     """Restarts, then the stages of one `family`; what cuts them short hands back the last whole state.
@@ -109,11 +109,11 @@ def _ended_late(solution: Solution, cut: str) -> Solution:
 
 
 def _to_mean_field(work: Work, state: State) -> Stage:
-    return (yield from _maximised(MeanFieldClimb(work), state, _everyone(state)))
+    return (yield from _maximise(MeanFieldClimb(work), state, _everyone(state)))
 
 
 def _to_full_rank(work: Work, state: State) -> Stage:
-    return (yield from _maximised(FullRankClimb(work), state.in_full_rank(), _everyone(state)))
+    return (yield from _maximise(FullRankClimb(work), state.in_full_rank(), _everyone(state)))
 
 
 def _in_width(work: Work, state: State, simple: State) -> Stage:
@@ -129,14 +129,14 @@ def _to_the_richest(work: Work, state: State, simple: State) -> Stage:
         state = state.with_notes(fit, Note("guide", said))
     back = np.flatnonzero(~enough)
     state = state.put(back, x=simple.x[back], is_full=False)
-    return (yield from _maximised(MeanFieldClimb(work), state, back))
+    return (yield from _maximise(MeanFieldClimb(work), state, back))
 
 
 def _everyone(state: State) -> np.ndarray:
     return np.arange(len(state.x))
 
 
-def _maximised(climb: MeanFieldClimb | FullRankClimb, state: State, fits: np.ndarray) -> Stage:
+def _maximise(climb: MeanFieldClimb | FullRankClimb, state: State, fits: np.ndarray) -> Stage:
     """Maximise the bound of `fits` in one family, with more draws while they matter."""
     noise = climb.noise(fits, climb.fewest)
     at, draws = climb.begin(state, fits, noise), climb.fewest

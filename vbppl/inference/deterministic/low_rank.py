@@ -201,17 +201,19 @@ class Search:
         start = Normal(climb.at.loc, climb.at.log_sd, found.directions[:, :rank], stretch)
         match = found.directions[:, : max(rank, min(found.useful, climb.draws // DRAWS_A_DIRECTION))]
         tolerance = max(ROUGHLY, SPENT * climb.turn if climb.turn > GAIN else 0.0)
-        metric = np.concatenate([np.ones(self.dim), np.full(self.dim + rank, 0.5)])
+        preconditioner = np.concatenate([np.ones(self.dim), np.full(self.dim + rank, 0.5)])
         x = np.concatenate([np.zeros(self.dim), start.log_sd, stretch])
         function = bound_on(self.density, start, matched_draws(climb.base, match))
-        end = self._minimise(function, x, metric, tolerance)
+        end = self._minimise(function, x, preconditioner, tolerance)
         at, bound = _moved(start, end.x[0])[0], -float(end.value[0])
-        loss, draw_noise = self._cost_of_draws(climb.draws, at, start, end, match, metric)
+        loss, draw_noise = self._cost_of_draws(climb.draws, at, start, end, match, preconditioner)
         there = {"at": at, "bound": bound, "decrement": float(end.decrement[0]), "loss": loss, "draw_noise": draw_noise}
         bounds = (*climb.bounds, bound + self.dim / 2 * (1 + np.log(2 * np.pi)))
         return dataclasses.replace(climb, bounds=bounds, **there)
 
-    def _minimise(self, function: Function, x: np.ndarray, metric: np.ndarray, tolerance: float) -> lbfgs.Minima:
+    def _minimise(
+        self, function: Function, x: np.ndarray, preconditioner: np.ndarray, tolerance: float
+    ) -> lbfgs.Minima:
         """In a single lane."""
 
         def one(x: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -224,11 +226,11 @@ class Search:
         # No scale and no stretch changes by more than e^2 in one step.
         longest = lbfgs.no_longer_than(2.0, slice(self.dim, None))
         return lbfgs.minimise(
-            one, x[None], lambda x: np.broadcast_to(metric, x.shape), rounding, tolerance, STEPS, longest
+            one, x[None], lambda x: np.broadcast_to(preconditioner, x.shape), rounding, tolerance, STEPS, longest
         )
 
     def _cost_of_draws(
-        self, draws: int, at: Normal, start: Normal, end: lbfgs.Minima, match: np.ndarray, metric: np.ndarray
+        self, draws: int, at: Normal, start: Normal, end: lbfgs.Minima, match: np.ndarray, preconditioner: np.ndarray
     ) -> tuple[float, float]:
         """What the fixed draws cost, in nats and in sds: other sets would move the optimum by a Newton step."""
         losses, moves = [], []
@@ -236,7 +238,7 @@ class Search:
             # Twice as many: what sets of one size have in common would not show between them.
             noise = matched_draws(whitened_draws(self.rng, 2 * draws, self.dim), match)
             slope = bound_on(self.density, start, noise)(end.x[0])[1] - end.gradient[0]
-            step = end.newton(slope[None], metric[None], np.zeros(1, int))[0]
+            step = end.newton(slope[None], preconditioner[None], np.zeros(1, int))[0]
             losses.append(-step @ slope / 2)
             moves.append(np.append(start.factor_times(step[: self.dim]) / at.sd, step[self.dim : 2 * self.dim]))
         loss = float(np.mean(losses)) / 1.5  # half the variance more is that of the other sets

@@ -3,7 +3,7 @@
     J(x) = -mean log p(loc + sd e_n) - sum log sd
 
 with the gradient `-mean g_n` in `loc` and `-mean g_n sd e_n - 1` in `log sd`. At a Gaussian density's
-optimum the Hessian is `diag(1 / sd^2, 2)`, and its inverse is the metric at every point.
+optimum the Hessian is `diag(1 / sd^2, 2)`, and its inverse is the preconditioner at every point.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def negated_bound(lanes: Batch, noise: np.ndarray) -> lbfgs.Function:
     return value_and_gradient
 
 
-def narrowed(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def shrink_sds(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The same means with sds small enough for the bound to be finite, if there are such."""
     x, everyone = x.copy(), np.arange(len(lanes))
     for _ in range(NARROWINGS):
@@ -61,7 +61,7 @@ def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) ->
     """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
     # No standard deviation grows or shrinks by more than e^2 in one step.
     longest = lbfgs.no_longer_than(2.0, slice(x.shape[1] // 2, None))
-    return lbfgs.descend(negated_bound(lanes, noise), x, metric, lanes.rounding, tolerance, STEPS, longest)
+    return lbfgs.descend(negated_bound(lanes, noise), x, preconditioner, lanes.rounding, tolerance, STEPS, longest)
 
 
 def descended(
@@ -174,7 +174,7 @@ def newton(
     def rounding(value: float) -> float:
         return float(lanes.rounding(np.array(value)))
 
-    return newton_cg.descend(value_and_gradient, product, x, lambda x: metric(x[None])[0], rounding, tolerance)
+    return newton_cg.descend(value_and_gradient, product, x, lambda x: preconditioner(x[None])[0], rounding, tolerance)
 
 
 def moves(lanes: Batch, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:
@@ -182,12 +182,12 @@ def moves(lanes: Batch, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:
     everyone = np.arange(len(lanes))
     gradient = negated_bound(lanes, noise)(at.x, everyone)[1]
     # The difference: what `at` itself has still to go is not the draws' doing.
-    step = at.newton(gradient - at.gradient, metric(at.x), everyone)
+    step = at.newton(gradient - at.gradient, preconditioner(at.x), everyone)
     loc, log_sd = np.split(step, 2, axis=1)
     return np.concatenate([loc * np.exp(-at.x[:, loc.shape[1] :]), log_sd], axis=1)
 
 
-def metric(x: np.ndarray) -> np.ndarray:
+def preconditioner(x: np.ndarray) -> np.ndarray:
     """The inverse Hessian of the bound at a Gaussian density's optimum: `(sd^2, 1/2)`."""
     _, log_sd = np.split(x, 2, axis=1)
     return np.concatenate([np.exp(2 * log_sd), np.full_like(log_sd, 0.5)], axis=1)

@@ -34,7 +34,7 @@ from vbppl.inference.deterministic.restarts import SAME_MODE, SHARES, STARTS, co
 from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.axes import coordinate_name
-from vbppl.target.batched import Batch, Density, in_full_precision
+from vbppl.target.batched import Batch, BatchedDensity, in_full_precision
 from vbppl.target.target import Target, coordinates_of
 
 STEPS = 1000
@@ -95,7 +95,7 @@ class _Work:
 
     def __init__(self, problem: Problem, number: int):
         self.target, self.raw_key, self.dim = problem.targets[number], problem.raw_keys[number], problem.dim
-        self.density, self.begun_at = Density([self.target]), time.perf_counter()
+        self.density, self.begun_at = BatchedDensity([self.target]), time.perf_counter()
         self.is_given = problem.start is not None
         if problem.start is None:
             starts = starts_of(self.target, host_generator(self.raw_key, "start"), STARTS, self.density)

@@ -63,7 +63,7 @@ def pseudo_data(work: Work, state: State) -> Stage:
         return state
     lanes, draws = Batch(work.density, fits, rows), mean_field.fewest(work)
     noise = work.noise(fits, draws)
-    steps = mean_field.descend(lanes, mean_field.narrowed(lanes, x, noise), noise, FIRST)
+    steps = mean_field.descend(lanes, mean_field.shrink_sds(lanes, x, noise), noise, FIRST)
     at = next(steps)
     while len(at.going):
         yield state  # until it is known to be better, it is not the answer

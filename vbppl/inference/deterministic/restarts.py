@@ -58,7 +58,7 @@ def restarts(work: Work, state: State) -> Stage:
     each = starts.shape[1]
     lanes = every.take(np.repeat(np.arange(len(every)), each))
     noise = work.noise(lanes.fits, mean_field.fewest(work))
-    x = mean_field.narrowed(lanes, starts.reshape(len(lanes), 2 * work.dim), noise)
+    x = mean_field.shrink_sds(lanes, starts.reshape(len(lanes), 2 * work.dim), noise)
     state, at = yield from mean_field.descended(state, lanes, x, noise, FIRST, work.is_dear)
     shape = (count, len(coordinates), each)
     value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(shape)
@@ -92,7 +92,7 @@ def _in_better_order(
     fits, (options, x) = np.array([*begun]), map(np.array, zip(*begun.values()))
     lanes = Batch(work.density, fits, work.problem.coordinates[options])
     noise = work.noise(fits, mean_field.fewest(work))
-    state, at = yield from mean_field.descended(state, lanes, mean_field.narrowed(lanes, x, noise), noise, FIRST)
+    state, at = yield from mean_field.descended(state, lanes, mean_field.shrink_sds(lanes, x, noise), noise, FIRST)
     ends = np.concatenate([ends, ends[:, :, :1]], axis=2)
     value = np.concatenate([value, np.full_like(value[:, :, :1], np.inf)], axis=2)
     ends[fits, options, -1], value[fits, options, -1] = at.x, np.where(np.isfinite(at.value), at.value, np.inf)

@@ -17,7 +17,7 @@ from vbppl.core.numerics.draws import FixedDraws
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, NotSearched, Progress, Searched, Solution, Status
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.target import in_coordinates
 
 FEWEST, MOST = 32, 2048  # draws
@@ -130,7 +130,7 @@ class Work:
 
     def __init__(self, problem: Problem):
         self.problem, self.dim = problem, problem.dim
-        self.density = Density(problem.targets)
+        self.density = BatchedDensity(problem.targets)
         self.noise = FixedDraws(problem.settings.kind, problem.dim, problem.raw_keys)
         # Below the unit in the last place nothing is left to gain, whatever the decrement says.
         self.tolerance = max(1e-12, float(np.finfo(self.density.dtype).eps))  # nats still to gain

@@ -193,7 +193,7 @@ def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State,
         compiling += more
     finite, first_skipped, sites = np.isfinite(bounds), state.first_skipped, state.nonfinite_sites
     if first_skipped is None and not finite.all():
-        first_skipped, sites = _blamed(run, setup, state.position, int(np.argmin(finite)), data)
+        first_skipped, sites = _find_nonfinite_sites(run, setup, state.position, int(np.argmin(finite)), data)
     kept = trace[phase.looked_at(done // THIN + 1 + np.arange(len(trace)))]
     state = dataclasses.replace(
         state,
@@ -274,7 +274,9 @@ def _anchored(run: Run, state: State, params: PyTree) -> State:
     return dataclasses.replace(state, position=dataclasses.replace(state.position, carry=carry))
 
 
-def _blamed(run: Run, setup: Setup, before: Position, offset: int, phase: Phase) -> tuple[int, tuple[str, ...]]:
+def _find_nonfinite_sites(
+    run: Run, setup: Setup, before: Position, offset: int, phase: Phase
+) -> tuple[int, tuple[str, ...]]:
     """Make the first bad step again and ask each site of the model at its draws: its number, and the sites."""
     at = _steps(run, setup, before, offset, phase, True)[0] if offset else before
     target = setup.target.replace(params=at.carry.params["model"])

@@ -1,6 +1,6 @@
 """A scan in a run: the step is traced once, whatever the length, and what leaves the trace becomes sites of the run.
 
-The step runs under a run of its own, which asks the interpreter of the run around it. The carry before each step is
+The step runs under a run of its own, which asks the handler of the run around it. The carry before each step is
 found first (`carries`), then everything else for all steps side by side.
 """
 
@@ -26,7 +26,7 @@ from vbppl.model.control_flow.hidden import Hidden, States, Tables, Unknown, alo
 from vbppl.model.control_flow.step_sites import StepSite, Traced, counted, log_probs_by_row
 from vbppl.model.control_flow.step_tables import HiddenProgram
 from vbppl.model.control_flow.steps import Step, at_step, key_at
-from vbppl.model.primitives import Interpreter, Run, Site, interpreted, running
+from vbppl.model.primitives import Handler, Run, Site, interpreted, running
 
 SAME = 1e-3  # of a log density: what rounding may change
 SHOWN = 2  # steps that a run looks at where these stand for all
@@ -54,10 +54,10 @@ def written_out() -> Iterator[None]:
 
 
 class _StepRun(Run):
-    """The run of one step: its statements ask the interpreter of the run around it."""
+    """The run of one step: its statements ask the handler of the run around it."""
 
     def __init__(self, outer: Run, step: Step):
-        super().__init__(outer.interpreter, outer.arguments)
+        super().__init__(outer.handler, outer.arguments)
         self.frames, self.prefix, self.step, self.handlers = outer.frames, outer.prefix, step, outer.handlers
         self.applied = outer.applied
         self.sites = {name: site for name, site in outer.sites.items() if site.kind == "plate"}
@@ -108,7 +108,7 @@ class Chain:
     ) -> tuple[Any, Any, _StepRun]:
         """One step: the next carry, what it gives back, and its run."""
         inner = _StepRun(self.run, Step(index, self.length, self.outer, slices))
-        inner.interpreter = _holding(answers, _summing(inner.interpreter) if answers else inner.interpreter)
+        inner.handler = _holding(answers, _summing(inner.handler) if answers else inner.handler)
         try:
             with running(inner):
                 found = self.step(carry, self.structure.unflatten(x))
@@ -224,7 +224,7 @@ class Chain:
         is_checked = states.hidden[states.name].checked
         path = states.anything(key, self.length) if is_checked else drawn(tables([*stated]), key)
         given = {name: functools.partial(_value_of, whole) for name, whole in states.values(path).items()}
-        with interpreted(lambda _, interpreter: _holding(given, interpreter)):
+        with interpreted(lambda _, handler: _holding(given, handler)):
             found = self.trace(carry, xs)
         # A scan inside that sums out states of its own has left another statement there than in the tables.
         now = {at: self.run.sites[site.name] for at, site in stated.items()}
@@ -312,15 +312,15 @@ def _apart(flat: Sequence[Array], count: int) -> tuple[list[Array], Array, list[
     return list(flat[:count]), index, slices
 
 
-def _holding(answers: Answers, interpreter: Interpreter) -> Interpreter:
-    """Let some latent sites have the values that `answers` find; ask `interpreter` for the rest."""
+def _holding(answers: Answers, handler: Handler) -> Handler:
+    """Let some latent sites have the values that `answers` find; ask `handler` for the rest."""
     if not answers:
-        return interpreter
+        return handler
 
     def interpret(site: Site) -> Site:
         if site.kind == "sample" and site.value is None and site.name in answers:
             site = dataclasses.replace(site, value=answers[site.name](site))
-        return interpreter(site)
+        return handler(site)
 
     return interpret
 
@@ -344,11 +344,11 @@ def _value_of(whole: Array, site: Site) -> Any:
     return whole[site.step.index]
 
 
-def _summing(interpreter: Interpreter) -> Interpreter:
+def _summing(handler: Handler) -> Handler:
     """Let scans inside sum out their hidden states, and not draw them: these depend on states around them."""
 
     def interpret(site: Site) -> Site:
-        site = interpreter(site)
+        site = handler(site)
         return dataclasses.replace(site, told=Hidden(site.told.support)) if isinstance(site.told, Hidden) else site
 
     return interpret

@@ -33,7 +33,7 @@ MOST = 1024  # values of all states of a step together
 
 @dataclasses.dataclass(frozen=True)
 class Hidden:
-    """What an interpreter tells of a discrete site in a scan that is to be summed out.
+    """What a handler tells of a discrete site in a scan that is to be summed out.
 
     Attributes:
       support: counts its values: see `enumeration.support`.
@@ -193,7 +193,7 @@ class States:
 
     @classmethod
     def of(cls, sites: Mapping[str, Any]) -> States:
-        """Those of the sites that an interpreter has told to be `Hidden`.
+        """Those of the sites that a handler has told to be `Hidden`.
 
         Raises:
           ModelError: they stand in different plates, or have too many joint values.

@@ -1,8 +1,8 @@
 """The word `scan`: a step with statements inside, run along a sequence.
 
-The step is traced once, whatever the length, under a run of its own that asks the interpreter of the run around it: so
+The step is traced once, whatever the length, under a run of its own that asks the handler of the run around it: so
 all that walks sites (priors, densities, conditions, posteriors) knows scans without being told. What leaves the
-trace is, of each site, its value, its distribution and what the interpreter said of it; along a new leading axis they
+trace is, of each site, its value, its distribution and what the handler said of it; along a new leading axis they
 make one site of the run around. The carry before each step is found first (`carries`), then everything else for all
 steps side by side.
 """

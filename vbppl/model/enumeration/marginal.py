@@ -28,13 +28,13 @@ from vbppl.model.enumeration.elimination import Eliminated, Factor, Variable, el
 from vbppl.model.enumeration.support import Support
 from vbppl.model.enumeration.tables import Tabulated
 from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
-from vbppl.model.primitives import Interpreter, Site
+from vbppl.model.primitives import Handler, Site
 from vbppl.model.shapes import Frame
 
 SAME = 1e-3  # of a log density: what rounding may change
 
-# A run under a changed interpreter: its sites, and what else it leaves, a pytree of arrays.
-Once = Callable[[Callable[[Interpreter], Interpreter]], tuple[dict[str, Site], Any]]
+# A run under a changed handler: its sites, and what else it leaves, a pytree of arrays.
+Once = Callable[[Callable[[Handler], Handler]], tuple[dict[str, Site], Any]]
 
 
 def summed_out(once: Once, names: Sequence[str]) -> tuple[dict[str, Site], Any]:
@@ -48,17 +48,17 @@ def summed_out(once: Once, names: Sequence[str]) -> tuple[dict[str, Site], Any]:
       ModelError: a statement outside of a plate depends on a discrete site inside; plates cross, or show a part of
         their rows, inside a sum; a table would be too large; a support depends on a discrete site.
     """
-    return _Run.of(once, names).sites() if names else once(lambda interpreter: interpreter)
+    return _Run.of(once, names).sites() if names else once(lambda handler: handler)
 
 
-def marginal(model: Any, interpreter: Callable[..., Interpreter], names: Sequence[str]) -> dict[str, Site]:
+def marginal(model: Any, handler: Callable[..., Handler], names: Sequence[str]) -> dict[str, Site]:
     """The sites of a run of a `Model` in which `names` are summed out.
 
     Args:
       model: whose `trace` it is.
-      interpreter: of a run, given the handler that answers for the sites which are summed out.
+      handler: of a run, given the handler that answers for the sites which are summed out.
     """
-    return summed_out(lambda summing: (model.trace(interpreter(summing)), ()), names)[0]
+    return summed_out(lambda summing: (model.trace(handler(summing)), ()), names)[0]
 
 
 def drawn(once: Once, names: Sequence[str], key: Array) -> dict[str, Array]:
@@ -135,7 +135,7 @@ def mixed_rows(once: Once, names: Sequence[str], key: Array) -> dict[str, Array]
     }
     around = {v.name: v.plates for v in run.variables}
     values = {name: support.values(indices[name], around[name]) for name, support in run.supports.items()}
-    sites, _ = once(lambda interpreter: given(values, interpreter))
+    sites, _ = once(lambda handler: given(values, handler))
     for name, factor in run.factors_by_site.items():
         if sites[name].kind != run.kept[name].kind:  # a scan that sums out states of its own
             continue
@@ -198,14 +198,14 @@ class _Run:
         supports: dict[str, Support] = {}
 
         def run(indices: dict[str, Array]) -> Any:
-            def summing(interpreter: Interpreter) -> Interpreter:
-                in_scan = in_scans.hiding(names, interpreter, smoothed=smoothed)
+            def summing(handler: Handler) -> Handler:
+                in_scan = in_scans.hiding(names, handler, smoothed=smoothed)
 
                 def interpret(site: Site) -> Site:
                     if site.step is not None or site.name not in indices or site.kind != "sample":
                         return in_scan(site)
                     if site.value is not None:
-                        return interpreter(site)
+                        return handler(site)
                     support = supports[site.name] = Support.of(site)
                     return dataclasses.replace(site, value=support.value(indices[site.name]))
 

@@ -75,7 +75,7 @@ def _places(masks: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
 
 
 def _noting(found: dict[str, Array], left_out: list[str], coordinate: Array, summed: Array) -> Any:
-    """The interpreter that notes masks, and answers latent sites with points that hang on `coordinate`.
+    """The handler that notes masks, and answers latent sites with points that hang on `coordinate`.
 
     What hangs on discrete values that are missing hangs on `summed`.
     """

@@ -58,7 +58,7 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     dist, obs = site.dist, site.value
     site = dataclasses.replace(site, dist=dist.mask(mask))
     if dist.is_discrete:
-        said, answer = run.interpreter(dataclasses.replace(site, kind="missing")), run.ask(site)
+        said, answer = run.handler(dataclasses.replace(site, kind="missing")), run.ask(site)
         return said.value if said.value is not obs else answer.value
     _check_place(run, site, mask)
     if isinstance(mask, np.ndarray):  # the function closes over it
@@ -66,7 +66,7 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     elif site.name in run.missing:
         at = run.missing[site.name]
     else:
-        said = run.interpreter(type(site)("missing", site.name, value=mask, frames=site.frames))
+        said = run.handler(type(site)("missing", site.name, value=mask, frames=site.frames))
         if said.value is None:  # the run that finds out
             return dist.support.replaced(jnp.asarray(obs, dist.dtype), ~jnp.asarray(mask))
         raise ModelError(

@@ -43,7 +43,7 @@ from vbppl.inference.deterministic.beyond.conditionally_structured import (
 from vbppl.inference.deterministic.beyond.hessian_blocks import LOOKS, blocks_of, predicted_gain
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Mode, Solution
-from vbppl.target.batched import Density
+from vbppl.target.batched import BatchedDensity
 from vbppl.target.target import Target
 
 LINES, ROUNDS = 256, 3  # draws of the hyperparameters, and how often a line is drawn through the modes there
@@ -73,7 +73,7 @@ class Nested:
 class NestedFamily:
     """The parameters in a flat vector, and the bound by the compiled program; counts what it was asked for."""
 
-    def __init__(self, density: Density, target: Target, nested: Nested, draws: int):
+    def __init__(self, density: BatchedDensity, target: Target, nested: Nested, draws: int):
         """The family on a target, whose compiled program, for up to so many draws, is timed by its density."""
         self.nested, self._target, self._density, self._draws = nested, target, density, draws
         self.gradients = 0
@@ -89,9 +89,9 @@ class NestedFamily:
         return [*self.nested.hyper.sizes, *[len(self.nested.step.rows)] * 2]
 
     @property
-    def metric(self) -> np.ndarray:
+    def preconditioner(self) -> np.ndarray:
         """An inverse Hessian's diagonal, right where the density is normal."""
-        return np.concatenate([self.nested.hyper.metric, np.repeat([1.0, 0.5], self.sizes[-1])])
+        return np.concatenate([self.nested.hyper.preconditioner, np.repeat([1.0, 0.5], self.sizes[-1])])
 
     def _split(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The parameters of the hyperparameters, shifts, and log scales."""

@@ -13,7 +13,8 @@ a smooth function on fixed draws. The density's gradient at `z` comes from the o
 the parameters it is a few lines of algebra, backwards (`Family.bound`).
 
 Parameters are in units of the Gaussian that it starts from: `loc = loc_0 + L_0 m`, `L = L_0 M`, `M` lower triangular
-with a positive diagonal. So L-BFGS begins with a metric that is right for a Gaussian density, whatever its scales.
+with a positive diagonal. So L-BFGS begins with a preconditioner that is right for a Gaussian density, whatever its
+scales.
 
 Draws are whitened, at least four a dimension, and antithetic. The noise of rows is then orthogonal to that of the
 hyperparameters and, as an odd function, to their squares and products: `L` cannot fit the draws' chance correlations
@@ -140,7 +141,7 @@ class Family:
         return len(np.unique(self.alike))
 
     @property
-    def metric(self) -> np.ndarray:
+    def preconditioner(self) -> np.ndarray:
         """An inverse Hessian's diagonal, right where the density is the normal itself."""
         width = np.repeat(0.5 / np.bincount(self.alike), self.drivers) if len(self.alike) else []
         sizes = self.sizes
@@ -318,7 +319,7 @@ class Search(Continued):
         return self.family.log_weights(self.evaluate, self.first.x, noise)
 
     def _steps(self) -> Any:
-        metric, family = self.family.metric, self.family
+        preconditioner, family = self.family.preconditioner, self.family
 
         def negated(x: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             value, gradient = family.bound(self.evaluate, x[0], self._noise)
@@ -328,7 +329,7 @@ class Search(Continued):
         longest = lbfgs.no_longer_than(1.0, slice(family.dim, None))
         bounds = ()
         steps = lbfgs.descend(
-            negated, self.first.x[None], lambda x: metric[None], self.rounding, ENOUGH, STEPS, longest
+            negated, self.first.x[None], lambda x: preconditioner[None], self.rounding, ENOUGH, STEPS, longest
         )
         at = next(steps)
         while len(at.going):
@@ -337,16 +338,16 @@ class Search(Continued):
             at = next(steps)
         climb = Climb(at.x[0], bounds, float(at.decrement[0]))
         reason = "stuck" if at.stuck[0] else "converged" if climb.decrement <= ENOUGH else "capped"
-        return climb._replace(reason=reason, draw_noise=self._draw_noise(at, metric))
+        return climb._replace(reason=reason, draw_noise=self._draw_noise(at, preconditioner))
 
-    def _draw_noise(self, at: lbfgs.Minima, metric: np.ndarray) -> float:
+    def _draw_noise(self, at: lbfgs.Minima, preconditioner: np.ndarray) -> float:
         """How far other draws would move a mean, in sds, or a log sd, at the worst."""
         # The curvature met on the way tells how far a slope that is not zero there would move the optimum.
         moves = []
         for number in range(2):
             rng = host_generator(self.raw, f"conditional, looked {number}")
             slope = -self.family.bound(self.evaluate, at.x[0], self._whitened(rng))[1] - at.gradient[0]
-            moves.append(at.newton(slope[None], metric[None], np.zeros(1, int))[0][: 2 * self.family.dim])
+            moves.append(at.newton(slope[None], preconditioner[None], np.zeros(1, int))[0][: 2 * self.family.dim])
         return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
 
     def spent(self, solution: Solution, *others: Solution) -> Solution:

@@ -96,7 +96,8 @@ class Bent:
 
     def inner(self, other: Bent) -> float:
         """The product of two gradients whose square is the decrement."""
-        product = np.sum(self.at.drift * other.at.drift) / 2 + np.sum(self.at.curvature * other.at.curvature) / 4
+        product = np.sum(self.at.mean_gradient * other.at.mean_gradient) / 2
+        product += np.sum(self.at.covariance_gradient * other.at.covariance_gradient) / 4
         return float(product + self.step @ other.slope / 2)
 
     def promised(self, other: Bent) -> float:

@@ -246,8 +246,8 @@ class Ascent(Continued):
         _, sd = seen.at.moments()
         moves = []
         for number in range(2):
-            drift = self.fresh(seen.at, number, len(seen.at)).seen.drift - seen.seen.drift
-            moves.append(seen.at.weights @ (seen.at.factor @ drift[..., None])[..., 0] / sd)
+            mean_gradient = self.fresh(seen.at, number, len(seen.at)).seen.mean_gradient - seen.seen.mean_gradient
+            moves.append(seen.at.weights @ (seen.at.factor @ mean_gradient[..., None])[..., 0] / sd)
         return float(np.sqrt(np.mean(np.square(moves), axis=0)).max(initial=0.0))
 
     # What is told

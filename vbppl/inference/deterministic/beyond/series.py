@@ -41,7 +41,7 @@ from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.state import State, Work
 from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import NotSearched, Solution
-from vbppl.target.batched import Batch, Density
+from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.drivers import drivers_of
 from vbppl.target.target import Target, coordinates_of
 
@@ -261,7 +261,7 @@ def is_series(target: Target) -> bool:
 
 def series_of(problem: Problem, number: int, before: Solution) -> SeriesSearch | str:
     """The search for a series from where a solution stands, or why there is no series."""
-    density = Density([before.target])
+    density = BatchedDensity([before.target])
     lanes = Batch(density, np.zeros(1, int), coordinates_of(before.target)[None])
     place = before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0]
     rng = host_generator(problem.raw_keys[number], "series")
