@@ -44,7 +44,7 @@ def funnel(z):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::vbppl.errors.PoorFitWarning")
+@pytest.mark.filterwarnings("ignore::vbppl.core.errors.PoorFitWarning")
 def test_a_rung_that_is_kept_and_still_poor_is_handed_on():
     posterior = vb.fit(vb.density(funnel, 7))
     assert isinstance(posterior.guide, vb.guides.Copula) and posterior.check().verdict == "poor"
@@ -117,7 +117,7 @@ PLACES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::vbppl.errors.PoorFitWarning")
+@pytest.mark.filterwarnings("ignore::vbppl.core.errors.PoorFitWarning")
 @pytest.mark.parametrize("rung", [mix_modes, add_components, shape_margins], ids=lambda f: f.__name__)
 def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
     """Whatever it gains: a density that each has something to offer for, of which all reports are poor from then on."""
