@@ -46,7 +46,7 @@ def in_lanes(density):
 
 def only(at):
     """The one lane of an ascent."""
-    fields = ("loc", "factor", "bound", "drift", "curvature", "reason", "decrement", "sd")
+    fields = ("loc", "factor", "bound", "mean_gradient", "covariance_gradient", "reason", "decrement", "sd")
     return types.SimpleNamespace(**{name: getattr(at, name)[0] for name in fields}, all=at)
 
 
