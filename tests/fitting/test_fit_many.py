@@ -100,7 +100,10 @@ def test_a_hundred_fits_take_few_programs(compilations):
         (lambda: vb.fit_many(cases.far_datum, [(1.0,)], seeds=[1, 2]), "1 data sets and 2 seeds"),
         (lambda: vb.fit_many(cases.far_datum, [(1.0,)], "meanfield"), "guide must be"),
         (lambda: vb.fit_many(cases.far_datum, [(1.0,), (np.nan,)]), "site 'y': data set 1: obs is NaN."),
-        (lambda: vb.fit_many(cases.far_datum, [(1.0,)], vb.MAP()), "the deterministic method cannot fit a MAP guide"),
+        (
+            lambda: vb.fit_many(cases.far_datum, [(1.0,)], vb.guides.Flow(cases.Same(shape=(1,)))),
+            "cannot fit a Flow guide(.|\\n)*Use vb.fit with method='auto' .*, one model at a time",
+        ),
     ],
 )
 def test_what_cannot_go_side_by_side_is_refused_with_the_reason(call, message):

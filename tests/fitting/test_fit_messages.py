@@ -453,7 +453,7 @@ def a_guide_misspelt():
 @told(
     """
 guide is the class FullRank, not a guide.
-  To mend it: Write vb.FullRank().
+  To mend it: Call it, with the arguments that it takes: FullRank(...).
 """
 )
 def a_guide_that_is_a_class():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +18,10 @@ from scipy import integrate, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.core.pytree import pytree, static
 from vbppl.guides.base import Start
 from vbppl.guides.layers.flow import Flow
+from vbppl.target.guide_program import network_value
 from vbppl.target.target import Target
 
 
@@ -94,15 +98,61 @@ def test_the_density_of_a_flow_is_the_change_of_variables_by_numerical_derivativ
         assert float(guide.log_prob(phi, z(noise)[None], target)[0]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytree
+class Kept:
+    """As Paramax's `NonTrainable`: holds what is not trainable, and a setting."""
+
+    tree: Any
+    word: Any = max  # no data: a network's activation is none either
+
+
+@pytree
+class Moved:
+    """A shift that stays, then one that is learnt."""
+
+    kept: Kept
+    shift: Any
+    shape: tuple = static(default=(2,))
+    cond_shape: None = None
+
+    def transform_and_log_det(self, e):
+        return e + self.kept.tree["by"] + self.shift, jnp.zeros(())
+
+    def inverse_and_log_det(self, v):
+        return v - self.kept.tree["by"] - self.shift, jnp.zeros(())
+
+
+def test_what_is_marked_as_not_trainable_stays_under_weight_decay(monkeypatch):
+    monkeypatch.setitem(sys.modules, "paramax", SimpleNamespace(NonTrainable=Kept))
+    guide = Flow(Moved(Kept({"by": jnp.array([3.0, -1.0])}), jnp.array([5.0, 5.0])))
+    psi = guide.init(vb.density(banana, 2), Start(np.zeros(2, np.float32)))["layers"][0]
+    decay = optax.adamw(0.01, weight_decay=10.0)
+    # A gradient of zero, as Paramax has it of what it marks.
+    updates, _ = decay.update(jax.tree.map(np.zeros_like, psi), decay.init(psi), psi)
+    found = network_value(guide.layers[0].network, optax.apply_updates(psi, updates))
+    np.testing.assert_array_equal(found.kept.tree["by"], [3.0, -1.0])
+    np.testing.assert_allclose(found.shift, 4.5)
+    assert found.kept.word is max
+
+
 @pytest.mark.slow
-def test_what_flowjax_marks_as_not_trainable_stays():
+def test_what_flowjax_marks_as_not_trainable_stays_under_weight_decay():
     paramax, bijections = pytest.importorskip("paramax"), pytest.importorskip("flowjax.bijections")
     fixed = paramax.non_trainable(bijections.Affine(jnp.array([1.0, 2.0]), jnp.array([0.5, 2.0])))
-    posterior = vb.fit(vb.density(banana, 2), Flow(fixed), method=vb.Stochastic(steps=50))
-    guide, phi = posterior.guide, posterior.solution.phi
-    now, then = (jax.tree.leaves(psi) for psi in (phi["layers"][0], guide.layers[0].network.initial_params()))
-    for before, after in zip(then, now, strict=True):
+    with pytest.raises(TypeError, match="weights to learn"):
+        Flow(fixed)
+    free = bijections.Affine(jnp.array([5.0, 5.0]), jnp.array([1.0, 1.0]))
+    guide = Flow(bijections.Chain([fixed, free]))
+    decay = vb.Stochastic(steps=20, optimizer=optax.adamw(0.01, weight_decay=10.0))
+    posterior = vb.fit(vb.density(banana, 2), guide, method=decay)
+    found = network_value(guide.layers[0].network, posterior.solution.phi["layers"][0]).bijections
+    for before, after in zip(jax.tree.leaves(fixed), jax.tree.leaves(found[0]), strict=True):
         np.testing.assert_array_equal(before, after)
+    assert np.all(found[1].loc < 5.0)
+
+
+def test_a_flow_says_which_bijection_it_has():
+    assert repr(Flow(Same(weight=np.zeros((40, 30), np.float32)))) == "Flow(Same of shape (4,), 1,200 weights)"
 
 
 @pytest.mark.slow
@@ -128,8 +178,17 @@ def one_way(v):
         (Same(back=one_way), r"no inverse_and_log_det.\n  no closed form\n.*goes both ways"),
         (Same(shape=()), r"must be a bijection of FlowJAX of shape \(dim,\)"),
         (SimpleNamespace(bijection=Same()), "of a distribution its .bijection"),
-        (Same(weight=None), "with arrays of weights"),
-        (1, "must be a bijection of FlowJAX"),
+        (Same(weight=None), "with arrays of finite floats as weights to learn"),
+        (1, "the flow's bijection must be a bijection of FlowJAX"),
+        (Same(shape=2), r"must be a bijection of FlowJAX of shape \(dim,\)"),
+        (Same(weight=np.arange(3)), "the flow's bijection must be.*with arrays of finite floats as weights"),
+        (Same(weight=np.array(np.nan)), "the flow's bijection must be.*with arrays of finite floats as weights"),
+        (
+            Same(back=lambda v: (v, jnp.zeros(4))),
+            r"inverse_and_log_det of the flow's bijection returns shapes \(\(4,\), \(4,\)\).*\n.*a sum",
+        ),
+        (Same(back=lambda v: (v, jnp.zeros(1))), r"returns shapes \(\(4,\), \(1,\)\) at a point of shape \(4,\)"),
+        (Same(back=lambda v: (v[:3], jnp.zeros(()))), r"returns shapes \(\(3,\), \(\)\)"),
     ],
 )
 def test_what_is_no_bijection_of_the_model_is_refused(given, words):

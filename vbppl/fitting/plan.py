@@ -179,7 +179,8 @@ def _guide(guide: AnyGuide, target: Target, minibatches: Minibatches) -> Guide:
         return GUIDES[guide]()
     if isinstance(guide, type) and issubclass(guide, Guide):
         raise TypeError(
-            f"guide is the class {guide.__name__}, not a guide.\n  To mend it: Write vb.{guide.__name__}()."
+            f"guide is the class {guide.__name__}, not a guide.\n"
+            f"  To mend it: Call it, with the arguments that it takes: {guide.__name__}(...)."
         )
     if isinstance(guide, ModelFunction):
         raise TypeError(
@@ -205,7 +206,8 @@ def _settings(method: Method, guide: Guide, solver: Solver | None, why_not: str)
     """Deterministic wherever it can be: a guide of the table, no learnt params, all rows."""
     if isinstance(method, Deterministic) and why_not:
         raise ModelError(
-            f"the deterministic method cannot fit {why_not}.", mend="Use method='auto' or vb.Stochastic()."
+            f"the deterministic method cannot fit {why_not}.",
+            mend="Use vb.fit with method='auto' or vb.Stochastic(), one model at a time.",
         )
     if solver is not None and solver.climbs and (why_not or isinstance(method, Stochastic)):
         raise ModelError(

@@ -7,7 +7,8 @@ together again: the same kind of thing. Two families are told apart:
 - Flax NNX modules, or containers of them, are graphs: shared weights are learnt once. `nnx.Param` is learnt,
   random streams are reseeded at each step, every other variable is state.
 - Everything else is a pytree, Equinox modules and the variables of Haiku and Linen too: arrays of floats are
-  learnt. Python's floats are too, unless they are a module's own settings (a dropout rate).
+  learnt. Python's floats are too, unless they are a module's own settings (a dropout rate). What Paramax (FlowJAX)
+  marks as not trainable stays: a gradient of zero is not enough, since weight decay would move it.
 
 A module is in its library's training mode while a fit makes steps, and in evaluation mode everywhere else. No
 library is imported here: a module of Flax can only be met where Flax has been imported already.
@@ -85,7 +86,7 @@ def crossing(value: Any) -> Any:
 def mutable_parts(thing: Any) -> Parts:
     """Take apart what stands in a `mutable` statement: every number in it is state."""
 
-    def role(_: tuple, leaf: Any) -> str:
+    def role(_: tuple, leaf: Any, stays: bool) -> str:
         return "state" if is_array(leaf) or isinstance(leaf, (int, float, complex)) else "setting"
 
     found = _tree_parts(thing, role)
@@ -124,20 +125,28 @@ class _Tree:
         return sys.modules["equinox"].nn.inference_mode(thing, value=not training) if self.has_training_mode else thing
 
 
-def _tree_parts(thing: Any, role_of: Callable[[tuple, Any], str]) -> Parts:
+def _tree_parts(thing: Any, role_of: Callable[[tuple, Any, bool], str]) -> Parts:
     leaves, structure = jax.tree_util.tree_flatten_with_path(thing)
-    roles = tuple(role_of(path, leaf) for path, leaf in leaves)
+    nodes = jax.tree.leaves(thing, is_leaf=_is_marked)
+    stays = [_is_marked(node) for node in nodes for _ in jax.tree.leaves(node)]
+    roles = tuple(role_of(path, leaf, stay) for (path, leaf), stay in zip(leaves, stays, strict=True))
     found = {kind: tuple(leaf for role, (_, leaf) in zip(roles, leaves) if role == kind) for kind in _ROLES}
     names = tuple(_name(path) for role, (path, _) in zip(roles, leaves) if role == "learnt")
     rest = _Tree(structure, roles, found["setting"], _has_inference_mode(thing))
     return Parts(found["learnt"], found["state"], found["fixed"], names, rest)
 
 
-def _role(path: tuple, leaf: Any) -> str:
+def _is_marked(node: Any) -> bool:
+    """Whether all below it stays as it is, by Paramax."""
+    return "paramax" in sys.modules and isinstance(node, sys.modules["paramax"].NonTrainable)
+
+
+def _role(path: tuple, leaf: Any, stays: bool) -> str:
     """Floating-point arrays are learnt; Python's floats too, unless they are a module's own (a dropout rate)."""
     if isinstance(leaf, float):
-        return "setting" if any(isinstance(key, jax.tree_util.GetAttrKey) for key in path) else "learnt"
-    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact):
+        is_own = stays or any(isinstance(key, jax.tree_util.GetAttrKey) for key in path)
+        return "setting" if is_own else "learnt"
+    if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact) and not stays:
         return "learnt"
     return "fixed" if is_array(leaf) else "setting"
 

@@ -30,6 +30,7 @@ from vbppl.model.control_flow.steps import key_at
 from vbppl.model.enumeration.marginal import marginal
 from vbppl.model.handlers import answered, at_rows, given, required, states_of
 from vbppl.model.model import Model, guide
+from vbppl.model.modules import parts
 from vbppl.model.primitives import Handler, Site, param
 from vbppl.model.trace import Outline, abstract_sites, values_of
 from vbppl.target.density import Term, terms_of, unconstrained_at
@@ -210,6 +211,11 @@ def network(init: Any) -> Model:
 @guide
 def _network(init: Any) -> None:
     param(NETWORK, init)
+
+
+def network_weights(init: Any) -> tuple[Any, ...]:
+    """The arrays of floats in it that are learnt, in order."""
+    return parts(init).learnt
 
 
 def network_value(program: Model, phi: Mapping[str, Any]) -> Any:

@@ -9,7 +9,6 @@ interval, and networks know no units.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -17,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError, of_kind
-from vbppl.core.pytree import is_array, pytree, set_field
+from vbppl.core.pytree import pytree, set_field
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Start, joined
 from vbppl.guides.gaussian import MeanField
 from vbppl.guides.layers.affine import Affine
 from vbppl.guides.layers.base import Layer, Layered
-from vbppl.target.guide_program import network, network_value
+from vbppl.target.guide_program import network, network_value, network_weights
 from vbppl.target.target import Target
 
 WAYS = ("transform_and_log_det", "inverse_and_log_det")
@@ -51,10 +50,16 @@ class Bijection(Layer):
             )
         for way in WAYS:
             try:
-                jax.eval_shape(getattr(bijection, way), start.loc)
+                found = jax.eval_shape(getattr(bijection, way), start.loc)
             except NotImplementedError as error:
                 mend = "Take one that goes both ways: steps draw by one, the report weighs other points by the other."
                 raise ModelError(f"the flow's bijection has no {way}.", details=str(error), mend=mend) from error
+            shapes = tuple(leaf.shape for leaf in jax.tree.leaves(found))
+            if shapes != ((dim,), ()):
+                raise ModelError(
+                    f"{way} of the flow's bijection returns shapes {shapes} at a point of shape ({dim},).",
+                    mend=f"Return a point of shape ({dim},) and one log |det|, of shape (): a sum over coordinates.",
+                )
         return psi
 
     def forward_and_log_det(self, psi: PyTree, e: Array, target: Target | None) -> tuple[Array, Array]:
@@ -75,8 +80,8 @@ class Flow(Layered):
     more steps, what it finds may depend on the weights that it begins with, and it is judged as any other. FlowJAX
     (`pip install "vbppl[flow]"`) makes a bijection by `flowjax.flows.masked_autoregressive_flow(key,
     base_dist=flowjax.distributions.Normal(jnp.zeros(dim)), invert=False).bijection`, with `dim = vb.target(model).dim`;
-    `invert=False`, since steps draw, and draws would be slow. What FlowJAX marks as not trainable stays. Anything else
-    with its methods serves if it is a pytree:
+    `invert=False`, since steps draw, and draws would be slow. What FlowJAX marks as not trainable stays, by any
+    optimiser. Anything else with its methods serves if it is a pytree:
 
     >>> import jax.numpy as jnp, vbppl as vb
     >>> from vbppl.core.pytree import pytree
@@ -104,17 +109,28 @@ class Flow(Layered):
       layers: the bijection, and the location and scale of what it has bent.
     """
 
-    layers: tuple[Layer, ...] = dataclasses.field(repr=False)
+    layers: tuple[Bijection, Affine]
     begins_standard = True
 
     def __init__(self, bijection: Any) -> None:
         is_one = all(callable(getattr(bijection, way, None)) for way in WAYS) and hasattr(bijection, "cond_shape")
-        is_one = is_one and len(getattr(bijection, "shape", ())) == 1 and any(map(is_array, jax.tree.leaves(bijection)))
-        words = "a bijection of FlowJAX of shape (dim,), with arrays of weights; of a distribution its .bijection"
-        held = network(of_kind("bijection", bijection, is_one, words))
-        of_kind("bijection", bijection, not held.has_training_mode, "one map, in training and after it (no dropout)")
+        shape, weights = getattr(bijection, "shape", None), network_weights(bijection)
+        is_one = is_one and isinstance(shape, tuple) and len(shape) == 1 and len(weights) > 0
+        is_one = is_one and all(np.all(np.isfinite(leaf)) for leaf in weights)
+        words = (
+            "a bijection of FlowJAX of shape (dim,), with arrays of finite floats as weights to learn; "
+            "of a distribution its .bijection"
+        )
+        held = network(of_kind("the flow's bijection", bijection, is_one, words))
+        words = "one map, in training and after it (no dropout)"
+        of_kind("the flow's bijection", bijection, not held.has_training_mode, words)
         set_field(self, "base", MeanField())
         set_field(self, "layers", (Bijection(held), Affine(tuple(range(bijection.shape[0])))))
+
+    def __repr__(self) -> str:
+        (bijection,), _ = self.layers[0].network.arguments
+        weights = sum(map(np.size, network_weights(bijection)))
+        return f"Flow({type(bijection).__name__} of shape {bijection.shape}, {weights:,} weights)"
 
     def monitored(self, phi: PyTree) -> tuple[Array, Array]:
         # Where some points go, not the weights: these may wander together while the distribution stays.
