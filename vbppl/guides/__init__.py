@@ -30,5 +30,5 @@ from vbppl.guides.layers.flow import Flow
 from vbppl.guides.mixture import Mixture
 from vbppl.guides.structured import Structured
 
-# Beside the four that the root lists.
+# Beside those that the root lists.
 __all__ = ["ConditionalLaplace", "ConditionallyStructured", "Copula", "Flow", "Mixture", "Structured"]
