@@ -260,7 +260,8 @@ def param(name: str, init: PyTree = None, constraint: Any = None, *, dims: Any =
       name: unique in the model.
       init: where the search starts, on the support: a number, an array, or any pytree of arrays
         (a dictionary of weights, a module of Equinox or Flax NNX). Other leaves, a module's own settings too,
-        are kept. A module is in training mode while a fit makes steps, and in evaluation mode elsewhere.
+        are kept, and what Paramax marks as not trainable. A module is in training mode while a fit makes steps, and in
+        evaluation mode elsewhere.
       constraint: the support of every leaf, from `vbppl.distributions.constraints`; real if None.
       dims: where `init` is an array, what its axes that no plate owns are called, as in `sample`.
 
