@@ -59,7 +59,8 @@ def nothing_latent(y):
 def test_the_deterministic_method_is_refused_where_it_cannot_be(model, options, message):
     with pytest.raises(vb.ModelError) as error:
         vb.fit(model, method=vb.Deterministic(), **options)
-    assert str(error.value) == message + "\n  To mend it: Use method='auto' or vb.Stochastic()."
+    mend = "Use vb.fit with method='auto' or vb.Stochastic(), one model at a time."
+    assert str(error.value) == f"{message}\n  To mend it: {mend}"
 
 
 def test_an_unknown_guide_or_method_is_refused_with_the_choices():
