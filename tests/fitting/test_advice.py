@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -152,3 +153,34 @@ def test_an_error_that_the_model_raises_at_a_wild_start_names_the_mend():
         "  To mend it: A search for a start also tries wild values: there the model must give NaN, not raise, as a "
         "solver does with throw=False; or begin inside, vb.fit(model, start={...})."
     )
+
+
+@pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+def test_a_flat_prior_between_hard_walls_is_a_posterior():
+    @vb.model
+    def window():
+        x = vb.sample("x", dist.ImproperUniform(dist.constraints.real, (), ()))
+        vb.factor("walls", jnp.where(jnp.abs(x) < 1000.0, 0.0, -jnp.inf))
+
+    assert vb.fit(window(), "mean_field").report.verdict == "poor"  # no Gaussian is one, but it is not refused
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+def test_what_other_data_drown_in_rounding_still_counts():
+    """Far from the answer a thousand rows in raw units are 1e12 nats, whose rounding hides any prior."""
+
+    @vb.model
+    def raw(y):
+        mean, sd = vb.sample("mean", dist.Normal(0.0, 1e6)), vb.sample("sd", dist.HalfNormal(1e6))
+        age = vb.sample("age", dist.Normal(40.0, 10.0))
+        two = vb.sample("two", dist.Normal(0.0, 1.0))
+        vb.factor("modes", jnp.logaddexp(-50 * (two - 2) ** 2, -50 * (two + 2) ** 2))
+        vb.sample("smoker", dist.Bernoulli(logits=(age - 40) / 20), obs=1)
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Normal(mean, sd), obs=y)
+
+    posterior = vb.fit(raw(np.random.default_rng(0).normal(5e4, 1e4, 1000)))
+    x = np.linspace(-30, 110, 2001)
+    weight = stats.norm.pdf(x, 40, 10) / (1 + np.exp(-(x - 40) / 20))
+    assert posterior.mean()["age"] == pytest.approx(np.sum(x * weight) / weight.sum(), abs=1.0)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core import devices
@@ -39,40 +38,45 @@ class Cause(NamedTuple):
         return f"{self.what}. To mend it: {self.mend}"
 
 
-AT = (-30.0, 1.0, 30.0, 1e4)  # where such a coordinate is put, besides where its draws lie
+NEAR, FAR = (-30.0, -1.0, 1.0, 30.0), (-1e4, 1e4)  # where such a coordinate is put
 
 
-def check_proper(target: Any, report: AnyReport) -> None:
+def check_proper(solution: Solution, report: AnyReport) -> None:
     """Refuse a posterior that has no total mass, since nothing says where one of its coordinates lies.
 
-    Args:
-      target: as the model was written.
-      report: of its first fit. Only where draws have run away along a coordinate is the density looked at: whether it
-        stays the same, to rounding, where that coordinate alone moves.
+    Only where a fit is poor and draws have run away along a coordinate is the density looked at. That coordinate counts
+    for nothing where the slope in it is zero to the last bit and the density stays the same to the last bit, which
+    rounding cannot feign; and it has no mass where the Jacobian of its support does not fall on both sides, as that
+    of a bounded support does. Who is in doubt (a density that is not finite) is not refused.
 
     Raises:
-      ModelError: it does, and the posterior has no mean; the message names the site.
+      ModelError: so it is; the message names the site.
     """
+    target = solution.target
     if not isinstance(report, Report) or report.verdict not in ("poor", "unknown") or target.sources:
         return
     z = np.asarray(report.draws.z[report.draws.own])
-    if report.cut_short or not len(z) or z.shape[1] != target.dim:
+    if report.cut_short or solution.status.was_cut_short or not len(z) or z.shape[1] != target.dim:
         return
     with np.errstate(invalid="ignore"):
-        far = np.flatnonzero(~(np.abs(z).max(axis=0) < RUN_AWAY))[:LOOKED_AT]
-    if not len(far):
+        suspects = np.flatnonzero(~(np.abs(z).max(axis=0) < RUN_AWAY))[:LOOKED_AT]
+    if not len(suspects):
         return
+    joint = jax.jit(jax.vmap(jax.value_and_grad(functools.partial(target.log_density, jacobian=False))))
+    whole, values = jax.jit(jax.vmap(target.log_density)), jax.jit(jax.vmap(target.constrain))
     base = host_generator(np.zeros(2, np.uint32), "flat").standard_normal((TRIED, target.dim))
-    density = jax.jit(jax.vmap(functools.partial(target.log_density, jacobian=False)))
-    for i in far:
-        some = z[np.isfinite(z[:, i]), i]
-        moved = np.tile(base, (len(AT) + 3, 1))
-        moved[TRIED:, i] = np.repeat([*AT, *np.resize(some if len(some) else AT, 2)], TRIED)
-        found = np.asarray(density(moved), np.float64).reshape(-1, TRIED)
-        rounding = 8 * np.finfo(jnp.result_type(float)).eps * np.maximum(1.0, np.abs(found[0]))
-        same = np.abs(found - found[0]) <= rounding
-        # The exponential of what lies very far is infinite, and tells nothing.
-        if same[:4].all() and np.all(same | ~np.isfinite(found)):
+    for i in suspects:
+        at = np.tile(base, (1, len(NEAR) + len(FAR))).reshape(-1, target.dim)
+        at[:, i] = np.tile([*NEAR, *FAR], TRIED)
+        height, slope = (np.asarray(part) for part in joint(at))
+        height, near = height.reshape(TRIED, -1), slope[:, i].reshape(TRIED, -1)[:, : len(NEAR)]
+        if np.any(near) or not np.isfinite(height[:, : len(NEAR)]).all():
+            continue
+        # The exponential of what lies very far is infinite, and tells nothing; on a line what lies there is told.
+        is_line = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values(at)))
+        known = height if is_line else np.where(np.isfinite(height), height, height[:, :1])
+        falls = np.diff(np.asarray(whole(at)).reshape(TRIED, -1)[:, [1, 0, 2, 3]], axis=1)[:, [0, 2]] < 0
+        if np.all(known == known[:, :1]) and not falls.all():
             raise _improper(coordinate_names(target)[i])
 
 

@@ -99,7 +99,6 @@ def fit(
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
         solution, report = judge_solution(check_begun(solution, watch), raw, watch)
-        check_proper(target, report)
         solution, report, causes = _bettered(planned, problem, solution, report, watch, model, precision)
     calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
     posterior = in_session_precision(Posterior(solution, advised(report, causes), calls=calls), model)
@@ -121,6 +120,7 @@ def _bettered(
         if precision == "auto":
             problem, solution, report = continued_in_float64(planned, problem, solution, report, model, watch)
         with computing_in(getattr(problem, "precision", None)), suited_to(solution.target.dim):
+            check_proper(solution, report)
             solution, report = escalate(planned, problem, solution, report, watch)
             return solution, report, causes_of(model, solution, report)
     except KeyboardInterrupt:

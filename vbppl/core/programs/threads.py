@@ -76,9 +76,11 @@ def suited_to(size: int) -> Iterator[None]:
     number is the user's. It is one for the whole process, so while a block lasts other threads' linear algebra has it
     too; afterwards it is as before.
     """
-    is_small = size <= SMALL
-    _THREADS.change(is_small, 1)
+    is_small, begun = size <= SMALL, False
     try:
+        _THREADS.change(is_small, 1)
+        begun = True
         yield
     finally:
-        _THREADS.change(is_small, -1)
+        if begun:
+            _THREADS.change(is_small, -1)
