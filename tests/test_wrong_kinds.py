@@ -41,6 +41,7 @@ MEANT = {
     "Elbo warm_up": {"2.5"},
     "Elbo free_bits": {"2.5"},
     "Target.log_density rows": {"None"},
+    "Model.shapes at": {"None"},
     "write_report path": {"a string"},
     "Mixture components": {"None"},
     "refine target_accept": {"None"},

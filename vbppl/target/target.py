@@ -180,7 +180,7 @@ class Target:
         return self.unconstrain_and_log_det(values)[1]
 
     def unconstrain_and_log_det(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
-        """Both, by one run."""
+        """`unconstrain(values)` and `log_det(values)`, by one run of the model."""
         return unconstrained(self, self.layout.latent_values(values))
 
 
