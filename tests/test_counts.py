@@ -53,13 +53,13 @@ def test_auto_compiles_few_programs_though_it_tries_two_sets_of_coordinates(comp
 def test_a_warm_fit_asks_the_device_seldom_and_makes_no_program(monkeypatch):
     """Near and far starts climb together, and eight sets of draws tell the bound; the rest is steps and looks."""
     vb.fit(SCHOOLS, "mean_field")
-    calls, evaluated = [], batched.Density.__call__
+    calls, evaluated = [], batched.BatchedDensity.__call__
 
     def counted(density, z, *args, **kwargs):
         calls.append(z.shape[0] * z.shape[1])
         return evaluated(density, z, *args, **kwargs)
 
-    monkeypatch.setattr(batched.Density, "__call__", counted)
+    monkeypatch.setattr(batched.BatchedDensity, "__call__", counted)
     monkeypatch.setattr(batched, "_Structure", None)  # to make one is to make a program
     vb.fit(OTHER_SCHOOLS, "mean_field", seed=5)
     assert calls[:32] == [48] * 16 + [16] * 16

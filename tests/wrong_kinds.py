@@ -139,7 +139,6 @@ def language() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "Target.constrain": (bare.constrain, {"z": np.zeros(1)}),
         "Target.unconstrain": (bare.unconstrain, {"values": {"mu": 0.0}}),
         "Target.log_det": (bare.log_det, {"values": {"mu": 0.0}}),
-        "Target.unconstrain_and_log_det": (bare.unconstrain_and_log_det, {"values": {"mu": 0.0}}),
     }
 
 

@@ -310,7 +310,7 @@ def test_what_is_told_of_discrete_sites(fitted):
     assert [site[0][0] for site in fitted.summary().sites] == ["locs[0]", "z[0]"]
     assert fitted.mean()["z"].shape == (60,)
     row = next(line for line in str(fitted.target.model.shapes()).splitlines() if line.startswith("z "))
-    assert row.split() == "z summed out (3) Categorical (60,) () row[60]@-1".split()
+    assert row.split() == "z summed out (3) Categorical integer_interval(0, 2) (60,) () row[60]@-1".split()
     graph = fitted.target.model.graph()
     assert [node.kind for node in graph.nodes] == ["latent", "summed out", "observed"]
     assert "class n1 discrete" in graph.mermaid and "dashed" in graph.dot and "dasharray" in graph.svg

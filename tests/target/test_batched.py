@@ -70,7 +70,7 @@ def test_many_targets_are_evaluated_each_with_its_own_data(accelerated, monkeypa
     data = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
     targets = [vb.target(curve(y)) for y in data]
     fits, z = np.array([2, 0, 1, 2]), POINTS[: 4 * 50].reshape(4, 50, 2)
-    log_p, gradient = batched.Density(targets)(z, fits, np.zeros((4, 0)))
+    log_p, gradient = batched.BatchedDensity(targets)(z, fits, np.zeros((4, 0)))
     alone = [evaluate(targets[fit], points) for fit, points in zip(fits, z)]
     np.testing.assert_allclose(log_p, [found[0] for found in alone], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(gradient, [found[1] for found in alone], rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
 from vbppl.guides.structured import AT_ONCE
 from vbppl.target.batched import HEAVY, evaluate
-from vbppl.target.target import Target, log_conditional
+from vbppl.target.target import Target, log_conditional, unconstrained_and_log_det
 
 SETS, FEWEST_SETS = 8, 4
 WORK = 4e8  # draws times numbers in the data
@@ -199,7 +199,7 @@ def log_prob_of_values(
     for plate in target.layout.plates:
         if plate.sources:
             raise _read_in_parts(plate.sources[0])
-    z, log_det = target.unconstrain_and_log_det(values)
+    z, log_det = unconstrained_and_log_det(target, values)
     if on_host is None or is_traced((z, log_det)):
         found = _log_prob_of_values(guide, phi, z, log_det, target)
     else:

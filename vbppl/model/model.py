@@ -290,7 +290,7 @@ class Model(Program):
         head = ("site", "kind", "distribution", "support", "batch", "event", "plates")
         rows = {name: site.row() for name, site in abstract_sites(self).items()}
         if at is not None:
-            values, raw = (_as_values(at), None) if isinstance(at, Mapping) else ({}, raw_key(at))
+            values, raw = (_as_values(at), None) if isinstance(at, Mapping) else ({}, raw_key(at, "at"))
             found = site_densities(*devices.put((self.loaded(), values, raw)))
             head += ("log density",)
             rows = {n: (*row, number(float(found[n]))) if n in found else row for n, row in rows.items()}

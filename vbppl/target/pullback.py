@@ -29,6 +29,7 @@ from vbppl.core.types import Array, PyTree
 from vbppl.distributions.base import forwarded
 from vbppl.target.density import Term, Terms
 from vbppl.target.layout import Apart
+from vbppl.target.target import unconstrained_and_log_det
 
 
 @pytree
@@ -77,15 +78,14 @@ class Pullback:
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The point that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
-        return self.unconstrain_and_log_det(values)[0]
+        return self._unconstrained(values)[0]
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/de| at `values`, through layer and supports: a scalar, or `(n,)` for draws."""
-        return self.unconstrain_and_log_det(values)[1]
+        return self._unconstrained(values)[1]
 
-    def unconstrain_and_log_det(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
-        """Both, by one run."""
-        z, log_det = self.target.unconstrain_and_log_det(values)
+    def _unconstrained(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
+        z, log_det = unconstrained_and_log_det(self.target, values)
         e, its_log_det = self._inverse(z)
         return e, log_det - its_log_det  # the inverse tells log |de/dz|, so it is taken off
 

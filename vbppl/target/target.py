@@ -173,15 +173,19 @@ class Target:
 
     def unconstrain(self, values: Mapping[str, Any]) -> Array:
         """The `z` that `constrain` maps to `values`: `(dim,)`, or `(n, dim)` for draws `(n, ...)`."""
-        return self.unconstrain_and_log_det(values)[0]
+        return self._unconstrained(values)[0]
 
     def log_det(self, values: Mapping[str, Any]) -> Array:
         """Log |dx/dz| at `values`: a scalar, or `(n,)` for draws."""
-        return self.unconstrain_and_log_det(values)[1]
+        return self._unconstrained(values)[1]
 
-    def unconstrain_and_log_det(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
-        """`unconstrain(values)` and `log_det(values)`, by one run of the model."""
+    def _unconstrained(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
         return unconstrained(self, self.layout.latent_values(values))
+
+
+def unconstrained_and_log_det(target: Any, values: Mapping[str, Any]) -> tuple[Array, Array]:
+    """`unconstrain(values)` and `log_det(values)` of any kind of target, by one run of the model."""
+    return target._unconstrained(values)
 
 
 def probabilities(target: Any, name: str, values: Mapping[str, Any], n: int) -> np.ndarray:

@@ -46,7 +46,7 @@ def test_slopes_are_those_of_the_bound_on_the_same_draws(noise):
 
     for i, unit in enumerate(np.eye(2)):
         along = slope(lambda t, unit=unit: (LOC + t * FACTOR @ unit, FACTOR, P))
-        assert at.at.drift[0, i] == pytest.approx(along, rel=1e-6, abs=1e-8)
+        assert at.at.mean_gradient[0, i] == pytest.approx(along, rel=1e-6, abs=1e-8)
         mean, share = at.shift[:, i]
         made_up = lambda t, unit=unit, mean=mean, share=share: (  # noqa: E731
             LOC - t * mean * unit,
@@ -55,7 +55,7 @@ def test_slopes_are_those_of_the_bound_on_the_same_draws(noise):
         )
         assert at.slope[i] == pytest.approx(slope(made_up), rel=1e-6, abs=1e-8)
     wider = slope(lambda t: (LOC, FACTOR @ (np.eye(2) + t * np.eye(2)[:, :1] * np.eye(2)[:1]), P))
-    assert at.at.curvature[0, 0, 0] == pytest.approx(wider, rel=1e-6, abs=1e-8)
+    assert at.at.covariance_gradient[0, 0, 0] == pytest.approx(wider, rel=1e-6, abs=1e-8)
 
 
 def test_the_metric_of_bends_is_what_a_gaussian_leaves_of_their_scores():

@@ -46,7 +46,9 @@ class UnlikeError(ModelError):
 
 def fingerprint(model: Model) -> dict[str, dict[str, str]]:
     """What is known of a model without its code, by groups, each by names: texts for a person to read."""
-    sites = {site.name: " ".join(part for part in site.row()[1:] if part) for site in abstract_sites(model).values()}
+    rows = [site.row() for site in abstract_sites(model).values()]
+    # Without the support, which the distribution implies, and which files of older tables do not have.
+    sites = {name: " ".join(filter(None, (kind, what, *rest))) for name, kind, what, _, *rest in rows}
     changes = {"condition": model.conditions, "do": model.interventions}
     return {
         "function": {"name": name_of(model.function)},
