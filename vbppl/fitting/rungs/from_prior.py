@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import from_prior, judge_solution, prepare
 from vbppl.fitting.rungs.costs import together
 from vbppl.inference.deterministic.problem import Problem
+from vbppl.inference.deterministic.relabelling import in_one_order
 from vbppl.inference.initialization import LOWER, InitializationError
 from vbppl.inference.solution import Searched, Solution, searched_both
 from vbppl.posterior.report import AnyReport
@@ -29,9 +31,7 @@ def begin_at_prior(
     if agreed or plan.start is not None or (found := from_prior(before.target, problem.raw_keys[0])) is None:
         return before, report
     values, height = found
-    loc = np.asarray(
-        before.guide.frame(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), before.phi), before.target)[0]
-    )
+    loc = _frame(before)[0]
     here, said = float(evaluate(before.target, loc[None])[0][0]), f"{BLOCK} draws of the prior were starts too"
     if not height > np.nan_to_num(here, nan=-np.inf) + LOWER + before.target.dim:
         return before.noted("starts", f"{said}, and led nowhere higher"), report
@@ -45,7 +45,27 @@ def begin_at_prior(
         return before.noted("starts", f"{said}, and led to no higher bound"), report
     text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"
     if isinstance(searched, Searched):
-        modes = dataclasses.replace(searched, found=(), starts=searched.starts + BLOCK)
+        orders, sites = _orders(after, problem, searched)
+        modes = dataclasses.replace(
+            searched, found=(), starts=searched.starts + BLOCK, orders=orders, exchangeable=sites
+        )
         modes = searched_both(modes, after.other_modes)
         after = dataclasses.replace(after, other_modes=modes, status=together(after, [before]))
     return after.noted("starts", text), card.beside(after)
+
+
+def _frame(solution: Solution) -> tuple[np.ndarray, np.ndarray]:
+    """Where its guide lies, and its sds, `(dim,)` each."""
+    phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), solution.phi)
+    loc, scale = solution.guide.frame(phi, solution.target)
+    return np.asarray(loc), np.asarray(scale)
+
+
+def _orders(after: Solution, problem: Problem, searched: Searched) -> tuple[int, tuple[str, ...]]:
+    """In how many orders of parts the density is the same there: not in as many, or of the same sites, as before."""
+    if searched.orders == 1 and not after.target.layout.summed:
+        return 1, ()
+    loc, scale = _frame(after)
+    place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
+    density = functools.partial(evaluate, after.target)
+    return in_one_order(after.target, density, problem.raw_keys[0], place, 0, ())[1:]

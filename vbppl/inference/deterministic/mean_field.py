@@ -8,6 +8,7 @@ optimum the Hessian is `diag(1 / sd^2, 2)`, and its inverse is the preconditione
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from vbppl.core.numerics import lbfgs, newton_cg
 from vbppl.core.numerics.draws import FixedDraws
 from vbppl.inference.deterministic.state import Stage, State, Work
+from vbppl.inference.solution import Note
 from vbppl.target.batched import Batch, hessian_times
 from vbppl.target.target import Target, in_coordinates
 
@@ -24,7 +26,7 @@ STEPS = 300
 WHITENED_DIM = 64  # up to here there are at least two draws a dimension, so that their second moment is exact
 NARROWINGS = 6
 RIVAL = 10.0  # nats below the best, within which an end matters
-PROMISED = 10.0  # times what a lane promises to gain, which it is believed to gain at most
+PROMISED, PATIENCE = 10.0, 8  # times what a lane promises, or has gained in so many steps, that it may gain at most
 
 
 def fewest(work: Work) -> int:
@@ -68,7 +70,7 @@ def descended(
     state: State, lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float, is_dear: bool = False
 ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
     """The same as a stage: a fit stands where the best of its lanes does; where `is_dear`, hopeless ones are left."""
-    steps = descend(lanes, x, noise, tolerance)
+    steps, values, left = descend(lanes, x, noise, tolerance), collections.deque(maxlen=PATIENCE + 1), np.zeros(0, int)
     at = next(steps)
     while len(at.going):
         fits = np.unique(lanes.fits[at.going])
@@ -77,17 +79,36 @@ def descended(
         best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(lanes.fits == f) for f in fits)])
         state = state.put(fits, x=at.x[best], coordinates=lanes.coordinates[best]).with_bounds(fits, -at.value[best])
         yield state
-        at = steps.send(_hopeless(lanes, at) if is_dear else None)
+        values.append(value)
+        given_up = _hopeless(lanes.fits, at, list(values)) if is_dear else left[:0]
+        left, at = np.concatenate([left, given_up]), steps.send(given_up)
+    for fit, count in zip(*np.unique(lanes.fits[left], return_counts=True)):
+        said = f"{count} of {np.sum(lanes.fits == fit)} searches were left unfinished, far below one that had ended"
+        state = state.with_notes(int(fit), Note("starts", said))
     return state, at
 
 
-def _hopeless(lanes: Batch, at: lbfgs.Minima) -> np.ndarray:
-    """Lanes far below one of the same fit that has ended, which promise little beside that."""
-    ended = np.full(int(lanes.fits.max()) + 1, np.inf)
-    done = np.setdiff1d(np.arange(len(lanes)), at.going)
-    np.minimum.at(ended, lanes.fits[done], np.where(np.isfinite(at.value[done]), at.value[done], np.inf))
-    reached = at.value[at.going] - PROMISED * at.decrement[at.going]
-    return at.going[reached > ended[lanes.fits[at.going]] + RIVAL]
+def _hopeless(fits: np.ndarray, at: lbfgs.Minima, values: list[np.ndarray]) -> np.ndarray:
+    """Lanes far below one of the same fit that has ended, which promise little beside that and have gained as little.
+
+    The best that is on its way stays, until two of its fit have ended.
+
+    Args:
+      fits: whose each lane is, `(lanes,)`.
+      values: after each of the last steps, oldest first, `(lanes,)` each.
+    """
+    if len(values) <= PATIENCE:
+        return at.going[:0]
+    left, now = [], values[-1]
+    with np.errstate(invalid="ignore"):
+        reached = now - PROMISED * np.maximum(at.decrement, values[0] - now)
+    for fit in np.unique(fits[at.going]):
+        mine = np.flatnonzero(fits == fit)
+        going, ended = np.intersect1d(mine, at.going), np.setdiff1d(mine, at.going)
+        ended = ended[np.isfinite(now[ended])]
+        going = np.delete(going, np.argmin(now[going])) if len(ended) < 2 else going
+        left += [lane for lane in going if reached[lane] > now[ended].min(initial=np.inf) + RIVAL]
+    return np.array(left, int)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,8 @@ from vbppl.core.types import Array
 from vbppl.core.watch import Watch, last
 from vbppl.guides.gaussian import START_SD, FullRank, Gaussian, Laplace, Pathfinder
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.deterministic.restarts import SAME_MODE, SHARES, STARTS, compare
+from vbppl.inference.deterministic.relabelling import SAME_MODE, SHARES
+from vbppl.inference.deterministic.restarts import STARTS, compare
 from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.axes import coordinate_name

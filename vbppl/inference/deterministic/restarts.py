@@ -25,7 +25,14 @@ from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.guides.gaussian import START_SD
 from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
-from vbppl.inference.deterministic.relabelling import exchangeable, in_better_order, relabelled
+from vbppl.inference.deterministic.relabelling import (
+    SAME_MODE,
+    SHARES,
+    VALLEY,
+    InOneOrder,
+    in_better_order,
+    in_one_order,
+)
 from vbppl.inference.deterministic.state import Stage, State, Work
 from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import Mode, Note, NotSearched, Searched
@@ -34,9 +41,7 @@ from vbppl.target.target import in_coordinates
 
 STARTS, WIDE = 3, 4096  # searches; dims in which there is one
 FIRST = 1e-2  # nats to gain that decide between starts and coordinates no more
-SAME_MODE = 4.0  # sds
-VALLEY = 0.1  # nats that the bound falls between two modes
-SHARES = np.linspace(0, 1, 9)[1:-1, None]  # where between two modes a valley is looked for
+EQUAL = 1.0  # nats by which the bounds of one mode in two orders may differ, on few draws and not quite at their ends
 WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent begins anew
 WIDTHS_DIM = 64  # up to here two looks at each are a small part of what a fit costs
 LOOKS, NEARLY = 30, 1e-2  # at a further ascent; nats to gain at its end
@@ -141,28 +146,14 @@ def _searched(
     return dataclasses.replace(found, orders=orders, exchangeable=sites)
 
 
-def _in_one_order(
-    work: Work, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int
-) -> tuple[np.ndarray, int, tuple[str, ...]]:
-    """The ends, `(starts, 2, dim)`, in the order of parts of the best; how many equal orders there are; what sites."""
+def _in_one_order(work: Work, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int) -> InOneOrder:
+    """The ends, `(starts, 2, dim)`, in the order of parts of the best where they are the same but for that."""
+    rivals = _rivals(ends, value, best)
+    if not rivals and not work.problem.targets[fit].layout.summed:
+        return InOneOrder(ends)
     target, lane = in_coordinates(work.problem.targets[fit], state.coordinates[fit]), work.batch(state, np.array([fit]))
-    ends, orders, sites = ends.copy(), 1, ()
-
-    def density(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _of_one(lane, z)
-
-    def is_near(log_sd: np.ndarray, loc: np.ndarray) -> bool:
-        return away(ends[best], np.stack([loc, log_sd])) <= SAME_MODE
-
-    about = target, density, work.problem.raw_keys[fit], ends[best, 0]
-    for other in _rivals(ends, value, best):
-        found = relabelled(*about, ends[other, 0], functools.partial(is_near, ends[other, 1]))
-        if found is not None:
-            ends[other, 0] = found.loc
-            orders, sites = max((orders, sites), (found.orders, found.sites))
-    if orders == 1:
-        orders, sites = exchangeable(*about, functools.partial(is_near, ends[best, 1]))
-    return ends, orders, sites
+    equal = [other for other in rivals if value[other] - value[best] <= EQUAL]
+    return in_one_order(target, functools.partial(_of_one, lane), work.problem.raw_keys[fit], ends, best, equal)
 
 
 def _rivals(ends: np.ndarray, value: np.ndarray, best: int) -> list[int]:

@@ -28,7 +28,8 @@ from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.problem import Problem
-from vbppl.inference.deterministic.restarts import SAME_MODE, away, in_width
+from vbppl.inference.deterministic.relabelling import SAME_MODE
+from vbppl.inference.deterministic.restarts import away, in_width
 from vbppl.inference.deterministic.state import FEWEST as FEWEST_IN_WIDTH
 from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Mode, Note, NotSearched, Progress, Searched, Solution
