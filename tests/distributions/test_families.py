@@ -99,6 +99,32 @@ def test_a_negative_binomial_of_far_logits_has_its_density_and_slope():
     )  # the least of 32 bits
 
 
+@pytest.mark.slow
+def test_a_negative_binomial_of_logits_is_fitted_at_any_positive_count():
+    y = np.array([1, 2, 0, 5, 3, 1])
+
+    @vb.model
+    def counts(y, r=None):
+        a = vb.sample("a", dist.Normal(0.0, 1.0))
+        r = vb.sample("r", dist.LogNormal(0.0, 0.5)) if r is None else r
+        with vb.plate("row", 6):
+            vb.sample("y", dist.NegativeBinomial(r, logits=a), obs=y)
+
+    def posterior(x, r):  # on a grid: the density of each count is SciPy's, whose p is that of tails
+        likelihood = stats.nbinom.logpmf(y, r[..., None], special.expit(-x)[..., None]).sum(-1)
+        return likelihood + stats.norm.logpdf(x)
+
+    grid = np.linspace(-5, 5, 2001)
+    weight = np.exp(posterior(grid, np.full(2001, 2.5)))
+    mean = (grid * weight).sum() / weight.sum()
+    found = vb.fit(counts(y, 2.5))
+    np.testing.assert_allclose(found.mean()["a"], mean, atol=5e-3)
+    assert "NegativeBinomialLogits" in str(counts(y, 2.5).shapes())
+    x, r = np.meshgrid(np.linspace(-5, 4, 301), np.exp(np.linspace(-3, 3, 301)), indexing="ij")
+    weight = np.exp(posterior(x, r) + stats.lognorm.logpdf(r, 0.5)) * r  # by log r
+    assert vb.fit(counts(y)).mean()["a"] == pytest.approx((x * weight).sum() / weight.sum(), abs=0.03)
+
+
 @pytest.mark.parametrize("name", TAILED)
 def test_a_monotone_function_of_a_number_has_the_tails_and_quantiles_of_it(name):
     ours, exact, x = TAILED[name]

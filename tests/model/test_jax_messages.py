@@ -870,7 +870,7 @@ def a_site_put_into_an_array_of_numpy():
 
 @told(
     """
-part(...) was applied inside of a model but never run, so its sites are lost.
+part(...) stands as a statement of its own in a model, where it runs nothing: its sites are lost.
   To mend it: State it as a part, vb.sample("part", part(...)); or call a plain function, without @vb.model.
 """
 )
@@ -879,7 +879,38 @@ def a_model_called_as_a_function_in_another():
     def part(x):
         return vb.sample("y", dist.Normal(x, 1.0))
 
-    vb.model(lambda: part(vb.sample("x", dist.Normal(0.0, 1.0))))().shapes()
+    @vb.model
+    def model():
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        part(x)
+        kept = part(x)  # one that is lost is told though another is not
+        vb.sample("kept", kept)
+
+    model().shapes()
+
+
+@told(
+    """
+the loc of Normal is the model helper(float32[]), which has run nothing, and is not a number or an array of numbers.
+  To mend it: State it, vb.sample("part", helper(...)), which returns what it returns; or drop its @vb.model.
+"""
+)
+def a_model_called_for_its_value_in_another():
+    @vb.model
+    def helper(x):
+        return 2 * x
+
+    vb.model(lambda: vb.sample("y", dist.Normal(helper(vb.sample("x", dist.Normal(0.0, 1.0))), 1.0)))().shapes()
+
+
+@told(
+    """
+the weight of Normal is 'x', which is not a number or an array of numbers.
+  To mend it: Write Normal(...).weighted(w), with w a number or an array of numbers from 0 on.
+"""
+)
+def a_weight_that_is_a_word():
+    dist.Normal(0.0, 1.0).weighted("x")
 
 
 @pytest.mark.parametrize("name", CATALOGUE)

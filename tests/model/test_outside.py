@@ -186,3 +186,76 @@ def test_a_model_that_is_gone_is_let_go_with_its_data(method):
     gone = fitted()
     gc.collect()
     assert [each() for each in gone] == [None, None, None]
+
+
+@vb.model
+def wide(loc=0.0):
+    return vb.sample("x", dist.Normal(loc, 10.0))
+
+
+def chosen():
+    return vb.sample("p", {"narrow": wide(1.0), "wide": wide()}["wide"])
+
+
+def measured():
+    size = vb.target(wide()).dim
+    wide().shapes().rows.__len__()
+    return vb.sample("p", dist.Normal(np.zeros(size), 1.0).to_event(1))
+
+
+def simulated():
+    return vb.sample("p", dist.Normal(0.0, wide().sample(100, seed=1)["x"].std()))
+
+
+def weighed():
+    vb.factor("f", vb.target(wide()).log_density(vb.sample("p", dist.Normal(0.0, 1.0))[None]))
+
+
+def collected():
+    parts, use = [], False
+    parts.extend(map(wide, [1.0, 2.0]))
+    parts.append(wide())
+    spare = wide()
+    parts.remove(parts[0])
+    return vb.sample("p", spare if use else dist.Normal(0.0, 1.0))
+
+
+def passed_on():
+    return vb.sample("p", vb.model(lambda part: vb.sample("own", dist.Normal(0.0, 1.0)))(wide()))
+
+
+def shown():
+    print(wide())
+    return vb.sample("p", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.parametrize("program", [chosen, measured, simulated, weighed, collected, passed_on, shown])
+def test_a_part_may_be_applied_and_not_run(program):
+    assert [name.split("/")[0] for name in vb.model(program)().sample(1)] == ["p"]
+
+
+def lost():
+    wide()
+
+
+def in_a_loop():
+    for loc in range(2):
+        wide(float(loc))
+
+
+def in_a_helper():
+    lost()
+
+
+def in_a_step():
+    def step(carry, x):
+        wide(x)
+        return carry, vb.sample("s", dist.Normal(carry, 1.0))
+
+    vb.scan(step, 0.0, np.zeros(3))
+
+
+@pytest.mark.parametrize("program", [lost, in_a_loop, in_a_helper, in_a_step])
+def test_a_part_that_is_a_statement_of_its_own_is_told(program):
+    with pytest.raises(vb.ModelError, match="^wide.* stands as a statement of its own"):
+        vb.model(program)().shapes()

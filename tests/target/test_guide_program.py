@@ -184,6 +184,27 @@ def test_a_guide_has_no_data(guide):
         guide_program.check(guide(), vb.target(coin(FLIPS)), abstract_sites(guide()))
 
 
+@vb.guide
+def tempered():
+    vb.sample("p", dist.Beta(2.0, 2.0).weighted(2.0))
+
+
+@vb.guide
+def half_masked():
+    vb.sample("p", dist.Beta(2.0, 2.0).expand((1,)).mask(np.array([False])).to_event(1))
+
+
+@pytest.mark.parametrize(("guide", "word", "what"), [(tempered, "weighted(w)", ()), (half_masked, "mask(m)", (1,))])
+def test_a_site_of_a_guide_counts_once(guide, word, what):
+    @vb.model
+    def model():
+        vb.sample("p", dist.Beta(1.0, 1.0).expand(what).to_event() if what else dist.Beta(1.0, 1.0))
+
+    with pytest.raises(ModelError, match="^site 'p': a guide's distribution is one to draw from") as caught:
+        vb.fit(model(), guide())
+    assert f"Leave .{word} to the model" in str(caught.value)
+
+
 def test_draws_of_a_guide_must_be_differentiable():
     @vb.guide
     def guide():

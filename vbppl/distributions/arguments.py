@@ -27,7 +27,7 @@ def as_array(values: Sequence[Any], distribution: Any, name: str) -> ArrayLike:
         raise TypeError(f"{what}\n  To mend it: {mend}") from None
 
 
-def check_kind(distribution: Any, name: str, kind: str, value: Any) -> None:
+def check_kind(distribution: Any, name: str, kind: str, value: Any, mend: str = "Give {0}({2}=...) {1}.") -> None:
     """Raise where a parameter cannot be what its field is declared as, before JAX meets it in a formula."""
     if kind == "ArrayLike":
         # What has neither a dtype nor numbers of its own may still say how to become an array.
@@ -43,10 +43,20 @@ def check_kind(distribution: Any, name: str, kind: str, value: Any) -> None:
         words = {"int": "a whole number", "Distribution": "a distribution"}.get(kind, "")
     if not good:
         found = repr(value) if len(repr(value)) < 40 else f"a {type(value).__name__}"
-        raise ModelError(
-            f"the {name} of {type(distribution).__name__} is {found}, which is not {words}.",
-            mend=f"Give {type(distribution).__name__}({name}=...) {words}.",
-        )
+        of = type(distribution).__name__
+        link, mend = "which", mend.format(of, words, name)
+        if (applied := getattr(value, "function", None)) is not None and hasattr(value, "inline"):
+            called = getattr(applied, "__name__", "helper")
+            found, link = f"the model {found}, which has run nothing", "and"
+            mend = f'State it, vb.sample("part", {called}(...)), which returns what it returns; or drop its @vb.model.'
+        raise ModelError(f"the {name} of {of} is {found}, {link} is not {words}.", mend=mend)
+
+
+def as_weight(distribution: Any, weight: Any) -> ArrayLike:
+    """What `d.weighted(weight)` is given, as numbers."""
+    weight = as_array(weight, distribution, "weight") if isinstance(weight, (list, tuple)) else weight
+    check_kind(distribution, "weight", "ArrayLike", weight, "Write {0}(...).weighted(w), with w {1} from 0 on.")
+    return weight
 
 
 def as_shape(of: str, name: str, sizes: Any) -> Shape:

@@ -198,9 +198,7 @@ class Distribution:
     def expand(self, batch_shape: Sequence[int] | int) -> Distribution:
         """The same distribution over a larger batch; its draws are independent."""
         batch_shape = arguments.as_shape("expand", "batch_shape", batch_shape)
-        if batch_shape == self.batch_shape:
-            return self
-        return ExpandedDistribution(self, batch_shape)
+        return self if batch_shape == self.batch_shape else ExpandedDistribution(self, batch_shape)
 
     def expand_by(self, sample_shape: Sequence[int] | int) -> Distribution:
         """The same distribution, with `sample_shape` in front of its batch."""
@@ -217,7 +215,7 @@ class Distribution:
 
     def weighted(self, weight: ArrayLike) -> Distribution:
         """The same distribution, drawn from as before, whose log density counts `weight` times."""
-        arguments.check_kind(self, "weight", "ArrayLike", weight)
+        weight = arguments.as_weight(self, weight)
         return MaskedDistribution(self, jnp.asarray(weight) != 0, weight)
 
 
@@ -235,10 +233,9 @@ def broadcast_batch(name: str, shapes: dict[str, Shape]) -> Shape:
     try:
         return tuple(np.broadcast_shapes(*shapes.values()))
     except ValueError:
-        table = "\n".join(f"{parameter}: {shape}" for parameter, shape in shapes.items())
         raise ModelError(
             f"the batch shapes of the parameters of {name} do not broadcast.",
-            details=table,
+            details="\n".join(f"{parameter}: {shape}" for parameter, shape in shapes.items()),
             mend="Make them equal from the right, or 1, as NumPy does.",
         ) from None
 
@@ -247,11 +244,9 @@ def exactly_one(distribution: Any, *names: str) -> str:
     """The name of the one parameter among `names` that was given."""
     given = [name for name in names if getattr(distribution, name) is not None]
     if len(given) != 1:
-        words = " and ".join(given) if given else "none"
-        raise ModelError(
-            f"{type(distribution).__name__} takes exactly one of {', '.join(names)}; given: {words}.",
-            mend=f"Write {type(distribution).__name__}({names[-1]}=...).",
-        )
+        of, words = type(distribution).__name__, " and ".join(given) or "none"
+        what = f"{of} takes exactly one of {', '.join(names)}; given: {words}."
+        raise ModelError(what, mend=f"Write {of}({names[-1]}=...).")
     return given[0]
 
 
@@ -354,8 +349,7 @@ class Independent(Wrapper):
 
     @property
     def batch_shape(self):
-        whole = self.base_dist.batch_shape
-        return whole[: len(whole) - self.reinterpreted_batch_ndims]
+        return self.base_dist.batch_shape[: len(self.base_dist.batch_shape) - self.reinterpreted_batch_ndims]
 
     @property
     def event_shape(self):
@@ -389,6 +383,11 @@ class MaskedDistribution(Wrapper):
     def batch_shape(self):
         shapes = {"distribution": self.base_dist.batch_shape, "mask": np.shape(self.counted)}
         return broadcast_batch(f"the masked {type(self.base_dist).__name__}", shapes)
+
+    def mask(self, mask):
+        # A weight that is NaN where nothing counts would be NaN in the gradient.
+        weight = None if self.weight is None else jnp.where(mask, self.weight, 0.0)
+        return MaskedDistribution(dataclasses.replace(self, weight=weight), mask)
 
     def log_prob(self, x):
         if self.counted is True:

@@ -46,8 +46,8 @@ def _taken(dist: Any, shape: Shape, dims: int, at: Array) -> Any:
         return Independent(taken.expand((len(at), *shape[dims:], *more)), own)
     if isinstance(dist, MaskedDistribution):
         taken = _taken(dist.base_dist, shape, dims, at)
-        weight = None if dist.weight is None else _part(dist.weight, 0, shape, dims, at)
-        return MaskedDistribution(taken, _part(dist.counted, 0, shape, dims, at), weight)
+        # A weight is of an outcome that was seen; what was not has its distribution, and adds nothing.
+        return taken if dist.weight is not None else taken.mask(_part(dist.counted, 0, shape, dims, at))
     is_ours = type(dist).__module__.startswith("vbppl.distributions.families")
     given = parameters(dist) if is_ours else {"": dist}
     if not all(isinstance(value, (int, float)) or is_array(value) for value in given.values()):

@@ -28,6 +28,7 @@ from vbppl.guides.base import Guide
 from vbppl.inference.bound import sample
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.model.model import Model, check_applied
+from vbppl.model.trace import abstract_sites
 from vbppl.target.axes import axes_of
 from vbppl.target.target import Target
 
@@ -46,12 +47,14 @@ class Calibration(Tabled):
       ranks: how many of the posterior's draws lie below the truth, `(n, scalars)`.
       draws: how many draws there were of each posterior.
       unconverged: how many of the fits did not converge.
+      weighted: the sites with weights, which count in the fits and not in draws: ranks are even only where all are 1.
     """
 
     names: tuple[str, ...]
     ranks: np.ndarray
     draws: int
     unconverged: int
+    weighted: tuple[str, ...] = ()
 
     @property
     def components(self) -> np.ndarray:
@@ -92,6 +95,11 @@ class Calibration(Tabled):
         verdict = "passed" if self.passed else "not calibrated"
         notes = [f"{verdict}: {len(self.ranks)} fits, {self.draws + 1} ranks, {len(self.names)} scalars"]
         notes += [f"{self.unconverged} fits did not converge"] * bool(self.unconverged)
+        sites = ", ".join(f"'{name}'" for name in self.weighted)
+        if sites:
+            notes.append(
+                f"the weights of {sites} count in fits, not in the data drawn: ranks are even only where they are 1"
+            )
         return Table(("", "p-value", "says"), tuple(rows), tuple(notes), align="<><")
 
     def _says(self, p: float, bias: float, spread: float) -> str:
@@ -159,7 +167,8 @@ def calibrate(
                 raise KeyboardInterrupt
     known = axes_of(Target.of(models[0]))
     names = [each for name in latent for each in known.names(name, truth[name].shape[1:])]
-    return Calibration(tuple(names), np.array(ranks), draws, unconverged)
+    weighted = tuple(name for name, site in abstract_sites(fitted).items() if site.counts == "weighted")
+    return Calibration(tuple(names), np.array(ranks), draws, unconverged, weighted)
 
 
 def _band(n: int, draws: int) -> float:

@@ -180,13 +180,6 @@ def plain_function(function: Any, made: type) -> Callable[..., Any]:
     return function
 
 
-def check_were_run(applied: Sequence[Callable[..., Any]]) -> None:
-    """Refuse a model that another has applied to its arguments, which runs nothing, and then has let lie."""
-    for name in map(name_of, applied):
-        mend = f'State it as a part, vb.sample("part", {name}(...)); or call a plain function, without @vb.model.'
-        raise ModelError(f"{name}(...) was applied inside of a model but never run, so its sites are lost.", mend=mend)
-
-
 def _data_at(leaf: Any, called: Callable[[], str]) -> Any:
     """Things that hold numbers (a pandas column, say) as arrays; an array of anything else is an error."""
     if isinstance(leaf, jax.Array) or not hasattr(leaf, "__array__") or (is_array(leaf) and leaf.dtype.kind in "bfc"):

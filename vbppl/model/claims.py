@@ -23,7 +23,7 @@ from vbppl.core.programs.known import Known
 from vbppl.distributions import constraints
 from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, parameters
 from vbppl.distributions.constraints import base, integer, matrix, scalar, vector
-from vbppl.distributions.families.counts import Poisson
+from vbppl.distributions.families.counts import NegativeBinomialLogits, Poisson
 from vbppl.distributions.location_scale import vector_dim
 from vbppl.distributions.stacked import Stacked
 from vbppl.model.modules import parts
@@ -189,11 +189,11 @@ def _of_sample(site: Site, latent: Mapping[int, Site]) -> Iterator[Claim]:
     dist, mask, dims = site.dist, None, 0
     while isinstance(dist, (ExpandedDistribution, Independent, MaskedDistribution)):
         if isinstance(dist, MaskedDistribution) and dist.counted is not True:
+            if dist.weight is not None:
+                yield Claim(site.name, "weight", dist.weight, scalar.nonnegative)
             if dims:
                 return  # a mask inside an event: the fit looks at these
             mask = dist.counted if mask is None else mask & dist.counted
-            if dist.weight is not None:
-                yield Claim(site.name, "weight", dist.weight, scalar.nonnegative)
         elif isinstance(dist, Independent):
             dims += dist.reinterpreted_batch_ndims
         dist = dist.base_dist
@@ -229,6 +229,8 @@ def _rule(dist: Any, what: str, given: Mapping[str, Any]) -> Any:
         return constraints.simplex if dist.parameter_dims else constraints.unit_interval
     if what == "high" and "low" in given:
         return constraints.greater_than(given["low"])
+    if what == "total_count" and isinstance(dist, NegativeBinomialLogits):
+        return constraints.positive
     return constraints.nonnegative if type(dist) is Poisson and what == "rate" else RULES.get(what)
 
 

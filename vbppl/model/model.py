@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import html
 import inspect
+import sys
 from collections.abc import Callable, Container, Mapping
 from typing import Any, Generic, ParamSpec
 
@@ -45,7 +46,7 @@ from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import in_mode
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
-from vbppl.model.outside import Reading, reading, unchanged
+from vbppl.model.outside import Reading, reading, told_if_dropped, unchanged
 from vbppl.model.primitives import Handler, Program, Site, current, interpreted, subsample
 from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import abstract_sites, check_numbers, traced
@@ -68,10 +69,12 @@ class ModelFunction(Generic[P]):
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
-        new, run = Model.of(self._function, args, kwargs), current()
+        run = current()
+        new = settled(Model.of(self._function, args, kwargs), abstract_sites if run is None else None)
         if run is not None:
-            run.applied.append(new.function)
-        return settled(new, abstract_sites if run is None else None)
+            name = name_of(self._function)
+            run.applied.append(told_if_dropped(new, name, run.dropped.append, sys._getframe(1)))
+        return new
 
     def __reduce__(self) -> Any:
         return self.again, ()
@@ -184,12 +187,7 @@ class Model(Program):
 
         return self.with_arrays(load) if self.sources else self
 
-    def _is_used(self) -> None:
-        if (run := current()) is not None and self.function in run.applied:
-            run.applied.remove(self.function)
-
     def inline(self) -> Any:
-        self._is_used()
         args, kwargs = self._arguments(shown_to_run, unpadded)
         if not self.conditions and not self.interventions:
             return self.function(*args, **kwargs)
@@ -260,7 +258,6 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
-        self._is_used()
         return joint_density(*devices.put((self.loaded(), _as_values(values))))
 
     def __reduce__(self) -> Any:

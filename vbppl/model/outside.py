@@ -5,7 +5,8 @@ function reads when it is applied: other numbers are another model, with program
 while a model is in use are refused by name. What a function changes itself (a counter, a list of notes) is not looked
 at; neither is what lies behind C code, generators, or attributes of objects that are no dataclasses.
 
-Nor does a statement hear what NumPyro's effect handlers around it ask for; those that mean something are refused.
+Nor does a statement hear what NumPyro's effect handlers around it ask for; those that mean something are refused. And a
+model that another applies in a statement of its own, `part(x)`, runs nothing: that is told.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import inspect
 import random
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -232,6 +234,37 @@ def _digest(value: Any) -> str:
     return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value.tolist()))}"
 
 
+def told_if_dropped(applied: Any, name: str, tell: Callable[[str], None], caller: types.FrameType) -> Any:
+    """A reference to `applied`, to be kept, that tells `name` if it dies where the call's result is dropped.
+
+    That is a statement of its own, `part(x)`. What is bound to a name, or kept by the call around it, lives longer.
+    """
+    code, at = caller.f_code.co_code, caller.f_lasti + 2
+    while code[at] == CACHE:
+        at += 2
+    if code[at] != POP_TOP:
+        return None
+    place = (id(caller), at)
+
+    def gone(_: Any) -> None:
+        frame = sys._getframe(1)
+        if (id(frame), frame.f_lasti) == place:
+            tell(name)
+
+    return weakref.ref(applied, gone)
+
+
+CACHE, POP_TOP = dis.opmap["CACHE"], dis.opmap["POP_TOP"]
+
+
+def check_none_dropped(names: Sequence[str]) -> None:
+    """Refuse a model that another has applied to its arguments, which runs nothing, and has dropped at once."""
+    for name in names:
+        mend = f'State it as a part, vb.sample("part", {name}(...)); or call a plain function, without @vb.model.'
+        what = f"{name}(...) stands as a statement of its own in a model, where it runs nothing: its sites are lost."
+        raise ModelError(what, mend=mend)
+
+
 def handlers_around() -> int:
     """How many effect handlers of NumPyro that mean something stand around: none of them hears our words."""
     return len(_handlers())
@@ -257,7 +290,8 @@ IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
 
 HANDLERS: Mapping[str, str] = {
     "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
-    "scale": "Write the weight at the distribution: vb.sample(name, dist.Normal(mu, 1.0).weighted(w), obs=y).",
+    "scale": "Write the weight at the distribution: vb.sample(name, dist.Normal(mu, 1.0).weighted(w), obs=y). "
+    "Of one that is NumPyro's own: vb.foreign(d).weighted(w).",
     "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
     "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
     "do": "Leave it out, and write my_model(x).do(mu=0.3).",

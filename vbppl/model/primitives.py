@@ -114,7 +114,8 @@ class Run:
         self.handler = handler
         self.arguments = arguments  # the arrays that may be labels: by their identity, their number
         self.missing = missing  # which entries of sites are, where some are
-        self.applied: list[Any] = []  # functions of models that have been applied and not yet run
+        self.applied: list[Any] = []  # references to models applied in the run that may be dropped at once
+        self.dropped: list[str] = []  # the names of those that were
         self.sites: dict[str, Site] = {}
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""

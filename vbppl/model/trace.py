@@ -24,9 +24,10 @@ from vbppl.core.plain_words import brief, in_plain_words
 from vbppl.core.programs.dependence import dependence
 from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
+from vbppl.distributions.base import ExpandedDistribution, MaskedDistribution, Renamed
 from vbppl.distributions.location_scale import vector_dim
 from vbppl.distributions.stacked import first_step
-from vbppl.model.arguments import check_were_run, missing_in
+from vbppl.model.arguments import missing_in
 from vbppl.model.claims import SOMEWHERE, Claims, claims_of
 from vbppl.model.control_flow.chain import written_out
 from vbppl.model.enumeration.support import Support
@@ -34,7 +35,7 @@ from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
 from vbppl.model.modules import shapes_of
-from vbppl.model.outside import check
+from vbppl.model.outside import check, check_none_dropped
 from vbppl.model.primitives import Handler, Run, Site, running
 from vbppl.model.shapes import Frame
 
@@ -49,7 +50,7 @@ def traced(
     with running(Run(handler, arguments, missing)) as run:
         try:
             yield run.sites
-            check_were_run(run.applied)
+            check_none_dropped(run.dropped)
         except Exception as error:
             after = next(reversed(run.sites), None)
             if (told := in_plain_words(error, after)) is not None:
@@ -69,7 +70,7 @@ class Outline:
     its scale does; `steps` are the lengths of the scans around it. A latent discrete site has `states` values in each
     row, over which it is summed; or it is `unbounded`, with the reason and the mend. `of_summed` is true of what
     depends on such sites, once `layout.marginal_sites` has looked. `has_training_mode` is true of what behaves
-    otherwise in training than in evaluation.
+    otherwise in training than in evaluation; `counts` is "masked" or "weighted" of what does not count once throughout.
     """
 
     kind: str
@@ -87,6 +88,7 @@ class Outline:
     event: Shape = ()
     unconstrained: Shape = ()
     distribution: str = ""
+    counts: str = ""
     support: str = ""
     is_discrete: bool = False
     has_rsample: bool = False
@@ -112,7 +114,10 @@ class Outline:
             return cls(*place, shape=jax.tree.map(jnp.shape, site.value))
         dist = site.dist
         core: Any = first_step(dist)
-        while hasattr(core, "base_dist"):
+        counts = ""
+        while hasattr(core, "base_dist") and (not isinstance(core, Renamed) or isinstance(core, ExpandedDistribution)):
+            if isinstance(core, MaskedDistribution) and core.counted is not True:
+                counts = counts or ("masked" if core.weight is None else "weighted")
             core = core.base_dist
         with at_site(site):
             _check_density(site, core)
@@ -120,7 +125,7 @@ class Outline:
             shapes = (site.shape, tuple(dist.batch_shape), tuple(dist.event_shape), free)
             has_both = not site.observed and dist.location_scale is not None
             moves = has_both, vector_dim(dist) if has_both else 0
-            named = (type(core).__name__, dist.support.of_numbers().describe())
+            named = (type(core).__name__, counts, dist.support.of_numbers().describe())
             made = cls(*place, *shapes, *named, dist.is_discrete, dist.has_rsample, *moves)
             return made if site.observed or not dist.is_discrete else made._counted(site)
 

@@ -262,6 +262,11 @@ def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:
             raise ModelError("the site is discrete, and summed out of the model.", site=name, mend=mend)
         if latent.get(name) != drawn.get(name):
             raise _disagreement(name, latent, drawn)
+        if counts := sites[name].counts:
+            mend = f"Leave {'.weighted(w)' if counts == 'weighted' else '.mask(m)'} to the model."
+            raise ModelError(
+                f"a guide's distribution is one to draw from, and may not be {counts}.", site=name, mend=mend
+            )
         if not sites[name].has_rsample:
             raise ModelError(
                 f"draws of {sites[name].distribution} are not differentiable in its parameters.",

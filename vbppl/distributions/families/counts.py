@@ -155,10 +155,10 @@ class NegativeBinomial2(Renamed):
 
 
 @pytree
-class NegativeBinomialOfLogits(Renamed):
-    """The number of heads before `total_count` tails, where `logits` are those of heads: see `NegativeBinomialLogits`.
+class NegativeBinomialLogits(Renamed):
+    """The number of heads before `total_count` tails, a positive number, where `logits` are those of heads.
 
-    The density knows the logits, of any size; the tails go by their exponential.
+    The density is that of logits of any size; draws, moments and tails of those from -80 to 80 in 32 bits.
     """
 
     total_count: ArrayLike

@@ -21,10 +21,10 @@ from vbppl.distributions.families.composite import MixtureGeneral, MixtureSameFa
 from vbppl.distributions.families.counts import (
     GammaPoisson,
     NegativeBinomial2,
-    NegativeBinomialOfLogits,
     Poisson,
     ZeroInflatedDistribution,
 )
+from vbppl.distributions.families.counts import NegativeBinomialLogits as OfLogits
 from vbppl.distributions.families.finite import Bernoulli, Binomial, Categorical, Geometric, Multinomial
 from vbppl.distributions.families.real import Cauchy, Logistic, StudentT
 from vbppl.distributions.families.restricted import TruncatedDistribution
@@ -120,7 +120,7 @@ def NegativeBinomialLogits(total_count: ArrayLike, logits: ArrayLike) -> Distrib
 
     The density is that of logits of any size; draws, moments and tails of those from -80 to 80 in 32 bits.
     """
-    return NegativeBinomialOfLogits(total_count, logits)
+    return OfLogits(total_count, logits)
 
 
 def NegativeBinomialProbs(total_count: ArrayLike, probs: ArrayLike) -> GammaPoisson:

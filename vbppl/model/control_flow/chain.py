@@ -59,7 +59,7 @@ class _StepRun(Run):
     def __init__(self, outer: Run, step: Step):
         super().__init__(outer.handler, outer.arguments)
         self.frames, self.prefix, self.step, self.handlers = outer.frames, outer.prefix, step, outer.handlers
-        self.applied = outer.applied
+        self.applied, self.dropped = outer.applied, outer.dropped
         self.sites = {name: site for name, site in outer.sites.items() if site.kind == "plate"}
         self.before = {site.name: site.sources for site in self.sites.values()}
 
