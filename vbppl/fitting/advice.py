@@ -75,8 +75,8 @@ def check_proper(solution: Solution, report: AnyReport) -> None:
         # The exponential of what lies very far is infinite, and tells nothing; on a line what lies there is told.
         is_line = all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(values(at)))
         known = height if is_line else np.where(np.isfinite(height), height, height[:, :1])
-        falls = np.diff(np.asarray(whole(at)).reshape(TRIED, -1)[:, [1, 0, 2, 3]], axis=1)[:, [0, 2]] < 0
-        if np.all(known == known[:, :1]) and not falls.all():
+        outward = np.diff(np.asarray(whole(at)).reshape(TRIED, -1)[:, [1, 0, 2, 3]], axis=1)[:, [0, 2]]
+        if np.all(known == known[:, :1]) and (outward >= 0).all(axis=0).any():
             raise _improper(coordinate_names(target)[i])
 
 
