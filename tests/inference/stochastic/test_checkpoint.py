@@ -292,7 +292,7 @@ class Best(StopRule):
     def first(self):
         return {"best": np.float64(-np.inf), "where": np.int64(-1), "chunks": np.int64(0)}
 
-    def look(self, memory, progress):
+    def check(self, memory, progress):
         memory = memory | {"chunks": memory["chunks"] + np.int64(1)}
         if progress.elbo > memory["best"]:
             memory |= {"best": np.float64(progress.elbo), "where": np.int64(progress.step)}
