@@ -57,10 +57,10 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):
-        start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
+        start = _starts(plan, targets[0])
         moves, guide = plan.tries_pseudo_data, plan.guide
         return deterministic.Problem(
-            targets, settings, plan.parameterisations, start, raw_keys, rank, tries_pseudo_data=moves, guide=guide
+            targets, settings, plan.parameterisations, start, raw_keys, tries_pseudo_data=moves, guide=guide
         )
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)

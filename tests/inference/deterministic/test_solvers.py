@@ -57,6 +57,7 @@ def flat(solution):
 
 
 def solve(solver, asked, watch=Watch()):
+    asked = dataclasses.replace(asked, guide=SOLVERS[solver]())
     with np.errstate(all="ignore"):
         return solver(asked, watch)
 

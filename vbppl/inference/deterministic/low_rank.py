@@ -274,14 +274,14 @@ def solve_low_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     Raises:
       ModelError: fixed draws are asked for on which the guide cannot be fitted.
     """
-    check_low_rank(problem.settings, problem.rank)
+    check_low_rank(problem.settings, problem.guide.rank)
     few = dataclasses.replace(problem.settings, draws=problem.settings.draws or MIN_DRAWS)
 
     def go_on(number: int, before: Solution, watch: Watch) -> Solution:
         return _with_directions(problem, number, before, watch)
 
     def as_it_is(before: Solution) -> Solution:
-        return _packed(before, Normal.mean_field(*np.asarray(before.phi, np.float64)), problem.rank)
+        return _packed(before, Normal.mean_field(*np.asarray(before.phi, np.float64)), problem.guide.rank)
 
     return one_by_one(solve_mean_field(dataclasses.replace(problem, settings=few), watch), watch, go_on, as_it_is)
 
@@ -294,13 +294,13 @@ def _with_directions(problem: Problem, number: int, before: Solution, watch: Wat
         return run.progress(_phi(climb.at), climb.bounds, "low rank")
 
     first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(run.raw, "low rank")
-    search = Search(run.evaluate, first, problem.rank, rng, run.rounding, run.asked)
+    search = Search(run.evaluate, first, problem.guide.rank, rng, run.rounding, run.asked)
     climb, cut = last(search.rounds(), search.first, watch, progress)
     if cut:
         climb = dataclasses.replace(climb, reason=cut)
     gained, se = climb.gained
     if gained > max(2 * se, GAIN):
-        return run.solution(LowRank(problem.rank), _phi(climb.at), climb.bounds, _ended(climb, before.status))
+        return run.solution(LowRank(problem.guide.rank), _phi(climb.at), climb.bounds, _ended(climb, before.status))
     return _without_directions(problem, run, climb, watch)
 
 
@@ -316,7 +316,7 @@ def _without_directions(problem: Problem, run: Continued, climb: Climb, watch: W
     notes = (*before.notes, *after.notes)
     told = dataclasses.replace(after, status=status, other_modes=before.other_modes, notes=notes)
     after = run.spent(told, after)
-    return _packed(after, Normal.mean_field(*np.asarray(after.phi, np.float64)), problem.rank)
+    return _packed(after, Normal.mean_field(*np.asarray(after.phi, np.float64)), problem.guide.rank)
 
 
 def _ended(climb: Climb, before: Status) -> Status:
