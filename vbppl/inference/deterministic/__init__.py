@@ -5,7 +5,7 @@ is made of stages: generators of states, which yield one after each step, so tha
 last one back, and return the one they end with.
 
     problem       what is asked for: `Deterministic`, the settings, and `Problem`, all that a solver needs
-    state         where the fits stand, a value with a row for each, and what it leaves behind
+    state         where the fits stand, a value with a row for each; what a family of guides is asked for, and when
     mean_field    the mean-field bound on fixed draws, by L-BFGS and, where this gives up, by Newton's method
     full_rank     the full-rank bound, by natural-gradient steps
     relabelling   modes that differ only in the order of exchangeable parts, which are one

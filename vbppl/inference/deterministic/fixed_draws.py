@@ -31,12 +31,12 @@ from vbppl.core.numerics import natural_gradient
 from vbppl.core.watch import Watch, last
 from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
-from vbppl.inference.deterministic.full_rank import FullRankClimb
-from vbppl.inference.deterministic.mean_field import MeanFieldClimb
+from vbppl.inference.deterministic.full_rank import FullRankFamily
+from vbppl.inference.deterministic.mean_field import MeanFieldFamily
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.pseudo_data import pseudo_data
 from vbppl.inference.deterministic.restarts import restarts, widths
-from vbppl.inference.deterministic.state import MAX_DRAWS, Run, Stage, State
+from vbppl.inference.deterministic.state import MAX_DRAWS, Family, Run, Stage, State
 from vbppl.inference.solution import Note, Solution
 
 DRAW_NOISE = 0.01  # sds
@@ -69,86 +69,86 @@ def solve_richest(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     return _run_stages(problem, watch, _to_full_rank, _in_width, _to_the_richest)
 
 
-# From a state and the mean-field one that a family began with.
-Later: TypeAlias = Callable[[Run, State, State], Stage]
+# From the state at the end, and the mean-field one at which the family had begun.
+Check: TypeAlias = Callable[[Run, State, State], Stage]
 
 
 def _run_stages(
-    problem: Problem, watch: Watch, family: Callable[[Run, State], Stage], *later: Later, is_full: bool = False
+    problem: Problem, watch: Watch, to_the_end: Callable[[Run, State], Stage], *checks: Check, is_full: bool = False
 ) -> list[Solution]:
-    """Restarts, then the stages of one `family`; what cuts them short hands back the last whole state.
+    """Restarts, another parameterisation, and `to_the_end` of one family; then `checks` of what that has found.
 
-    `later` stages look at what is whole already: what cuts one of these short leaves it as it was before.
+    What cuts a stage short hands back its last whole state, which is the answer; what cuts a check short leaves the
+    answer as it was before that.
     """
-    run, first = Run(problem), State.first(problem)
+    run, state = Run(problem), State.first(problem)
     news = run.progress if len(problem.targets) == 1 else None
     if is_full:  # whoever asks for full rank gets it, whenever the fit is cut short
-        first = first.put(_everyone(first), is_full=True)
-    state, cut = last(restarts(run, first), first, watch, news)
-    simple = state
-    for stage in (pseudo_data, family):
-        if not cut:
-            simple = state
-            state, cut = last(stage(run, state), state, watch, news)
-    if cut:
-        state = state.cut_short(cut)
-    late = ""
-    for further in later if not cut else ():
-        if not late:
-            steps = further(run, state, simple)
-            after, late = last(steps, state, watch, news if further is not _in_width else None)  # no steps of the fit
-            state = state if late else after
-    solutions = [run.solution(state, fit) for fit in range(len(problem.targets))]
-    return [_ended_late(solution, late) for solution in solutions] if late else solutions
+        state = state.put(_everyone(state), is_full=True)
+    begun = state
+    for stage in (restarts, pseudo_data, to_the_end):
+        begun = state
+        state, cut = last(stage(run, state), state, watch, news)
+        if cut:
+            return run.solutions(state.cut_short(cut))
+    for check in checks:
+        steps = check(run, state, begun)
+        after, cut = last(steps, state, watch, news if check is not _in_width else None)  # no steps of the fit
+        if cut:
+            return [_ended_late(solution, cut) for solution in run.solutions(state)]
+        state = after
+    return run.solutions(state)
 
 
 def _ended_late(solution: Solution, cut: str) -> Solution:
-    """A solution that had come to its own end, when something ended what was looked at from there."""
+    """A solution that had come to its own end, when something cut its checks short."""
     text = f"{solution.status.text}; {LATE[cut]} before all was looked at that is beside it"
     return dataclasses.replace(solution, status=dataclasses.replace(solution.status, reason=cut, text=text))
 
 
 def _to_mean_field(run: Run, state: State) -> Stage:
-    return (yield from _maximise(MeanFieldClimb(run), state, _everyone(state)))
+    return (yield from _maximise(MeanFieldFamily(run), state, _everyone(state)))
 
 
 def _to_full_rank(run: Run, state: State) -> Stage:
-    return (yield from _maximise(FullRankClimb(run), state.in_full_rank(), _everyone(state)))
+    return (yield from _maximise(FullRankFamily(run), state.in_full_rank(), _everyone(state)))
 
 
-def _in_width(run: Run, state: State, simple: State) -> Stage:
+def _in_width(run: Run, state: State, begun: State) -> Stage:
     return (yield from widths(run, state))
 
 
-def _to_the_richest(run: Run, state: State, simple: State) -> Stage:
-    gain = [each.least for each in _gains(run, state, simple.x)]
+def _to_the_richest(run: Run, state: State, begun: State) -> Stage:
+    """Back to mean field, and there to the end, where full rank does not surely gain what it is worth."""
+    gain = [each.least for each in _gains(run, state, begun.x)]
     enough = np.array(gain) >= WORTHWHILE  # a gain that is no number is none
     for fit, nats in enumerate(gain):
         kept, left = "full rank, {:.2f} nats above mean field", "mean field; full rank would gain {:.2f} nats"
         said = kept.format(nats) if enough[fit] else left.format(max(nats, 0.0))
         state = state.with_notes(fit, Note("guide", said))
     back = np.flatnonzero(~enough)
-    state = state.put(back, x=simple.x[back], is_full=False)
-    return (yield from _maximise(MeanFieldClimb(run), state, back))
+    state = state.put(back, x=begun.x[back], is_full=False)
+    return (yield from _maximise(MeanFieldFamily(run), state, back))
 
 
 def _everyone(state: State) -> np.ndarray:
     return np.arange(len(state.x))
 
 
-def _maximise(climb: MeanFieldClimb | FullRankClimb, state: State, fits: np.ndarray) -> Stage:
-    """Maximise the bound of `fits` in one family, with more draws while they matter."""
-    noise = climb.noise(fits, climb.fewest)
-    at, draws = climb.begin(state, fits, noise), climb.fewest
+def _maximise(family: Family, state: State, fits: np.ndarray) -> Stage:
+    """Maximise the bound of `fits` in one family, with more draws while they matter: see `Family`."""
+    draws = family.fewest
+    noise = family.noise(fits, draws)
+    at = family.begin(state, fits, noise)
     while len(fits):
-        state, at = yield from climb.climb(state, fits, noise, at)
-        moves, probe = climb.probe(state, fits, at, draws)
+        state, at = yield from family.climb(state, fits, noise, at)
+        moves, probe = family.probe(state, fits, at, draws)
         state = state.put(fits, draws=draws, draw_noise=_worst(np.array(moves)))
-        wanting = _want_more(climb.run, state, fits, draws)
-        state = yield from climb.settle(state, fits, noise, at, ~wanting)
+        wanting = _want_more(family.run, state, fits, draws)
+        state = yield from family.settle(state, fits, noise, at, ~wanting)
         fits, draws = fits[wanting], min(4 * draws, max(MAX_DRAWS, draws))
-        noise = climb.noise.joined(fits, draws)
-        at = climb.resume(state, fits, noise, probe, wanting)
+        noise = family.noise.joined(fits, draws)
+        at = family.resume(state, fits, noise, probe, wanting)
     return state
 
 

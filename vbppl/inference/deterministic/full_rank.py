@@ -28,8 +28,8 @@ class Probe(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FullRankClimb:
-    """The full-rank family, for the loop that lets the draws grow."""
+class FullRankFamily:
+    """The full-rank `Family`: roughly to the top, and to the end on the last draws."""
 
     run: Run
 

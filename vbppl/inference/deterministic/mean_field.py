@@ -114,8 +114,8 @@ def _hopeless(fits: np.ndarray, at: lbfgs.Minima, values: list[np.ndarray]) -> n
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanFieldClimb:
-    """The mean-field family, for the loop that lets the draws grow."""
+class MeanFieldFamily:
+    """The mean-field `Family`: L-BFGS to the end on any draws, since other draws change little."""
 
     run: Run
 

@@ -1,7 +1,8 @@
 """Where the fits of a deterministic solver stand: a value, with a row for each fit.
 
 A stage of a solver is a generator of such states: it yields one after each step, so that the last one can be handed
-back at any time, and returns the one it ends with.
+back at any time, and returns the one it ends with. What the stages share is a `Run`; how the loop over growing numbers of
+draws speaks with a family of guides is the protocol `Family`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Generator, Iterable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -149,6 +150,10 @@ class Run:
         """Does a gradient cost so much that a fit begins with few draws, and leaves a hopeless start?"""
         return self.problem.targets[0].data_size > DEAR
 
+    def solutions(self, state: State) -> list[Solution]:
+        """What each fit leaves behind."""
+        return [self.solution(state, fit) for fit in range(len(self.problem.targets))]
+
     def phi(self, state: State, fit: int) -> np.ndarray:
         """The parameters of the guide of a fit."""
         if state.is_full[fit]:
@@ -181,6 +186,64 @@ class Run:
             seconds=time.perf_counter() - self.began,
             compiling=self.density.compiling,
         )
+
+
+class Family(Protocol):
+    """A family of Gaussians on fixed draws, as the loop speaks with it that gives a fit more draws while these matter.
+
+    The loop is `fixed_draws._maximise`, and nobody else asks:
+
+        noise = family.noise(fits, family.fewest)               few draws for each fit
+        at = family.begin(state, fits, noise)                   where the fits stand, as these draws see it
+        while there are fits:
+            state, at = family.climb(state, fits, noise, at)    up on these draws, to their top or nearly
+            moves, probe = family.probe(state, fits, at, draws) how far would other draws move each optimum?
+            state = family.settle(state, fits, noise, at, done) to the very end, those that would move little
+            fits, noise = the others, with four times as many draws
+            at = family.resume(state, fits, noise, probe, more) where they stand, as the new draws see it
+
+    A `state` has a row for every fit of the call, and the rows of others than `fits` are left alone. `noise`, `at` and
+    `moves` have a row for each of `fits`, of which `done` and `more` choose some. What `at` and `probe` are is the
+    family's own business: the loop hands them on and never looks inside. `climb` and `settle` yield each state that is
+    whole; the others evaluate the draws once, and yield none.
+    """
+
+    @property
+    def run(self) -> Run:
+        """What all stages work with."""
+        ...
+
+    @property
+    def fewest(self) -> int:
+        """How many draws to begin with."""
+        ...
+
+    @property
+    def noise(self) -> FixedDraws:
+        """The draws of a fit, by their number."""
+        ...
+
+    def begin(self, state: State, fits: np.ndarray, noise: np.ndarray, /) -> Any:
+        """Where the fits stand."""
+        ...
+
+    def climb(
+        self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any, /
+    ) -> Generator[State, None, tuple[State, Any]]:
+        """Up on these draws; returns with the state where the fits stand."""
+        ...
+
+    def probe(self, state: State, fits: np.ndarray, at: Any, draws: int, /) -> tuple[list[np.ndarray], Any]:
+        """By how many sds each of two other sets of draws would move the optimum, `(fits, quantities)` each."""
+        ...
+
+    def settle(self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any, done: np.ndarray, /) -> Stage:
+        """To the very end, where `done`, `(fits,)`."""
+        ...
+
+    def resume(self, state: State, fits: np.ndarray, noise: np.ndarray, probe: Any, more: np.ndarray, /) -> Any:
+        """Where the fits stand that want more draws: `more` says which of those that were probed."""
+        ...
 
 
 def ended(reason: str, left: float, noise: float, draws: str, of: str = "") -> Status:
