@@ -115,7 +115,7 @@ def ours(x: Any, y: np.ndarray, draws: int) -> Callable[[], float]:
     settings, start = vb.Stochastic(draws=draws), Start(np.zeros(target.dim))
     # Without the control variate, which the others have not.
     made = prepare(target, MeanField(), settings, minibatch.minibatches_of(target, BATCH), start, raw)
-    run, first = svi._begun(made)
+    run, first = svi._set_up(made)
     run = dataclasses.replace(run, setup=dataclasses.replace(run.setup, objective=ClosedForm()))
     carry = dataclasses.replace(first.position.carry, objective_state=())
     state = {"position": dataclasses.replace(first.position, carry=carry)}

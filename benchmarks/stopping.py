@@ -125,7 +125,7 @@ class Real:
         self.guide, self.best, self.setups, self.states = guide, best, [], []
         for raw in map(raw_key, seeds):
             rows = {name: np.arange(length) for name, _, length in stream.plates}
-            noise = guide.noise(target.replace(rows=rows)).spread(host_generator(raw, "strata"), 16)
+            noise = guide.noise(target.replace(rows=rows)).stratified(host_generator(raw, "strata"), 16)
             parts = (target, guide, ClosedForm(), AnnealedAdam(), stream, noise, raw)
             self.setups.append(jax.device_put(step.Setup(*parts)))
             z = starts_of(target, host_generator(raw, "start"), 1)[0].astype(jnp.result_type(float))

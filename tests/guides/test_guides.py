@@ -198,7 +198,7 @@ def test_the_bound_of_every_guide_is_the_mean_of_its_log_weights(name, x64):
     target, rng = Target.of(groups(GROUPS_Y)), np.random.default_rng(4)
     log_weights = bound.weighed_draws(guide, phi, target, rng, 20_000).log_weights
     fresh = np.array([bound.fresh_bound(guide, phi, target, rng, 256).mean() for _ in range(8)])
-    noise = guide.noise(target).spread(rng, 16)(jax.random.key(0))
+    noise = guide.noise(target).stratified(rng, 16)(jax.random.key(0))
     stepwise = np.asarray(guide.bound(phi, noise, target))
     error = np.hypot(log_weights.std() / np.sqrt(20_000), fresh.std() / np.sqrt(7))
     assert abs(fresh.mean() - log_weights.mean()) < 4.5 * error
@@ -206,7 +206,7 @@ def test_the_bound_of_every_guide_is_the_mean_of_its_log_weights(name, x64):
 
 
 def drawn(draws, keys, dim=3):
-    spread = MeanField().noise(Target.of(flat(dim))).spread(np.random.default_rng(0), draws)
+    spread = MeanField().noise(Target.of(flat(dim))).stratified(np.random.default_rng(0), draws)
     noise = jax.jit(jax.vmap(spread))
     return np.asarray(noise(jax.random.split(jax.random.key(2), keys)), float)
 

@@ -215,7 +215,7 @@ def test_the_bound_in_a_program_on_the_host_and_by_weights_is_one(fitted, x64):
     rng = np.random.default_rng(4)
     weighed = bound.weighed_draws(guide, phi, target, rng, 20_000).log_weights
     fresh = np.array([bound.fresh_bound(guide, phi, target, rng, 256).mean() for _ in range(8)])
-    noise = guide.noise(target).spread(rng, 2000)(jax.random.key(0))
+    noise = guide.noise(target).stratified(rng, 2000)(jax.random.key(0))
     inside = np.asarray(jax.jit(guide.bound)(phi, noise, target))
     error = 4.5 * np.hypot(weighed.std() / np.sqrt(20_000), fresh.std() / np.sqrt(7)) + 1e-9
     assert abs(fresh.mean() - weighed.mean()) < error
@@ -225,7 +225,7 @@ def test_the_bound_in_a_program_on_the_host_and_by_weights_is_one(fitted, x64):
 @pytest.mark.slow
 def test_gradients_flow_and_steps_have_the_shape_of_the_parameters(fitted):
     guide, phi, target = fitted
-    noise = guide.noise(target).spread(np.random.default_rng(5), 4)(jax.random.key(0))
+    noise = guide.noise(target).stratified(np.random.default_rng(5), 4)(jax.random.key(0))
     slope = jax.grad(lambda phi: jnp.mean(guide.bound(phi, noise, target)))(jax.tree.map(jnp.asarray, phi))
     scale = guide.step_scale(phi, jnp.asarray(1.0), jnp.asarray(0.5))
     for leaf, unit, move in zip(*map(jax.tree.leaves, (phi, scale, slope)), strict=True):

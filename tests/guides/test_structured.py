@@ -54,7 +54,7 @@ def estimate(objective, guide, phi, target, noise, rows):
 def noise_of(guide, target, draws):
     """The noise of a step that shows `BATCH` rows."""
     shown = target.replace(rows={"row": np.arange(BATCH)})
-    return guide.noise(shown).spread(np.random.default_rng(0), draws)
+    return guide.noise(shown).stratified(np.random.default_rng(0), draws)
 
 
 def somewhere(model, guide):

@@ -57,10 +57,9 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):
-        start = _starts(plan, targets[0])
-        moves, guide = plan.tries_pseudo_data, plan.guide
+        asked = {"tries_pseudo_data": plan.tries_pseudo_data, "guide": plan.guide}
         return deterministic.Problem(
-            targets, settings, plan.parameterisations, start, raw_keys, tries_pseudo_data=moves, guide=guide
+            targets, settings, plan.parameterisations, _starts(plan, targets[0]), raw_keys, **asked
         )
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)

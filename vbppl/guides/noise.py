@@ -2,7 +2,7 @@
 
 A guide says which it needs (`Guide.noise`), and a noise knows how to make draws, in two places. On the host, by
 NumPy's generator: independent ones, ones with exact moments for tables, and ones for errors between sets. In the
-steps of a stochastic fit, from a key: `spread` and `apart` give something that is called with the key of a step.
+steps of a stochastic fit, from a key: `stratified` and `unstratified` give what is called with the key of a step.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Noise:
         """The same, but never one set twice: for errors taken between sets."""
         return self.independent(rng, draws)
 
-    def spread(self, rng: np.random.Generator, draws: int) -> Any:
+    def stratified(self, rng: np.random.Generator, draws: int) -> Any:
         """A function of a step's key to draws that are spread as evenly as can be: a pytree, made once a fit."""
-        return self.apart(draws)
+        return self.unstratified(draws)
 
-    def apart(self, draws: int) -> Any:
+    def unstratified(self, draws: int) -> Any:
         """A function of a step's key to draws that are independent of each other."""
         raise NotImplementedError
 
@@ -86,10 +86,10 @@ class Normals(Noise):
     def fresh(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return normal_draws(rng, draws, self.dim) if self.picks else fresh_draws(rng, draws, self.dim)
 
-    def spread(self, rng: np.random.Generator, draws: int) -> Stratified:
+    def stratified(self, rng: np.random.Generator, draws: int) -> Stratified:
         return Stratified(orders_of_strata(rng, draws, self.dim))
 
-    def apart(self, draws: int) -> Independent:
+    def unstratified(self, draws: int) -> Independent:
         return Independent((draws, self.dim))
 
 
@@ -148,7 +148,7 @@ class Keys(Noise):
     def independent(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return rng.integers(0, 2**32, size=(draws, 2), dtype=np.uint32)
 
-    def apart(self, draws: int) -> Independent:
+    def unstratified(self, draws: int) -> Independent:
         return Independent((draws,), keys=True)
 
 
@@ -159,7 +159,7 @@ class Nothing(Noise):
     def independent(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         return np.zeros((draws, 0))
 
-    def apart(self, draws: int) -> Independent:
+    def unstratified(self, draws: int) -> Independent:
         return Independent((1, 0))
 
 

@@ -168,9 +168,8 @@ def starts_of(
     Raises:
       InitializationError: no candidate has a finite density and gradient; the message names the site.
     """
-    one = functools.partial(
-        density or BatchedDensity([target]), fits=np.zeros(1, int), parameterisations=parameterisations_of(target)[None]
-    )
+    density, form = density or BatchedDensity([target]), parameterisations_of(target)[None]
+    one = functools.partial(density, fits=np.zeros(1, int), parameterisations=form)
     points, found = find_starts(one, target.dim, [rng], count)
     if not found[0]:
         raise no_initialization(target, points[0, 0])

@@ -142,17 +142,6 @@ def log_prior(
     return _by_site(_log_prior, model, draws, params, parts)
 
 
-def observations(model: Model) -> dict[str, np.ndarray]:
-    """What was observed, by the names of the sites."""
-    return {name: np.asarray(value) for name, value in devices.readable(_observations(model)).items()}
-
-
-@jax.jit
-def _observations(model: Model) -> dict[str, Array]:
-    sites = model.trace(at_point(0.0))
-    return {name: site.value for name, site in sites.items() if site.kind == "sample" and site.observed}
-
-
 def _by_site(
     densities: OverDraws,
     model: Model,

@@ -24,11 +24,12 @@ from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics import natural_gradient
 from vbppl.guides.gaussian import FullRank, MeanField
+from vbppl.guides.noise import orders_of_strata
 from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.posterior.report import Gap
-from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import Target, parameterisations_of
+from vbppl.target.batched import Batch
+from vbppl.target.target import Target
 
 SETS, STUDENT = 4, 2.353  # sets of draws; the 95% quantile of Student's t with 3 degrees of freedom
 MIN_DRAWS, DRAWS_A_DIM = 1024, 16  # draws; draws a dimension
@@ -55,9 +56,7 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
             mend="Look at the restarts and the draw noise of the report card instead.",
         )
     noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
-    density = BatchedDensity([target])
-    batch = Batch(density, np.zeros(SETS, int), np.tile(parameterisations_of(target), (SETS, 1)))
-    highest = search(batch, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
+    highest = search(Batch.of(target, SETS), phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
     above = float(highest.mean())
     bound = above + STUDENT * float(highest.std(ddof=1)) / np.sqrt(SETS) - (elbo.value - 2 * elbo.se)
     return Gap(float(np.maximum(bound, 0.0)), float(np.maximum(above - elbo.value, 0.0)))
@@ -88,6 +87,6 @@ SEARCHES: dict[type, Callable[[Batch, np.ndarray, np.ndarray], np.ndarray]] = {
 
 def _jittered(rng: np.random.Generator, draws: int, dim: int) -> np.ndarray:
     """A Latin hypercube with a random place in each stratum: every draw exactly normal, `(draws, dim)`."""
-    stratification = rng.permuted(np.broadcast_to(np.arange(draws)[:, None], (draws, dim)), axis=0)
+    stratification = orders_of_strata(rng, draws, dim)
     quantile = np.vectorize(NormalDist().inv_cdf)
     return quantile(np.clip((stratification + rng.random((draws, dim))) / draws, 1e-12, 1 - 1e-12))

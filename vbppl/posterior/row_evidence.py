@@ -84,7 +84,7 @@ def row_evidence(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray,
     # Some thousand numbers a row and draw: what the layers of a network hold.
     chunk = int(np.clip(NUMBERS // (block * (1000 + target.data_size // plate.size)), 1, draws))
     first = _showing_first(showing, plate.name, block)
-    spread = guide.noise(first).spread(host_generator(raw_key, "row evidence"), chunk)
+    spread = guide.noise(first).stratified(host_generator(raw_key, "row evidence"), chunk)
     found = []
     for number, start in enumerate(range(0, plate.size, block)):
         shown = showing.showing({plate.name: np.arange(start, start + block, dtype=np.int32) % plate.size})
@@ -170,7 +170,7 @@ def _weights_of_rows(solution: Solution, chosen: np.ndarray, raw_key: np.ndarray
     plate = target.layout.only_plate()
     showing = target.with_lengths({plate.name: len(chosen)})
     first = _showing_first(showing, plate.name, len(chosen))
-    spread = guide.noise(first).spread(host_generator(raw_key, "judge rows"), JUDGING)
+    spread = guide.noise(first).stratified(host_generator(raw_key, "judge rows"), JUDGING)
     rows = showing.showing({plate.name: chosen}).rows
     return np.asarray(_some_weights(guide, phi, showing, spread, rows, raw_key), np.float64)
 
@@ -191,7 +191,7 @@ def weighs_rows(guide: Guide, phi: PyTree, target: Target) -> bool:
         showing = target.with_lengths({target.layout.only_plate().name: 1})
         rows = target.showing({target.layout.only_plate().name: np.zeros(1, np.int32)}).rows
         first = _showing_first(showing, target.layout.only_plate().name, 1)
-        spread = guide.noise(first).spread(np.random.default_rng(0), 1)
+        spread = guide.noise(first).stratified(np.random.default_rng(0), 1)
         jax.eval_shape(
             lambda raw: _row_log_weights(guide, phi, showing, spread(wrap(raw)), rows), np.zeros(2, np.uint32)
         )

@@ -62,9 +62,8 @@ def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     log_p, gradient = np.zeros(len(z)), np.zeros(np.shape(z))
     for share, rows in target.parts():
-        density = BatchedDensity([target.showing(rows) if rows else target])
-        found = density(z[None], np.zeros(1, int), parameterisations_of(target)[None])
-        log_p, gradient = log_p + share * found[0][0], gradient + share * found[1][0]
+        found = Batch.of(target.showing(rows) if rows else target).at(z)
+        log_p, gradient = log_p + share * found[0], gradient + share * found[1]
     return log_p, gradient
 
 
@@ -258,12 +257,23 @@ class Batch:
     fits: np.ndarray
     parameterisations: np.ndarray
 
+    @classmethod
+    def of(cls, target: Target, count: int = 1, density: BatchedDensity | None = None) -> Batch:
+        """So many searches of one target, as it is parameterised; `density` is that of the target."""
+        parameterisations = np.tile(parameterisations_of(target), (count, 1))
+        return cls(density or BatchedDensity([target]), np.zeros(count, int), parameterisations)
+
     def __len__(self) -> int:
         return len(self.fits)
 
     def __call__(self, z: np.ndarray, searches: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Log densities and gradients at `z`, `(searches, draws, dim)`, of all searches or of some."""
         return self.density(z, self.fits[searches], self.parameterisations[searches])
+
+    def at(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities and gradients at `z`, `(points, dim)`, of the only search."""
+        log_p, gradient = self(z[None])
+        return log_p[0], gradient[0]
 
     def take(self, searches: np.ndarray) -> Batch:
         """Some of the searches."""

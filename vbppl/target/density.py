@@ -224,11 +224,8 @@ def _form_of(target: Evaluable, site: Site, rows: Mapping[str, Any]) -> Paramete
     if form is None:
         return None
     weight, y, d = map(jnp.asarray, (form.weight, at_step(site.step, form.y), at_step(site.step, form.d)))
-    return (
-        Parameterisation(weight, *(_at_rows_shown(site, part) for part in (y, d)))
-        if rows
-        else Parameterisation(weight, y, d)
-    )
+    y, d = (_at_rows_shown(site, part) for part in (y, d)) if rows else (y, d)
+    return Parameterisation(weight, y, d)
 
 
 def _bijector(target: Evaluable, site: Site, form: Parameterisation | None) -> Any:

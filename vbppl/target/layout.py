@@ -119,10 +119,8 @@ class Layout:
             if site.kind == "sample" and not site.observed and not site.states:
                 slots.append(_slot(site, slots[-1].stop if slots else 0))
         plates = [site for site in sites.values() if site.kind == "plate"]
-        summed, reported = (
-            [s for s in sites.values() if s.states],
-            [s for s in sites.values() if _is_reported(s, sites)],
-        )
+        summed = [s for s in sites.values() if s.states]
+        reported = [s for s in sites.values() if _is_reported(s, sites)]
         if moved := [s.name for s in sites.values() if s.of_summed and s.name in decentered]:
             what = "its location or scale depends on a discrete site, which is summed out, so it cannot be non-centred."
             raise ModelError(what, site=moved[0], mend="Leave it out of vb.decenter.")
@@ -164,9 +162,8 @@ class Layout:
             if slot.name in self.movable:
                 stops = start + 1 + np.cumsum([math.prod(shape) for shape in slot.pseudo_data_shapes])
                 parts = row[start + 1 : stops[0]], row[stops[0] : stops[1]]
-                found[slot.name] = Parameterisation(
-                    row[start], *(p.reshape(s) for p, s in zip(parts, slot.pseudo_data_shapes))
-                )
+                parts = (part.reshape(shape) for part, shape in zip(parts, slot.pseudo_data_shapes))
+                found[slot.name] = Parameterisation(row[start], *parts)
                 start = int(stops[1])
         return found
 

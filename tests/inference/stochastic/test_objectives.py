@@ -44,7 +44,7 @@ def bound(objective, guide, phi, target, noise, rows=None, count=0):
 
 
 def gradients(objective, guide, phi, target, draws, keys):
-    noise = guide.noise(target).spread(np.random.default_rng(0), draws)
+    noise = guide.noise(target).stratified(np.random.default_rng(0), draws)
 
     @jax.jit
     @jax.vmap
@@ -183,7 +183,7 @@ def by_rows(objective, kind, draws, keys, rows=None, step=0):
     target, guide = Target.of(linear_rows(IMAGES)), encoders()[kind]
     phi, noise = guide.init(target, Start(np.zeros(6))), guide.noise(target.replace(rows=rows or {}))
     rng = np.random.default_rng(0)
-    noise = noise.apart(draws) if objective.needs_independent_draws else noise.spread(rng, draws)
+    noise = noise.unstratified(draws) if objective.needs_independent_draws else noise.stratified(rng, draws)
 
     def loss(both, key):
         at = target.replace(params=both["model"])

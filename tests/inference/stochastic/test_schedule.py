@@ -36,7 +36,7 @@ def test_the_first_round_travels_and_measures_nothing():
 def test_a_look_is_at_the_last_half_of_a_round_and_never_at_more_than_some_thousand_records(steps):
     plan = Schedule(asked=steps).phase()
     records = np.arange(1, steps // 10 + 1)
-    kept = records[plan.looked_at(records)]
+    kept = records[plan.kept(records)]
     assert kept[0] * 10 > steps // 2 and kept[-1] * 10 > 0.99 * steps
     assert len(kept) == steps // 20 if steps <= 80_000 else ROWS <= len(kept) < 2 * ROWS
     assert len(set(np.diff(kept))) == 1

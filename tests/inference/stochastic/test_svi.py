@@ -236,7 +236,7 @@ def solve(watch=Watch(), **settings):
 
 
 def test_the_position_is_donated():
-    run, first = svi._begun(problem())
+    run, first = svi._set_up(problem())
     position = jax.device_put(first.position)
     step.run_chunk(run.setup, position, np.int32(1), Phase(0, 10, 10, 5).as_data(), careful=False)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(position.carry))
@@ -244,7 +244,7 @@ def test_the_position_is_donated():
 
 def test_a_state_is_a_value_from_which_a_fit_goes_on_again_and_again():
     """The states before are whole: the loop's own memory is another."""
-    run, first = svi._begun(problem())
+    run, first = svi._set_up(problem())
     states = list(svi.advance(run, first, svi.NoCheckpoint()))
     assert [len(state.bounds) for state in states] == [20, 40, 60]
     again = [list(svi.advance(run, states[0], svi.NoCheckpoint()))[-1] for _ in range(2)]

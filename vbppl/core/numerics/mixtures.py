@@ -208,9 +208,8 @@ def ascents(
             return
         scale, new = 1.0, None
         for _ in range(SCALES):
-            tried = evaluate(
-                density, moved(now, length, scale, everyone), first.noise, (now.log_p, now.gradient), everyone
-            )
+            further, known = moved(now, length, scale, everyone), (now.log_p, now.gradient)
+            tried = evaluate(density, further, first.noise, known, everyone)
             if tried.bound >= now.bound - LEVEL and np.isfinite(tried.seen.decrement[everyone]).all():
                 new = tried
                 break

@@ -17,7 +17,7 @@ from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Note, Solution, searched_both
 from vbppl.posterior.report import DECENTER, AnyReport, Report
-from vbppl.target.batched import Batch, BatchedDensity
+from vbppl.target.batched import Batch
 from vbppl.target.target import parameterisations_of
 
 HALFWAY = 0.5  # between centred and not: where data and prior say equally much
@@ -48,7 +48,8 @@ def reparameterise(
             text = f"{_in_words(layout, row)} ones were tried: no start has a finite density there"
             tried = [(tried[0][0].noted("parameterisation", text), report), *tried[1:]]
             continue
-        after = after if place is None else _found_by_both(before, after)
+        if place is not None:  # it began where the first had ended, so it has the modes that this one has met
+            after = dataclasses.replace(after, other_modes=searched_both(before.other_modes, after.other_modes))
         after, again = judge_solution(after, problem.raw_keys[0], watch)
         if after.status.was_cut_short or again.cut_short:
             break
@@ -69,11 +70,6 @@ def reparameterise(
     return dataclasses.replace(kept[0], status=status, notes=notes), kept[1].without(DECENTER)
 
 
-def _found_by_both(before: Solution, after: Solution) -> Solution:
-    """The second fit, which began where the first had ended, with the modes that this one has met."""
-    return dataclasses.replace(after, other_modes=searched_both(before.other_modes, after.other_modes))
-
-
 def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:
     """The coordinates to try, as rows of numbers, with the place to begin where that is known."""
     layout = before.target.layout
@@ -83,8 +79,7 @@ def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:
         return among
     halfway = layout.packed(layout.centred_by(dict.fromkeys(layout.movable, HALFWAY), float))
     loc, scale = before.guide.frame(np.asarray(before.phi, np.float64), before.target)
-    batch = Batch(BatchedDensity([before.target]), np.zeros(1, int), parameterisations_of(before.target)[None])
-    rows, x = by_rule(batch, [before.target], np.concatenate([loc, np.log(scale)])[None])
+    rows, x = by_rule(Batch.of(before.target), [before.target], np.concatenate([loc, np.log(scale)])[None])
     first = [(rows[0], x.reshape(1, 2, -1))] if layout.movable and np.isfinite(x).all() else []
     return [*first, *([(halfway, None)] if among else []), *among]
 

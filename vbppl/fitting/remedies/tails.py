@@ -53,7 +53,6 @@ def in_its_parameterisation(plan: Plan, problem: Problem, solution: Solution) ->
 
 def _replanned(plan: Plan, problem: Problem, names: tuple[str, ...]) -> tuple[Plan, Problem]:
     target = seen_by_quantiles(problem.targets[0], names)
-    plan = dataclasses.replace(
-        plan, parameterisations=parameterisations_to_choose(target, plan.tries_pseudo_data, None)
-    )
+    choices = parameterisations_to_choose(target, plan.tries_pseudo_data, None)
+    plan = dataclasses.replace(plan, parameterisations=choices)
     return plan, dataclasses.replace(prepare(plan, [target], problem.raw_keys), precision=problem.precision)

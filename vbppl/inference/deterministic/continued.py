@@ -14,7 +14,6 @@ from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.state import CUT
 from vbppl.inference.solution import Progress, Solution, Status
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import parameterisations_of
 
 
 def one_by_one(
@@ -50,12 +49,11 @@ class Continued:
 
     def batch(self, count: int) -> Batch:
         """So many searches of the density."""
-        return Batch(self.density, np.zeros(count, int), np.tile(parameterisations_of(self.target), (count, 1)))
+        return Batch.of(self.target, count, self.density)
 
     def evaluate(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(points,)` and gradients at `z`, `(points, dim)`, in float64."""
-        log_p, gradient = self.batch(1)(z[None])
-        return log_p[0], gradient[0]
+        return self.batch(1).at(z)
 
     def rounding(self, bound: Any) -> Any:
         """By how much two bounds of this size may differ by rounding alone."""

@@ -77,9 +77,8 @@ def descended(
         value = np.where(np.isfinite(at.value), at.value, np.inf)
         # Searches that have ended count too: one of them may be the best.
         best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(batch.fits == f) for f in fits)])
-        state = state.put(fits, x=at.x[best], parameterisations=batch.parameterisations[best]).with_bounds(
-            fits, -at.value[best]
-        )
+        state = state.put(fits, x=at.x[best], parameterisations=batch.parameterisations[best])
+        state = state.with_bounds(fits, -at.value[best])
         yield state
         values.append(value)
         given_up = _hopeless(batch.fits, at, list(values)) if is_dear else left[:0]

@@ -36,7 +36,7 @@ from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.axes import coordinate_name
 from vbppl.target.batched import Batch, BatchedDensity, in_full_precision
-from vbppl.target.target import Target, parameterisations_of
+from vbppl.target.target import Target
 
 STEPS = 1000
 DRAWS = 32
@@ -107,11 +107,11 @@ class _Run:
 
     def batch(self, count: int) -> Batch:
         """So many searches, all of the one target."""
-        return Batch(self.density, np.zeros(count, int), np.tile(parameterisations_of(self.target), (count, 1)))
+        return Batch.of(self.target, count, self.density)
 
     def heights(self, z: np.ndarray) -> np.ndarray:
         """The log densities at `z`, `(points, dim)`."""
-        return self.batch(1)(z[None])[0][0]
+        return self.batch(1).at(z)[0]
 
     def climbed(self, keep_path: bool) -> Stage:
         """To the end from each start."""

@@ -99,20 +99,19 @@ def by_rule(batch: Batch, targets: Sequence[Target], x: np.ndarray) -> tuple[np.
         log_sd[:, part] = _log_sd(np.asarray(site.stretch), log_sd[:, part].reshape(blocks))
     for name in reversed(layout.movable):
         slot, site = slots[name], sites[name]
-        part = slice(slot.start, slot.stop)
+        part, shapes = slice(slot.start, slot.stop), slot.pseudo_data_shapes
         rows = np.stack([layout.packed(each) for each in forms])
         gradient, hessian = np.asarray(site.slope), np.asarray(site.curvature)
-        if 0 not in slot.pseudo_data_shapes[1]:  # else vectors are too long to be told anything
+        if 0 not in shapes[1]:  # else vectors are too long to be told anything
             step = STEP * np.exp(log_sd[:, part]).reshape(site.value.shape)
             gradient, hessian = _slopes(Batch(batch.density, batch.fits, rows), z, part, step)
         y, d, place, narrowed = _pseudo_data_of(site, gradient, hessian, float(np.finfo(batch.density.dtype).eps))
         z[:, part] = place.reshape(len(z), -1)
         log_sd[:, part] = _log_sd(narrowed, log_sd[:, part].reshape(site.value.shape))
         for search, own in enumerate(forms):
-            precisions = d[search, :, : slot.pseudo_data_shapes[1][-2]] if slot.vector_dim else np.square(d[search])
-            own[name] = Parameterisation(
-                np.zeros(()), *(p.reshape(s) for p, s in zip((y[search], precisions), slot.pseudo_data_shapes))
-            )
+            precisions = d[search, :, : shapes[1][-2]] if slot.vector_dim else np.square(d[search])
+            parts = (p.reshape(s) for p, s in zip((y[search], precisions), shapes))
+            own[name] = Parameterisation(np.zeros(()), *parts)
     return np.stack([layout.packed(each) for each in forms]), np.concatenate([z, log_sd], axis=1)
 
 
@@ -132,10 +131,8 @@ def _pseudo_data_of(site: Prior, gradient: np.ndarray, hessian: np.ndarray, eps:
     rows, columns = np.sqrt(eigenvalues)[..., None] * _transposed(axes), scale @ axes
     away = _times(_transposed(columns), gradient - site.slope)
     away = np.where(eigenvalues > 0, away / np.where(eigenvalues > 0, eigenvalues, 1.0), 0.0)
-    is_any, at = (
-        (eigenvalues > 0).any(axis=-1, keepdims=True),
-        np.linalg.solve(scale, (site.value - site.loc)[..., None]),
-    )
+    is_any = (eigenvalues > 0).any(axis=-1, keepdims=True)
+    at = np.linalg.solve(scale, (site.value - site.loc)[..., None])
     y = np.where(is_any, site.value + _times(columns, away), 0.0)
     # In the prior's own scale they lie at `at + axes away`, and what is seen of `at` is `upper' (at - mean)`.
     precision = np.eye(scale.shape[-1]) + _transposed(rows) @ rows

@@ -11,7 +11,6 @@ two scales, one inside the other, a Gaussian fits either, and in ten dims and mo
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Generator
 from typing import Any
@@ -51,9 +50,8 @@ ELSEWHERE, LOWER = 0.25, 3.0  # nats: KL from the optimum; how much lower a boun
 def restarts(run: Run, state: State) -> Stage:
     """Go most of the way to the mean-field optimum from each start in each of the coordinates; keep the best."""
     parameterisations, count = run.problem.parameterisations, len(run.problem.targets)
-    every = Batch(
-        run.density, np.repeat(np.arange(count), len(parameterisations)), np.tile(parameterisations, (count, 1))
-    )
+    fits = np.repeat(np.arange(count), len(parameterisations))
+    every = Batch(run.density, fits, np.tile(parameterisations, (count, 1)))
     problem = run.problem
     if problem.start is None:
         rngs = [host_generator(problem.raw_keys[fit], "start") for fit in every.fits]
@@ -91,7 +89,7 @@ def _in_better_order(
         end, parameterisations = ends[fit, option, start], run.problem.parameterisations[option]
         target = reparameterised(run.problem.targets[fit], parameterisations)
         one = Batch(run.density, np.array([fit]), parameterisations[None])
-        loc = in_better_order(target, lambda z, one=one: _of_one(one, z), end[: run.dim])
+        loc = in_better_order(target, one.at, end[: run.dim])
         if loc is not None:
             begun[fit] = option, np.concatenate([loc, end[run.dim :]])
     if not begun:
@@ -99,19 +97,12 @@ def _in_better_order(
     fits, (options, x) = np.array([*begun]), map(np.array, zip(*begun.values()))
     batch = Batch(run.density, fits, run.problem.parameterisations[options])
     noise = run.noise(fits, mean_field.fewest(run))
-    state, at = yield from mean_field.descended(
-        state, batch, mean_field.shrink_sds(batch, x, noise), noise, START_TOLERANCE
-    )
+    x = mean_field.shrink_sds(batch, x, noise)
+    state, at = yield from mean_field.descended(state, batch, x, noise, START_TOLERANCE)
     ends = np.concatenate([ends, ends[:, :, :1]], axis=2)
     value = np.concatenate([value, np.full_like(value[:, :, :1], np.inf)], axis=2)
     ends[fits, options, -1], value[fits, options, -1] = at.x, np.where(np.isfinite(at.value), at.value, np.inf)
     return state, ends, value
-
-
-def _of_one(one: Batch, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log densities and gradients at the points `z`, `(n, dim)`, in a batch of one search."""
-    log_p, gradient = one(z[None])
-    return log_p[0], gradient[0]
 
 
 def _check_found(run: Run, batch: Batch, points: np.ndarray, found: np.ndarray) -> None:
@@ -160,7 +151,7 @@ def _in_one_order(run: Run, state: State, fit: int, ends: np.ndarray, value: np.
     target = reparameterised(run.problem.targets[fit], state.parameterisations[fit])
     one = run.batch(state, np.array([fit]))
     equal = [other for other in rivals if value[other] - value[best] <= EQUAL]
-    return in_one_order(target, functools.partial(_of_one, one), run.problem.raw_keys[fit], ends, best, equal)
+    return in_one_order(target, one.at, run.problem.raw_keys[fit], ends, best, equal)
 
 
 def _rivals(ends: np.ndarray, value: np.ndarray, best: int) -> list[int]:

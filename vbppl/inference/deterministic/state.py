@@ -1,8 +1,8 @@
 """Where the fits of a deterministic solver stand: a value, with a row for each fit.
 
 A stage of a solver is a generator of such states: it yields one after each step, so that the last one can be handed
-back at any time, and returns the one it ends with. What the stages share is a `Run`; how the loop over growing numbers of
-draws speaks with a family of guides is the protocol `Family`.
+back at any time, and returns the one it ends with. What the stages share is a `Run`; how the loop that lets draws grow
+speaks with a family of guides is the protocol `Family`.
 """
 
 from __future__ import annotations

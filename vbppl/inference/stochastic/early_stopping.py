@@ -148,12 +148,12 @@ def held_out_bound(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarra
     """The evidence lower bound of all rows of `target`, in blocks; the same draws at each call."""
     plates = {slot.plates for slot in target.layout.slots}
     if len(plates) != 1 or len(next(iter(plates))) != 1:
-        return float(_bound(guide, phi, target, guide.noise(target).spread(_rng(raw_key), draws), raw_key))
+        return float(_bound(guide, phi, target, guide.noise(target).stratified(_rng(raw_key), draws), raw_key))
     plate, total = target.layout.only_plate(), 0.0
     for start in range(0, plate.size, BLOCK):
         rows = np.arange(start, min(start + BLOCK, plate.size), dtype=np.int32)
         showing = target.showing({plate.name: rows})
-        noise = guide.noise(showing).spread(_rng(raw_key), draws)
+        noise = guide.noise(showing).stratified(_rng(raw_key), draws)
         total += float(_bound(guide, phi, showing, noise, raw_key)) * len(rows) / plate.size
     return total
 

@@ -82,7 +82,7 @@ class Phase:
         """How much each step's iterate weighs in the running average; 1 until the window opens: the last iterate."""
         return 1 / jnp.maximum(steps - (self.begin + self.window) + 1, 1)
 
-    def looked_at(self, records: np.ndarray) -> np.ndarray:
+    def kept(self, records: np.ndarray) -> np.ndarray:
         """Which of these records are kept for the look at the end: of the last half, every so manieth of too many.
 
         Args:
@@ -134,14 +134,13 @@ class Schedule:
         if self.asked is not None or self.number == 0:
             steps = self.asked or self.steps
             return Phase(self.begin, steps, steps, steps // 2, 1.0, TRAVELLED, 0.0)
+        steady = STEADY * self.step_size
         if self.landing:
-            return Phase(
-                self.begin, FIRST_STEPS, FIRST_STEPS, FIRST_STEPS // 2, STEADY * self.step_size, TRAVELLED, 1.0
-            )
+            return Phase(self.begin, FIRST_STEPS, FIRST_STEPS, FIRST_STEPS // 2, steady, TRAVELLED, 1.0)
         half = self.steps // 2
         if self.travels:
-            return Phase(self.begin, self.steps, half, half, 1.0, STEADY * self.step_size, 1.0)
-        return Phase(self.begin, self.steps, 0, half, STEADY * self.step_size, 1.0, 1.0)
+            return Phase(self.begin, self.steps, half, half, 1.0, steady, 1.0)
+        return Phase(self.begin, self.steps, 0, half, steady, 1.0, 1.0)
 
     def after(self, trace: np.ndarray) -> tuple[Schedule, str]:
         """The schedule after the phase, and the reason for the end, or "".
@@ -176,16 +175,12 @@ class Schedule:
 
     def said(self) -> str:
         """What the last look found, in words."""
-        if self.convergence is None:
+        if (found := self.convergence) is None:
             return "convergence was not tested"
-        parts = [f"R-hat {self.convergence.r_hat:.2f}", f"average known to {self.convergence.mcse:.2g} sd"]
-        if self.convergence.drifts:
-            to_go = (
-                f"about {self.convergence.to_go:.2g} sd to go"
-                if np.isfinite(self.convergence.to_go)
-                else "no end in sight"
-            )
-            parts.append(f"drifting by {self.convergence.drift:.1f} standard errors, {to_go}")
+        parts = [f"R-hat {found.r_hat:.2f}", f"average known to {found.mcse:.2g} sd"]
+        if found.drifts:
+            to_go = f"about {found.to_go:.2g} sd to go" if np.isfinite(found.to_go) else "no end in sight"
+            parts.append(f"drifting by {found.drift:.1f} standard errors, {to_go}")
         if np.isfinite(self.shift):
             parts.append(f"the last two phases differ by {self.shift:.2g} sd")
         return ", ".join(parts)
@@ -193,11 +188,8 @@ class Schedule:
 
 STEP_SIZES = tuple(0.25**k for k in range(5))
 UNTRIED_STEP_SIZE = STEP_SIZES[2]
-TRIAL_STEPS, FINALISTS, LONGER = (
-    250,
-    2,
-    4,
-)  # steps of a trial; sizes left for the second trial, which is so many times as long
+TRIAL_STEPS = 250
+FINALISTS, LONGER = 2, 4  # sizes that are tried once more, for so many times as many steps
 MIN_TRIAL_STEPS = 10  # however few the fit will make
 SHARE = 2  # where the steps of the fit are given, trying takes one in so many at most, unless that leaves too few
 
@@ -224,7 +216,5 @@ def successive_halving(
             bound = yield from run(step_size, steps)
             scores[step_size] = bound if math.isfinite(bound) else -math.inf
         # Where none is finite the shortest steps are the safest.
-        step_sizes = sorted(step_sizes, key=lambda step_size, scores=scores: (-scores[step_size], step_size))[
-            :FINALISTS
-        ]
+        step_sizes = sorted(step_sizes, key=lambda each, scores=scores: (-scores[each], each))[:FINALISTS]
     return step_sizes[0]

@@ -1,7 +1,15 @@
 """The stochastic solver: one compiled loop of steps (`step.py`), driven in chunks from Python by functions of a state.
 
 One step draws noise, evaluates the bound and its gradient, and updates the parameters. Between chunks of steps the
-state is a value: it is told to whoever watches, looked at by stop rules, and kept in the checkpoint.
+state is a value: it is told to whoever watches, checked by stop rules, and kept in the checkpoint.
+
+    solve                        a fit, from its problem to its solution; `watch.last` keeps the newest state
+      choose_step_size           short trials, where something is learnt that has no unit
+      advance                    states, a chunk of steps apart, until a phase or a stop rule ends the fit
+        _chunk                   the state after one chunk: its steps, then the rules, then the end of a phase
+          _steps                 the chunk in portions for which rows are read from the host
+            step.run_chunk       the compiled loop: `_step` asks the objective, which asks the guide for its bound
+      _solution                  what the fit leaves behind: the average, or what a stop rule has chosen
 
 Steps come in phases, and the iterates of a phase's last half are averaged (Polyak and Juditsky 1992).
 `schedule.py` says which phases there are and when the fit may stop, by the tests of `core/numerics/convergence.py`.
@@ -43,10 +51,10 @@ COMPILED: set[int] = set()  # the kinds of chunks of which there is a program
 
 def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     """Maximise the bound; an interrupt or a deadline gives back what there is after the last whole chunk."""
-    run, first = _begun(problem)
+    run, first = _set_up(problem)
     checkpoint: Checkpoint | NoCheckpoint = NoCheckpoint()
     if problem.checkpoint is not None:
-        fed, _ = next(run.fed(run.setup, first.position, 1))
+        fed, _ = next(run.portions(run.setup, first.position, 1))
         checkpoint = Checkpoint(
             problem.checkpoint, fingerprint(problem, fed, first), devices.spans_processes(run.setup.mesh)
         )
@@ -139,7 +147,7 @@ class Run:
         optimizer = dataclasses.replace(self.setup.optimizer, unknown=jax.device_put(step_size))
         return dataclasses.replace(self.setup, optimizer=optimizer)
 
-    def fed(self, setup: Setup, position: Position, steps: int) -> Iterator[tuple[Setup, int]]:
+    def portions(self, setup: Setup, position: Position, steps: int) -> Iterator[tuple[Setup, int]]:
         """The setup for the next `steps` steps, in portions of so many steps."""
         if self.prefetcher is None:
             yield setup, steps
@@ -148,7 +156,7 @@ class Run:
             yield dataclasses.replace(setup, minibatches=part), count
 
 
-def _begun(problem: Problem) -> tuple[Run, State]:
+def _set_up(problem: Problem) -> tuple[Run, State]:
     """What a fit never changes, and the state before its first step."""
     settings, objective, objective_state = problem.settings, problem.objective, problem.objective_state
     target, guide, raw_key = problem.target, problem.guide, problem.raw_key
@@ -160,9 +168,9 @@ def _begun(problem: Problem) -> tuple[Run, State]:
     rows = {name: np.arange(length, dtype=np.int32) for name, _, length in problem.minibatches.plates}
     shown = guide.noise(target.replace(rows=rows))
     if objective.needs_independent_draws:
-        noise = shown.apart(settings.draws)
+        noise = shown.unstratified(settings.draws)
     else:
-        noise = shown.spread(host_generator(raw_key, "strata"), settings.draws)
+        noise = shown.stratified(host_generator(raw_key, "strata"), settings.draws)
     # Compiled in, coordinates cost nothing in a step; the anchor and the answer keep theirs as data.
     target = with_fixed_parameterisations(target)
     mesh = mesh_of((target, guide))
@@ -194,7 +202,7 @@ def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State,
     finite, first_skipped, sites = np.isfinite(bounds), state.first_skipped, state.nonfinite_sites
     if first_skipped is None and not finite.all():
         first_skipped, sites = _find_nonfinite_sites(run, setup, state.position, int(np.argmin(finite)), data)
-    kept = trace[phase.looked_at(done // THIN + 1 + np.arange(len(trace)))]
+    kept = trace[phase.kept(done // THIN + 1 + np.arange(len(trace)))]
     state = dataclasses.replace(
         state,
         position=_on_host(after),
@@ -208,11 +216,11 @@ def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State,
         compiling=state.compiling + compiling,
     )
     # Rules look before the phase ends: they judge iterates, which the next phase may begin elsewhere.
-    state = _looked_at(run, state)
+    state = _after_rules(run, state)
     if done + steps in renewals:
         state = _anchored(run, state, state.position.carry.params)
     elif state.ending is None and done + steps == phase.begin + phase.steps:
-        state = _at_the_end_of(run, state, phase)
+        state = _after_phase(run, state, phase)
     else:
         return state, after
     return state, state.position
@@ -225,7 +233,7 @@ def _steps(
     done, calls, compiling = int(position.step), [], 0.0
     if setup.mesh is not None:  # where a program gives it back to, so that there is one program
         position = devices.put(position, setup.mesh)
-    for fed, count in run.fed(setup, position, steps):
+    for fed, count in run.portions(setup, position, steps):
         began, kind = time.perf_counter(), _kind((fed, position), careful)
         position, bounds, trace = run_chunk(fed, position, np.int32(count), phase, careful)
         compiling += (time.perf_counter() - began) * (kind not in COMPILED)
@@ -244,8 +252,8 @@ def _kind(tree: PyTree, careful: bool) -> int:
     return hash((structure, careful, *((np.shape(leaf), str(getattr(leaf, "dtype", ""))) for leaf in leaves)))
 
 
-def _looked_at(run: Run, state: State) -> State:
-    """The state after every stop rule has had its look; the first that says so ends the fit."""
+def _after_rules(run: Run, state: State) -> State:
+    """The state after every stop rule has checked it; the first that says so ends the fit."""
     if not run.problem.stop_rules:
         return state
     began, now = time.perf_counter(), progress_of(state)
@@ -255,8 +263,8 @@ def _looked_at(run: Run, state: State) -> State:
     return dataclasses.replace(state, memories=tuple(memory for memory, _ in checked), ending=ending, seconds=seconds)
 
 
-def _at_the_end_of(run: Run, state: State, phase: Phase) -> State:
-    """End a phase: look at its trace, go on from its average."""
+def _after_phase(run: Run, state: State, phase: Phase) -> State:
+    """The state after a phase has ended: its trace is assessed, and the next one begins at its average."""
     carry, (schedule, reason) = state.position.carry, state.schedule.after(state.trace)
     params = carry.mean if state.schedule.average else carry.params
     if reason != "steps" and np.isfinite(state.bounds[-phase.steps :]).mean() < 0.5:
@@ -270,9 +278,8 @@ def _anchored(run: Run, state: State, params: PyTree) -> State:
     """The state at `params`, with the anchor there."""
     carry = dataclasses.replace(state.position.carry, params=params)
     if run.anchored:
-        carry = dataclasses.replace(
-            carry, objective_state=anchor_at(run.problem.guide, params["guide"], run.problem.target)
-        )
+        anchor = anchor_at(run.problem.guide, params["guide"], run.problem.target)
+        carry = dataclasses.replace(carry, objective_state=anchor)
     return dataclasses.replace(state, position=dataclasses.replace(state.position, carry=carry))
 
 
@@ -282,7 +289,7 @@ def _find_nonfinite_sites(
     """Make the first bad step again and ask each site of the model at its draws: its number, and the sites."""
     at = _steps(run, setup, before, offset, phase, True)[0] if offset else before
     target = setup.target.replace(params=at.carry.params["model"])
-    fed, _ = next(run.fed(setup, at, 1))
+    fed, _ = next(run.portions(setup, at, 1))
     z, rows = points_of(fed, at, phase)
     return int(at.step), nonfinite_sites(target.replace(rows=rows), np.asarray(z))
 
@@ -333,11 +340,8 @@ def _notes(run: Run, state: State) -> tuple[Note, ...]:
     if state.step_size is None:
         return ()
     step_size = state.step_size * float(run.setup.optimizer.first)
-    how = (
-        f"the best of tries of {state.trial_steps:,} steps"
-        if state.trial_steps
-        else "untried, as a source can be read only once"
-    )
+    tried, untried = f"the best of tries of {state.trial_steps:,} steps", "untried, as a source can be read only once"
+    how = tried if state.trial_steps else untried
     return (Note("step size", f"{step_size:.2g} for what is learnt, {how}"),)
 
 

@@ -186,7 +186,7 @@ def _coordinate(labels: Sequence[Label]) -> np.ndarray:
 def _data(posterior: Posterior, made: _Made) -> dict[str, Any]:
     """What was observed, and the other arrays among the model's arguments."""
     model, axes = model_of(posterior.target), made.axes
-    observed = {} if model.sources else predictive.observations(model)
+    observed = {} if model.sources else predictive.observed(model)
     held = {name: np.asarray(value) for name, value in named_arrays(model).items()}
     constant = {name: each for name, each in held.items() if not any(_same(each, y) for y in observed.values())}
     groups = {"observed_data": observed, "constant_data": constant}

@@ -41,9 +41,9 @@ from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.state import Run, State
 from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import NotSearched, Solution
-from vbppl.target.batched import Batch, BatchedDensity
+from vbppl.target.batched import Batch
 from vbppl.target.drivers import drivers_of
-from vbppl.target.target import Target, parameterisations_of
+from vbppl.target.target import Target
 
 MIN_SERIES_STEPS = 16  # steps of a series
 APART = 16  # steps that lie so far apart are moved together
@@ -262,11 +262,10 @@ def is_series(target: Target) -> bool:
 
 def series_of(problem: Problem, number: int, before: Solution) -> SeriesSearch | str:
     """The search for a series from where a solution stands, or why there is no series."""
-    density = BatchedDensity([before.target])
-    batch = Batch(density, np.zeros(1, int), parameterisations_of(before.target)[None])
+    batch = Batch.of(before.target)
     place = before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0]
     rng = host_generator(problem.raw_keys[number], "series")
-    found = chain_of(before.target, lambda z: batch(z[None])[1][0], np.asarray(place, np.float64), rng)
+    found = chain_of(before.target, lambda z: batch.at(z)[1], np.asarray(place, np.float64), rng)
     return found if isinstance(found, str) else SeriesSearch(problem, number, before, found)
 
 
