@@ -125,7 +125,7 @@ def mean_field(density: Density, dim: int) -> Normal:
 def minimise(function: Callable, x: np.ndarray, metric: Callable, steps: int = 200) -> np.ndarray:
     """L-BFGS to 1e-3 nats, in one lane."""
 
-    def one(x: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def one(x: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         found = [function(row) for row in x]
         return np.array([value for value, _ in found]), np.array([slope for _, slope in found]).reshape(x.shape)
 
@@ -277,7 +277,7 @@ def full_rank(density: Density, start: Normal, rank: int | None) -> Found:
     dim = len(start.loc)
     noise = whitened_draws(np.random.default_rng(1), 2 * dim, dim)[None]
 
-    def one(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def one(z: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p, slope = density(z.reshape(-1, dim))
         return log_p.reshape(z.shape[:2]), slope.reshape(z.shape)
 

@@ -117,7 +117,7 @@ def ours(x: Any, y: np.ndarray, draws: int) -> Callable[[], float]:
     made = prepare(target, MeanField(), settings, minibatch.minibatches_of(target, BATCH), start, raw)
     run, first = svi._begun(made)
     run = dataclasses.replace(run, setup=dataclasses.replace(run.setup, objective=ClosedForm()))
-    carry = dataclasses.replace(first.position.carry, state=())
+    carry = dataclasses.replace(first.position.carry, objective_state=())
     state = {"position": dataclasses.replace(first.position, carry=carry)}
     phase = Phase(0, 10**6, 10**6, 0).as_data()
 

@@ -38,7 +38,7 @@ from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import AnnealedAdam
 from vbppl.inference.stochastic.schedule import Phase
 from vbppl.inference.stochastic.step import CHUNK
-from vbppl.target.target import Target, in_fixed_coordinates
+from vbppl.target.target import Target, with_fixed_parameterisations
 
 STEPS = 10_000  # over which the step size falls
 BUDGET = 1.5  # seconds for one row of the table, in each loop
@@ -107,7 +107,7 @@ class Compiled:
     """The compiled loop of vbppl, at its first step."""
 
     def __init__(self, target: Target, guide: Gaussian, draws: int, orders: np.ndarray, phi: np.ndarray):
-        target = in_fixed_coordinates(target)
+        target = with_fixed_parameterisations(target)
         parts = (target, guide, ClosedForm(), AnnealedAdam(), Minibatches(), Stratified(orders), raw_key(0))
         self.setup = jax.device_put(step.Setup(*parts))
         self.position = step.first_position(self.setup, {"guide": phi, "model": target.params})

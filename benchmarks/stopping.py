@@ -35,7 +35,7 @@ from vbppl.inference.initialization import starts_of
 from vbppl.inference.stochastic import step
 from vbppl.inference.stochastic.objectives import ClosedForm
 from vbppl.inference.stochastic.optimizers import DECAYS, AnnealedAdam
-from vbppl.inference.stochastic.schedule import MOST, THIN, Phase, Schedule
+from vbppl.inference.stochastic.schedule import MAX_STEPS, THIN, Phase, Schedule
 from vbppl.inference.stochastic.step import CHUNK
 from vbppl.target.target import Target
 
@@ -74,7 +74,9 @@ class Simulated:
         steps, half = plans[0].steps, plans[0].steps - plans[0].window
         at = np.arange(steps)
         fallen = np.clip(at / np.maximum([[plan.fall] for plan in plans], 1), 0, 1)
-        size, last, power = (np.array([[getattr(plan, part)] for plan in plans]) for part in ("size", "last", "power"))
+        size, last, power = (
+            np.array([[getattr(plan, part)] for plan in plans]) for part in ("step_size", "last", "power")
+        )
         rates = 0.1 * size * (last + (1 - last) * (1 + np.cos(np.pi * fallen)) / 2)
         unit = np.asarray(self.problem[2])  # a unit step in sds: of 1 in units of phi, but no less than an sd
         rates = rates * np.where(power == 0, np.maximum(1.0, 1 / unit), 1.0)
@@ -167,7 +169,7 @@ class Ended(NamedTuple):
 def by_tests(fits: Simulated | Real) -> list[Ended]:
     """The rounds of vbppl."""
     courses, reasons = [Schedule()] * fits.fits, [""] * fits.fits
-    ends, errors = [MOST] * fits.fits, []
+    ends, errors = [MAX_STEPS] * fits.fits, []
     while not all(reasons):
         walked = fits.walk([course.phase() for course in courses])
         errors.append((fits.done, walked.average))

@@ -151,7 +151,7 @@ def two_far_modes():
 def seen(target, weight):
     """A target whose movable sites are centred as far as `weight` says."""
     layout = target.layout
-    return target.replace(coordinates=layout.in_coordinates(dict.fromkeys(layout.movable, weight), np.float64))
+    return target.replace(parameterisations=layout.centred_by(dict.fromkeys(layout.movable, weight), np.float64))
 
 
 def flat_moments(posterior):

@@ -209,7 +209,7 @@ def _free_errors(entry: Entry, reference: Mapping[str, Any], target: vb.Target, 
 
 
 def _decentred(target: vb.Target) -> tuple[str, ...]:
-    return tuple(name for name, seen in target.coordinates.items() if not seen.weight)
+    return tuple(name for name, seen in target.parameterisations.items() if not seen.weight)
 
 
 def _resample(posterior: vb.Posterior, seed: int) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The ladder as a whole: what one rung leaves is what the next one gets, whatever family it is by then."""
+"""The remedies as a whole: what one leaves is what the next one gets, whatever family it is by then."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vbppl.core.watch import Watch
 from vbppl.fitting import escalate
 from vbppl.fitting.plan import plan
 from vbppl.fitting.prepare import prepare
-from vbppl.fitting.rungs import choice, components
-from vbppl.fitting.rungs.components import add_components
-from vbppl.fitting.rungs.margins import shape_margins
-from vbppl.fitting.rungs.modes import mix_modes
+from vbppl.fitting.remedies import choice, components
+from vbppl.fitting.remedies.components import add_components
+from vbppl.fitting.remedies.margins import shape_margins
+from vbppl.fitting.remedies.modes import mix_modes
 from vbppl.inference.deterministic.beyond.mixture import Ascent
 
 ANY = ("poor", "unknown", "corrected", "good")
@@ -65,7 +65,7 @@ def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeyp
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, ANY), (interrupted, ANY)))
+    monkeypatch.setattr(escalate, "REMEDIES", ((mix_modes, ANY), (interrupted, ANY)))
     posterior = vb.fit(vb.density(two_modes, 3))
     assert isinstance(posterior.guide, vb.guides.Mixture)
     # Four standard errors of a thousand draws, whose sd is 4.4.
@@ -75,7 +75,7 @@ def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeyp
 
 def test_the_time_that_is_over_before_a_rung_is_told(monkeypatch):
     over = type("Over", (vb.fitting.escalate.Watch,), {"is_over": True})
-    monkeypatch.setattr(escalate, "RUNGS", ((mix_modes, ANY),))
+    monkeypatch.setattr(escalate, "REMEDIES", ((mix_modes, ANY),))
     posterior = vb.fit(vb.density(two_modes, 3), "full_rank")
     plan = type("Plan", (), {"is_automatic": True, "settings": vb.Deterministic()})
     solution, report = escalate.escalate(plan, None, posterior.solution, posterior.report, over())
@@ -118,8 +118,8 @@ PLACES = {
 
 
 @pytest.mark.filterwarnings("ignore::vbppl.core.errors.PoorFitWarning")
-@pytest.mark.parametrize("rung", [mix_modes, add_components, shape_margins], ids=lambda f: f.__name__)
-def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
+@pytest.mark.parametrize("remedy", [mix_modes, add_components, shape_margins], ids=lambda f: f.__name__)
+def test_no_remedy_keeps_what_would_be_worse(remedy, monkeypatch):
     """Whatever it gains: a density that each has something to offer for, of which all reports are poor from then on."""
     kept = []
 
@@ -127,13 +127,13 @@ def test_no_rung_keeps_what_would_be_worse(rung, monkeypatch):
         kept.append(solution)
         return solution, dataclasses.replace(posterior.report, verdict="poor")
 
-    posterior = PLACES[rung]()
+    posterior = PLACES[remedy]()
     monkeypatch.setattr(choice, "judge_solution", judge_solution)
     target, raw = posterior.target, raw_key(0)
     planned = plan(target, "full_rank")
     problem = prepare(planned, [target], [raw])
     report = dataclasses.replace(posterior.report, verdict="unknown")
-    after, card = rung(planned, problem, posterior.solution, report, Watch())
+    after, card = remedy(planned, problem, posterior.solution, report, Watch())
     assert len(kept) == 1 and kept[0].notes[-1].text.endswith("kept") and "nats" in kept[0].notes[-1].text
     assert after.guide is posterior.guide and card.verdict == "unknown"
     assert after.notes[-1].text.endswith("but would be poor") and after.status.gradients >= kept[0].status.gradients

@@ -285,7 +285,7 @@ def test_an_unknown_precision_is_refused():
 
 
 def test_a_warm_start_keeps_the_better_coordinates_wherever_the_values_lie():
-    """The average of the schools lies at a thousand: decentred, `theta` starts from `(theta - mu) / tau`."""
+    """The average of the schools lies at a thousand: non-centred, `theta` starts from `(theta - mu) / tau`."""
 
     @vb.model
     def far_schools(sigma, y):
@@ -298,7 +298,7 @@ def test_a_warm_start_keeps_the_better_coordinates_wherever_the_values_lie():
     model = far_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y + 1000)
     cold = vb.fit(model)
     warm = vb.fit(model, start=cold)
-    assert cold.target.coordinates["theta"].weight == warm.target.coordinates["theta"].weight == 0.0
+    assert cold.target.parameterisations["theta"].weight == warm.target.parameterisations["theta"].weight == 0.0
     assert warm.elbo.value == pytest.approx(cold.elbo.value, abs=0.05)
 
 
@@ -310,7 +310,7 @@ def test_auto_fits_where_only_one_kind_of_coordinates_has_a_start():
         vb.factor("wall", jnp.where(jnp.abs(theta) < 100, -(theta**2) / 2, -jnp.inf))
 
     posterior = vb.fit(walled())
-    assert posterior.target.coordinates["theta"].weight == 1.0
+    assert posterior.target.parameterisations["theta"].weight == 1.0
     assert abs(posterior.mean()["theta"]) < 1.0
     assert posterior.check().verdict == "good" or "no start has a finite density there" in str(posterior.check())
 

@@ -70,7 +70,7 @@ def test_each_fit_chooses_its_own_coordinates():
     """Groups far apart, known to a hundredth of their spread, and groups that are all alike."""
     apart, alike = np.array([-300.0, -100, -20, 30, 150, 290]), np.full(6, 2.0)
     many = vb.fit_many(grouped, [(apart,), (alike,)])
-    assert [float(posterior.target.coordinates["theta"].weight) for posterior in many] == [1.0, 0.0]
+    assert [float(posterior.target.parameterisations["theta"].weight) for posterior in many] == [1.0, 0.0]
 
 
 def test_a_second_batch_of_equal_shapes_compiles_nothing(compilations):

@@ -1,4 +1,4 @@
-"""Shaped margins on the ladder and by name: known skewed posteriors, and what is left alone."""
+"""Shaped margins as a remedy and by name: known skewed posteriors, and what is left alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import plan
 from vbppl.fitting.prepare import judge_solution, prepare
-from vbppl.fitting.rungs import margins
+from vbppl.fitting.remedies import margins
 from vbppl.guides.gaussian import normal_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
@@ -161,7 +161,7 @@ def test_shares_of_nearly_nothing_are_met_in_float64(seed):
 
 
 def climbed(model, guide="full_rank", seed=0):
-    """A Gaussian in the model's own coordinates, its report, and what the rung makes of them."""
+    """A Gaussian in the model's own coordinates, its report, and what the remedy makes of them."""
     target, raw = vb.target(model), raw_key(seed)
     planned = plan(target, guide)
     problem = prepare(planned, [target], [raw])
@@ -202,10 +202,10 @@ def test_a_time_that_is_over_leaves_the_gaussian():
 
 
 def test_good_fits_pay_nothing(monkeypatch):
-    """The ladder is not climbed where the answer is good, so a Gaussian-like model has the gradients it had."""
+    """No remedy is tried where the answer is good, so a Gaussian-like model has the gradients it had."""
     model = cases.logistic_regression(*cases.logistic_data())
     with_rung = vb.fit(model).status.gradients
-    monkeypatch.setattr("vbppl.fitting.escalate.RUNGS", ())
+    monkeypatch.setattr("vbppl.fitting.escalate.REMEDIES", ())
     assert vb.fit(model).status.gradients == with_rung
 
 

@@ -72,7 +72,7 @@ def test_the_density_of_values_does_not_depend_on_how_they_are_seen():
     target = vb.target(horseshoe(np.array([0.3, -2.0])))
     assert heavy_tailed(target) == ("tau", "local", "beta")
     seen = seen_by_quantiles(target, heavy_tailed(target))
-    assert not seen.layout.movable and not seen.coordinates
+    assert not seen.layout.movable and not seen.parameterisations
     z = np.random.default_rng(0).normal(size=target.dim)
     values = seen.constrain(z)
     joint = [float(each.log_density(each.unconstrain(values), jacobian=False)) for each in (target, seen)]

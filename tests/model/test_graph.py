@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.model.graph.graph import MOST, Graph, Node
+from vbppl.model.graph.graph import MAX_SITES, Graph, Node
 from vbppl.model.graph.layout import Place, meets
 
 Y = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -285,9 +285,11 @@ def test_a_model_without_sites_has_an_empty_picture():
 
 
 def test_of_more_sites_than_a_picture_shows_a_notebook_has_the_table():
-    nodes = tuple(Node(f"x{n}", "latent", "Normal", (), (), tuple(f"x{m}" for m in range(n))) for n in range(MOST + 1))
+    nodes = tuple(
+        Node(f"x{n}", "latent", "Normal", (), (), tuple(f"x{m}" for m in range(n))) for n in range(MAX_SITES + 1)
+    )
     page = Graph("chain", nodes, {})._repr_html_()
-    assert page.startswith("<table>") and f"x{MOST}" in page
+    assert page.startswith("<table>") and f"x{MAX_SITES}" in page
 
 
 def test_a_long_chain_whose_sites_all_reach_its_end_is_drawn_soon():

@@ -17,7 +17,7 @@ import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.distributions.transforms import ExpTransform
 from vbppl.model.reparam import decenter, hierarchical_sites
-from vbppl.target.target import in_fixed_coordinates
+from vbppl.target.target import with_fixed_parameterisations
 
 SCHOOLS = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
 
@@ -109,8 +109,8 @@ def test_coordinates_go_there_and_back_with_their_determinant(model, x64):
 @pytest.mark.parametrize("model", [SCHOOLS, pytest.param(nested(), marks=pytest.mark.slow)], ids=["schools", "nested"])
 def test_coordinates_that_are_compiled_in_are_the_same_coordinates(model, x64):
     for target in (vb.target(model), vb.target(decenter(model))):
-        fixed = in_fixed_coordinates(target)
-        assert not fixed.layout.movable and not fixed.coordinates
+        fixed = with_fixed_parameterisations(target)
+        assert not fixed.layout.movable and not fixed.parameterisations
         for z in np.random.default_rng(0).normal(size=(3, target.dim)):
             np.testing.assert_allclose(fixed.log_density(z), target.log_density(z), rtol=1e-13)
             np.testing.assert_allclose(jax.grad(fixed.log_density)(z), jax.grad(target.log_density)(z), rtol=1e-11)
@@ -149,11 +149,11 @@ def test_the_bound_of_a_decentred_fit_is_one_of_the_original_model():
 
 @pytest.mark.filterwarnings("ignore::vbppl.core.errors.VbpplWarning")
 def test_auto_chooses_the_coordinates_by_the_bound_and_says_so():
-    """The bounds are those of long full-rank fits: -32.6 centred, -31.5 decentred, -31.4 by pseudo-data."""
+    """The bounds are those of long full-rank fits: -32.6 centred, -31.5 non-centred, -31.4 by pseudo-data."""
     posterior = vb.fit(SCHOOLS, seed=0)
-    assert posterior.target.layout.movable == ("theta",) and np.all(posterior.target.coordinates["theta"].d > 0)
+    assert posterior.target.layout.movable == ("theta",) and np.all(posterior.target.parameterisations["theta"].d > 0)
     choice = str(posterior.check().notes[0])
-    said = r"coordinates: theta by pseudo-data \(mean-field bound \d\.\d\d nats above theta decentred\)"
+    said = r"parameterisation: theta by pseudo-data \(mean-field bound \d\.\d\d nats above theta non-centred\)"
     assert re.fullmatch(said, choice)
     assert choice in posterior.check().details
     assert -31.42 < posterior.elbo.value < -31.30  # the evidence is -31.311
@@ -165,11 +165,11 @@ def test_auto_stays_centred_where_the_data_say_much_of_each_group():
     """Ten accurate schools: the centred coordinates are nearly independent a posteriori, the others not."""
     y = np.array([28.0, 8, -3, 7, -1, 1, 18, 12, 3, -9])
     posterior = vb.fit(cases.eight_schools(np.full(10, 0.5), y))
-    seen = posterior.target.coordinates["theta"]
+    seen = posterior.target.parameterisations["theta"]
     # By pseudo-data that are the data themselves, which draw each value to themselves as much as if it were centred.
     assert seen.weight == 1.0 or np.all(seen.d > 3.9)
     word = "centred" if seen.weight else "by pseudo-data"
-    assert str(posterior.check().notes[0]).startswith(f"coordinates: theta {word} (mean-field bound")
+    assert str(posterior.check().notes[0]).startswith(f"parameterisation: theta {word} (mean-field bound")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_only_a_location_scale_site_can_be_decentred(model, name, such):
     with pytest.raises(ModelError) as error:
         decenter(model, name)
     assert str(error.value) == (
-        f"site '{name}': only a latent site with a location and a scale can be decentred.\n"
+        f"site '{name}': only a latent site with a location and a scale can be non-centred.\n"
         f"  such sites of this model: {such}\n"
         "  To mend it: Name one of these."
     )

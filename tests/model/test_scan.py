@@ -252,11 +252,11 @@ def test_scans_in_scans_in_plates():
 def test_not_centred_means_innovations():
     model = local_level(y=LEVELS)
     values = {"level": np.cumsum(LEVELS)}
-    decentred = vb.target(vb.decenter(model, "level"))
-    z = decentred.unconstrain(values)
+    noncentred = vb.target(vb.decenter(model, "level"))
+    z = noncentred.unconstrain(values)
     np.testing.assert_allclose(z, np.diff(np.cumsum(LEVELS), prepend=0.0) / 0.5, rtol=1e-5)
-    np.testing.assert_allclose(decentred.constrain(z)["level"], values["level"], rtol=1e-5)
-    density = decentred.log_density(z) - decentred.log_det(values)
+    np.testing.assert_allclose(noncentred.constrain(z)["level"], values["level"], rtol=1e-5)
+    density = noncentred.log_density(z) - noncentred.log_det(values)
     np.testing.assert_allclose(density, model.log_joint(values), rtol=1e-5)
 
 

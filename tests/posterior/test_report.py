@@ -79,9 +79,9 @@ def test_what_was_not_looked_for_is_told(correlated):
 
 
 def test_notes_of_a_solution_are_shown_although_they_came_after_judging(correlated):
-    later = vb.Posterior(correlated.solution.noted("coordinates", "both were tried"), correlated.report)
-    assert "coordinates: both were tried" in later.check().details
-    assert later.check().notes[-1] == Note("coordinates", "both were tried")
+    later = vb.Posterior(correlated.solution.noted("parameterisation", "both were tried"), correlated.report)
+    assert "parameterisation: both were tried" in later.check().details
+    assert later.check().notes[-1] == Note("parameterisation", "both were tried")
 
 
 def test_advice_that_was_followed_is_taken_back():

@@ -101,7 +101,7 @@ def test_the_log_evidence_is_unknown_where_the_weights_of_rows_do_not_settle_dow
 @pytest.mark.slow
 @quiet
 def test_a_network_that_did_not_come_to_rest_is_advised_to_look_at_other_rows(monkeypatch):
-    monkeypatch.setattr(schedule, "MOST", 2000)
+    monkeypatch.setattr(schedule, "MAX_STEPS", 2000)
     method = vb.Stochastic(draws=1)
     posterior = vb.fit(linear(ROWS), KINDS["amortized"](ROWS, weights()), method=method, batch_size=5)
     card = posterior.check()

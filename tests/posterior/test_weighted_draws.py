@@ -30,7 +30,7 @@ def test_the_density_of_far_draws_integrates_to_one(dim):
         z[0, 0] += radius
         return np.exp(around.log_far(z)[0] + dim * log_radius) * sphere
 
-    low, high = (np.log(2.0 * np.sqrt(dim) * end) for end in (weighted_draws.NEAREST, weighted_draws.FARTHEST))
+    low, high = (np.log(2.0 * np.sqrt(dim) * end) for end in (weighted_draws.MIN_RADIUS, weighted_draws.MAX_RADIUS))
     assert integrate.quad(at, low, high)[0] == pytest.approx(1.0, abs=1e-6)
     assert at(low - 0.01) == at(high + 0.01) == 0
 

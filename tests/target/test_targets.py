@@ -16,7 +16,7 @@ from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import evaluate
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.pullback import Pullback
-from vbppl.target.target import Target, in_fixed_coordinates, param_values
+from vbppl.target.target import Target, param_values, with_fixed_parameterisations
 
 Y = np.array([0.5, -1.0, 2.0])
 PRECISION, LOC = np.array([[2.0, 0.8, 0.0], [0.8, 1.0, 0.1], [0.0, 0.1, 1.5]]), np.array([1.0, -2.0, 0.5])
@@ -62,9 +62,9 @@ def targets():
     model = vb.target(hierarchy(Y))
     return {
         "model": model,
-        "decentred": cases.seen(model, 0.0),
+        "non-centred": cases.seen(model, 0.0),
         "half centred": cases.seen(model, 0.5),
-        "compiled-in coordinates": in_fixed_coordinates(cases.seen(model, 0.0)),
+        "compiled-in coordinates": with_fixed_parameterisations(cases.seen(model, 0.0)),
         "plain": vb.density(gaussian, 3),
         "bent model": bent(model),
         "bent plain": bent(vb.density(gaussian, 3)),
@@ -144,14 +144,16 @@ def test_a_target_is_a_pytree_with_labels(target):
 def test_the_waist_is_narrow_and_every_kind_has_all_of_it():
     members = {name for name in vars(Target) if not name.startswith("_")} - {"of"}
     assert len(members) <= 13, members
-    assert members | {"model", "params", "coordinates", "rows", "layout"} <= set(dir(bent(vb.density(gaussian, 3))))
+    assert members | {"model", "params", "parameterisations", "rows", "layout"} <= set(
+        dir(bent(vb.density(gaussian, 3)))
+    )
 
 
 def test_coordinates_do_not_change_what_is_said_of_the_values(x64):
     """The joint density is a function of the values alone, however they are seen."""
     first = targets()["model"]
     values = first.constrain(point(first))
-    for name in ("decentred", "half centred", "compiled-in coordinates", "bent model"):
+    for name in ("non-centred", "half centred", "compiled-in coordinates", "bent model"):
         other = targets()[name]
         joint = other.log_density(other.unconstrain(values), jacobian=False)
         np.testing.assert_allclose(joint, first.log_density(point(first), jacobian=False), rtol=1e-10)

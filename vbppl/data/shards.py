@@ -92,8 +92,8 @@ def _counts(leaves: list[Any], is_split: list[bool], count: int) -> np.ndarray:
 def _split(leaf: Any, counts: np.ndarray, mesh: Mesh) -> Any:
     """The rows of all processes, in order, split evenly over the devices."""
     rows, each, leaf = int(counts.sum()), -(-int(counts.sum()) // mesh.size), np.asarray(leaf)
-    whose = np.array([device.process_index for device in mesh.devices.flat])
-    ends = each * np.searchsorted(whose, np.arange(len(counts) + 1))
+    owners = np.array([device.process_index for device in mesh.devices.flat])
+    ends = each * np.searchsorted(owners, np.arange(len(counts) + 1))
     given = [range(stop - count, stop) for count, stop in zip(counts.tolist(), np.cumsum(counts).tolist())]
     room = [range(*pair) for pair in zip(ends.tolist(), ends[1:].tolist())]
     kept = [range(*np.clip([to.start, to.stop], own.start, own.stop).tolist()) for own, to in zip(given, room)]

@@ -51,7 +51,7 @@ class Distribution:
       parameter_dims: for each parameter that is itself an event, how many of its rightmost
         dimensions do not belong to the batch (0 where not listed).
       location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws; of a
-        multivariate normal the mean and the Cholesky factor; None of any other. Such a site can be seen decentred
+        multivariate normal the mean and the Cholesky factor; None of any other. Such a site can be seen non-centred
         (`location_scale.py`).
     """
 

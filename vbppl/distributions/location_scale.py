@@ -15,8 +15,8 @@ would be distributed, given `loc` and `scale`, as
 
 with `z` standard normal, for a normal prior. Where the likelihood is normal and (y, d) are the data themselves, `z` is
 therefore independent of everything that `loc` and `scale` depend on, whatever their values; elsewhere nearly so.
-`d = 0` is decentred, a large `d` centred. It is a change of coordinates only: the density stays that of the model (Tan
-2021, "Use of model reparametrization to improve variational Bayes", has such an affine map). Both at once:
+`d = 0` is non-centred, a large `d` centred. It is a change of coordinates only: the density stays that of the model
+(Tan 2021, "Use of model reparametrization to improve variational Bayes", has such an affine map). Both at once:
 
     value = (1 - w) loc + r (y - loc) + scale^(1 - w) / sqrt(q) z.
 
@@ -35,7 +35,7 @@ The density of the value is asked at its standard form, straight from `z`,
     u = (value - loc) / scale = scale^-w (z / sqrt(q) - w loc scale^(w - 1)) + r / scale (y - loc),
 
 which is `z` itself for `w = d = 0`. In 32 bits `loc + scale z` is `loc`, whatever `z`, where the scale is below 10^-7
-of it: by a difference of such values a decentred density would not fall with `z` at all.
+of it: by a difference of such values a non-centred density would not fall with `z` at all.
 """
 
 from __future__ import annotations
@@ -55,12 +55,15 @@ from vbppl.distributions.constraints.scalar import Affine, Real
 from vbppl.distributions.families.multivariate import MultivariateNormal, solve_lower
 from vbppl.distributions.families.real import LocationScale
 
-TOLD = 32  # numbers in a vector, up to which it has pseudo-data: their precisions take dim^2 numbers, and dim^3 work
+# Numbers in a vector, up to which it has pseudo-data: their precisions take dim^2 numbers, and dim^3 work.
+MAX_VECTOR_DIM = 32
 
 
 @pytree
-class Coordinates:
-    """How a site is seen: numbers among the data, so that one program serves all.
+class Parameterisation:
+    """In which coordinates a site is seen: numbers among the data, so that one program serves all.
+
+    Centred (the value itself), non-centred (`(value - loc) / scale`), between, or by pseudo-data, row by row.
 
     Attributes:
       weight: 1.0 if it is centred, 0.0 if not, or between.
@@ -80,28 +83,28 @@ def vector_dim(dist: Any) -> int:
 
 
 def precisions_shape(shape: Shape, dim: int) -> Shape:
-    """The shape of `Coordinates.d` of a site whose slice of the flat vector has this shape, and that `vector_dim`."""
-    return (*shape[:-1], dim if dim <= TOLD else 0, dim) if dim else shape
+    """The shape of `Parameterisation.d` for a slice of the flat vector of this shape, and that `vector_dim`."""
+    return (*shape[:-1], dim if dim <= MAX_VECTOR_DIM else 0, dim) if dim else shape
 
 
-def coordinates(dist: Any, seen: Coordinates | None, decentred: bool = False) -> Any:
-    """The bijector from a site's slice of the flat vector onto its values: its support, where it is not `seen` so.
+def bijector_of(dist: Any, form: Parameterisation | None, noncentred: bool = False) -> Any:
+    """The bijector from a site's slice of the flat vector onto its values: its support, where nothing is said.
 
-    `decentred` stands for a weight of 0 that is known when the program is compiled, and costs less.
+    `noncentred` stands for a weight of 0 that is known when the program is compiled, and costs less.
     """
-    if dist.location_scale is None or (seen is None and not decentred):
+    if dist.location_scale is None or (form is None and not noncentred):
         return dist.support
     loc, scale = dist.location_scale
     if vector_dim(dist):
         factor = jnp.asarray(scale)
-        if seen is None:
+        if form is None:
             return AffineVectors(loc, factor)
-        return MovedVectors(loc, factor, seen.weight, *_told_vectors(seen, loc, factor))
-    if seen is None:
+        return MovedVectors(loc, factor, form.weight, *_pull_of_vectors(form, loc, factor))
+    if form is None:
         return Affine(loc, scale)
-    told, shrunk, q = _told(seen, scale)
-    log_scale = (1 - seen.weight) * jnp.log(scale)
-    moved = (1 - seen.weight) * loc + told * scale * (seen.y - loc)
+    pull, shrunk, q = _pull_of(form, scale)
+    log_scale = (1 - form.weight) * jnp.log(scale)
+    moved = (1 - form.weight) * loc + pull * scale * (form.y - loc)
     return _Moved(moved, jnp.exp(log_scale) * shrunk, log_scale - jnp.log(q) / 2)
 
 
@@ -116,10 +119,10 @@ class _Moved(Affine):
         return x, jnp.broadcast_to(self.log_scale, x.shape)
 
 
-def _told(seen: Coordinates, scale: ArrayLike) -> tuple[Array, Array, Array]:
+def _pull_of(form: Parameterisation, scale: ArrayLike) -> tuple[Array, Array, Array]:
     """How far pseudo-data draw a value to themselves, `r / scale`, and narrow it, `1 / sqrt(q)`; `q`."""
     # Not the scale's square, which overflows at half of the way: zero times infinity would be no number.
-    drawn = seen.d * scale
+    drawn = form.d * scale
     q = 1 + drawn * scale
     shrunk = 1 / jnp.sqrt(q)
     return drawn * shrunk * shrunk, shrunk, q
@@ -151,10 +154,10 @@ class AffineVectors(Real):
 
 @pytree
 class MovedVectors(AffineVectors):
-    """Vectors in coordinates that are data: `factor` is `T`, `told` and `shrunk` are `m` and `C`, or 0 and None."""
+    """Vectors in coordinates that are data: `factor` is `T`, `pull` and `shrunk` are `m` and `C`, or 0 and None."""
 
     weight: ArrayLike
-    told: ArrayLike
+    pull: ArrayLike
     shrunk: Array | None
 
     def forward_and_log_det(self, z):
@@ -162,7 +165,7 @@ class MovedVectors(AffineVectors):
         x = (1 - self.weight) * (self.loc + _times(self.factor, narrow)) + self.weight * kept
         log_det = (1 - self.weight) * self._log_diagonal
         if self.shrunk is not None:
-            x = x + _times(self.factor, self.told)
+            x = x + _times(self.factor, self.pull)
             log_det = log_det + jnp.log(jnp.diagonal(self.shrunk, axis1=-2, axis2=-1))
         return x, jnp.broadcast_to(log_det, x.shape)
 
@@ -170,12 +173,12 @@ class MovedVectors(AffineVectors):
         x = x - (1 - self.weight) * self.loc
         if self.shrunk is None:
             return solve_lower(self._unshrunk, x)
-        return solve_lower(self.shrunk, solve_lower(self._unshrunk, x - _times(self.factor, self.told)))
+        return solve_lower(self.shrunk, solve_lower(self._unshrunk, x - _times(self.factor, self.pull)))
 
     def standard(self, z: Array) -> Array:
         """`T^-1 (value - loc)`."""
         kept, narrow = self._kept_and_narrow(z)
-        return (1 - self.weight) * narrow + self.weight * solve_lower(self.factor, kept - self.loc) + self.told
+        return (1 - self.weight) * narrow + self.weight * solve_lower(self.factor, kept - self.loc) + self.pull
 
     def _kept_and_narrow(self, z: ArrayLike) -> tuple[Array, Array]:
         """`t^(1 - w) C z` and `t^-w C z`: each is `C z` itself, to the last bit, where all depends on it."""
@@ -195,14 +198,14 @@ class MovedVectors(AffineVectors):
         return self._unshrunk if self.shrunk is None else self._unshrunk @ self.shrunk
 
 
-def _told_vectors(seen: Coordinates, loc: ArrayLike, factor: Array) -> tuple[ArrayLike, Array | None]:
+def _pull_of_vectors(form: Parameterisation, loc: ArrayLike, factor: Array) -> tuple[ArrayLike, Array | None]:
     """How far pseudo-data draw vectors to themselves, `m`, and narrow them, `C`; 0 and None where there are none."""
-    if np.ndim(seen.d) < 2 or not np.shape(seen.d)[-2]:
+    if np.ndim(form.d) < 2 or not np.shape(form.d)[-2]:
         return 0.0, None
-    d = jnp.asarray(seen.d)
+    d = jnp.asarray(form.d)
     drawn = d @ factor
     shrunk = _factor_of_inverse(drawn)
-    away = _times(d, seen.y - loc)
+    away = _times(d, form.y - loc)
     return _times(shrunk, _times_transposed(shrunk, _times_transposed(drawn, away))), shrunk
 
 
@@ -234,7 +237,7 @@ def _times_transposed(matrix: Array, x: Array) -> Array:
     return jnp.einsum("...ji,...j->...i", matrix, x)
 
 
-def log_prob_at(dist: Any, seen: Coordinates | None, moved: Any, z: Array, value: Array) -> Array:
+def log_prob_at(dist: Any, form: Parameterisation | None, moved: Any, z: Array, value: Array) -> Array:
     """The log density of the `value` that a slice `z` of the flat vector stands for in such coordinates.
 
     `moved` is the bijector that has made it.
@@ -242,14 +245,14 @@ def log_prob_at(dist: Any, seen: Coordinates | None, moved: Any, z: Array, value
     standard = _in_standard_units(dist)
     if standard is None:  # a family of the user's own: only it knows its density
         return dist.log_prob(value)
-    if seen is None:
+    if form is None:
         return standard.log_prob(z)
     if isinstance(moved, MovedVectors):
         return standard.log_prob(moved.standard(z))
-    (loc, scale), weight = dist.location_scale, seen.weight
-    log_scale, (told, shrunk, _) = jnp.log(scale), _told(seen, scale)
+    (loc, scale), weight = dist.location_scale, form.weight
+    log_scale, (pull, shrunk, _) = jnp.log(scale), _pull_of(form, scale)
     u = jnp.exp(-weight * log_scale) * (z * shrunk - weight * loc * jnp.exp((weight - 1) * log_scale))
-    return standard.log_prob(u + told * (seen.y - loc))
+    return standard.log_prob(u + pull * (form.y - loc))
 
 
 @pytree

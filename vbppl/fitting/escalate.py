@@ -1,9 +1,9 @@
-"""What is tried where the report is poor and the guide was ours to choose: the ladder of `rungs/`.
+"""What is tried where the report is poor and the guide was ours to choose: the remedies of `remedies/`.
 
 Where the starts disagreed, or nothing converged, draws of the prior are starts too. A series is one whatever else is
 tried, and given its hyperparameters has an answer of its own. Sites whose priors have heavy tails are seen by their
 quantiles. Rows that no coordinates can move
-(decentred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
+(non-centred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
 coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
 the report is no better than corrected, as for rows; margins that are not a normal's; and last a mixture of Gaussians,
@@ -17,28 +17,28 @@ from typing import Any
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.components import add_components
-from vbppl.fitting.rungs.coordinates import move_coordinates
-from vbppl.fitting.rungs.from_prior import begin_at_prior
-from vbppl.fitting.rungs.hypers import structure_hypers
-from vbppl.fitting.rungs.margins import shape_margins
-from vbppl.fitting.rungs.modes import mix_modes
-from vbppl.fitting.rungs.rows import condition_rows
-from vbppl.fitting.rungs.series import condition_series
-from vbppl.fitting.rungs.tails import in_its_coordinates, see_by_quantiles
+from vbppl.fitting.remedies.components import add_components
+from vbppl.fitting.remedies.from_prior import begin_at_prior
+from vbppl.fitting.remedies.hypers import structure_hypers
+from vbppl.fitting.remedies.margins import shape_margins
+from vbppl.fitting.remedies.modes import mix_modes
+from vbppl.fitting.remedies.parameterisations import reparameterise
+from vbppl.fitting.remedies.rows import condition_rows
+from vbppl.fitting.remedies.series import condition_series
+from vbppl.fitting.remedies.tails import in_its_parameterisation, see_by_quantiles
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport
 
 # In order, with the verdicts that call for it. Each says by itself whether it has anything to offer.
 NO_ANSWER, NOT_GOOD, ALWAYS = ("poor", "unknown"), ("poor", "unknown", "corrected"), VERDICTS
-RUNGS = (
+REMEDIES = (
     (begin_at_prior, NO_ANSWER),
     (condition_series, NOT_GOOD),
     (see_by_quantiles, NO_ANSWER),
     (condition_rows, NOT_GOOD),
     (mix_modes, NO_ANSWER),
-    (move_coordinates, NO_ANSWER),
+    (reparameterise, NO_ANSWER),
     (structure_hypers, ALWAYS),
     (shape_margins, NO_ANSWER),
     (add_components, ALWAYS),
@@ -49,25 +49,25 @@ def escalate(
     plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """A better solution with its report, if there is one; else the same."""
-    better, report = _climbed(plan, problem, solution, report, watch)
+    better, report = _remedied(plan, problem, solution, report, watch)
     lost = [note for note in solution.notes if note.topic == "precision" and note not in better.notes]
     return (better.noted(*lost[0]) if lost else better), report
 
 
-def _climbed(
+def _remedied(
     plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
-    """From rung to rung, until one brings an answer or time is over."""
+    """Remedy after remedy, until one brings an answer or time is over."""
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
         return solution, report
-    for rung, verdicts in RUNGS:
+    for remedy, verdicts in REMEDIES:
         if report.verdict not in verdicts or solution.status.was_cut_short:
             continue
         if watch.is_over:
             return solution.noted("ended", "out of time before all was tried that may better the answer"), report
         try:
-            solution, report = rung(plan, problem, solution, report, watch)
-            plan, problem = in_its_coordinates(plan, problem, solution)
-        except KeyboardInterrupt:  # what earlier rungs have found stays
+            solution, report = remedy(plan, problem, solution, report, watch)
+            plan, problem = in_its_parameterisation(plan, problem, solution)
+        except KeyboardInterrupt:  # what earlier remedies have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report
     return solution, report

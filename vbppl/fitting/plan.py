@@ -43,7 +43,7 @@ from vbppl.model.model import Model, ModelFunction, check_applied
 from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.posterior import Posterior
-from vbppl.target.target import Target, coordinates_of, owned
+from vbppl.target.target import Target, owned, parameterisations_of
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
@@ -99,23 +99,23 @@ class Plan:
       guide: the family; where `solve` chooses between two by what they gain, the richer one.
       solve: from a problem and a watch to a solution for each of the problem's fits.
       settings: the method's, which also say which kind of problem there is.
-      coordinates: the coordinates to choose from, as `Layout.packed` writes them, `(choices, numbers)`.
+      parameterisations: the coordinates to choose from, as `Layout.packed` writes them, `(choices, numbers)`.
       minibatches: the plates of which a part is shown at a time; none, where all rows are.
       start: where the user wants to begin.
       is_automatic: the guide was left to us, so more may be tried where the answer is poor.
       checkpoint: a file in which a stochastic fit keeps itself.
-      pseudo_data: movable sites may be seen by pseudo-data too: `inference/deterministic/pseudo_data.py`.
+      tries_pseudo_data: movable sites may be seen by pseudo-data too: `inference/deterministic/pseudo_data.py`.
     """
 
     guide: Guide
     solve: Callable[..., Any]
     settings: Deterministic | Stochastic
-    coordinates: np.ndarray
+    parameterisations: np.ndarray
     minibatches: Minibatches
     start: Start = None
     is_automatic: bool = False
     checkpoint: PathLike | None = None
-    pseudo_data: bool = False
+    tries_pseudo_data: bool = False
 
     def threads(self, target: Target) -> contextlib.AbstractContextManager[Any]:
         """While this is solved: those that suit the linear algebra of a solver on the host; of others, as they are."""
@@ -149,11 +149,11 @@ def plan(
     if solver is not None and isinstance(settings, Deterministic):
         solver.check(settings, target.dim, family)
         solve = _richest(solver.solve, target) if is_automatic else solver.solve
-    # Whoever decentres sites by hand has chosen.
-    may_move = is_automatic and is_deterministic and all(seen.weight == 1 for seen in target.coordinates.values())
+    # Whoever uses vb.decenter has chosen.
+    may_move = is_automatic and is_deterministic and all(each.weight == 1 for each in target.parameterisations.values())
     goes_on = is_deterministic and not is_automatic and not (solver is not None and solver.climbs)
-    coordinates = coordinates_to_choose(target, may_move, start if goes_on else None)
-    return Plan(family, solve, settings, coordinates, minibatches, start, is_automatic, checkpoint, may_move)
+    parameterisations = parameterisations_to_choose(target, may_move, start if goes_on else None)
+    return Plan(family, solve, settings, parameterisations, minibatches, start, is_automatic, checkpoint, may_move)
 
 
 def _richest(solve: Callable[..., Any], target: Target) -> Callable[..., Any]:
@@ -234,20 +234,20 @@ def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, 
     return "" if target.dim else "a model without latent sites"
 
 
-def coordinates_to_choose(target: Target, is_free: bool, start: Start) -> np.ndarray:
+def parameterisations_to_choose(target: Target, is_free: bool, start: Start) -> np.ndarray:
     """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`.
 
     A guide that was asked for goes on in those of the posterior from which it starts.
     """
-    layout, given = target.layout, coordinates_of(target)
-    is_chosen = any(seen.weight != 1 for seen in target.coordinates.values())
+    layout, given = target.layout, parameterisations_of(target)
+    is_chosen = any(each.weight != 1 for each in target.parameterisations.values())
     if isinstance(start, Posterior) and start.target.layout == layout and not is_chosen:
-        return coordinates_of(start.target)[None]
+        return parameterisations_of(start.target)[None]
     if not (is_free and layout.funnels):
         return given[None]
-    # Where the scale is known, decentring is a linear map, which changes nothing but the way there.
+    # Where the scale is known, the non-centred form is a linear map, which changes nothing but the way there.
     weights = {name: float(name not in layout.funnels) for name in layout.movable}
-    return np.stack([given, layout.packed(layout.in_coordinates(weights, given.dtype))])
+    return np.stack([given, layout.packed(layout.centred_by(weights, given.dtype))])
 
 
 def _check_start(start: Any, target: Target) -> None:

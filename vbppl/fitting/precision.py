@@ -30,7 +30,7 @@ from vbppl.posterior.report import AnyReport, Report
 from vbppl.target.axes import coordinate_name
 from vbppl.target.batched import HEAVY, evaluate
 from vbppl.target.plain import is_plain
-from vbppl.target.target import Target, coordinates_of, in_coordinates, in_mode, model_of, seen_by_quantiles
+from vbppl.target.target import Target, in_mode, model_of, parameterisations_of, reparameterised, seen_by_quantiles
 
 LARGE = 0.05  # nats that the last place of a bound is worth, above which a good verdict is no evidence
 NOISE = 0.1  # nats by which rounding may move a log density
@@ -75,8 +75,8 @@ def continued_in_float64(
         if is_place:
             loc, scale = solution.guide.frame(_in_double(solution.phi), solution.target)
             place = np.stack([loc, np.log(np.maximum(scale, 1e-300))])[None]
-            given = coordinates_of(solution.target)[None]
-            double = dataclasses.replace(double, start=place, coordinates=given, pseudo_data=False)
+            given = parameterisations_of(solution.target)[None]
+            double = dataclasses.replace(double, start=place, parameterisations=given, tries_pseudo_data=False)
         double = dataclasses.replace(double, precision="float64")
         try:
             (after,) = plan.solve(double, watch)
@@ -130,7 +130,7 @@ def _joined(before: Solution, after: Solution, is_place: bool) -> Solution:
     one, two = before.status, after.status
     costs = {name: getattr(one, name) + getattr(two, name) for name in ("steps", "gradients", "seconds", "compiling")}
     modes = searched_both(before.other_modes, after.other_modes) if is_place else after.other_modes
-    kept = tuple(note for note in before.notes if note.topic == "coordinates" and is_place)
+    kept = tuple(note for note in before.notes if note.topic == "parameterisation" and is_place)
     return dataclasses.replace(
         after,
         bounds=np.concatenate([before.bounds, after.bounds]),
@@ -152,7 +152,7 @@ def in_session_precision(posterior: Posterior, model: Model | Target) -> Posteri
         (posterior.phi, posterior.target.params, held),
     )
     plain = seen_by_quantiles(Target.of(model), posterior.target.layout.by_quantiles)
-    target = in_coordinates(plain, coordinates_of(posterior.target)).replace(params=params)
+    target = reparameterised(plain, parameterisations_of(posterior.target)).replace(params=params)
     double = jax.tree.map(
         lambda leaf: (
             np.asarray(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and devices.mesh_of(leaf) is None else leaf

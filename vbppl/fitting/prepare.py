@@ -38,7 +38,7 @@ from vbppl.posterior.report import Report, Unjudged
 from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import BLOCK
 from vbppl.target.plain import is_plain
-from vbppl.target.target import Target, check_numbers, error_somewhere, in_coordinates, in_mode, model_of
+from vbppl.target.target import Target, check_numbers, error_somewhere, in_mode, model_of, reparameterised
 
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
@@ -57,10 +57,10 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):
-        start, rank = _starts(plan, targets[0]), getattr(plan.guide, "rank", None)
-        moves, guide = plan.pseudo_data, plan.guide
+        start = _starts(plan, targets[0])
+        moves, guide = plan.tries_pseudo_data, plan.guide
         return deterministic.Problem(
-            targets, settings, plan.coordinates, start, raw_keys, rank, pseudo_data=moves, guide=guide
+            targets, settings, plan.parameterisations, start, raw_keys, tries_pseudo_data=moves, guide=guide
         )
     (target,), (raw,) = targets, raw_keys
     return _stochastic(plan, target, raw)
@@ -81,7 +81,7 @@ def explaining(targets: Sequence[Target]) -> Iterator[None]:
 def _starts(plan: Plan, target: Target) -> np.ndarray | None:
     """Mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts."""
     # The same values lie elsewhere in other coordinates.
-    places = [_place(plan.start, in_coordinates(target, row)) for row in plan.coordinates]
+    places = [_place(plan.start, reparameterised(target, row)) for row in plan.parameterisations]
     return None if plan.start is None else np.array(places)
 
 

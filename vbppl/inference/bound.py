@@ -31,8 +31,8 @@ SETS, FEWEST_SETS = 8, 4
 WORK = 4e8  # draws times numbers in the data
 ENOUGH, FEW = 2e7, 32  # the same of a bound, with the draws of a set that it has in any case
 NUMBERS = 2**23  # that intermediate values of a block of rows may hold
-FEWEST = 4  # draws behind a term of the bound
-MOST = 2**26  # numbers that draws of all rows may hold
+MIN_DRAWS = 4  # draws behind a term of the bound
+MAX_NUMBERS = 2**26  # numbers that draws of all rows may hold
 AT_ONCE_IN_SETS = 2**20  # numbers of the sets that are evaluated together
 WORTHWHILE = 0.05  # nats that a richer guide must gain to be kept
 
@@ -96,7 +96,7 @@ def elbo(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) -> Esti
         draws = 32 if target.data_size > HEAVY else int(np.clip(4 * target.dim, 256, 1024))
         # Where a draw is dear, as of a long series, an estimate that is this good already is not worth more.
         draws = int(np.clip(ENOUGH / (SETS * max(cost, 1)), min(draws, FEW), draws))
-        draws = int(np.clip(WORK / max(cost, 1), FEWEST, draws)) // 2 * 2  # antithetic pairs
+        draws = int(np.clip(WORK / max(cost, 1), MIN_DRAWS, draws)) // 2 * 2  # antithetic pairs
     rng = host_generator(raw_key, "elbo")
     noise = guide.noise(target)
     if noise.picks or noise.is_of_rows or not noise.has_exact_moments:
@@ -153,7 +153,7 @@ def weighed_draws(guide: Guide, phi: PyTree, target: Target, rng: np.random.Gene
         drawn = _independent(guide, phi, target, rng, draws)
         log_p = evaluate(target, np.asarray(drawn.z))[0] if drawn.log_p is None else np.asarray(drawn.log_p)
         return Weighed(*(np.asarray(part, np.float64) for part in (log_p, drawn.log_q, drawn.z)))
-    draws = min(draws, max(MOST // max(target.dim, 1), 1))
+    draws = min(draws, max(MAX_NUMBERS // max(target.dim, 1), 1))
     whole = in_dtype_of(phi, noise.independent(rng, draws))
     log_p, log_q, z = np.zeros(draws), np.zeros(draws), np.zeros((draws, target.dim))
     for rows, share in _stretches(noise, target):
@@ -226,11 +226,11 @@ def blocks_of_rows(target: Target, draws: int) -> tuple[int, Iterable[tuple[dict
         return draws, ((rows, share) for share, rows in target.parts())
     shown = target.layout.shown
     if len(shown) != 1:
-        return draws if draws == 1 else max(draws, FEWEST), [({}, 1.0)]
+        return draws if draws == 1 else max(draws, MIN_DRAWS), [({}, 1.0)]
     (name, length), size = *shown.items(), next(p.size for p in target.layout.plates if p.name in shown)
     starts = range(0, size, length)
     blocks = [({name: np.arange(s, min(s + length, size))}, min(length, size - s) / size) for s in starts]
-    return draws if draws == 1 else max(draws // len(blocks) // 2 * 2, FEWEST), blocks  # antithetic pairs
+    return draws if draws == 1 else max(draws // len(blocks) // 2 * 2, MIN_DRAWS), blocks  # antithetic pairs
 
 
 def _in_long_blocks(target: Target) -> Target:

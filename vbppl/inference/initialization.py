@@ -23,11 +23,11 @@ from vbppl.core.errors import ModelError
 from vbppl.core.numerics import lbfgs
 from vbppl.target.batched import BLOCK, BatchedDensity, evaluate
 from vbppl.target.density import nonfinite_sites
-from vbppl.target.target import Target, coordinates_of
+from vbppl.target.target import Target, parameterisations_of
 
 RADII = (10.0, 5.0, 2.0, 0.1)  # of scales and logits most candidates that meet a narrow mode begin 3 to 10 away
 CLIMB = 16
-FIRST_STEP, LONGEST = 0.1, 0.5
+FIRST_STEP, MAX_STEP = 0.1, 0.5
 ASCENT = 200  # steps of L-BFGS to a mode
 SHAKES = 3
 LOWER = 10.0  # nats
@@ -50,24 +50,24 @@ def find_starts(
     rngs: Sequence[np.random.Generator],
     count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each lane `count` points of finite log density and gradient: the highest, then others far from it.
+    """For each search `count` points of finite log density and gradient: the highest, then others far from it.
 
     Starts that lie apart are the ones that may end in different modes.
 
     Args:
-      density: `(lanes, points, dim)` to log densities `(lanes, points)` and gradients.
+      density: `(searches, points, dim)` to log densities `(searches, points)` and gradients.
       dim: of a point.
-      rngs: for each lane where its candidates come from.
+      rngs: for each search where its candidates come from.
       count: how many points are wanted of each.
 
     Returns:
-      points `(lanes, count, dim)`, and which lanes have any, `(lanes,)`; where a lane has fewer than `count`
-      points, its highest stands more than once. Where a lane has none, some candidate. One point more where several
+      points `(searches, count, dim)`, and which searches have any, `(searches,)`; where a search has fewer than `count`
+      points, its highest stands more than once. Where a search has none, some candidate. One point more where several
       are asked for and a far one is worth it.
     """
     dims, several = (BLOCK, dim), count > 1
     radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
-    z, longest = np.stack([radius * rng.uniform(-1, 1, dims) for rng in rngs]), np.full((BLOCK, 1), LONGEST)
+    z, longest = np.stack([radius * rng.uniform(-1, 1, dims) for rng in rngs]), np.full((BLOCK, 1), MAX_STEP)
     if several:  # the far ones climb beside the others, and then on by themselves
         radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
         far = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
@@ -95,14 +95,14 @@ def find_starts(
 
 
 class _Climb(NamedTuple):
-    """Candidates on their way up, `(lanes, points, dim)`, with the highest points that they have come by.
+    """Candidates on their way up, `(searches, points, dim)`, with the highest points that they have come by.
 
     Attributes:
       z: where they are.
       step: how far they go next, along each coordinate.
-      best: the highest points, `(lanes, points, dim)`.
-      best_log_p: the log densities there, `(lanes, points)`.
-      previous: the signs of the last step, `(lanes, points, dim)`.
+      best: the highest points, `(searches, points, dim)`.
+      best_log_p: the log densities there, `(searches, points)`.
+      previous: the signs of the last step, `(searches, points, dim)`.
     """
 
     z: np.ndarray
@@ -117,7 +117,7 @@ class _Climb(NamedTuple):
         return cls(z, np.full_like(z, FIRST_STEP), z, np.full(z.shape[:2], -np.inf), np.zeros_like(z))
 
     def after(self, count: int) -> _Climb:
-        """Without the first `count` candidates of each lane."""
+        """Without the first `count` candidates of each search."""
         return _Climb(*(part[:, count:] for part in self))
 
 
@@ -127,7 +127,7 @@ def _uphill(
     evaluated: Evaluated,
     steps: int,
     growth: float = GROWTH,
-    longest: float | np.ndarray = LONGEST,
+    longest: float | np.ndarray = MAX_STEP,
 ) -> _Climb:
     """The candidates after so many more steps, none of which is longer than `longest`, `(points, 1)` or one number.
 
@@ -169,7 +169,7 @@ def starts_of(
       InitializationError: no candidate has a finite density and gradient; the message names the site.
     """
     one = functools.partial(
-        density or BatchedDensity([target]), fits=np.zeros(1, int), coordinates=coordinates_of(target)[None]
+        density or BatchedDensity([target]), fits=np.zeros(1, int), parameterisations=parameterisations_of(target)[None]
     )
     points, found = find_starts(one, target.dim, [rng], count)
     if not found[0]:
@@ -194,7 +194,7 @@ def mode_above(target: Target, z: np.ndarray, rng: np.random.Generator) -> np.nd
 def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
     eps = float(np.finfo(jnp.result_type(float)).eps)
 
-    def negated(z: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def negated(z: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p, gradient = evaluate(target, z)
         return -log_p, -gradient
 

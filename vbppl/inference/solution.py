@@ -22,7 +22,7 @@ class Progress:
       elbo: the current estimate of the bound, in nats.
       seconds: since the first step.
       params: the current parameters, `{"guide": phi, "model": unconstrained params}`.
-      state: what the objective hands from step to step besides, if anything.
+      objective_state: what the objective hands from step to step besides, if anything.
       stage: what the steps are for: "mean field", "full rank", "stochastic steps", ...
       of: the steps after which the fit ends, where their number was asked for.
     """
@@ -31,7 +31,7 @@ class Progress:
     elbo: float
     seconds: float
     params: PyTree
-    state: PyTree = ()
+    objective_state: PyTree = ()
     stage: str = "climbing"
     of: int | None = None
 

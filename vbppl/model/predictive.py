@@ -16,7 +16,7 @@ from vbppl.core.errors import ModelError, VbpplWarning, of_kind
 from vbppl.core.keys import wrap
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.types import AnyArray, Array
-from vbppl.distributions.location_scale import Coordinates, coordinates
+from vbppl.distributions.location_scale import Parameterisation, bijector_of
 from vbppl.model.control_flow.steps import at_step, key_at
 from vbppl.model.enumeration.marginal import likelihoods
 from vbppl.model.handlers import answered, at_point, at_rows, drawn_anew, given, required
@@ -34,7 +34,7 @@ def predict(
     raw_key: np.ndarray,
     n: int = 1,
     z: Mapping[str, Array] | None = None,
-    seen: Mapping[str, Coordinates] | None = None,
+    forms: Mapping[str, Parameterisation] | None = None,
     anew: Sequence[str] = (),
 ) -> dict[str, Array]:
     """Draws of everything in `model` that the posterior does not fix, `(n, ...)` for each site.
@@ -48,7 +48,7 @@ def predict(
       draws: of the posterior, `(n, ...)` for each latent site.
       n: the number of draws of a model that has no latent site at all.
       z: draws of further latent sites in unconstrained space.
-      seen: how sites in `z` are seen that can be seen in other coordinates.
+      forms: how sites in `z` are seen that can be seen in other coordinates.
       anew: sites that are reported although their draws are given.
     """
     z = dict(z or {})
@@ -75,7 +75,7 @@ def predict(
     n = next(iter(counts.values()), n)
     lengths = {name: np.int32(given_shapes[name][0]) for name in begun}
     new = devices.readable(
-        _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(seen or {}), dict(params), lengths, raw_key)
+        _forward((np.arange(n, dtype=np.uint32), kept, z), model, dict(forms or {}), dict(params), lengths, raw_key)
     )
     fixed = {*kept, *z} - set(anew) - {name for name in begun if given_shapes[name][0] < latent[name].shape[0]}
     return {name: new[name] for name in sites if name in new and name not in fixed}
@@ -228,7 +228,7 @@ def _say_drawn_from_prior(name: str, before: tuple[int, ...], site: Outline, may
 def _predicted(
     draw: tuple[Array, dict[str, Array], dict[str, Array]],
     model: Model,
-    seen: dict[str, Coordinates],
+    forms: dict[str, Parameterisation],
     params: dict[str, Any],
     lengths: dict[str, Array],
     raw_key: Array,
@@ -243,7 +243,7 @@ def _predicted(
 
     def value_of(site: Site) -> Array:
         if site.name in z:
-            return coordinates(site.dist, seen.get(site.name)).forward(at_step(site.step, z[site.name]))
+            return bijector_of(site.dist, forms.get(site.name)).forward(at_step(site.step, z[site.name]))
         drawn = site.dist.sample(key_at(key, site.name, site.step))
         if site.name not in lengths:
             return drawn

@@ -40,7 +40,7 @@ def decenter(model: Model, *names: str) -> Model:
     for name in names:
         if not isinstance(name, str) or name not in known:
             raise ModelError(
-                "only a latent site with a location and a scale can be decentred.",
+                "only a latent site with a location and a scale can be non-centred.",
                 site=str(name)[:80],
                 details=f"such sites of this model: {', '.join(known) or 'none'}",
                 mend="Name one of these.",

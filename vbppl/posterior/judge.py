@@ -47,7 +47,7 @@ from vbppl.target.target import Target
 
 CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
-FEWEST, SOME = 256, 448  # of an expensive density, or guide
+MIN_DRAWS, MIN_DRAWS_WIDE = 256, 448  # of an expensive density, or guide
 WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM = 64
 POINT = "a MAP estimate is a point: there is no distribution to judge"
@@ -94,34 +94,34 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     normal = normal_of(base, base_phi) if 0 < target.dim <= quantities.DIRECTION_DIM else None
     found = _Found(solution, elbo, _tail(normal, target, bend), curvature(guide, phi, target, raw), normal, bend)
     # Intermediate values grow with the data, and so does the price of a draw.
-    most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), FEWEST, IN_DOUBT[-1]))
+    most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), MIN_DRAWS, IN_DOUBT[-1]))
     most = min(most, max(CHEAP, solution.status.gradients))
     if evaluations_of(guide):  # of a guide that asks for the density itself no more than a report holds on to
-        most = min(most, max(KEPT // target.dim, SOME))
+        most = min(most, max(KEPT // target.dim, MIN_DRAWS_WIDE))
     drawn = draw(guide, phi, target, rng, min(most, DRAWS))
-    card, _ = _report(found, drawn)
-    if not card.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
+    judged, _ = _report(found, drawn)
+    if not judged.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
         # A few heavy weights may be all rounding: far out a density in single precision can be any number.
         drawn = drawn.without_rounded(target)
-        card, _ = _report(found, drawn)
+        judged, _ = _report(found, drawn)
     # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
     # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.
     for wanted in IN_DOUBT:
-        more = wanted - len(card.draws)
-        hopeless = bool(solver_reasons(solution.status, solution.other_modes)) and card.verdict == "poor"
-        answered = card.verdict == "good" or (card.verdict == "corrected" and card.draws.ess > WORTH)
+        more = wanted - len(judged.draws)
+        hopeless = bool(solver_reasons(solution.status, solution.other_modes)) and judged.verdict == "poor"
+        answered = judged.verdict == "good" or (judged.verdict == "corrected" and judged.draws.ess > WORTH)
         if answered or hopeless or wanted > most or more <= 0:
             break
         if watch.is_over:
-            text = f"by {len(card.draws):,} draws only, as the time was over; in doubt there would be {most:,}"
-            card = dataclasses.replace(card, notes=(Note("judging", text), *card.notes))
+            text = f"by {len(judged.draws):,} draws only, as the time was over; in doubt there would be {most:,}"
+            judged = dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
             break
-        further = draw_more(guide, phi, target, rng, more, card.draws)
+        further = draw_more(guide, phi, target, rng, more, judged.draws)
         drawn = drawn.joined(further.without_rounded(target) if reaches_out(guide, target) else further)
-        card, _ = _report(found, drawn)
-    if card.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
-        card = _corrected_by_linear_response(found, found.curved.factor, card, max(most, DRAWS), rng)
-    return _kept(card)
+        judged, _ = _report(found, drawn)
+    if judged.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
+        judged = _corrected_by_linear_response(found, found.curved.factor, judged, max(most, DRAWS), rng)
+    return _kept(judged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,16 +136,16 @@ class _Found:
     bend: Bend = STRAIGHT
 
 
-def _kept(card: Report) -> Report:
+def _kept(judged: Report) -> Report:
     """The same, holding on to no more draws than there is room for."""
-    return dataclasses.replace(card, draws=card.draws.few())
+    return dataclasses.replace(judged, draws=judged.draws.few())
 
 
 def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
     """What the draws show, with the verdict, and whether averages over the weighted draws are right."""
     solution, draws = found.solution, drawn.weighed()
     errors = quantities.errors(solution.target, draws, _factor(found, draws))
-    card = Report(
+    judged = Report(
         found.elbo,
         draws,
         solution.other_modes,
@@ -165,7 +165,7 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
     )
     advice = (*report.to_decenter(solution.target), report.SAMPLER)
     mendable = mends(draws, errors)
-    return decided(card, errors, mendable, advice), mendable
+    return decided(judged, errors, mendable, advice), mendable
 
 
 def _factor(found: _Found, draws: WeightedDraws) -> np.ndarray | None:
@@ -193,7 +193,7 @@ def _worst(value: np.ndarray, se: np.ndarray, errors: Errors) -> Worst:
 
 
 def _corrected_by_linear_response(
-    found: _Found, factor: np.ndarray, card: Report, affordable: int, rng: np.random.Generator
+    found: _Found, factor: np.ndarray, judged: Report, affordable: int, rng: np.random.Generator
 ) -> Report:
     """The card of a mean-field fit that its correlations make poor, if the normal that has them can be weighed.
 
@@ -211,16 +211,16 @@ def _corrected_by_linear_response(
             "weighed are draws of the normal with the linear-response covariance, since mean field has no correlations"
         )
         return dataclasses.replace(
-            card,
+            judged,
             draws=again.draws,
             log_evidence=again.log_evidence,
             ess=again.ess,
             pareto_k=again.pareto_k,
             verdict="corrected",
             advice=(report.CORRECTED, "guide='full_rank'"),
-            notes=(Note("judging", text), *card.notes),
+            notes=(Note("judging", text), *judged.notes),
         )
-    return card
+    return judged
 
 
 def _tail(normal: tuple[np.ndarray, np.ndarray] | None, target: Target, bend: Bend = STRAIGHT) -> Worst:

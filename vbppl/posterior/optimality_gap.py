@@ -28,10 +28,10 @@ from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import mean_field
 from vbppl.posterior.report import Gap
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import Target, coordinates_of
+from vbppl.target.target import Target, parameterisations_of
 
 SETS, STUDENT = 4, 2.353  # sets of draws; the 95% quantile of Student's t with 3 degrees of freedom
-FEWEST, EACH = 1024, 16  # draws; draws a dimension
+MIN_DRAWS, DRAWS_A_DIM = 1024, 16  # draws; draws a dimension
 MOST_NUMBERS = 2**23  # of one set
 TOLERANCE, LEFT = 1e-4, 1e-2  # nats at which a search ends; that it may leave
 
@@ -48,7 +48,7 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
             f"the optimality gap of a {type(guide).__name__} guide is not known.",
             mend="Fit with 'mean_field' or 'full_rank'.",
         )
-    draws = max(FEWEST, EACH * target.dim)
+    draws = max(MIN_DRAWS, DRAWS_A_DIM * target.dim)
     if draws * target.dim > MOST_NUMBERS:
         raise ModelError(
             f"the optimality gap of a fit in {target.dim:,} dims would take {draws:,} draws of them, four times.",
@@ -56,26 +56,26 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
         )
     noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
     density = BatchedDensity([target])
-    lanes = Batch(density, np.zeros(SETS, int), np.tile(coordinates_of(target), (SETS, 1)))
-    highest = search(lanes, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
+    batch = Batch(density, np.zeros(SETS, int), np.tile(parameterisations_of(target), (SETS, 1)))
+    highest = search(batch, phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
     above = float(highest.mean())
     bound = above + STUDENT * float(highest.std(ddof=1)) / np.sqrt(SETS) - (elbo.value - 2 * elbo.se)
     return Gap(float(np.maximum(bound, 0.0)), float(np.maximum(above - elbo.value, 0.0)))
 
 
-def _highest_mean_field(lanes: Batch, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _highest_mean_field(batch: Batch, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The greatest bound on each set of draws, without the entropy's constant, `(sets,)`."""
     x = np.tile(np.asarray(phi, np.float64).reshape(-1), (SETS, 1))  # loc, then log sd
-    *_, ends = mean_field.descend(lanes, x, noise, TOLERANCE)
+    *_, ends = mean_field.descend(batch, x, noise, TOLERANCE)
     return np.where(ends.decrement <= LEFT, -ends.value, np.nan)
 
 
-def _highest_full_rank(lanes: Batch, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def _highest_full_rank(batch: Batch, phi: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The same with any factor."""
     loc, factor = (np.asarray(part(phi), np.float64) for part in (FullRank().loc, FullRank().factor))
     start = np.tile(loc, (SETS, 1)), np.tile(factor, (SETS, 1, 1))
-    at = natural_gradient.evaluate(lanes, *start, noise, np.arange(SETS))
-    at = natural_gradient.ascend(lanes, at, noise, lanes.rounding, np.full(SETS, TOLERANCE))
+    at = natural_gradient.evaluate(batch, *start, noise, np.arange(SETS))
+    at = natural_gradient.ascend(batch, at, noise, batch.rounding, np.full(SETS, TOLERANCE))
     return np.where(at.decrement <= LEFT, at.bound, np.nan)
 
 

@@ -15,7 +15,7 @@ from vbppl.core.errors import of_kind, yes_or_no
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import Array, PyTree, Seed
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.guides import networks
 from vbppl.guides.base import Guide
 from vbppl.inference import bound
@@ -190,11 +190,11 @@ class Posterior(ByRow, Framed, Sensitive):
         yes_or_no("gap", gap)
         if isinstance(self.report, Unjudged):
             raise TypeError(f"{self.report.why}.")
-        card = self.report.beside(self.solution)
+        report = self.report.beside(self.solution)
         if not gap:
-            return card
+            return report
         found = optimality_gap(self.target, self.guide, self.phi, self.elbo, np.zeros(2, np.uint32))
-        return dataclasses.replace(card, gap=found)
+        return dataclasses.replace(report, gap=found)
 
     def linear_response(self, *names: str) -> LinearResponse:
         """Covariances of the sites `names` (all if none), corrected for what mean field leaves out.
@@ -247,8 +247,8 @@ class Posterior(ByRow, Framed, Sensitive):
         predictive.check_in_memory(model)
         model = model.in_training(model_of(self.target).states, None)
         values, z, anew = self._transfer(model, n, seed, draws)
-        seen = {name: Coordinates(each.weight) for name, each in self.target.coordinates.items()}
-        return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, seen, anew)
+        forms = {name: Parameterisation(each.weight) for name, each in self.target.parameterisations.items()}
+        return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, forms, anew)
 
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation, in nats, at `n` draws of `seed`: `(n, rows)` for each observed site.
@@ -294,8 +294,8 @@ class Posterior(ByRow, Framed, Sensitive):
 def _page(posterior: Posterior) -> str:
     """What a notebook shows of it: the table, and the report card below."""
     table = dataclasses.replace(posterior.summary(), notes=())._repr_html_()
-    card = posterior.report.beside(posterior.solution)._repr_html_()
-    return f"<p>{html.escape(repr(posterior)[1:-1])}</p>{table}{card}"
+    report = posterior.report.beside(posterior.solution)._repr_html_()
+    return f"<p>{html.escape(repr(posterior)[1:-1])}</p>{table}{report}"
 
 
 def _table_draws(posterior: Posterior) -> tuple[dict[str, np.ndarray], np.ndarray]:

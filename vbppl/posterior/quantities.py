@@ -43,7 +43,7 @@ from vbppl.posterior.weighted_draws import WeightedDraws, values_of
 from vbppl.target.axes import Axes, axes_of, coordinate_names
 from vbppl.target.target import Target, shapes_of
 
-MOST_NUMBERS = 2**26  # of all values; beyond it the coordinates alone are looked at
+MAX_NUMBERS = 2**26  # of all values; beyond it the coordinates alone are looked at
 CHUNK = 2**17  # numbers that are weighed together: they stay in a processor's cache
 DIRECTIONS, DIRECTION_DIM = 8, 128  # directions that are looked at; dims up to which they are
 NARROW = 0.5  # the eigenvalue of the correlations below which a direction tells of more than its coordinates
@@ -51,7 +51,7 @@ BINS, LOOKED_AT = 20, 16  # of a quantity's distribution; quantities that an ide
 LOG_SD_ERROR = 0.30  # of a log sd, with two standard errors: what makes a fit no good one
 # Of errors by cumulants: by how much more than the weights show, beyond both errors, they cannot mend; how many
 # standard errors one of many must be; the draws that they need; between which skewnesses log weights are near normal.
-SURELY, SIGNIFICANT, FEWEST, SKEWED = 0.1, 4.0, 200, (-2.5, 1.5)
+SURELY, SIGNIFICANT, MIN_DRAWS, SKEWED = 0.1, 4.0, 200, (-2.5, 1.5)
 MANY_DIMS = 20
 SMALLEST = 64  # units in the last place: a spread below it is none
 
@@ -97,9 +97,7 @@ def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> E
       draws: weighed.
       factor: of the guide's covariance, `(dim, dim)`, where it is known: for the directions.
     """
-    few = (
-        target.layout.reported and len(draws) * max(sum(map(math.prod, shapes_of(target).values())), 1) <= MOST_NUMBERS
-    )
+    few = target.layout.reported and len(draws) * max(sum(map(math.prod, shapes_of(target).values())), 1) <= MAX_NUMBERS
     values = values_of(target, draws.z) if few else {}
     columns, name = _columns(target, draws, factor, values)
     weights, own = draws.weights * len(draws), draws.own
@@ -209,7 +207,7 @@ def _by_cumulants(x: np.ndarray, draws: WeightedDraws) -> tuple[np.ndarray, np.n
     log_w, t = (draws.log_p - draws.log_q)[own], x[own].astype(np.float64)
     log_w = log_w - log_w.mean() if len(log_w) else log_w
     unknown = np.full(x.shape[1], np.nan)
-    skewed = (log_w**3).mean() / (log_w**2).mean() ** 1.5 if len(log_w) >= FEWEST else np.nan
+    skewed = (log_w**3).mean() / (log_w**2).mean() ** 1.5 if len(log_w) >= MIN_DRAWS else np.nan
     # In few dims the weights do reach, and their averages need no assumption.
     if draws.z.shape[1] < MANY_DIMS or not SKEWED[0] < skewed < SKEWED[1]:
         return unknown, unknown

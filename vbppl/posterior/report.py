@@ -307,26 +307,26 @@ class Unjudged:
 AnyReport: TypeAlias = Report | Unjudged
 
 
-def decided(card: Report, found: Errors, mendable: bool, usual_advice: tuple[str, ...]) -> Report:
+def decided(report: Report, found: Errors, mendable: bool, usual_advice: tuple[str, ...]) -> Report:
     """The card with its verdict: see the head of this file.
 
     Args:
-      card: the numbers.
+      report: the numbers.
       found: the errors of all quantities.
       mendable: whether weighing is known to mend what is wrong.
       usual_advice: what to try where it does not.
     """
     off, unknown = _error_reasons(found)
-    missed, fatal = _shape_reasons(card), solver_reasons(card.status, card.other_modes)
-    if card.other_modes.held:
+    missed, fatal = _shape_reasons(report), solver_reasons(report.status, report.other_modes)
+    if report.other_modes.held:
         missed.append("there are several modes; the guide holds those that the restarts found, and there may be more")
     reasons = (*fatal, *missed, *off, *unknown)
     if not reasons:
-        return dataclasses.replace(card, verdict="good", reasons=(), advice=())
-    if mendable and not fatal and not (card.tail.value > HEAVY_TAIL) and not card.draws.without_number:
-        return dataclasses.replace(card, verdict="corrected", reasons=reasons, advice=(CORRECTED,))
+        return dataclasses.replace(report, verdict="good", reasons=(), advice=())
+    if mendable and not fatal and not (report.tail.value > HEAVY_TAIL) and not report.draws.without_number:
+        return dataclasses.replace(report, verdict="corrected", reasons=reasons, advice=(CORRECTED,))
     verdict = "poor" if fatal or missed or off else "unknown"
-    return dataclasses.replace(card, verdict=verdict, reasons=reasons, advice=usual_advice)
+    return dataclasses.replace(report, verdict=verdict, reasons=reasons, advice=usual_advice)
 
 
 def _error_reasons(found: Errors) -> tuple[list[str], list[str]]:
@@ -366,17 +366,17 @@ def _too_wide(log_sd: Worst) -> str:
     return f"{off:.0%} ± {error:.0%} too {'small' if log_sd.value > 0 else 'large'}"
 
 
-def _shape_reasons(card: Report) -> list[str]:
+def _shape_reasons(report: Report) -> list[str]:
     """What speaks against the guide's shape besides, in words; empty where nothing does."""
     reasons = []
-    if card.draws.lost:
-        none = "no finite density" if card.draws.without_number else "a density of zero"
-        reasons.append(f"{card.draws.lost:.1%} of the guide's draws have {none}")
-    if not card.tail_is_met:
-        wide = f"the density of {card.tail.name} is {np.exp(card.tail.value):.2f} times as wide as the guide"
-        where = "in a tail that draws of the guide do not reach" if card.tail.value > 0 else "out to ten sds"
+    if report.draws.lost:
+        none = "no finite density" if report.draws.without_number else "a density of zero"
+        reasons.append(f"{report.draws.lost:.1%} of the guide's draws have {none}")
+    if not report.tail_is_met:
+        wide = f"the density of {report.tail.name} is {np.exp(report.tail.value):.2f} times as wide as the guide"
+        where = "in a tail that draws of the guide do not reach" if report.tail.value > 0 else "out to ten sds"
         reasons.append(f"{wide}, {where}")
-    widest = next(iter(card.widened), Worst(1.0, ""))
+    widest = next(iter(report.widened), Worst(1.0, ""))
     if widest.value > CORRELATED:
         what = f"the sd of {widest.name} {widest.value:.1f} times"
         reasons.append(f"correlations that mean field leaves out would widen {what}")
@@ -394,7 +394,7 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
 
 
 def to_decenter(target: Any) -> list[str]:
-    """The advice to decentre the hierarchical sites that are seen centred; none where there are none."""
-    seen = target.coordinates
-    names = [repr(name) for name in target.layout.funnels if name in seen and seen[name].weight == 1]
+    """The advice to decenter the hierarchical sites that are centred; none where there are none."""
+    forms = target.parameterisations
+    names = [repr(name) for name in target.layout.funnels if name in forms and forms[name].weight == 1]
     return [f"{DECENTER}{', '.join(names)}): the scale is latent"] if names else []

@@ -41,7 +41,7 @@ from vbppl.target.batched import evaluate
 from vbppl.target.target import Target
 
 OWN = 0.75  # of the draws: the guide's own
-NEAREST, FARTHEST = 0.05, 200.0  # radii of the far draws, in units of sqrt(dim) sds
+MIN_RADIUS, MAX_RADIUS = 0.05, 200.0  # radii of the far draws, in units of sqrt(dim) sds
 FREEDOM = 5.0  # of Student's t
 FAR_DIM = 128  # dims beyond which a radius meets nothing
 FLAT = 0.1  # the largest weights' rise, as a share of those below, under which they have no tail
@@ -65,7 +65,7 @@ def values_of(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
 def told_apart(target: Target, z: np.ndarray) -> np.ndarray:
     """At which of the points `z` the values on the supports still tell where they are, `(draws,)`.
 
-    Where they do not, the density is one of rounded numbers: a decentred `mu + tau z` with `tau = 1e-11` is `mu`
+    Where they do not, the density is one of rounded numbers: a non-centred `mu + tau z` with `tau = 1e-11` is `mu`
     whatever `z`, and its log density does not fall with `z`.
     """
     if not target.layout.reported:
@@ -230,7 +230,7 @@ class Ellipsoid:
         direction = rng.standard_normal((draws, self.dim))
         direction /= np.sqrt((direction**2).sum(axis=1, keepdims=True))
         strata = (rng.permutation(draws) + rng.random(draws)) / draws
-        radius = math.sqrt(self.dim) * NEAREST * (FARTHEST / NEAREST) ** strata
+        radius = math.sqrt(self.dim) * MIN_RADIUS * (MAX_RADIUS / MIN_RADIUS) ** strata
         return self.at(radius[:, None] * direction)
 
     def log_far(self, z: np.ndarray) -> np.ndarray:
@@ -238,9 +238,9 @@ class Ellipsoid:
         radius = np.sqrt((self.residual(z) ** 2).sum(axis=1))
         sphere = math.log(2) + self.dim / 2 * math.log(math.pi) - math.lgamma(self.dim / 2)
         with np.errstate(divide="ignore"):
-            inside = -self.dim * np.log(radius) - math.log(math.log(FARTHEST / NEAREST)) - sphere - self.log_volume
+            inside = -self.dim * np.log(radius) - math.log(math.log(MAX_RADIUS / MIN_RADIUS)) - sphere - self.log_volume
         unit = math.sqrt(self.dim)
-        return np.where((radius >= unit * NEAREST) & (radius <= unit * FARTHEST), inside, -np.inf)
+        return np.where((radius >= unit * MIN_RADIUS) & (radius <= unit * MAX_RADIUS), inside, -np.inf)
 
     def student(self, rng: np.random.Generator, draws: int) -> np.ndarray:
         """Points of Student's t around it."""

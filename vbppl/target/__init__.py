@@ -7,11 +7,11 @@ pytree with these members and no others:
     log_density(z), run(z) -> Terms        one run of the model at a point; every sum is a reduction of its terms
     constrain(z), unconstrain(values), log_det(values)          to the supports of the sites and back
     complete(values, key)                  the discrete sites, which are summed out, drawn again given the others
-    params, coordinates, rows, replace(...)    what of it changes in a fit: learnt params, coordinates, rows shown
+    params, parameterisations, rows, replace(...)    what of it changes in a fit: learnt params, coordinates, rows shown
     showing(rows), with_lengths(lengths), parts()               minibatches, and all rows in parts
 
-What follows from these is a function of any target: `in_mode`, `in_coordinates`, `in_fixed_coordinates`, `loaded`,
-`with_data`, `param_values`.
+What follows from these is a function of any target: `in_mode`, `reparameterised`, `with_fixed_parameterisations`,
+`loaded`, `with_data`, `param_values`.
 
 Three things are targets: a model (`vb.target`), a plain function (`vb.density`), and a target seen through a
 layer (`Pullback`). Above, nobody asks which.

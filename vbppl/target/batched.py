@@ -4,8 +4,8 @@ Outside the stochastic loop whoever needs value and gradient (starts, fits on fi
 program, always with the same shapes, so the model is traced and compiled once. Products with the Hessian, and a bound's
 own draws, are programs besides. Everything around them is linear algebra in float64 on the host.
 
-Fits advance side by side in *lanes*: several starts, both coordinates, many data sets. A lane is a
-fit's data and its coordinates; a request is a block of draws for each lane.
+Searches advance side by side, as a *batch*: several starts, several parameterisations, many data sets. A search has the
+data of a fit and a parameterisation; a request is a block of draws for each search.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import Array, ArrayLike
-from vbppl.target.target import Target, coordinates_of, in_coordinates
+from vbppl.target.target import Target, parameterisations_of, reparameterised
 
 BLOCK = 32  # points that are evaluated side by side
 CALL = 512  # points that one call of the compiled evaluation can take
@@ -63,7 +63,7 @@ def evaluate(target: Target, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     log_p, gradient = np.zeros(len(z)), np.zeros(np.shape(z))
     for share, rows in target.parts():
         density = BatchedDensity([target.showing(rows) if rows else target])
-        found = density(z[None], np.zeros(1, int), coordinates_of(target)[None])
+        found = density(z[None], np.zeros(1, int), parameterisations_of(target)[None])
         log_p, gradient = log_p + share * found[0][0], gradient + share * found[1][0]
     return log_p, gradient
 
@@ -98,56 +98,58 @@ class BatchedDensity:
         # A call's buffers are this long whatever it is asked: in very many dims they hold one block.
         one, most = self._side_by_side * max(self._group, 1), MANY_CALL if self._many else CALL
         self._call = int(np.clip(BUFFER // max(self.dim, 1), one, most)) // one * one
-        # Coordinates go in a table with a row for each lane of a call, since they may be as long as points.
+        # Coordinates go in a table with a row for each search of a call, since they may be as long as points.
         self._rows = self._call // self._side_by_side if self._many else ROWS
         self._kind = (self.dtype, *map(np.shape, self._leaves))
         self.gradients, self.compiling = np.zeros(len(targets), int), 0.0
 
-    def __call__(self, z: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log densities `(lanes, draws)` and gradients `(lanes, draws, dim)`, float64.
+    def __call__(self, z: np.ndarray, fits: np.ndarray, parameterisations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities `(searches, draws)` and gradients `(searches, draws, dim)`, float64.
 
         Args:
-          z: points for each lane, `(lanes, draws, dim)`.
-          fits: the target of each lane, `(lanes,)`.
-          coordinates: how its movable sites are seen, `(lanes, numbers)`: see `Layout.packed`.
+          z: points for each search, `(searches, draws, dim)`.
+          fits: the target of each search, `(searches,)`.
+          parameterisations: of its movable sites, `(searches, numbers)`: see `Layout.packed`.
         """
         if devices.spans_processes(self._mesh):  # whose linear algebra may differ in the last place
-            z, coordinates = devices.agreed((z, coordinates))
-        (lanes, draws, dim), side = z.shape, self._side_by_side
+            z, parameterisations = devices.agreed((z, parameterisations))
+        (searches, draws, dim), side = z.shape, self._side_by_side
         np.add.at(self.gradients, fits, draws)
         if self._many:
-            # A block belongs to one target, so each lane's draws fill whole blocks; copies of a draw fill the last.
+            # A block belongs to one target, so each search's draws fill whole blocks; copies of a draw fill the last.
             z = z[:, np.minimum(np.arange(-(-draws // side) * side), draws - 1)]
         padded = z.shape[1]
-        z = z.reshape(lanes * padded, dim)
+        z = z.reshape(searches * padded, dim)
         whole = np.repeat(fits, padded // side) if self._many else np.zeros(0, int)  # the target of each block
-        moves, blocks, stop = coordinates.shape[1] > 0, Blocks(side, self._group, self._mesh), 0
+        moves, blocks, stop = parameterisations.shape[1] > 0, Blocks(side, self._group, self._mesh), 0
         log_p, gradient = np.empty(len(z)), np.empty(z.shape)
         # The points come from the host, and that is meant.
         with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors(), suited_to(self._size):
             while stop < len(z):
-                start, lane = stop, stop // max(padded, 1)
-                stop = min(start + self._call, len(z), (lane + self._rows) * padded if moves else len(z))
-                part, lanes_of = slice(start, stop), np.arange(start, stop) // padded
-                sent = self._sent(z[part], lanes_of, whole[start // side : -(-stop // side)], coordinates)
+                start, search = stop, stop // max(padded, 1)
+                stop = min(start + self._call, len(z), (search + self._rows) * padded if moves else len(z))
+                part, searches_of = slice(start, stop), np.arange(start, stop) // padded
+                sent = self._sent(z[part], searches_of, whole[start // side : -(-stop // side)], parameterisations)
                 found = self._structure.evaluate(self._leaves, *sent, blocks)
                 log_p[part], gradient[part] = (np.asarray(leaf)[: stop - start] for leaf in found)
-        return log_p.reshape(lanes, padded)[:, :draws], gradient.reshape(lanes, padded, dim)[:, :draws]
+        return log_p.reshape(searches, padded)[:, :draws], gradient.reshape(searches, padded, dim)[:, :draws]
 
-    def _sent(self, z: np.ndarray, lanes: np.ndarray, fits: np.ndarray, coordinates: np.ndarray) -> tuple[Any, ...]:
-        """What one call sends for points `(n, dim)` of `lanes`, `(n,)`, in blocks that belong to the targets `fits`."""
+    def _sent(
+        self, z: np.ndarray, searches: np.ndarray, fits: np.ndarray, parameterisations: np.ndarray
+    ) -> tuple[Any, ...]:
+        """What one call sends for points `(n, dim)` of `searches`, `(n,)`, in blocks of the targets `fits`."""
         count, call, side = len(z), self._call, self._side_by_side
         # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
         points = np.zeros((call, self.dim), self.dtype)
         points[:count], points[count:] = z, z[-1]
-        table, row = np.zeros((self._rows, coordinates.shape[1]), self.dtype), np.zeros(call, np.int32)
-        if coordinates.shape[1]:
-            row[:count], row[count:] = lanes - lanes[0], lanes[-1] - lanes[0]
-            table[: row[-1] + 1] = coordinates[lanes[0] : lanes[-1] + 1]
-        whose = np.zeros(call // side, np.int32)
-        whose[: len(fits)] = fits
+        table, row = np.zeros((self._rows, parameterisations.shape[1]), self.dtype), np.zeros(call, np.int32)
+        if parameterisations.shape[1]:
+            row[:count], row[count:] = searches - searches[0], searches[-1] - searches[0]
+            table[: row[-1] + 1] = parameterisations[searches[0] : searches[-1] + 1]
+        owners = np.zeros(call // side, np.int32)
+        owners[: len(fits)] = fits
         # Blocks beyond the last asked for are never entered, so a short request costs what it is.
-        return points, (table, row), whose, np.int32(-(-count // (side * max(self._group, 1))))
+        return points, (table, row), owners, np.int32(-(-count // (side * max(self._group, 1))))
 
     @contextlib.contextmanager
     def timed(self, *kind: Any) -> Iterator[None]:
@@ -221,7 +223,7 @@ def _value_and_gradient(
     def log_density(leaves: Sequence[Array], z: Array, row: Array) -> Array:
         target: Target = jax.tree.unflatten(structure, leaves)
         with in_full_precision():
-            return in_coordinates(target, table[row]).run(z).log_density()
+            return reparameterised(target, table[row]).run(z).log_density()
 
     (table, rows), (side_by_side, group, mesh) = seen, blocks
 
@@ -250,22 +252,22 @@ def _value_and_gradient(
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Some lanes of `density`: `fits` and `coordinates` say whose they are and how they see it, `(lanes, ...)`."""
+    """Searches side by side: the fit to which each belongs, and its parameterisation, `(searches, ...)`."""
 
     density: BatchedDensity
     fits: np.ndarray
-    coordinates: np.ndarray
+    parameterisations: np.ndarray
 
     def __len__(self) -> int:
         return len(self.fits)
 
-    def __call__(self, z: np.ndarray, lanes: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """Log densities and gradients at `z`, `(lanes, draws, dim)`, of all lanes or of some."""
-        return self.density(z, self.fits[lanes], self.coordinates[lanes])
+    def __call__(self, z: np.ndarray, searches: np.ndarray | slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """Log densities and gradients at `z`, `(searches, draws, dim)`, of all searches or of some."""
+        return self.density(z, self.fits[searches], self.parameterisations[searches])
 
-    def take(self, lanes: np.ndarray) -> Batch:
-        """Some of the lanes."""
-        return Batch(self.density, self.fits[lanes], self.coordinates[lanes])
+    def take(self, searches: np.ndarray) -> Batch:
+        """Some of the searches."""
+        return Batch(self.density, self.fits[searches], self.parameterisations[searches])
 
     def rounding(self, value: np.ndarray) -> np.ndarray:
         """By how much two equal bounds of this size may differ, in nats: 16 units in the last place."""

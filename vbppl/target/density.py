@@ -27,7 +27,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.special import HALF_LOG_TWO_PI
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
-from vbppl.distributions.location_scale import Coordinates, coordinates, log_prob_at, vector_dim
+from vbppl.distributions.location_scale import Parameterisation, bijector_of, log_prob_at, vector_dim
 from vbppl.distributions.quantiles import QUANTILES, by_quantiles
 from vbppl.model.arguments import leading_draws
 from vbppl.model.control_flow.hidden import Counted
@@ -213,25 +213,29 @@ class Evaluable(Protocol):
     @property
     def params(self) -> dict[str, Any]: ...
     @property
-    def coordinates(self) -> dict[str, Coordinates]: ...
+    def parameterisations(self) -> dict[str, Parameterisation]: ...
     @property
     def layout(self) -> Layout: ...
 
 
-def _seen(target: Evaluable, site: Site, rows: Mapping[str, Any]) -> Coordinates | None:
+def _form_of(target: Evaluable, site: Site, rows: Mapping[str, Any]) -> Parameterisation | None:
     """How a site is seen, at the rows shown; None of one that cannot be moved, or not any more."""
-    seen = target.coordinates.get(site.name)
-    if seen is None:
+    form = target.parameterisations.get(site.name)
+    if form is None:
         return None
-    weight, y, d = map(jnp.asarray, (seen.weight, at_step(site.step, seen.y), at_step(site.step, seen.d)))
-    return Coordinates(weight, *(_at_rows_shown(site, part) for part in (y, d))) if rows else Coordinates(weight, y, d)
+    weight, y, d = map(jnp.asarray, (form.weight, at_step(site.step, form.y), at_step(site.step, form.d)))
+    return (
+        Parameterisation(weight, *(_at_rows_shown(site, part) for part in (y, d)))
+        if rows
+        else Parameterisation(weight, y, d)
+    )
 
 
-def _bijector(target: Evaluable, site: Site, seen: Coordinates | None) -> Any:
+def _bijector(target: Evaluable, site: Site, form: Parameterisation | None) -> Any:
     """From a site's slice of the flat vector onto its values."""
     if site.name in target.layout.by_quantiles:
         return by_quantiles(site.dist)
-    return coordinates(site.dist, seen, site.name in target.layout.fixed_decentred)
+    return bijector_of(site.dist, form, site.name in target.layout.fixed_noncentred)
 
 
 def _at_rows_shown(site: Site, part: Array) -> Array:
@@ -265,16 +269,16 @@ def _reading(target: Evaluable, slices: Mapping[str, Array], rows: Mapping[str, 
 
     def value_of(site: Site) -> Answer:
         # The support may depend on what was drawn before, so it is asked here and not in advance.
-        seen = _seen(target, site, rows)
-        bijector = _bijector(target, site, seen)
+        form = _form_of(target, site, rows)
+        bijector = _bijector(target, site, form)
         part = at_step(site.step, slices[site.name])
         if rows and not shown:
             part = _at_rows_shown(site, part)
         value, log_det = bijector.forward_and_log_det(part)
-        if site.name not in (*target.layout.movable, *target.layout.fixed_decentred, *target.layout.by_quantiles):
+        if site.name not in (*target.layout.movable, *target.layout.fixed_noncentred, *target.layout.by_quantiles):
             return Answer(value, (log_det, None, None))
         is_affine = site.name not in target.layout.by_quantiles
-        log_prob = log_prob_at(site.dist, seen, bijector, part, value) if is_affine else site.dist.log_prob(value)
+        log_prob = log_prob_at(site.dist, form, bijector, part, value) if is_affine else site.dist.log_prob(value)
         if site.step is not None:  # with one shape for all steps
             bijector = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, jnp.shape(value)), bijector)
         return Answer(value, (log_det, bijector, log_prob))
@@ -347,7 +351,7 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
         if site.name in target.layout.summed:  # no slice depends on it
             return Support.of(site).value(jnp.zeros((), int))
         value = value_at(site, values[site.name])
-        bijector = _bijector(target, site, _seen(target, site, rows))
+        bijector = _bijector(target, site, _form_of(target, site, rows))
         # Log |dx/dz| is asked at the image, by the formula of the way there: no bijector has two of them.
         z = jnp.asarray(bijector.inverse(value), dtype)
         return Answer(value, (z, bijector.forward_and_log_det(z)[1]))

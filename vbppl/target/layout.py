@@ -22,7 +22,7 @@ from vbppl.core.pytree import pytree
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data.rows import PlateRows, indices_of, lengths_of
 from vbppl.distributions.families.degenerate import Delta
-from vbppl.distributions.location_scale import Coordinates, precisions_shape
+from vbppl.distributions.location_scale import Parameterisation, precisions_shape
 from vbppl.model.arguments import by_name
 from vbppl.model.enumeration.marginal import independents
 from vbppl.model.shapes import as_numbers
@@ -55,8 +55,8 @@ class Slot:
         return len(self.unconstrained) - len(self.shape) + len(self.event_shape)
 
     @property
-    def told(self) -> tuple[Shape, Shape]:
-        """The shapes of its pseudo-data and of their precisions: see `Coordinates`."""
+    def pseudo_data_shapes(self) -> tuple[Shape, Shape]:
+        """The shapes of its pseudo-data and of their precisions: see `Parameterisation`."""
         return self.unconstrained, precisions_shape(self.unconstrained, self.vector_dim)
 
     def shown(self, lengths: Mapping[str, int]) -> Shape:
@@ -87,9 +87,9 @@ class Slot:
 class Layout:
     """The shapes of a model: hashable, so that equal shapes share compiled programs.
 
-    `movable` are the sites that can be seen in other coordinates, as numbers say, `funnels` those among them whose
-    scale is latent, `fixed_decentred` those that are seen decentred for good, and `by_quantiles` those that are seen by
-    the quantiles of their priors; `data_plates` are the plates around
+    `movable` are the sites with other parameterisations, as numbers say, `funnels` those among them whose scale is
+    latent, `fixed_noncentred` those that are non-centred for good, and `by_quantiles` those that are seen by the
+    quantiles of their priors; `data_plates` are the plates around
     each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the latent and
     deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed over in all
     rows, those of scans included, `tables_of_rows` without these.
@@ -102,7 +102,7 @@ class Layout:
     reported: tuple[str, ...]
     movable: tuple[str, ...] = ()
     funnels: tuple[str, ...] = ()
-    fixed_decentred: tuple[str, ...] = ()
+    fixed_noncentred: tuple[str, ...] = ()
     by_quantiles: tuple[str, ...] = ()
     has_training_mode: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -119,47 +119,54 @@ class Layout:
             if site.kind == "sample" and not site.observed and not site.states:
                 slots.append(_slot(site, slots[-1].stop if slots else 0))
         plates = [site for site in sites.values() if site.kind == "plate"]
-        summed, told = [s for s in sites.values() if s.states], [s for s in sites.values() if _is_reported(s, sites)]
+        summed, reported = (
+            [s for s in sites.values() if s.states],
+            [s for s in sites.values() if _is_reported(s, sites)],
+        )
         if moved := [s.name for s in sites.values() if s.of_summed and s.name in decentered]:
-            what = "its location or scale depends on a discrete site, which is summed out, so it cannot be decentred."
+            what = "its location or scale depends on a discrete site, which is summed out, so it cannot be non-centred."
             raise ModelError(what, site=moved[0], mend="Leave it out of vb.decenter.")
         return cls(
             slots=tuple(slots),
             plates=tuple(PlateRows(s.name, s.size, s.subsample_size, s.sources) for s in plates),
             params=tuple(s.name for s in sites.values() if s.kind == "param"),
             observed=tuple(s.name for s in sites.values() if s.observed),
-            reported=tuple(s.name for s in told if not s.states and not _needs_summed(s)),
+            reported=tuple(s.name for s in reported if not s.states and not _needs_summed(s)),
             movable=tuple(s.name for s in sites.values() if s.movable or s.name in decentered),
             funnels=tuple(s.name for s in sites.values() if s.hierarchical),
             has_training_mode=any(s.has_training_mode for s in sites.values()),
             data_plates=tuple((s.name, tuple(f.name for f in s.frames)) for s in sites.values() if s.observed),
             summed=tuple(s.name for s in summed),
-            completed=tuple(s.name for s in told),
+            completed=tuple(s.name for s in reported),
             tables=sum(s.values_summed for s in summed),
             tables_of_rows=sum(s.values_summed for s in summed if not s.steps),
         )
 
-    def in_coordinates(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Coordinates]:
-        """How the `movable` sites are seen that are centred as far as `weights` say, without pseudo-data."""
+    def centred_by(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Parameterisation]:
+        """How the `movable` sites are parameterised if centred as far as `weights` say, without pseudo-data."""
         return {
-            slot.name: Coordinates(np.asarray(weights[slot.name], dtype), *(np.zeros(s, dtype) for s in slot.told))
+            slot.name: Parameterisation(
+                np.asarray(weights[slot.name], dtype), *(np.zeros(s, dtype) for s in slot.pseudo_data_shapes)
+            )
             for slot in self.slots
             if slot.name in self.movable
         }
 
-    def packed(self, seen: Mapping[str, Coordinates]) -> np.ndarray:
-        """How the `movable` sites are seen as one row of numbers, as solvers hand it on: `(numbers,)`."""
-        parts = [np.ravel(part) for name in self.movable for part in jax.tree.leaves(seen[name])]
+    def packed(self, forms: Mapping[str, Parameterisation]) -> np.ndarray:
+        """The parameterisations as one row of numbers, as solvers hand it on: `(numbers,)`."""
+        parts = [np.ravel(part) for name in self.movable for part in jax.tree.leaves(forms[name])]
         return np.concatenate([np.zeros(0), *parts])
 
-    def unpacked(self, row: Any) -> dict[str, Coordinates]:
+    def unpacked(self, row: Any) -> dict[str, Parameterisation]:
         """What has been `packed`."""
         found, start = {}, 0
         for slot in self.slots:
             if slot.name in self.movable:
-                stops = start + 1 + np.cumsum([math.prod(shape) for shape in slot.told])
+                stops = start + 1 + np.cumsum([math.prod(shape) for shape in slot.pseudo_data_shapes])
                 parts = row[start + 1 : stops[0]], row[stops[0] : stops[1]]
-                found[slot.name] = Coordinates(row[start], *(p.reshape(s) for p, s in zip(parts, slot.told)))
+                found[slot.name] = Parameterisation(
+                    row[start], *(p.reshape(s) for p, s in zip(parts, slot.pseudo_data_shapes))
+                )
                 start = int(stops[1])
         return found
 

@@ -104,7 +104,7 @@ class Pullback:
     # What does not look at a point is the bent target's own; what makes another target is seen through the same layer.
 
     dim, data_size, layout, sources = forwarded("dim", "data_size", "layout", "sources", to="target")
-    model, params, coordinates, rows = forwarded("model", "params", "coordinates", "rows", to="target")
+    model, params, parameterisations, rows = forwarded("model", "params", "parameterisations", "rows", to="target")
 
     def _seen(self, target: Any) -> Pullback:
         return dataclasses.replace(self, target=target)

@@ -34,7 +34,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array, Shape
 from vbppl.data import rows as rows_of
 from vbppl.data.source import Source
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
 from vbppl.target import discrete
@@ -61,14 +61,14 @@ class Target:
     Attributes:
       model: what the density belongs to, with its data.
       params: the current unconstrained values of the model's params, by name.
-      coordinates: how each of the layout's `movable` sites is seen, by name.
+      parameterisations: how each of the layout's `movable` sites is seen, by name.
       rows: of plates that show a part unless other rows are asked for; none, usually.
       layout: the shapes.
     """
 
     model: Model
     params: dict[str, Any]
-    coordinates: dict[str, Coordinates]
+    parameterisations: dict[str, Parameterisation]
     rows: dict[str, Any]
     layout: Layout = static()
 
@@ -84,11 +84,11 @@ class Target:
             trace.check_numbers(model, observations=False)  # before their program compiles
         model = model.with_arrays(owned)
         weights = {name: float(name not in model.decentered) for name in layout.movable}
-        seen = layout.in_coordinates(weights, jnp.result_type(float))
-        return cls(model, model.initial_params() if layout.params else {}, seen, {}, layout)
+        forms = layout.centred_by(weights, jnp.result_type(float))
+        return cls(model, model.initial_params() if layout.params else {}, forms, {}, layout)
 
     def replace(self, **changes: Any) -> Target:
-        """The same density with other `params`, `coordinates`, `rows`, `model` or `layout`, which are not checked."""
+        """The same density with other `params`, `parameterisations`, `rows`, `model` or `layout`, not checked."""
         return dataclasses.replace(self, **changes)
 
     def __str__(self) -> str:
@@ -320,12 +320,12 @@ def error_somewhere(target: Any, z: Any = None) -> ModelError | None:
     return trace.error_somewhere(target.model, {name: values[name] for name in names if name in values})
 
 
-def in_fixed_coordinates(target: Any) -> Any:
+def with_fixed_parameterisations(target: Any) -> Any:
     """The same density, with coordinates compiled in where these are plain: cheaper, but a program for each."""
-    kept = {n: s for n, s in target.coordinates.items() if np.any(s.d) or np.asarray(s.weight) not in (0.0, 1.0)}
-    decentred = tuple(n for n in target.layout.movable if n not in kept and not target.coordinates[n].weight)
-    layout = dataclasses.replace(target.layout, movable=tuple(kept), fixed_decentred=decentred)
-    return target.replace(layout=layout, coordinates=kept)
+    kept = {n: s for n, s in target.parameterisations.items() if np.any(s.d) or np.asarray(s.weight) not in (0.0, 1.0)}
+    noncentred = tuple(n for n in target.layout.movable if n not in kept and not target.parameterisations[n].weight)
+    layout = dataclasses.replace(target.layout, movable=tuple(kept), fixed_noncentred=noncentred)
+    return target.replace(layout=layout, parameterisations=kept)
 
 
 def seen_by_quantiles(target: Any, names: tuple[str, ...]) -> Any:
@@ -333,17 +333,17 @@ def seen_by_quantiles(target: Any, names: tuple[str, ...]) -> Any:
     layout = target.layout
     movable, funnels = (tuple(n for n in each if n not in names) for each in (layout.movable, layout.funnels))
     layout = dataclasses.replace(layout, by_quantiles=names, movable=movable, funnels=funnels)
-    return target.replace(layout=layout, coordinates={name: target.coordinates[name] for name in movable})
+    return target.replace(layout=layout, parameterisations={name: target.parameterisations[name] for name in movable})
 
 
-def in_coordinates(target: Any, row: AnyArray) -> Any:
+def reparameterised(target: Any, row: AnyArray) -> Any:
     """The same density, whose movable sites are seen as a row of numbers says: see `Layout.packed`."""
-    return target.replace(coordinates=target.layout.unpacked(row.astype(jnp.result_type(float))))
+    return target.replace(parameterisations=target.layout.unpacked(row.astype(jnp.result_type(float))))
 
 
-def coordinates_of(target: Any) -> np.ndarray:
+def parameterisations_of(target: Any) -> np.ndarray:
     """How the movable sites of a density are seen, as a row of numbers, `(numbers,)`."""
-    return target.layout.packed(target.coordinates)
+    return target.layout.packed(target.parameterisations)
 
 
 def in_mode(target: Any, states: Mapping[str, Any], raw_key: Array | None) -> Any:
@@ -369,12 +369,12 @@ def with_data(target: Any, model: Model) -> Any:
             mend="Apply the function that was fitted to the other data.",
         )
     # Pseudo-data belong to rows: where there are others, nothing is made up of them.
-    seen = {
+    forms = {
         name: mine if np.shape(mine.y) == np.shape(new.y) else dataclasses.replace(new, weight=mine.weight)
-        for name, new in other.coordinates.items()
-        for mine in [target.coordinates.get(name, new)]
+        for name, new in other.parameterisations.items()
+        for mine in [target.parameterisations.get(name, new)]
     }
-    return target.replace(model=other.model, layout=other.layout, coordinates=seen, rows={})
+    return target.replace(model=other.model, layout=other.layout, parameterisations=forms, rows={})
 
 
 def param_values(target: Any) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from vbppl.core.numerics.lbfgs import descend, minimise
 
 
 def search(function, x, preconditioner=None, rounding=1e-15, tolerance=1e-10, iterations=300, watch=None):
-    """Minimise in one lane, with an identity metric and no bound on the step."""
+    """Minimise from one start, with an identity metric and no bound on the step."""
     for at in descend(
-        in_lanes(function),
+        in_batch(function),
         np.asarray(x, float)[None],
         lambda x: np.stack([preconditioner(row) for row in x]) if preconditioner else np.ones_like(x),
         lambda value: rounding * np.maximum(np.abs(value), 1.0),
@@ -27,10 +27,10 @@ def search(function, x, preconditioner=None, rounding=1e-15, tolerance=1e-10, it
     return only(at)
 
 
-def in_lanes(function):
+def in_batch(function):
     """A function of one point as one of many."""
 
-    def of_many(x, lanes):
+    def of_many(x, searches):
         values, gradients = zip(*(function(row) for row in x))
         return np.array(values), np.array(gradients)
 
@@ -38,7 +38,7 @@ def in_lanes(function):
 
 
 def only(at):
-    """The one lane of a search."""
+    """The only search of a batch."""
     return types.SimpleNamespace(
         x=at.x[0],
         value=at.value[0],
@@ -200,7 +200,7 @@ def test_no_step_is_longer_than_allowed():
         return quadratic(np.eye(1), np.array([100.0]))(x)
 
     minimise(
-        in_lanes(function),
+        in_batch(function),
         np.zeros((1, 1)),
         np.ones_like,
         lambda value: np.full(len(value), 1e-15),
@@ -219,7 +219,7 @@ def test_without_coordinates_there_is_nothing_to_do():
 def test_a_step_leaves_the_state_before_it_alone():
     states = list(
         descend(
-            in_lanes(rosenbrock),
+            in_batch(rosenbrock),
             np.array([[-1.2, 1.0], [1.0, 1.0]]),
             np.ones_like,
             lambda value: 1e-15 * np.maximum(np.abs(value), 1.0),

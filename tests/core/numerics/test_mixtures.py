@@ -33,7 +33,7 @@ def by_scipy(at, z):
 def test_density_and_moments_are_scipys_and_the_slope_of_the_density_is_the_numerical_one():
     at, z = a_mixture(), np.random.default_rng(1).standard_normal((5, 2))
     np.testing.assert_allclose(at.log_density(z), by_scipy(at, z), rtol=1e-10)
-    seen = mixtures.look(lambda z: (np.zeros(z.shape[:2]), np.zeros(z.shape)), at, np.stack([z] * 3))
+    seen = mixtures.evaluate(lambda z: (np.zeros(z.shape[:2]), np.zeros(z.shape)), at, np.stack([z] * 3))
     points, step = at.points(np.stack([z] * 3)), 1e-5
     for axis in np.eye(2):
         ends = [at.log_density((points + sign * step * axis).reshape(-1, 2)) for sign in (1, -1)]
@@ -51,8 +51,8 @@ def test_for_one_component_a_step_is_that_of_full_rank():
     rng = np.random.default_rng(0)
     noise = whitened_draws(rng, 64, 3)[None]
     loc, factor = rng.standard_normal((1, 3)) / 3, np.eye(3)[None] * 0.5 + 0.1 * rng.standard_normal((1, 3, 3))
-    one = mixtures.look(skewed, Components.of(np.zeros(1), list(loc), list(factor)), noise)
-    full = natural_gradient.evaluate(lambda z, lanes: skewed(z), loc, factor, noise, np.arange(1))
+    one = mixtures.evaluate(skewed, Components.of(np.zeros(1), list(loc), list(factor)), noise)
+    full = natural_gradient.evaluate(lambda z, searches: skewed(z), loc, factor, noise, np.arange(1))
     np.testing.assert_allclose(one.seen.mean_gradient, full.mean_gradient, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(one.seen.covariance_gradient, full.covariance_gradient, rtol=1e-9, atol=1e-12)
     assert one.decrement == pytest.approx(full.decrement[0], rel=1e-9)
@@ -68,10 +68,10 @@ def test_drifts_curvatures_and_weights_are_the_slopes_of_the_bound():
     """On 40,000 quantiles, where the slope of log q by its own parameters, whose mean is zero, is nearly so."""
     noise = np.stack([whitened_draws(np.random.default_rng(0), 40_000, 1)] * 2)
     at = Components.of(np.log([0.4, 0.6]), [np.array([-0.5]), np.array([0.9])], [np.array([[0.7]]), np.array([[0.4]])])
-    seen, step = mixtures.look(skewed, at, noise), 1e-4
+    seen, step = mixtures.evaluate(skewed, at, noise), 1e-4
 
     def bound(log_weights, loc, factor):
-        return mixtures.look(skewed, Components.of(log_weights, list(loc), list(factor)), noise).bound
+        return mixtures.evaluate(skewed, Components.of(log_weights, list(loc), list(factor)), noise).bound
 
     for k in range(2):
         one, weight = np.eye(2)[k][:, None], at.weights[k]
@@ -94,7 +94,7 @@ def test_weights_alone_go_to_their_optimum_without_gradients():
     def density(z):
         return target.log_density(z.reshape(-1, 1)).reshape(z.shape[:2]), np.zeros(z.shape)
 
-    seen = mixtures.look(density, at, np.stack([whitened_draws(np.random.default_rng(0), 64, 1)] * 2))
+    seen = mixtures.evaluate(density, at, np.stack([whitened_draws(np.random.default_rng(0), 64, 1)] * 2))
     best = mixtures.reweighed(seen)
     np.testing.assert_allclose(best.weights, [0.9, 0.1], rtol=1e-6)
     assert mixtures.rebound(seen, best) == pytest.approx(0.0, abs=1e-9)
@@ -108,7 +108,7 @@ def test_components_that_stand_still_are_asked_for_no_gradients_and_do_not_move(
         return skewed(z)
 
     noise = np.stack([whitened_draws(np.random.default_rng(k), 64, 2) for k in range(3)])
-    seen = mixtures.look(density, at, noise)
+    seen = mixtures.evaluate(density, at, noise)
     end = mixtures.ascend(density, seen, 0.0, np.array([2]), steps=3)
     assert asked[0] == 3 and set(asked[1:]) == {1}
     np.testing.assert_array_equal(end.at.loc[:2], at.loc[:2])
@@ -120,9 +120,9 @@ def climbed(draws, dim, count, seed=0):
     rng = np.random.default_rng(seed)
     at = Components.of(np.zeros(count), list(0.5 * rng.standard_normal((count, dim))), [0.8 * np.eye(dim)] * count)
     noise = np.stack([whitened_draws(rng, draws, dim) for _ in range(count)])
-    end = mixtures.ascend(skewed, mixtures.look(skewed, at, noise), 0.0)
+    end = mixtures.ascend(skewed, mixtures.evaluate(skewed, at, noise), 0.0)
     fresh = np.stack([fresh_draws(rng, 4096, dim) for _ in range(count)])
-    return end.bound, mixtures.look(skewed, end.at, fresh).bound
+    return end.bound, mixtures.evaluate(skewed, end.at, fresh).bound
 
 
 def test_on_four_draws_a_dimension_the_fixed_bound_is_higher_than_on_sixteen_and_the_truth_is_lower():
@@ -145,7 +145,7 @@ def test_what_weighs_too_much_is_the_total_variation():
     """Between N(0, 1) and N(1, 1): 2 Phi(1/2) - 1."""
     at = Components.of(np.zeros(1), [np.zeros(1)], [np.eye(1)])
     noise = whitened_draws(np.random.default_rng(0), 20_000, 1)[None]
-    seen = mixtures.look(lambda z: (-np.sum((z - 1) ** 2, axis=-1) / 2, 1 - z), at, noise)
+    seen = mixtures.evaluate(lambda z: (-np.sum((z - 1) ** 2, axis=-1) / 2, 1 - z), at, noise)
     over, total = new_components.excess(seen)
     assert total == pytest.approx(2 * stats.norm.cdf(0.5) - 1, abs=2e-3)
     assert np.all(over[at.points(noise)[..., 0] < 0.5 - 1e-3] == 0)
@@ -154,7 +154,7 @@ def test_what_weighs_too_much_is_the_total_variation():
 def test_candidates_are_whole_mixtures_whose_old_components_come_first():
     at = a_mixture()
     noise = np.stack([whitened_draws(np.random.default_rng(k), 64, 2) for k in range(3)])
-    seen = mixtures.look(skewed, at, noise)
+    seen = mixtures.evaluate(skewed, at, noise)
     found = new_components.candidates(seen, lambda z: skewed(z)[0])
     assert {each.what.split()[0] for each in found} >= {"component", "all", "part"}
     for each in found:

@@ -15,11 +15,11 @@ EPS = float(np.finfo(float).eps)
 
 
 def ascend(density, loc, factor, draws=64, seed=0, tolerance=1e-10, watch=lambda at: None, eps=EPS):
-    """Natural-gradient steps on fresh whitened draws, in one lane."""
+    """Natural-gradient steps on fresh whitened draws, of one search."""
     noise = whitened_draws(np.random.default_rng(seed), draws, len(loc))[None]
     at, first = None, look(density, np.asarray(loc, float), np.asarray(factor, float), noise[0])
     for at in natural_gradient.ascents(
-        in_lanes(density),
+        in_batch(density),
         first,
         noise,
         lambda value: 16 * eps * np.maximum(np.abs(value), 1.0),
@@ -31,13 +31,13 @@ def ascend(density, loc, factor, draws=64, seed=0, tolerance=1e-10, watch=lambda
 
 
 def look(density, loc, factor, noise):
-    return natural_gradient.evaluate(in_lanes(density), loc[None], factor[None], noise[None], np.zeros(1, int))
+    return natural_gradient.evaluate(in_batch(density), loc[None], factor[None], noise[None], np.zeros(1, int))
 
 
-def in_lanes(density):
-    """A density of points `(n, dim)` as one of lanes of them."""
+def in_batch(density):
+    """A density of points `(n, dim)` as one of batches of them."""
 
-    def of_many(z, lanes):
+    def of_many(z, searches):
         log_p, gradient = zip(*(density(points) for points in z))
         return np.array(log_p), np.array(gradient)
 
@@ -45,7 +45,7 @@ def in_lanes(density):
 
 
 def only(at):
-    """The one lane of an ascent."""
+    """The only search of a batch."""
     fields = ("loc", "factor", "bound", "mean_gradient", "covariance_gradient", "reason", "decrement", "sd")
     return types.SimpleNamespace(**{name: getattr(at, name)[0] for name in fields}, all=at)
 
@@ -267,7 +267,7 @@ def test_draws_make_no_difference_to_a_gaussian():
 def test_a_step_leaves_the_state_before_it_alone():
     noise = whitened_draws(np.random.default_rng(0), 64, 2)[None]
     first = look(sheared, np.array([3.0, -3.0]), np.diag([2.0, 0.01]), noise[0])
-    states = list(natural_gradient.ascents(in_lanes(sheared), first, noise, lambda value: 1e-14, np.array([1e-10])))
+    states = list(natural_gradient.ascents(in_batch(sheared), first, noise, lambda value: 1e-14, np.array([1e-10])))
     assert first.loc.tolist() == [[3.0, -3.0]] and first.reason.tolist() == ["capped"]
     assert len({id(state.loc) for state in states[:-1]}) == len(states) - 1
     bounds = [float(state.bound[0]) for state in states]

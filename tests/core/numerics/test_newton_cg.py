@@ -76,9 +76,9 @@ def test_a_start_that_is_not_finite_is_stuck():
 def test_the_mean_field_optimum_is_reached_by_newton_alone(x64):
     """Case 7 of the known answers, from a start far away, without any step of L-BFGS."""
     target = vb.target(cases.logistic_regression(*cases.logistic_data()))
-    lanes, lane = Batch(BatchedDensity([target]), np.zeros(1, int), np.zeros((1, 0))), np.zeros(1, int)
-    noise = FixedDraws("auto", 3, [np.zeros(2, np.uint32)])(lane, 256)
-    *way, found = mean_field.newton(lanes, target, np.array([0.0, 0, 0, -2, -2, -2]), noise, lane, 1e-10)
+    searches, search = Batch(BatchedDensity([target]), np.zeros(1, int), np.zeros((1, 0))), np.zeros(1, int)
+    noise = FixedDraws("auto", 3, [np.zeros(2, np.uint32)])(search, 256)
+    *way, found = mean_field.newton(searches, target, np.array([0.0, 0, 0, -2, -2, -2]), noise, search, 1e-10)
     assert {step.reason for step in way} == {""}  # places before each step at which a deadline can end it
     assert found.reason == "converged"
     np.testing.assert_allclose(found.x[:3], [0.91710, 1.79013, 2.12508], atol=0.005)

@@ -11,11 +11,11 @@ import pytest
 import vbppl as vb
 from vbppl.core.programs.compiling import (
     DEAR,
-    FEW,
-    FEWEST,
+    FEW_DRAWS,
     HEAVY,
     LIGHT,
-    MOST,
+    MAX_DRAWS,
+    MIN_DRAWS,
     ByWork,
     OverDraws,
     in_batches,
@@ -36,8 +36,10 @@ def draws(n):
     return np.arange(n, dtype=np.uint32), {"x": np.linspace(0.0, 1.0, 3 * n, dtype=np.float32).reshape(n, 3)}
 
 
-@pytest.mark.parametrize("side_by_side", [FEW, None])
-@pytest.mark.parametrize("n", [1, FEWEST, FEWEST + 1, FEW, FEW + 1, 1000, MOST, MOST + 1, 2500])
+@pytest.mark.parametrize("side_by_side", [FEW_DRAWS, None])
+@pytest.mark.parametrize(
+    "n", [1, MIN_DRAWS, MIN_DRAWS + 1, FEW_DRAWS, FEW_DRAWS + 1, 1000, MAX_DRAWS, MAX_DRAWS + 1, 2500]
+)
 def test_any_number_of_draws_gives_what_vmap_gives(n, side_by_side, monkeypatch):
     by = {"factor": np.float32(3.0)}
     found = OverDraws(one, side_by_side)(draws(n), by)

@@ -17,9 +17,9 @@ import vbppl.distributions as dist
 from benchmarks.posteriors import hierarchies
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import raw_key
-from vbppl.fitting.escalate import RUNGS
+from vbppl.fitting.escalate import REMEDIES
 from vbppl.fitting.plan import plan
-from vbppl.fitting.rungs.rows import condition_rows
+from vbppl.fitting.remedies.rows import condition_rows
 from vbppl.guides.base import Start
 from vbppl.guides.layers.elimination import modified_cholesky
 from vbppl.guides.layers.newton_step import NewtonStep
@@ -102,7 +102,7 @@ def schools_by_hand(y=cases.SCHOOLS_Y):
 
 @vb.model
 def slopes(x, y):
-    """Lines of groups, decentred by hand: rows of two, a mean, two scales, a correlation and a noise."""
+    """Lines of groups, non-centred by hand: rows of two, a mean, two scales, a correlation and a noise."""
     mean = vb.sample("mean", dist.Normal(jnp.zeros(2), 2.0).to_event(1))
     tau = vb.sample("tau", dist.HalfNormal(jnp.ones(2)).to_event(1))
     corr = vb.sample("corr", dist.LKJCholesky(2, 2.0))
@@ -243,14 +243,14 @@ def test_what_is_of_the_family_is_met_and_its_weights_are_trusted_whatever_their
 
 
 def test_the_rung_costs_nothing_where_sites_move_or_nothing_drives(schools, monkeypatch):
-    rung, verdicts = next(each for each in RUNGS if each[0] is condition_rows)
+    remedy, verdicts = next(each for each in REMEDIES if each[0] is condition_rows)
     assert verdicts == ("poor", "unknown", "corrected")
     monkeypatch.setattr(BatchedDensity, "__call__", None)
     moved = dataclasses.replace(schools[2].solution, guide=vb.FullRank(), phi=np.zeros((12, 10)))
     nothing = vb.density(lambda z: -jnp.sum(z**2), 2)
     planned = plan(vb.target(cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)))
     for before in (moved, dataclasses.replace(moved, target=nothing, phi=np.zeros((4, 2)))):
-        assert rung(planned, None, before, schools[2].report, None) == (before, schools[2].report)
+        assert remedy(planned, None, before, schools[2].report, None) == (before, schools[2].report)
 
 
 def test_by_stochastic_steps_it_says_what_serves():
@@ -330,7 +330,7 @@ SLEEP = np.array(
 
 @vb.model
 def sleepstudy(y):
-    """A line a subject, decentred by hand."""
+    """A line a subject, non-centred by hand."""
     mean = vb.sample("mean", dist.Normal(jnp.array([250.0, 0.0]), jnp.array([100.0, 20.0])).to_event(1))
     tau = vb.sample("tau", dist.HalfNormal(jnp.array([50.0, 10.0])).to_event(1))
     corr, noise = vb.sample("corr", dist.LKJCholesky(2, 2.0)), vb.sample("noise", dist.HalfNormal(50.0))

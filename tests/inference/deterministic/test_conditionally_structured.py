@@ -10,7 +10,7 @@ import pytest
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
-from vbppl.fitting.rungs.hypers import structure_hypers
+from vbppl.fitting.remedies.hypers import structure_hypers
 from vbppl.guides.layers.conditionally_structured import hyperparameters_of
 from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic.beyond.conditionally_structured import Family, Gain, Search

@@ -262,7 +262,7 @@ def test_equal_independent_coordinates_are_fitted_alike_in_many_dims():
 
 
 def test_in_very_many_dims_there_is_one_start_and_it_is_said(monkeypatch):
-    monkeypatch.setattr(restarts, "WIDE", 20)
+    monkeypatch.setattr(restarts, "ONE_START_DIM", 20)
     posterior = vb.fit(flat(30), "mean_field")
     assert "more than 20 dims get one start" in str(posterior.check().details)
     np.testing.assert_allclose(posterior.phi, 0.0, atol=1e-3)

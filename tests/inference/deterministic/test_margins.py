@@ -27,8 +27,8 @@ def log_gamma(z):
     return np.sum(1.5 * x - np.exp(x), axis=1), slope
 
 
-def look(noise, loc=LOC, factor=FACTOR, p=P, is_full=True):
-    return margins.look(log_gamma, FRAME, *margins.in_lanes(loc, factor, is_full), p, noise)
+def evaluate(noise, loc=LOC, factor=FACTOR, p=P, is_full=True):
+    return margins.evaluate(log_gamma, FRAME, *margins.in_batch(loc, factor, is_full), p, noise)
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def noise():
 
 def test_slopes_are_those_of_the_bound_on_the_same_draws(noise):
     """Of `loc`, of the rows of `L` and of each bend, where `loc` and `L` make up for it; by central differences."""
-    at = look(noise)
+    at = evaluate(noise)
 
     def slope(change):
         step = 1e-5
-        return (look(noise, *change(step)).bound - look(noise, *change(-step)).bound) / (2 * step)
+        return (evaluate(noise, *change(step)).bound - evaluate(noise, *change(-step)).bound) / (2 * step)
 
     for i, unit in enumerate(np.eye(2)):
         along = slope(lambda t, unit=unit: (LOC + t * FACTOR @ unit, FACTOR, P))
@@ -69,12 +69,12 @@ def test_the_metric_of_bends_is_what_a_gaussian_leaves_of_their_scores():
     gaussian = np.stack([*e.T, *((e**2 - 1) / np.sqrt(2)).T, e[:, 0] * e[:, 1]], axis=1)
     explained = score.T @ gaussian / len(e)
     expected = score.T @ score / len(e) - explained @ explained.T
-    np.testing.assert_allclose(look(e[:100]).fisher, expected, rtol=0.03)
+    np.testing.assert_allclose(evaluate(e[:100]).fisher, expected, rtol=0.03)
 
 
 def test_the_metric_at_a_normal_is_known():
     frame = Frame(np.zeros(1), np.ones(1))
-    at = margins.look(
+    at = margins.evaluate(
         log_gamma_one, frame, np.zeros((1, 1)), np.ones((1, 1, 1)), np.zeros(1), np.array([[1.0], [-1.0]])
     )
     assert at.fisher[0, 0] == pytest.approx(0.577, abs=1e-3)  # by quadrature of the formula in three moments
@@ -86,7 +86,7 @@ def log_gamma_one(z):
 
 @pytest.mark.parametrize("is_full", [True, False])
 def test_an_ascent_ends_at_the_optimum_that_a_search_without_slopes_finds(noise, is_full):
-    at = look(noise, np.zeros(2), 0.8 * np.eye(2), np.zeros(2), is_full)
+    at = evaluate(noise, np.zeros(2), 0.8 * np.eye(2), np.zeros(2), is_full)
     steps, ascent = 0, margins.ascent(log_gamma, FRAME, at, noise, 1e-12)
     while True:
         try:
@@ -98,7 +98,7 @@ def test_an_ascent_ends_at_the_optimum_that_a_search_without_slopes_finds(noise,
 
     def negated(x):
         factor = np.array([[np.exp(x[2]), 0.0], [x[4] if is_full else 0.0, np.exp(x[3])]])
-        return -look(noise, x[:2], factor, LIMIT * np.tanh(x[5:]), is_full).bound
+        return -evaluate(noise, x[:2], factor, LIMIT * np.tanh(x[5:]), is_full).bound
 
     best = min(optimize.minimize(negated, start, method="BFGS").fun for start in (np.zeros(7), np.full(7, -0.2)))
     assert -best - 2 * margins.ENOUGH < at.bound < -best + 1e-6
@@ -107,15 +107,15 @@ def test_an_ascent_ends_at_the_optimum_that_a_search_without_slopes_finds(noise,
 def test_two_looks_predict_a_gain_where_there_is_one_and_none_where_there_is_none():
     sets = [whitened_draws(np.random.default_rng(seed), 256, 2) for seed in range(20)]
     normal = lambda z: (-np.sum(z**2, axis=1) / 2, -z)  # noqa: E731
-    frame, lanes = Frame(np.zeros(2), np.ones(2)), margins.in_lanes(np.zeros(2), np.eye(2), True)
+    frame, batch = Frame(np.zeros(2), np.ones(2)), margins.in_batch(np.zeros(2), np.eye(2), True)
     flat = np.zeros(2)
-    none = [margins.look(normal, frame, *lanes, flat, noise) for noise in sets]
+    none = [margins.evaluate(normal, frame, *batch, flat, noise) for noise in sets]
     assert max(abs(one.promised(other)) for one, other in zip(none[::2], none[1::2])) < 1e-3
     # The best normal for a log-gamma of shape a has the mean log a - s^2/2 and the variance s^2 = 1/a.
     mean, sd = np.log(1.5) - 1 / 3, np.sqrt(1 / 1.5)
     frame = Frame(np.full(2, mean), np.full(2, sd))
-    lanes = margins.in_lanes(frame.centre, np.diag(frame.scale), True)
-    some = [margins.look(log_gamma_one, frame, *lanes, flat, noise) for noise in sets]
+    batch = margins.in_batch(frame.centre, np.diag(frame.scale), True)
+    some = [margins.evaluate(log_gamma_one, frame, *batch, flat, noise) for noise in sets]
     promised = [one.promised(other) for one, other in zip(some[::2], some[1::2])]
     assert 0.03 < min(promised) and max(promised) < 0.25  # a normal lies 2 x 0.055 nats below
 

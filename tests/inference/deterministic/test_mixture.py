@@ -14,7 +14,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
-from vbppl.fitting.rungs import components
+from vbppl.fitting.remedies import components
 from vbppl.guides.gaussian import FullRank
 from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.beyond import mixture

@@ -13,10 +13,10 @@ import scipy.stats as st
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.inference.deterministic.pseudo_data import by_rule
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import coordinates_of, in_coordinates, with_data
+from vbppl.target.target import parameterisations_of, reparameterised, with_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -26,18 +26,18 @@ EVIDENCE = -31.311  # of eight schools, by quadrature over tau, with mu and thet
 
 def with_pseudo_data(target, **pairs):
     """A target whose sites are seen by (y, d)."""
-    seen = dict(target.coordinates)
+    seen = dict(target.parameterisations)
     for name, (y, d) in pairs.items():
-        seen[name] = Coordinates(np.zeros(()), np.asarray(y), np.asarray(d))
-    return target.replace(coordinates=seen)
+        seen[name] = Parameterisation(np.zeros(()), np.asarray(y), np.asarray(d))
+    return target.replace(parameterisations=seen)
 
 
 def ruled(model, loc, sd=0.3):
     """The coordinates that the rule gives at `loc`, by name, and the medians in them."""
     target = vb.target(model)
-    lane = Batch(BatchedDensity([target]), np.zeros(1, int), coordinates_of(target)[None])
-    rows, x = by_rule(lane, [target], np.concatenate([loc, np.full(target.dim, np.log(sd))])[None])
-    return in_coordinates(target, rows[0]).coordinates, x[0, : target.dim]
+    batch = Batch(BatchedDensity([target]), np.zeros(1, int), parameterisations_of(target)[None])
+    rows, x = by_rule(batch, [target], np.concatenate([loc, np.full(target.dim, np.log(sd))])[None])
+    return reparameterised(target, rows[0]).parameterisations, x[0, : target.dim]
 
 
 @vb.model
@@ -61,8 +61,8 @@ def test_with_the_data_as_pseudo_data_rows_are_standard_normal_whatever_the_hype
 @pytest.mark.parametrize("weight", [0.0, 0.4])
 def test_the_map_is_a_bijection_with_its_determinant(weight, x64):
     target, rng = vb.target(schools(Y, SIGMA)), np.random.default_rng(1)
-    seen = Coordinates(np.asarray(weight), rng.normal(size=8), rng.exponential(size=8) * (np.arange(8) > 1))
-    target = target.replace(coordinates={"theta": seen})
+    seen = Parameterisation(np.asarray(weight), rng.normal(size=8), rng.exponential(size=8) * (np.arange(8) > 1))
+    target = target.replace(parameterisations={"theta": seen})
     z = rng.normal(size=(3, 10))
     draws = target.constrain(z)
     np.testing.assert_allclose(target.unconstrain(draws), z, atol=1e-12)
@@ -82,7 +82,9 @@ def test_without_precision_pseudo_data_change_no_bit():
     value_and_slope = jax.jit(lambda target, z: jax.value_and_grad(target.log_density)(z))
     for weight in (0.0, 0.5, 1.0):
         plain = cases.seen(target, weight)
-        other = plain.replace(coordinates={"theta": Coordinates(plain.coordinates["theta"].weight, Y, np.zeros(8))})
+        other = plain.replace(
+            parameterisations={"theta": Parameterisation(plain.parameterisations["theta"].weight, Y, np.zeros(8))}
+        )
         both = [value_and_slope(each, z) for each in (plain, other)]
         assert both[0][0] == both[1][0] and np.array_equal(both[0][1], both[1][1])
 
@@ -177,26 +179,29 @@ def test_rows_that_are_shown_bring_their_pseudo_data():
 
 def test_other_rows_have_none():
     target = with_pseudo_data(vb.target(schools(Y, SIGMA)), theta=(Y, SIGMA**-2.0))
-    assert np.all(with_data(target, schools(Y + 1, SIGMA)).coordinates["theta"].d == SIGMA**-2.0)
-    other = with_data(target, schools(Y[:3], SIGMA[:3])).coordinates["theta"]
+    assert np.all(with_data(target, schools(Y + 1, SIGMA)).parameterisations["theta"].d == SIGMA**-2.0)
+    other = with_data(target, schools(Y[:3], SIGMA[:3])).parameterisations["theta"]
     assert other.weight == 0.0 and other.d.shape == (3,) and not other.d.any()
 
 
 @pytest.fixture(scope="module")
 def posterior():
     fitted = vb.fit(cases.eight_schools(SIGMA, Y))
-    assert np.all(fitted.target.coordinates["theta"].d > 0)
+    assert np.all(fitted.target.parameterisations["theta"].d > 0)
     return fitted
 
 
 def test_the_evidence_is_the_same_however_a_site_is_seen(posterior):
-    decentred = vb.fit(vb.decenter(cases.eight_schools(SIGMA, Y)))
-    assert not decentred.target.coordinates["theta"].d.any()
-    for each in (posterior, decentred):  # where the guide is the posterior but for .003 nats, the bound is the evidence
+    noncentred = vb.fit(vb.decenter(cases.eight_schools(SIGMA, Y)))
+    assert not noncentred.target.parameterisations["theta"].d.any()
+    for each in (
+        posterior,
+        noncentred,
+    ):  # where the guide is the posterior but for .003 nats, the bound is the evidence
         known = np.nan_to_num(each.report.log_evidence, nan=each.elbo.value)
         assert known == pytest.approx(EVIDENCE, abs=0.02)
     assert EVIDENCE - 0.02 < posterior.elbo.value < EVIDENCE + 4 * posterior.elbo.se
-    assert posterior.status.gradients < 40_000  # decentred alone 47,000: fewer draws matter
+    assert posterior.status.gradients < 40_000  # non-centred alone 47,000: fewer draws matter
 
 
 def test_a_posterior_in_these_coordinates_does_all_that_others_do(posterior):
@@ -217,7 +222,7 @@ def test_a_posterior_in_these_coordinates_does_all_that_others_do(posterior):
 def test_many_fits_have_their_own(posterior):
     many = vb.fit_many(cases.eight_schools, [{"sigma": SIGMA, "y": y} for y in (Y, -Y)])
     for y, each in zip((Y, -Y), many):
-        np.testing.assert_allclose(each.target.coordinates["theta"].y, y, atol=0.05)
+        np.testing.assert_allclose(each.target.parameterisations["theta"].y, y, atol=0.05)
     assert many[0].elbo.value == pytest.approx(-31.40, abs=0.01)  # the best Gaussian: many fits do not climb on
 
 

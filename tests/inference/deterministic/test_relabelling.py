@@ -15,7 +15,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.core.numerics import lbfgs
-from vbppl.fitting.rungs.from_prior import _orders
+from vbppl.fitting.remedies.from_prior import _orders
 from vbppl.inference.deterministic.mean_field import PATIENCE, _hopeless
 from vbppl.inference.deterministic.relabelling import in_better_order, in_one_order
 from vbppl.inference.solution import Searched, Solution, Status

@@ -21,7 +21,7 @@ from vbppl.inference.deterministic import fixed_draws, low_rank, mode_based, res
 from vbppl.inference.deterministic.beyond import conditionally_structured, copula, mixture, series
 from vbppl.inference.deterministic.problem import Deterministic, Problem
 from vbppl.inference.solution import NotSearched, Searched
-from vbppl.target.target import coordinates_of
+from vbppl.target.target import parameterisations_of
 
 SOLVERS = {
     fixed_draws.solve_mean_field: MeanField,
@@ -48,7 +48,7 @@ def two_modes(weight=0.05):
 def problem(*models, start=None):
     targets = [model if isinstance(model, vb.Target) else vb.target(model) for model in models]
     keys = [raw_key(0)] * len(models)
-    return Problem(targets, Deterministic(), coordinates_of(targets[0])[None], start, keys)
+    return Problem(targets, Deterministic(), parameterisations_of(targets[0])[None], start, keys)
 
 
 def flat(solution):
@@ -57,6 +57,7 @@ def flat(solution):
 
 
 def solve(solver, asked, watch=Watch()):
+    asked = dataclasses.replace(asked, guide=SOLVERS[solver]())
     with np.errstate(all="ignore"):
         return solver(asked, watch)
 
@@ -163,11 +164,11 @@ def test_many_data_get_one_start_and_a_note_says_so(monkeypatch):
 
 def test_coordinates_are_chosen_and_the_target_is_the_one_fitted():
     model = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
-    rows = [coordinates_of(cases.seen(vb.target(model), weight)) for weight in (1.0, 0.0)]
-    both = dataclasses.replace(problem(model), coordinates=np.stack(rows))
+    rows = [parameterisations_of(cases.seen(vb.target(model), weight)) for weight in (1.0, 0.0)]
+    both = dataclasses.replace(problem(model), parameterisations=np.stack(rows))
     (solution,) = solve(fixed_draws.solve_mean_field, both)
-    assert solution.target.coordinates["theta"].weight == 0.0
-    assert [note.topic for note in solution.notes] == ["coordinates"]
+    assert solution.target.parameterisations["theta"].weight == 0.0
+    assert [note.topic for note in solution.notes] == ["parameterisation"]
 
 
 def nested(dim, narrow=0.3):

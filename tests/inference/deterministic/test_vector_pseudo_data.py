@@ -14,11 +14,11 @@ import scipy.stats as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.distributions import location_scale
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.fitting.plan import plan
 from vbppl.inference.deterministic.pseudo_data import by_rule
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import coordinates_of, in_coordinates, in_fixed_coordinates
+from vbppl.target.target import parameterisations_of, reparameterised, with_fixed_parameterisations
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -49,15 +49,17 @@ def rows(y, given="scale_tril", form="plate", shown=None):
 
 def told(target, y, d, weight=0.0, name="b"):
     """A target whose site is seen by (y, d)."""
-    return target.replace(coordinates={**target.coordinates, name: Coordinates(np.asarray(weight), y, d)})
+    return target.replace(
+        parameterisations={**target.parameterisations, name: Parameterisation(np.asarray(weight), y, d)}
+    )
 
 
 def ruled(model, loc, sd=0.3):
     """The coordinates that the rule gives at `loc`, by name, and the medians in them."""
     target = vb.target(model)
-    lane = Batch(BatchedDensity([target]), np.zeros(1, int), coordinates_of(target)[None])
-    row, x = by_rule(lane, [target], np.concatenate([loc, np.full(target.dim, np.log(sd))])[None])
-    return in_coordinates(target, row[0]), x[0, : target.dim]
+    batch = Batch(BatchedDensity([target]), np.zeros(1, int), parameterisations_of(target)[None])
+    row, x = by_rule(batch, [target], np.concatenate([loc, np.full(target.dim, np.log(sd))])[None])
+    return reparameterised(target, row[0]), x[0, : target.dim]
 
 
 @jax.jit
@@ -110,7 +112,7 @@ def test_a_vector_can_be_seen_decentred_however_it_is_written(given, form, x64):
     model = rows(Y, given, form)
     assert vb.decenter(model).decentered == ("b",)
     target = vb.target(vb.decenter(model))
-    fixed, z = in_fixed_coordinates(target), np.random.default_rng(0).normal(size=target.dim)
+    fixed, z = with_fixed_parameterisations(target), np.random.default_rng(0).normal(size=target.dim)
     terms, b = target.run(z), np.asarray(target.constrain(z)["b"])
     prior = terms["b"].log_density() + terms["b"].total_log_det()
     assert float(prior) == pytest.approx(st.norm.logpdf(z[9:]).sum(), rel=1e-12)
@@ -165,11 +167,11 @@ def test_much_that_is_told_of_one_direction_leaves_the_others_in_32_bits():
 def test_the_rule_finds_the_data():
     loc = np.concatenate([np.zeros(3), [0.1, -0.2, 0.2], [0.3, -0.1, 0.2], 0.5 * Y.ravel()])
     target, z = ruled(rows(Y), loc)
-    seen = target.coordinates["b"]
-    precision = np.swapaxes(seen.d, -1, -2) @ seen.d
+    form = target.parameterisations["b"]
+    precision = np.swapaxes(form.d, -1, -2) @ form.d
     np.testing.assert_allclose(precision, np.tile(4 * np.eye(3), (4, 1, 1)), atol=0.01)
-    np.testing.assert_allclose(seen.y, Y, atol=0.01)
-    assert seen.weight == 0.0
+    np.testing.assert_allclose(form.y, Y, atol=0.01)
+    assert form.weight == 0.0
     np.testing.assert_allclose(target.constrain(z)["b"], 0.5 * Y, atol=1e-3)  # the medians are the same place
 
 
@@ -186,11 +188,11 @@ def test_what_is_told_of_one_direction_says_nothing_of_others():
 
     y = np.array([1.0, -2.0, 0.5])
     target, _ = ruled(sums(y), np.concatenate([[0.2], np.tile([0.1, 0.3], 3)]))
-    seen = target.coordinates["b"]
-    precision, direction = np.swapaxes(seen.d, -1, -2) @ seen.d, np.array([1.0, 2.0])
+    form = target.parameterisations["b"]
+    precision, direction = np.swapaxes(form.d, -1, -2) @ form.d, np.array([1.0, 2.0])
     np.testing.assert_allclose(precision, np.tile(4 * np.outer(direction, direction), (3, 1, 1)), atol=0.02)
-    np.testing.assert_allclose(seen.y @ direction, y, atol=0.01)
-    assert np.all(np.linalg.norm(seen.d, axis=-1).min(axis=-1) == 0.0)
+    np.testing.assert_allclose(form.y @ direction, y, atol=0.01)
+    assert np.all(np.linalg.norm(form.d, axis=-1).min(axis=-1) == 0.0)
 
 
 @pytest.mark.slow
@@ -206,10 +208,10 @@ def test_what_is_told_is_bounded_in_each_direction():
     factor = np.exp(0.3) * np.array([[1.0, 0.0], [30.0, 0.01]])
     for sd, most in ((1e-4, 1e4), (30.0, 0.0)):
         model = pairs(np.array([1.0, 2.0]), np.array(sd))
-        seen = ruled(model, np.array([0.3, 1.0, 1.0, 2.0, 31.0]), sd=0.01)[0].coordinates["b"]
-        eigenvalues = np.linalg.svd(seen.d @ factor)[1] ** 2
+        form = ruled(model, np.array([0.3, 1.0, 1.0, 2.0, 31.0]), sd=0.01)[0].parameterisations["b"]
+        eigenvalues = np.linalg.svd(form.d @ factor)[1] ** 2
         np.testing.assert_allclose(eigenvalues, np.tile([most, 0.0], (2, 1)), rtol=1e-3, atol=1e-8)
-        assert seen.d.any() or not seen.y.any()
+        assert form.d.any() or not form.y.any()
 
 
 @pytest.mark.slow
@@ -226,7 +228,7 @@ def test_long_vectors_are_told_nothing_but_can_be_decentred(monkeypatch):
     for size in (6, 7):
         x = np.linspace(0, 9, size)
         target, z = ruled(process(x, np.sin(x)), np.concatenate([[0.0], 0.5 * np.sin(x)]), sd=0.1)
-        d = target.coordinates["f"].d
+        d = target.parameterisations["f"].d
         assert np.shape(d) == (size if size == 6 else 0, size)
         np.testing.assert_allclose(target.constrain(z)["f"], 0.5 * np.sin(x), atol=1e-3)
         if d.size:
@@ -272,7 +274,7 @@ def posterior():
 @pytest.mark.slow
 def test_vectors_are_seen_by_pseudo_data_where_the_bound_gains(posterior):
     """Six subjects, against quadrature: of each hyperparameter the mean and the sd."""
-    assert str(posterior.check().notes[0]).startswith("coordinates: b by pseudo-data (mean-field bound 3.")
+    assert str(posterior.check().notes[0]).startswith("parameterisation: b by pseudo-data (mean-field bound 3.")
     assert posterior.check().verdict in ("good", "corrected")
     assert slopes.SIX_SUBJECTS - 0.4 < posterior.elbo.value < slopes.SIX_SUBJECTS
     # Of 3,000 weighted draws, a third of which count: .05 to .08 too low with seeds 0 to 2.
@@ -285,16 +287,16 @@ def test_vectors_are_seen_by_pseudo_data_where_the_bound_gains(posterior):
 
 def test_a_guide_that_is_named_goes_on_in_the_coordinates_of_its_start(posterior):
     """It went back to centred ones, in which the bound is lower."""
-    target, here = vb.target(SIX), coordinates_of(posterior.target)
-    np.testing.assert_array_equal(plan(target, "full_rank", start=posterior).coordinates, here[None])
-    by_hand, centred = vb.target(vb.decenter(SIX)), coordinates_of(target)[None]
+    target, here = vb.target(SIX), parameterisations_of(posterior.target)
+    np.testing.assert_array_equal(plan(target, "full_rank", start=posterior).parameterisations, here[None])
+    by_hand, centred = vb.target(vb.decenter(SIX)), parameterisations_of(target)[None]
     for each, guide, expected in (
-        (by_hand, "full_rank", coordinates_of(by_hand)[None]),  # a choice of the user's own stays
+        (by_hand, "full_rank", parameterisations_of(by_hand)[None]),  # a choice of the user's own stays
         (target, vb.Laplace(), centred),  # which climbs in the coordinates of the model
         (vb.target(slopes.with_vectors(slopes.REACTION[:5], slopes.DAYS)), "full_rank", centred[:, : 1 + 5 * 6]),
     ):
-        np.testing.assert_array_equal(plan(each, guide, start=posterior).coordinates, expected)
-    assert len(plan(target, start=posterior).coordinates) == 2  # left to us, all is tried
+        np.testing.assert_array_equal(plan(each, guide, start=posterior).parameterisations, expected)
+    assert len(plan(target, start=posterior).parameterisations) == 2  # left to us, all is tried
 
 
 def test_a_posterior_in_these_coordinates_does_all_that_others_do(posterior):

@@ -124,11 +124,11 @@ def test_a_damaged_file_is_refused_and_left_alone(tmp_path, damage):
 
 
 WRONG = {
-    "a missing field": (lambda meta, arrays: meta.pop("told"), "it lacks 'told'"),
+    "a missing field": (lambda meta, arrays: meta.pop("reported"), "it lacks 'reported'"),
     "a missing array": (lambda meta, arrays: arrays.pop("bounds"), "it lacks 'bounds'"),
     "no schedule": (lambda meta, arrays: meta.update(schedule=3), "'int' object is not iterable"),
     "an unknown field": (lambda meta, arrays: meta["schedule"].update(more=1), "it lacks 'more'"),
-    "a string for a number": (lambda meta, arrays: meta.update(told="x"), "it holds 'x' as told"),
+    "a string for a number": (lambda meta, arrays: meta.update(reported="x"), "it holds 'x' as reported"),
     "a string in the schedule": (lambda meta, arrays: meta["schedule"].update(number="x"), "it holds 'x' as number"),
     "another shape": (lambda meta, arrays: arrays.update(bounds=np.zeros(3)), "it holds (3,) bounds of 150 steps"),
 }
@@ -292,7 +292,7 @@ class Best(StopRule):
     def first(self):
         return {"best": np.float64(-np.inf), "where": np.int64(-1), "chunks": np.int64(0)}
 
-    def look(self, memory, progress):
+    def check(self, memory, progress):
         memory = memory | {"chunks": memory["chunks"] + np.int64(1)}
         if progress.elbo > memory["best"]:
             memory |= {"best": np.float64(progress.elbo), "where": np.int64(progress.step)}

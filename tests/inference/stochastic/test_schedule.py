@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vbppl.inference.stochastic.schedule import AGREE, FIRST, MOST, ROWS, Schedule
+from vbppl.inference.stochastic.schedule import AGREE, FIRST_STEPS, MAX_STEPS, ROWS, Schedule
 
 UNITS = np.array([2.0, 1.0])
 
@@ -28,7 +28,7 @@ def gone(*traces, **settings):
 
 def test_the_first_round_travels_and_measures_nothing():
     plan = Schedule().phase()
-    assert (plan.begin, plan.steps, plan.fall, plan.power) == (0, FIRST, FIRST, 0.0)
+    assert (plan.begin, plan.steps, plan.fall, plan.power) == (0, FIRST_STEPS, FIRST_STEPS, 0.0)
     assert gone(trace())[1] == ""
 
 
@@ -51,9 +51,9 @@ def test_two_rounds_that_are_still_and_agree_end_the_fit():
 
 def test_no_round_that_begins_before_the_objective_has_settled_ends_the_fit_or_shortens_its_steps():
     still = [trace(noise=0.02, seed=seed) for seed in range(6)]
-    schedule, reason = gone(*still[:4], warm_up=3 * FIRST + 1)
-    assert (schedule.begin, schedule.steps, schedule.size, reason) == (4 * FIRST, FIRST, 1.0, "")
-    assert gone(*still[:5], warm_up=3 * FIRST + 1)[1] == "settled"
+    schedule, reason = gone(*still[:4], warm_up=3 * FIRST_STEPS + 1)
+    assert (schedule.begin, schedule.steps, schedule.step_size, reason) == (4 * FIRST_STEPS, FIRST_STEPS, 1.0, "")
+    assert gone(*still[:5], warm_up=3 * FIRST_STEPS + 1)[1] == "settled"
 
 
 def test_rounds_that_are_still_but_disagree_go_on():
@@ -66,17 +66,17 @@ def test_rounds_that_are_still_but_disagree_go_on():
 def test_a_drift_makes_the_next_round_longer_and_hot():
     schedule, _ = gone(trace(noise=0.02), trace(noise=0.02, slope=1.0))
     plan = schedule.phase()
-    assert schedule.hot and schedule.look.drifts
-    assert (plan.steps, plan.fall, plan.size, plan.power) == (2 * FIRST, FIRST, 1.0, 1.0)
+    assert schedule.travels and schedule.convergence.drifts
+    assert (plan.steps, plan.fall, plan.step_size, plan.power) == (2 * FIRST_STEPS, FIRST_STEPS, 1.0, 1.0)
     assert "no end in sight" in schedule.said() or "to go" in schedule.said()
 
 
 def test_noise_makes_the_next_round_longer_and_its_steps_shorter():
     schedule, reason = gone(trace(noise=0.02), trace(noise=1.0))
     plan = schedule.phase()
-    assert reason == "" and not schedule.hot
-    assert (plan.begin, plan.steps, plan.fall) == (2 * FIRST, 2 * FIRST, 0)
-    assert plan.size == pytest.approx(0.1 * 0.5**0.5)
+    assert reason == "" and not schedule.travels
+    assert (plan.begin, plan.steps, plan.fall) == (2 * FIRST_STEPS, 2 * FIRST_STEPS, 0)
+    assert plan.step_size == pytest.approx(0.1 * 0.5**0.5)
 
 
 def test_rounds_end_at_the_cap_and_not_beyond():
@@ -84,13 +84,13 @@ def test_rounds_end_at_the_cap_and_not_beyond():
     while not reason:
         schedule, reason = schedule.after(trace(noise=1.0))
     assert reason == "capped"
-    assert MOST / 2 < schedule.begin <= MOST
+    assert MAX_STEPS / 2 < schedule.begin <= MAX_STEPS
 
 
 def test_as_many_steps_as_asked_for_are_one_round():
     schedule, reason = gone(trace(noise=0.02), asked=777)
     assert (reason, schedule.begin) == ("steps", 777)
-    assert schedule.look.r_hat < 1.1
+    assert schedule.convergence.r_hat < 1.1
 
 
 def test_too_short_a_round_says_that_nothing_was_tested():

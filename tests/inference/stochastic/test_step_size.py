@@ -12,7 +12,7 @@ import pytest
 
 import vbppl as vb
 import vbppl.distributions as dist
-from vbppl.inference.stochastic.schedule import FINALISTS, HEAT, LONGER, SIZES, successive_halving
+from vbppl.inference.stochastic.schedule import FINALISTS, LONGER, STEP_SIZES, TRIAL_STEPS, successive_halving
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
 
@@ -28,7 +28,7 @@ def chosen(run, asked):
         found.append((yield from successive_halving(trial, asked)))
 
     found = []
-    assert len(list(size())) == len(SIZES) + FINALISTS  # a place after each try at which the fit can end
+    assert len(list(size())) == len(STEP_SIZES) + FINALISTS  # a place after each try at which the fit can end
     return found[0]
 
 
@@ -37,24 +37,33 @@ def test_the_two_best_of_a_heat_run_again_and_the_better_wins():
 
     def run(size, steps):
         runs.append((size, steps))
-        if steps == HEAT:
-            return {SIZES[0]: math.nan, SIZES[1]: -5.0, SIZES[2]: -3.0, SIZES[3]: -2.0, SIZES[4]: -9.0}[size]
-        return {SIZES[3]: -1.5, SIZES[2]: -1.0}[size]
+        if steps == TRIAL_STEPS:
+            return {
+                STEP_SIZES[0]: math.nan,
+                STEP_SIZES[1]: -5.0,
+                STEP_SIZES[2]: -3.0,
+                STEP_SIZES[3]: -2.0,
+                STEP_SIZES[4]: -9.0,
+            }[size]
+        return {STEP_SIZES[3]: -1.5, STEP_SIZES[2]: -1.0}[size]
 
     size = chosen(run, None)
-    assert size == SIZES[2]
-    assert runs == [(size, HEAT) for size in SIZES] + [(SIZES[3], LONGER * HEAT), (SIZES[2], LONGER * HEAT)]
+    assert size == STEP_SIZES[2]
+    assert runs == [(size, TRIAL_STEPS) for size in STEP_SIZES] + [
+        (STEP_SIZES[3], LONGER * TRIAL_STEPS),
+        (STEP_SIZES[2], LONGER * TRIAL_STEPS),
+    ]
 
 
 def test_where_no_bound_is_finite_the_shortest_steps_are_taken():
-    assert chosen(lambda size, steps: -math.inf, None) == SIZES[-1]
+    assert chosen(lambda size, steps: -math.inf, None) == STEP_SIZES[-1]
 
 
 @pytest.mark.parametrize("asked", [260, 1000, 5000])
 def test_a_race_takes_at_most_half_as_many_steps_as_are_asked_for(asked):
     steps = []
     chosen(lambda size, count: steps.append(count) or -size, asked)
-    assert sum(steps) <= asked / 2 and len(steps) == len(SIZES) + FINALISTS
+    assert sum(steps) <= asked / 2 and len(steps) == len(STEP_SIZES) + FINALISTS
 
 
 def layers(seed, *sizes):
@@ -151,4 +160,4 @@ def test_a_deadline_ends_the_search_for_a_step_size():
     seen = []
     posterior = vb.fit(scores(np.linspace(-1, 1, 10)), guide, seconds=1e-6, callback=seen.append)
     assert (posterior.status.reason, posterior.status.steps, seen) == ("deadline", 0, [])
-    assert posterior.status.gradients == HEAT * 16  # of the first try
+    assert posterior.status.gradients == TRIAL_STEPS * 16  # of the first try

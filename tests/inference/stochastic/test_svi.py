@@ -295,7 +295,7 @@ class Patient(StopRule):
 
     seen: list = dataclasses.field(default_factory=list)
 
-    def look(self, memory, progress):
+    def check(self, memory, progress):
         self.seen.append(progress)
         return memory, Ending("patience", True, "the rule had enough") if len(self.seen) == 3 else None
 
@@ -305,9 +305,9 @@ class Patient(StopRule):
 
 def test_an_objective_may_carry_a_state_from_step_to_step():
     rule, state = Patient(), {"count": np.int32(0), "sum": np.int32(0)}
-    found = solve(objective=Remembering(), state=state, stop_rules=(rule,))
-    assert [int(progress.state["count"]) for progress in rule.seen] == [20, 40, 60]
-    assert int(rule.seen[-1].state["sum"]) == sum(range(60))
+    found = solve(objective=Remembering(), objective_state=state, stop_rules=(rule,))
+    assert [int(progress.objective_state["count"]) for progress in rule.seen] == [20, 40, 60]
+    assert int(rule.seen[-1].objective_state["sum"]) == sum(range(60))
     np.testing.assert_array_equal(found.bounds, solve().bounds)
 
 

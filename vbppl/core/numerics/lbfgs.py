@@ -1,6 +1,6 @@
 """L-BFGS on the host, for smooth functions whose values are rounded and may be infinite.
 
-Many searches advance side by side, in lanes; a function is asked for all of them at once. Three things
+Many searches advance side by side; a function is asked for all of them at once. Three things
 differ from a textbook (Nocedal and Wright 2006, chapter 7): the initial inverse Hessian is given by
 the caller at every point, so that coordinates need not have like scales; the line search brackets by
 slopes and forgives differences of values below their rounding error; and a point where the function is not
@@ -20,7 +20,7 @@ MEMORY = 12
 ARMIJO, CURVATURE = 1e-4, 0.9
 TRIES = 30
 
-# `f(x, lanes) -> value, gradient`: `(k, n)` and the numbers of the lanes, `(k,)`, to `(k,)` and `(k, n)`.
+# `f(x, searches) -> value, gradient`: `(k, n)` and the numbers of the searches, `(k,)`, to `(k,)` and `(k, n)`.
 Function = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -28,13 +28,13 @@ class Minima(NamedTuple):
     """Where each search stands: a value; a step makes a new one.
 
     Attributes:
-      x: `(lanes, n)`.
-      value: `(lanes,)`.
-      gradient: `(lanes, n)`.
-      decrement: `1/2 g^T H^-1 g`, what a Newton step would still gain, `(lanes,)`.
-      stuck: no step improves the value, `(lanes,)`.
-      going: the numbers of the lanes that are still on their way.
-      steps: the last steps, oldest first, with zeros where there are none yet, `(lanes, MEMORY, n)`.
+      x: `(searches, n)`.
+      value: `(searches,)`.
+      gradient: `(searches, n)`.
+      decrement: `1/2 g^T H^-1 g`, what a Newton step would still gain, `(searches,)`.
+      stuck: no step improves the value, `(searches,)`.
+      going: the numbers of the searches that are still on their way.
+      steps: the last steps, oldest first, with zeros where there are none yet, `(searches, MEMORY, n)`.
       changes: those of the gradient on them.
     """
 
@@ -50,54 +50,54 @@ class Minima(NamedTuple):
     @classmethod
     def at(cls, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> Minima:
         """The beginning of searches from `x`."""
-        lanes, nothing = len(x), np.zeros((len(x), MEMORY, x.shape[1]))
-        begun = np.full(lanes, np.inf), np.zeros(lanes, bool), np.arange(lanes)
+        searches, nothing = len(x), np.zeros((len(x), MEMORY, x.shape[1]))
+        begun = np.full(searches, np.inf), np.zeros(searches, bool), np.arange(searches)
         return cls(x, value, gradient, *begun, nothing, nothing)
 
-    def newton(self, gradient: np.ndarray, diagonal: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """The approximate Newton step `-H^-1 gradient` of each lane, from the curvature met on the way."""
-        return -_inverse_hessian_times(gradient, self.steps[lanes], self.changes[lanes], diagonal)
+    def newton(self, gradient: np.ndarray, diagonal: np.ndarray, searches: np.ndarray) -> np.ndarray:
+        """The approximate Newton step `-H^-1 gradient` of each search, from the curvature met on the way."""
+        return -_inverse_hessian_times(gradient, self.steps[searches], self.changes[searches], diagonal)
 
-    def has_curvature(self, lanes: np.ndarray) -> np.ndarray:
-        """Which lanes know anything beyond the diagonal, `(lanes,)`."""
-        return np.any(self.changes[lanes, -1], axis=-1)
+    def has_curvature(self, searches: np.ndarray) -> np.ndarray:
+        """Which searches know anything beyond the diagonal, `(searches,)`."""
+        return np.any(self.changes[searches, -1], axis=-1)
 
-    def moved(self, lanes: np.ndarray, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> Minima:
-        """The same with `lanes` at `x`, after learning from the way there."""
-        step, change = x - self.x[lanes], gradient - self.gradient[lanes]
+    def moved(self, searches: np.ndarray, x: np.ndarray, value: np.ndarray, gradient: np.ndarray) -> Minima:
+        """The same with `searches` at `x`, after learning from the way there."""
+        step, change = x - self.x[searches], gradient - self.gradient[searches]
         # Where the gradient changed against the step, a pair would spoil the positive definiteness of H.
         least = 1e-10 * np.linalg.norm(step, axis=1) * np.linalg.norm(change, axis=1)
         curved = np.sum(step * change, axis=1) > least
         there = {"x": x, "value": value, "gradient": gradient}
         return self._replace(
-            steps=_pushed(self.steps, lanes[curved], step[curved]),
-            changes=_pushed(self.changes, lanes[curved], change[curved]),
-            **{name: put(getattr(self, name), lanes, rows) for name, rows in there.items()},
+            steps=_pushed(self.steps, searches[curved], step[curved]),
+            changes=_pushed(self.changes, searches[curved], change[curved]),
+            **{name: put(getattr(self, name), searches, rows) for name, rows in there.items()},
         )
 
-    def lost(self, lanes: np.ndarray) -> Minima:
+    def lost(self, searches: np.ndarray) -> Minima:
         """The same after directions that led nowhere: without the curvature met, or stuck where there was none."""
-        if not len(lanes):
+        if not len(searches):
             return self
-        steps, changes = (put(pairs, lanes, np.zeros(1)) for pairs in (self.steps, self.changes))
-        stuck = put(self.stuck, lanes, ~self.has_curvature(lanes))
+        steps, changes = (put(pairs, searches, np.zeros(1)) for pairs in (self.steps, self.changes))
+        stuck = put(self.stuck, searches, ~self.has_curvature(searches))
         return self._replace(stuck=stuck, steps=steps, changes=changes)
 
 
-# Each step's `Minima`; what is sent back are lanes to leave where they are.
+# Each step's `Minima`; what is sent back are searches to leave where they are.
 Steps: TypeAlias = Generator[Minima, np.ndarray | None, None]
 
 
-def put(array: np.ndarray, lanes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """A copy with other rows in some lanes."""
+def put(array: np.ndarray, searches: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """A copy with other rows in some searches."""
     array = array.copy()
-    array[lanes] = rows
+    array[searches] = rows
     return array
 
 
-def _pushed(pairs: np.ndarray, lanes: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """A copy with one more vector in some lanes, for which the oldest makes room."""
-    return put(pairs, lanes, np.concatenate([pairs[lanes, 1:], new[:, None]], axis=1))
+def _pushed(pairs: np.ndarray, searches: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """A copy with one more vector in some searches, for which the oldest makes room."""
+    return put(pairs, searches, np.concatenate([pairs[searches, 1:], new[:, None]], axis=1))
 
 
 def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -118,7 +118,7 @@ def descend(
     iterations: int,
     longest: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Steps:
-    """Minimise `function` from each row of `x`, `(lanes, n)`, until `1/2 g^T H^-1 g <= tolerance`.
+    """Minimise `function` from each row of `x`, `(searches, n)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
       preconditioner: the diagonal of an inverse Hessian guess at points `(k, n)`.
@@ -126,26 +126,26 @@ def descend(
       longest: the largest multiple of a direction that is safe to try at a point, `(k,)`.
 
     Yields:
-      where the searches stand, once for each step and once at the end, where none is `going` any more. Lanes that are
-      sent back in answer are left where they are.
+      where the searches stand, once for each step and once at the end, where none is `going` any more. Those that
+      are sent back in answer are left where they are.
     """
     at = Minima.at(x, *function(x, np.arange(len(x))))
     for _ in range(iterations):
-        lanes = at.going
-        if not len(lanes):
+        searches = at.going
+        if not len(searches):
             break
-        direction = at.newton(at.gradient[lanes], preconditioner(at.x[lanes]), lanes)
-        at = at._replace(decrement=put(at.decrement, lanes, -np.sum(at.gradient[lanes] * direction, axis=1) / 2))
+        direction = at.newton(at.gradient[searches], preconditioner(at.x[searches]), searches)
+        at = at._replace(decrement=put(at.decrement, searches, -np.sum(at.gradient[searches] * direction, axis=1) / 2))
         left = yield at
         # A start that is not finite has no decrement to speak of, whatever the formula gives.
-        going = ~((at.decrement[lanes] <= tolerance) & np.isfinite(at.value[lanes]))
-        going &= ~np.isin(lanes, [] if left is None else left)
-        lanes, direction = lanes[going], direction[going]
-        limit = longest(at.x[lanes], direction)
-        found, *there = _line_search(function, at, lanes, direction, rounding(at.value[lanes]), limit)
+        going = ~((at.decrement[searches] <= tolerance) & np.isfinite(at.value[searches]))
+        going &= ~np.isin(searches, [] if left is None else left)
+        searches, direction = searches[going], direction[going]
+        limit = longest(at.x[searches], direction)
+        found, *there = _line_search(function, at, searches, direction, rounding(at.value[searches]), limit)
         # Where the direction led nowhere, the plain direction is tried once: the curvature may be the cause.
-        at = at.moved(lanes[found], *there).lost(lanes[~found])
-        at = at._replace(going=lanes[~at.stuck[lanes]])
+        at = at.moved(searches[found], *there).lost(searches[~found])
+        at = at._replace(going=searches[~at.stuck[searches]])
     yield at._replace(going=at.going[:0])
 
 
@@ -155,7 +155,7 @@ minimise = end_of(descend)
 def _inverse_hessian_times(
     vector: np.ndarray, steps: np.ndarray, changes: np.ndarray, diagonal: np.ndarray
 ) -> np.ndarray:
-    """The compact form of the inverse Hessian (Nocedal and Wright 2006, equation 7.24), lane by lane.
+    """The compact form of the inverse Hessian (Nocedal and Wright 2006, equation 7.24), search by search.
 
     `H = G + [S, G Y] [[R^-T (D + Y^T G Y) R^-1, -R^-T], [-R^-1, 0]] [S^T; Y^T G]`, with `R` the upper
     triangle of `S^T Y`, `D` its diagonal, and `G` the given diagonal scaled to the last curvature met.
@@ -180,7 +180,7 @@ def _inverse_hessian_times(
 def _line_search(
     function: Function,
     at: Minima,
-    lanes: np.ndarray,
+    searches: np.ndarray,
     direction: np.ndarray,
     rounding: np.ndarray,
     longest: np.ndarray,
@@ -188,18 +188,18 @@ def _line_search(
     """Steps that satisfy the weak Wolfe conditions, by bisection (Lewis and Overton 2013, algorithm 2.6).
 
     Returns:
-      in which lanes there is one, `(lanes,)`, and for these `x`, values and gradients.
+      in which searches there is one, `(searches,)`, and for these `x`, values and gradients.
     """
-    start, slope = at.value[lanes], np.sum(at.gradient[lanes] * direction, axis=1)
-    low, high, length = np.zeros(len(lanes)), np.full(len(lanes), np.inf), np.minimum(1.0, longest)
-    x, values, gradients = at.x[lanes], start.copy(), at.gradient[lanes]
-    found, searching = np.zeros(len(lanes), bool), slope < 0
+    start, slope = at.value[searches], np.sum(at.gradient[searches] * direction, axis=1)
+    low, high, length = np.zeros(len(searches)), np.full(len(searches), np.inf), np.minimum(1.0, longest)
+    x, values, gradients = at.x[searches], start.copy(), at.gradient[searches]
+    found, searching = np.zeros(len(searches), bool), slope < 0
     for _ in range(TRIES):
         k = np.flatnonzero(searching)
         if not len(k):
             break
-        tried = at.x[lanes[k]] + length[k, None] * direction[k]
-        value, gradient = function(tried, lanes[k])
+        tried = at.x[searches[k]] + length[k, None] * direction[k]
+        value, gradient = function(tried, searches[k])
         finite = np.isfinite(value) & np.isfinite(gradient).all(axis=1)
         # Not finite counts as too far: the way back is always open, since the search began at a finite point.
         too_far = ~finite | (value > start[k] + ARMIJO * length[k] * slope[k] + rounding[k])

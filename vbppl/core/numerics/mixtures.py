@@ -30,7 +30,7 @@ from vbppl.core.numerics.natural_gradient import Iterates, divergence, next_leng
 from vbppl.core.watch import end_of
 
 STEPS, SCALES = 60, 6  # steps at most; halvings of one step
-LONGEST = 4.0
+MAX_LENGTH = 4.0
 LEVEL, STALLS = 1e-3, 4  # nats by which J may fall in a step; steps without so much of a rise that end an ascent
 
 # `log_p` `(k, draws)` and its gradient `(k, draws, dim)`, and what gives them at `z`, `(k, draws, dim)`.
@@ -97,7 +97,7 @@ class Components:
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
+class Evaluated:
     """What fixed draws say of a mixture.
 
     Attributes:
@@ -136,9 +136,9 @@ class Look:
         return float(weights[moving] @ self.seen.decrement[moving] + weights @ (bound - self.bound) ** 2 / 2)
 
 
-def look(
+def evaluate(
     density: Density, at: Components, noise: np.ndarray, known: Known | None = None, moving: np.ndarray | None = None
-) -> Look:
+) -> Evaluated:
     """The bound of a mixture and its gradients on `noise`, `(k, draws, dim)`.
 
     Args:
@@ -165,10 +165,10 @@ def look(
     cross = whitened.swapaxes(1, 2) @ noise / noise.shape[1]
     covariance_gradient = (cross + cross.swapaxes(1, 2)) / 2
     seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), whitened.mean(axis=1), covariance_gradient)
-    return Look(at, noise, log_p, gradient, log_each.reshape(*log_p.shape, -1), f, whitened, seen)
+    return Evaluated(at, noise, log_p, gradient, log_each.reshape(*log_p.shape, -1), f, whitened, seen)
 
 
-def reweighed(seen: Look, turns: int = 30) -> Components:
+def reweighed(seen: Evaluated, turns: int = 30) -> Components:
     """The mixture with the weights that raise the bound most on draws that have been looked at: no gradients."""
     log_weights = seen.at.log_weights
     for _ in range(turns):
@@ -179,15 +179,15 @@ def reweighed(seen: Look, turns: int = 30) -> Components:
     return dataclasses.replace(seen.at, log_weights=log_weights)
 
 
-def rebound(seen: Look, at: Components) -> float:
+def rebound(seen: Evaluated, at: Components) -> float:
     """The bound of the mixture that was looked at with the weights of `at`."""
     f = seen.log_p - log_sum(at.log_weights + seen.log_each)
     return float(at.weights @ f.mean(axis=1))
 
 
 def ascents(
-    density: Density, first: Look, tolerance: float, moving: np.ndarray | None = None, steps: int = STEPS
-) -> Iterator[Look]:
+    density: Density, first: Evaluated, tolerance: float, moving: np.ndarray | None = None, steps: int = STEPS
+) -> Iterator[Evaluated]:
     """Natural-gradient steps of all components and weights, each halved until J does not fall.
 
     Args:
@@ -208,7 +208,9 @@ def ascents(
             return
         scale, new = 1.0, None
         for _ in range(SCALES):
-            tried = look(density, moved(now, length, scale, everyone), first.noise, (now.log_p, now.gradient), everyone)
+            tried = evaluate(
+                density, moved(now, length, scale, everyone), first.noise, (now.log_p, now.gradient), everyone
+            )
             if tried.bound >= now.bound - LEVEL and np.isfinite(tried.seen.decrement[everyone]).all():
                 new = tried
                 break
@@ -217,7 +219,7 @@ def ascents(
         if new is None:
             return
         before, after = now.seen.take(everyone), new.seen.take(everyone)
-        length = np.clip(next_length(before, after, length * scale), 0.1, LONGEST)
+        length = np.clip(next_length(before, after, length * scale), 0.1, MAX_LENGTH)
         idle = 0 if new.bound > best + LEVEL else idle + 1
         now, best = new, max(best, new.bound)
         yield now
@@ -226,7 +228,7 @@ def ascents(
 ascend = end_of(ascents)
 
 
-def moved(now: Look, length: np.ndarray, scale: float, moving: np.ndarray) -> Components:
+def moved(now: Evaluated, length: np.ndarray, scale: float, moving: np.ndarray) -> Components:
     """The mixture after a step: of `length` for each moving component, times `scale`, and in the weights."""
     before, room = now.seen.take(moving), max(1.0, now.at.dim / 4)
     r = length * scale

@@ -16,7 +16,7 @@ Where `P` is not positive definite, an eigenvalue `x` of `r A` above 1/2 gives `
 Schmidt and Khan 2020 turns round at 1, and at 2 it stands still, far from any optimum.)
 
 The natural gradient's squared length, `|h|^2 / 2 + |A|^2 / 4`, estimates the nats still to gain.
-Many ascents advance side by side, in lanes.
+Many searches advance side by side.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from vbppl.core.numerics.lbfgs import put
 from vbppl.core.watch import end_of
 
 STEPS = 80
-SHORTEST, LONGEST = 1e-4, 10.0
+MIN_LENGTH, MAX_LENGTH = 1e-4, 10.0
 STALLS = 3
 
-# `density(z, lanes) -> log_p, gradient`: `(k, draws, dim)` to `(k, draws)` and `(k, draws, dim)`.
+# `density(z, searches) -> log_p, gradient`: `(k, draws, dim)` to `(k, draws)` and `(k, draws, dim)`.
 Density = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -43,13 +43,13 @@ class Iterates:
     """Gaussians on the way up: a value; a step makes a new one.
 
     Attributes:
-      loc: `(lanes, dim)`.
-      factor: any `L` with covariance `L L^T`, `(lanes, dim, dim)`.
-      bound: up to a constant, in nats, `(lanes,)`.
-      mean_gradient: `h`, `(lanes, dim)`.
-      covariance_gradient: `A`, `(lanes, dim, dim)`.
-      reason: why each ended, `(lanes,)`.
-      moved: the numbers of the lanes that the last step moved.
+      loc: `(searches, dim)`.
+      factor: any `L` with covariance `L L^T`, `(searches, dim, dim)`.
+      bound: up to a constant, in nats, `(searches,)`.
+      mean_gradient: `h`, `(searches, dim)`.
+      covariance_gradient: `A`, `(searches, dim, dim)`.
+      reason: why each ended, `(searches,)`.
+      moved: the numbers of the searches that the last step moved.
     """
 
     loc: np.ndarray
@@ -63,8 +63,8 @@ class Iterates:
     @classmethod
     def at(cls, *seen: Any) -> Iterates:
         """The beginning of ascents from Gaussians as the draws see them: the first five fields."""
-        lanes = len(seen[0])
-        return cls(*seen, reason=np.full(lanes, "capped", dtype=object), moved=np.arange(lanes))
+        searches = len(seen[0])
+        return cls(*seen, reason=np.full(searches, "capped", dtype=object), moved=np.arange(searches))
 
     @property
     def seen(self) -> tuple[Any, ...]:
@@ -73,12 +73,12 @@ class Iterates:
 
     @property
     def decrement(self) -> np.ndarray:
-        """The nats still to gain, to second order, `(lanes,)`."""
+        """The nats still to gain, to second order, `(searches,)`."""
         return np.sum(self.mean_gradient**2, axis=1) / 2 + np.sum(self.covariance_gradient**2, axis=(1, 2)) / 4
 
     @property
     def sd(self) -> np.ndarray:
-        """The marginal standard deviations, `(lanes, dim)`."""
+        """The marginal standard deviations, `(searches, dim)`."""
         return np.sqrt(np.sum(self.factor**2, axis=2))
 
     @classmethod
@@ -87,20 +87,22 @@ class Iterates:
         averages = (np.mean(each, axis=0) for each in list(zip(*(part.seen for part in parts)))[2:])
         return cls.at(parts[0].loc, parts[0].factor, *averages)
 
-    def take(self, lanes: np.ndarray) -> Iterates:
-        """Some lanes, as they stand."""
-        return Iterates.at(*(field[lanes] for field in self.seen))
+    def take(self, searches: np.ndarray) -> Iterates:
+        """Some searches, as they stand."""
+        return Iterates.at(*(field[searches] for field in self.seen))
 
-    def put(self, lanes: np.ndarray, new: Iterates, chosen: np.ndarray) -> Iterates:
-        """The same with `lanes[chosen]` where `new` is."""
-        moved = lanes[chosen]
+    def put(self, searches: np.ndarray, new: Iterates, chosen: np.ndarray) -> Iterates:
+        """The same with `searches[chosen]` where `new` is."""
+        moved = searches[chosen]
         fields = (put(field, moved, other[chosen]) for field, other in zip(self.seen, new.seen))
         return Iterates(*fields, reason=self.reason, moved=moved)
 
 
-def evaluate(density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray, lanes: np.ndarray) -> Iterates:
-    """The bound (up to a constant), and its gradients `h` and `A` of Gaussians, on `(lanes, draws, dim)`."""
-    log_p, gradient = density(loc[:, None] + noise @ factor.swapaxes(1, 2), lanes)
+def evaluate(
+    density: Density, loc: np.ndarray, factor: np.ndarray, noise: np.ndarray, searches: np.ndarray
+) -> Iterates:
+    """The bound (up to a constant), and its gradients `h` and `A` of Gaussians, on `(searches, draws, dim)`."""
+    log_p, gradient = density(loc[:, None] + noise @ factor.swapaxes(1, 2), searches)
     h = gradient @ factor
     cross = h.swapaxes(1, 2) @ noise / noise.shape[1]
     _, log_det = np.linalg.slogdet(factor)
@@ -119,42 +121,42 @@ def ascents(
 
     Args:
       at: where to begin, as these draws see it.
-      noise: fixed antithetic draws, `(lanes, draws, dim)`, with second moment I.
-      rounding: by how much two bounds of this size may differ by rounding alone, in nats, `(lanes,)`.
-      tolerance: stop when this many nats are still to gain, `(lanes,)`.
+      noise: fixed antithetic draws, `(searches, draws, dim)`, with second moment I.
+      rounding: by how much two bounds of this size may differ by rounding alone, in nats, `(searches,)`.
+      tolerance: stop when this many nats are still to gain, `(searches,)`.
 
     Yields:
       the Gaussians after each step, and once more at the end: `reason` is then "converged", "rounding" (no step
       gains more than the rounding error), "capped" or "stuck".
     """
-    lanes = np.arange(len(noise))
+    searches = np.arange(len(noise))
     length, stalls, steps = np.ones(len(noise)), np.zeros(len(noise), int), np.zeros(len(noise), int)
     reason = np.where(np.isfinite(at.decrement), "capped", "stuck").astype(object)
-    at = dataclasses.replace(at, reason=reason, moved=lanes)
+    at = dataclasses.replace(at, reason=reason, moved=searches)
     yield at
     while True:
-        before, reason = at.take(lanes), at.reason.copy()
-        done = (before.decrement <= tolerance[lanes]) & np.isfinite(before.bound)
-        reason[lanes[done]] = "converged"
-        going = ~done & (reason[lanes] == "capped") & (steps[lanes] < STEPS)
-        lanes, before = lanes[going], before.take(np.flatnonzero(going))
-        if not len(lanes):
-            yield dataclasses.replace(at, reason=reason, moved=lanes)
+        before, reason = at.take(searches), at.reason.copy()
+        done = (before.decrement <= tolerance[searches]) & np.isfinite(before.bound)
+        reason[searches[done]] = "converged"
+        going = ~done & (reason[searches] == "capped") & (steps[searches] < STEPS)
+        searches, before = searches[going], before.take(np.flatnonzero(going))
+        if not len(searches):
+            yield dataclasses.replace(at, reason=reason, moved=searches)
             return
-        new = evaluate(density, *proposed(before, length[lanes]), noise[lanes], lanes)
+        new = evaluate(density, *proposed(before, length[searches]), noise[searches], searches)
         # Near the optimum two bounds differ by rounding alone: there the natural gradient decides.
         sound = np.isfinite(new.decrement) & (new.bound >= before.bound - rounding(before.bound))
         idle = sound & (new.bound <= before.bound) & (new.decrement >= before.decrement)
         gains = sound & ~idle
-        # Steps that only look for a length are not counted: they are bounded by `SHORTEST`.
-        steps[lanes] += sound
-        stalls[lanes] += idle
-        given_up = ~sound & (length[lanes] <= SHORTEST)
-        reason[lanes[given_up | (idle & ~np.isfinite(before.bound))]] = "stuck"
-        reason[lanes[idle & (stalls[lanes] == STALLS) & np.isfinite(before.bound)]] = "rounding"
-        shorter = length[lanes] / np.where(idle, 4, 2)
-        length[lanes] = np.where(gains, next_length(before, new, length[lanes]), shorter)
-        at = dataclasses.replace(at.put(lanes, new, gains), reason=reason)
+        # Steps that only look for a length are not counted: they are bounded by `MIN_LENGTH`.
+        steps[searches] += sound
+        stalls[searches] += idle
+        given_up = ~sound & (length[searches] <= MIN_LENGTH)
+        reason[searches[given_up | (idle & ~np.isfinite(before.bound))]] = "stuck"
+        reason[searches[idle & (stalls[searches] == STALLS) & np.isfinite(before.bound)]] = "rounding"
+        shorter = length[searches] / np.where(idle, 4, 2)
+        length[searches] = np.where(gains, next_length(before, new, length[searches]), shorter)
+        at = dataclasses.replace(at.put(searches, new, gains), reason=reason)
         yield at
 
 
@@ -170,15 +172,15 @@ def next_length(before: Iterates, after: Iterates, r: np.ndarray) -> np.ndarray:
     inner = np.sum(before.mean_gradient * after.mean_gradient, axis=1) / 2
     inner += np.sum(before.covariance_gradient * after.covariance_gradient, axis=(1, 2)) / 4
     k = (1 - inner / before.decrement) / r
-    slow = ~(k > 1 / LONGEST)
-    return np.where(slow, LONGEST, np.clip(1 / np.where(slow, 1.0, k), 0.1, LONGEST))
+    slow = ~(k > 1 / MAX_LENGTH)
+    return np.where(slow, MAX_LENGTH, np.clip(1 / np.where(slow, 1.0, k), 0.1, MAX_LENGTH))
 
 
 def moves(at: Iterates, other: Iterates) -> np.ndarray:
     """How far the draws of `other`, at the same Gaussians, would move the optima.
 
     Returns:
-      the means, in sds, and the log sds, `(lanes, 2 dim)`.
+      the means, in sds, and the log sds, `(searches, 2 dim)`.
     """
     # The difference: what `at` itself has still to go is not the draws' doing.
     h, a = other.mean_gradient - at.mean_gradient, other.covariance_gradient - at.covariance_gradient
@@ -188,7 +190,7 @@ def moves(at: Iterates, other: Iterates) -> np.ndarray:
 
 
 def proposed(at: Iterates, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where steps of length `r`, `(lanes,)`, lead: means `(lanes, dim)` and factors `(lanes, dim, dim)`."""
+    """Where steps of length `r`, `(searches,)`, lead: means `(searches, dim)` and factors `(searches, dim, dim)`."""
     values, vectors = np.linalg.eigh(at.covariance_gradient)
     scaled = r[:, None] * values
     precision = np.where(scaled < 0.5, 1 - scaled, 0.25 / np.maximum(scaled, 0.5))
@@ -200,7 +202,7 @@ def proposed(at: Iterates, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def divergence(loc: np.ndarray, factor: np.ndarray, other: Iterates) -> np.ndarray:
-    """`KL(N(loc, factor factor^T) || other)` in nats, `(lanes,)`."""
+    """`KL(N(loc, factor factor^T) || other)` in nats, `(searches,)`."""
     inverse = np.linalg.inv(other.factor)
     ratio, shift = inverse @ factor, (inverse @ (loc - other.loc)[..., None])[..., 0]
     squares = np.sum(ratio**2, axis=(1, 2)) + np.sum(shift**2, axis=1)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vbppl.core.numerics.mixtures import Components, Look, log_sum
+from vbppl.core.numerics.mixtures import Components, Evaluated, log_sum
 
 TURNS, AXES = 10, 4  # of the power iteration, and how many axes it begins at
 APART, LEFT = 0.8, 1 - 0.8**2  # means of two halves, in sds; the variance that is left to each
@@ -46,7 +46,7 @@ class Candidate(NamedTuple):
         return np.arange(len(self.old), len(self.at))
 
 
-def excess(seen: Look) -> tuple[np.ndarray, float]:
+def excess(seen: Evaluated) -> tuple[np.ndarray, float]:
     """`(w - 1)_+` of each draw, times its share of the mixture, `(k, draws)`; their sum is the total variation."""
     log_share = np.broadcast_to(seen.at.log_weights[:, None] - np.log(seen.f.shape[1]), seen.f.shape)
     f = np.where(np.isfinite(seen.f), seen.f, -np.inf)
@@ -55,7 +55,7 @@ def excess(seen: Look) -> tuple[np.ndarray, float]:
     return over, float(over.sum())
 
 
-def candidates(seen: Look, log_density: Callable[[np.ndarray], np.ndarray]) -> list[Candidate]:
+def candidates(seen: Evaluated, log_density: Callable[[np.ndarray], np.ndarray]) -> list[Candidate]:
     """Mixtures that may be better, whose new components still have to climb."""
     spread = seen.at.weights * np.var(np.where(np.isfinite(seen.f), seen.f, 0.0), axis=1)
     worst = np.argsort(-spread)[:2]
@@ -87,7 +87,7 @@ def directions(e: np.ndarray, h: np.ndarray) -> list[np.ndarray]:
     return found
 
 
-def _splits(seen: Look, k: int) -> list[Candidate]:
+def _splits(seen: Evaluated, k: int) -> list[Candidate]:
     """Component `k` in two, along a direction or by width."""
     at, old = seen.at, np.delete(np.arange(len(seen.at)), k)
     loc, factor = at.loc[k], at.factor[k]
@@ -110,7 +110,7 @@ def _splits(seen: Look, k: int) -> list[Candidate]:
     ]
 
 
-def _residuals(seen: Look) -> list[Candidate]:
+def _residuals(seen: Evaluated) -> list[Candidate]:
     """A further component where draws weigh too much, by all of them and by parts that lie together."""
     over, total = excess(seen)
     z, over = seen.at.points(seen.noise).reshape(-1, seen.at.dim), over.ravel()
@@ -140,7 +140,7 @@ def _residuals(seen: Look) -> list[Candidate]:
     ]
 
 
-def _moments(seen: Look, z: np.ndarray, over: np.ndarray, owner: np.ndarray) -> Components:
+def _moments(seen: Evaluated, z: np.ndarray, over: np.ndarray, owner: np.ndarray) -> Components:
     """A normal with the moments of weighted draws, shrunk towards the local component as far as these are few."""
     share, dim = over / over.sum(), z.shape[1]
     loc, effective = share @ z, 1 / np.sum(share**2)
@@ -152,7 +152,7 @@ def _moments(seen: Look, z: np.ndarray, over: np.ndarray, owner: np.ndarray) -> 
     return Components.of(np.zeros(1), [loc], [lower * np.where(np.diagonal(lower) < 0, -1.0, 1.0)])
 
 
-def _reflections(seen: Look, k: int, log_density: Callable[[np.ndarray], np.ndarray]) -> list[Candidate]:
+def _reflections(seen: Evaluated, k: int, log_density: Callable[[np.ndarray], np.ndarray]) -> list[Candidate]:
     """Component `k` on the other side of the origin, along each axis and all of them, where it is as likely."""
     at, signs = seen.at, 1 - 2 * np.concatenate([np.eye(seen.at.dim), np.ones((1, seen.at.dim))])
     loc = signs * at.loc[k]

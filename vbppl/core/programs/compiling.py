@@ -18,7 +18,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core import devices
 
-FEWEST, FEW, MOST = 8, 64, 1024  # draws of a call; those in the middle side by side
+MIN_DRAWS, FEW_DRAWS, MAX_DRAWS = 8, 64, 1024  # draws of a call; those in the middle side by side
 HEAVY = 10**8  # numbers that a program computes, above which care in compiling pays
 LIGHT, DEAR = 2 * 10**4, 10**6  # numbers of a draw: up to which draws that nobody asked for cost nothing, and too much
 TURNS = 32  # of a loop whose length nobody knows
@@ -129,7 +129,7 @@ class OverDraws:
     [(1000,), (1001,), (3000,)]
     """
 
-    def __init__(self, one: Callable[..., Any], side_by_side: int | None = FEW) -> None:
+    def __init__(self, one: Callable[..., Any], side_by_side: int | None = FEW_DRAWS) -> None:
         """Of `one(draw, *shared)`, with so many draws together, which bounds intermediate values; None: all."""
         # Traced by itself, the function of a user runs once: how much it computes is seen, and all programs hold it.
         self._one = jax.jit(one)
@@ -174,9 +174,9 @@ class OverDraws:
 
 def _size(n: int, numbers: int) -> int:
     """Of a call: the next number of draws of which there are programs, as far as those not asked for cost little."""
-    if n >= MOST or numbers >= DEAR:
-        return min(max(n, 1), MOST)
-    return FEWEST if n <= FEWEST else MOST if numbers <= LIGHT else 1 << (n - 1).bit_length()
+    if n >= MAX_DRAWS or numbers >= DEAR:
+        return min(max(n, 1), MAX_DRAWS)
+    return MIN_DRAWS if n <= MIN_DRAWS else MAX_DRAWS if numbers <= LIGHT else 1 << (n - 1).bit_length()
 
 
 def _first(leaf: np.ndarray) -> np.ndarray:

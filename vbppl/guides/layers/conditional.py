@@ -21,7 +21,7 @@ from vbppl.guides.base import Start
 from vbppl.guides.layers.base import Layer, among
 from vbppl.target.target import Target
 
-MOST = 4.0  # that a log sd can change
+MAX_LOG_SD_CHANGE = 4.0  # that a log sd can change
 
 
 @pytree
@@ -62,10 +62,10 @@ class Conditional(Layer):
         """Log sd and mean of what is moved, `(..., driven and rows)` each."""
         g = e[..., np.array(self.drivers, int)]
         xp = g.__array_namespace__()
-        log_sd, mean = MOST * xp.tanh(g @ psi["slope"].T / MOST), (g**2 - 1) @ psi["bow"].T
+        log_sd, mean = MAX_LOG_SD_CHANGE * xp.tanh(g @ psi["slope"].T / MAX_LOG_SD_CHANGE), (g**2 - 1) @ psi["bow"].T
         if not self.rows:
             return log_sd, mean
-        width = (MOST * xp.tanh(g @ psi["width"].T / MOST))[..., alike(self.rows)]
+        width = (MAX_LOG_SD_CHANGE * xp.tanh(g @ psi["width"].T / MAX_LOG_SD_CHANGE))[..., alike(self.rows)]
         return xp.concatenate([log_sd, width], axis=-1), xp.concatenate([mean, xp.zeros_like(width)], axis=-1)
 
 

@@ -3,7 +3,7 @@
     e ~ N(0, I),    Conditional, Affine, SinhArcsinh: the hyperparameters, as in `conditionally_structured.py`,
     NewtonStep: all else, at its mode given the hyperparameters and with the curvature there.
 
-What a hierarchy does to its rows, be it decentred by hand or without location and scale (Beta, Gamma), is left to the
+What a hierarchy does to its rows, be it non-centred by hand or without location and scale (Beta, Gamma), is left to the
 density itself: rows shrink, widen and lean with the hyperparameters as their Hessian does.
 """
 

@@ -40,7 +40,7 @@ from vbppl.target.batched import BUFFER, CALL, compiler_options, in_full_precisi
 from vbppl.target.layout import Apart
 from vbppl.target.target import Target
 
-LONGEST = 3.0  # the step, in its own norm, for each root of a coordinate
+MAX_STEP = 3.0  # the step, in its own norm, for each root of a coordinate
 TOGETHER = 2**18  # coordinates of all points that are looked at together
 
 
@@ -179,7 +179,7 @@ class NewtonStep(Layer):
         if self.is_chain:
             squares, counts = squares.sum(-1, keepdims=True), counts.sum(keepdims=True)
         length = jnp.sqrt(jnp.maximum(squares, 1e-12))
-        return step * jnp.minimum(1.0, LONGEST * np.sqrt(counts) / length)[:, None]
+        return step * jnp.minimum(1.0, MAX_STEP * np.sqrt(counts) / length)[:, None]
 
     def conditionals(self, psi: PyTree, given: np.ndarray, target: Target) -> tuple[np.ndarray, Factor]:
         """The same at many, `(points, given)`, on the host in float64; one compiled program serves any number."""

@@ -25,7 +25,7 @@ from vbppl.guides.gaussian import start_log_sd
 from vbppl.guides.layers.base import Layer
 from vbppl.target.target import Target
 
-MOST = 0.95
+MAX_BEND = 0.95
 LIMIT = 0.9499  # up to which a solver goes: at the very most, `arctanh` is infinite
 
 
@@ -67,19 +67,19 @@ class YeoJohnson(Layer):
     @staticmethod
     def of(centre: np.ndarray, scale: np.ndarray, p: np.ndarray) -> np.ndarray:
         """The `psi` of these, `(dim,)` each, `|p|` up to `LIMIT`."""
-        return np.stack([centre, np.log(scale), np.arctanh(p / MOST)])
+        return np.stack([centre, np.log(scale), np.arctanh(p / MAX_BEND)])
 
     def init(self, target: Target, start: Start) -> np.ndarray:
         return np.stack([start.loc, start_log_sd(start), np.zeros_like(start.loc)])
 
     def forward_and_log_det(self, psi: AnyArray, e: AnyArray, target: Target | None = None) -> tuple[Array, Array]:
         xp = psi.__array_namespace__()
-        more, log_slope = bent((e - psi[0]) * xp.exp(-psi[1]), MOST * xp.tanh(psi[2]))
+        more, log_slope = bent((e - psi[0]) * xp.exp(-psi[1]), MAX_BEND * xp.tanh(psi[2]))
         return e + xp.exp(psi[1]) * more, log_slope.sum(-1)
 
     def inverse_and_log_det(self, psi: AnyArray, z: AnyArray, target: Target | None = None) -> tuple[Array, Array]:
         xp = psi.__array_namespace__()
-        less, log_slope = straightened((z - psi[0]) * xp.exp(-psi[1]), MOST * xp.tanh(psi[2]))
+        less, log_slope = straightened((z - psi[0]) * xp.exp(-psi[1]), MAX_BEND * xp.tanh(psi[2]))
         return z + xp.exp(psi[1]) * less, -log_slope.sum(-1)
 
     def step_scale(self, psi: Array, power: Array, unknown: Array) -> PyTree:

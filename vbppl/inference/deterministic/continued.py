@@ -14,7 +14,7 @@ from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.state import CUT
 from vbppl.inference.solution import Progress, Solution, Status
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import coordinates_of
+from vbppl.target.target import parameterisations_of
 
 
 def one_by_one(
@@ -48,18 +48,18 @@ class Continued:
         self.raw, self.asked = problem.raw_keys[number], problem.settings.draws
         self.density, self._began = BatchedDensity([before.target]), time.perf_counter()
 
-    def lanes(self, count: int) -> Batch:
-        """So many lanes of the density."""
-        return Batch(self.density, np.zeros(count, int), np.tile(coordinates_of(self.target), (count, 1)))
+    def batch(self, count: int) -> Batch:
+        """So many searches of the density."""
+        return Batch(self.density, np.zeros(count, int), np.tile(parameterisations_of(self.target), (count, 1)))
 
     def evaluate(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log densities `(points,)` and gradients at `z`, `(points, dim)`, in float64."""
-        log_p, gradient = self.lanes(1)(z[None])
+        log_p, gradient = self.batch(1)(z[None])
         return log_p[0], gradient[0]
 
     def rounding(self, bound: Any) -> Any:
         """By how much two bounds of this size may differ by rounding alone."""
-        return self.lanes(1).rounding(np.asarray(bound))
+        return self.batch(1).rounding(np.asarray(bound))
 
     def spent(self, solution: Solution, *others: Solution) -> Solution:
         """A solution, with what has been spent by now: by the fit before, from there, and by `others`."""

@@ -36,7 +36,7 @@ from vbppl.inference.deterministic.mean_field import MeanFieldClimb
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.pseudo_data import pseudo_data
 from vbppl.inference.deterministic.restarts import restarts, widths
-from vbppl.inference.deterministic.state import MOST, Stage, State, Work
+from vbppl.inference.deterministic.state import MAX_DRAWS, Run, Stage, State
 from vbppl.inference.solution import Note, Solution
 
 DRAW_NOISE = 0.01  # sds
@@ -70,35 +70,35 @@ def solve_richest(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
 
 
 # From a state and the mean-field one that a family began with.
-Later: TypeAlias = Callable[[Work, State, State], Stage]
+Later: TypeAlias = Callable[[Run, State, State], Stage]
 
 
 def _run_stages(
-    problem: Problem, watch: Watch, family: Callable[[Work, State], Stage], *later: Later, is_full: bool = False
+    problem: Problem, watch: Watch, family: Callable[[Run, State], Stage], *later: Later, is_full: bool = False
 ) -> list[Solution]:
     """Restarts, then the stages of one `family`; what cuts them short hands back the last whole state.
 
     `later` stages look at what is whole already: what cuts one of these short leaves it as it was before.
     """
-    work, first = Work(problem), State.first(problem)
-    news = work.progress if len(problem.targets) == 1 else None
+    run, first = Run(problem), State.first(problem)
+    news = run.progress if len(problem.targets) == 1 else None
     if is_full:  # whoever asks for full rank gets it, whenever the fit is cut short
         first = first.put(_everyone(first), is_full=True)
-    state, cut = last(restarts(work, first), first, watch, news)
+    state, cut = last(restarts(run, first), first, watch, news)
     simple = state
     for stage in (pseudo_data, family):
         if not cut:
             simple = state
-            state, cut = last(stage(work, state), state, watch, news)
+            state, cut = last(stage(run, state), state, watch, news)
     if cut:
         state = state.cut_short(cut)
     late = ""
     for further in later if not cut else ():
         if not late:
-            steps = further(work, state, simple)
+            steps = further(run, state, simple)
             after, late = last(steps, state, watch, news if further is not _in_width else None)  # no steps of the fit
             state = state if late else after
-    solutions = [work.solution(state, fit) for fit in range(len(problem.targets))]
+    solutions = [run.solution(state, fit) for fit in range(len(problem.targets))]
     return [_ended_late(solution, late) for solution in solutions] if late else solutions
 
 
@@ -108,20 +108,20 @@ def _ended_late(solution: Solution, cut: str) -> Solution:
     return dataclasses.replace(solution, status=dataclasses.replace(solution.status, reason=cut, text=text))
 
 
-def _to_mean_field(work: Work, state: State) -> Stage:
-    return (yield from _maximise(MeanFieldClimb(work), state, _everyone(state)))
+def _to_mean_field(run: Run, state: State) -> Stage:
+    return (yield from _maximise(MeanFieldClimb(run), state, _everyone(state)))
 
 
-def _to_full_rank(work: Work, state: State) -> Stage:
-    return (yield from _maximise(FullRankClimb(work), state.in_full_rank(), _everyone(state)))
+def _to_full_rank(run: Run, state: State) -> Stage:
+    return (yield from _maximise(FullRankClimb(run), state.in_full_rank(), _everyone(state)))
 
 
-def _in_width(work: Work, state: State, simple: State) -> Stage:
-    return (yield from widths(work, state))
+def _in_width(run: Run, state: State, simple: State) -> Stage:
+    return (yield from widths(run, state))
 
 
-def _to_the_richest(work: Work, state: State, simple: State) -> Stage:
-    gain = [each.least for each in _gains(work, state, simple.x)]
+def _to_the_richest(run: Run, state: State, simple: State) -> Stage:
+    gain = [each.least for each in _gains(run, state, simple.x)]
     enough = np.array(gain) >= WORTHWHILE  # a gain that is no number is none
     for fit, nats in enumerate(gain):
         kept, left = "full rank, {:.2f} nats above mean field", "mean field; full rank would gain {:.2f} nats"
@@ -129,7 +129,7 @@ def _to_the_richest(work: Work, state: State, simple: State) -> Stage:
         state = state.with_notes(fit, Note("guide", said))
     back = np.flatnonzero(~enough)
     state = state.put(back, x=simple.x[back], is_full=False)
-    return (yield from _maximise(MeanFieldClimb(work), state, back))
+    return (yield from _maximise(MeanFieldClimb(run), state, back))
 
 
 def _everyone(state: State) -> np.ndarray:
@@ -142,34 +142,34 @@ def _maximise(climb: MeanFieldClimb | FullRankClimb, state: State, fits: np.ndar
     at, draws = climb.begin(state, fits, noise), climb.fewest
     while len(fits):
         state, at = yield from climb.climb(state, fits, noise, at)
-        moves, look = climb.look(state, fits, at, draws)
+        moves, probe = climb.probe(state, fits, at, draws)
         state = state.put(fits, draws=draws, draw_noise=_worst(np.array(moves)))
-        wanting = _want_more(climb.work, state, fits, draws)
+        wanting = _want_more(climb.run, state, fits, draws)
         state = yield from climb.settle(state, fits, noise, at, ~wanting)
-        fits, draws = fits[wanting], min(4 * draws, max(MOST, draws))
+        fits, draws = fits[wanting], min(4 * draws, max(MAX_DRAWS, draws))
         noise = climb.noise.joined(fits, draws)
-        at = climb.resume(state, fits, noise, look, wanting)
+        at = climb.resume(state, fits, noise, probe, wanting)
     return state
 
 
-def _want_more(work: Work, state: State, fits: np.ndarray, draws: int) -> np.ndarray:
+def _want_more(run: Run, state: State, fits: np.ndarray, draws: int) -> np.ndarray:
     """Which fits' draws still matter, where there may be more of them."""
-    if draws >= MOST or min(4 * draws, MOST) * work.dim > ROOM or work.problem.settings.draws:
+    if draws >= MAX_DRAWS or min(4 * draws, MAX_DRAWS) * run.dim > ROOM or run.problem.settings.draws:
         return np.zeros(len(fits), bool)
     return (state.draw_noise[fits] > DRAW_NOISE) & (state.reason[fits] != "stuck")
 
 
 def _worst(moves: np.ndarray) -> np.ndarray:
-    """The greatest root mean square of a quantity's moves, `(sets, lanes, quantities)` to `(lanes,)`."""
+    """The greatest root mean square of a quantity's moves, `(sets, searches, quantities)` to `(searches,)`."""
     return np.sqrt(np.mean(np.square(moves), axis=0)).max(axis=1, initial=0.0)
 
 
-def _gains(work: Work, state: State, simple: np.ndarray) -> list[Estimate]:
+def _gains(run: Run, state: State, simple: np.ndarray) -> list[Estimate]:
     """The nats that full rank gains over mean field at `simple`, on common new draws, for each fit."""
     fits, gains = _everyone(state), []
-    lanes = work.batch(state, fits)
+    batch = run.batch(state, fits)
     for number in (3, 4):
-        noise = work.noise(fits, int(state.draws.max()), number)
-        rich = natural_gradient.evaluate(lanes, state.loc, state.factor, noise, fits).bound
-        gains.append(rich + mean_field.negated_bound(lanes, noise)(simple, fits)[0])
+        noise = run.noise(fits, int(state.draws.max()), number)
+        rich = natural_gradient.evaluate(batch, state.loc, state.factor, noise, fits).bound
+        gains.append(rich + mean_field.negated_bound(batch, noise)(simple, fits)[0])
     return [Estimate.of(sets) for sets in zip(*gains)]

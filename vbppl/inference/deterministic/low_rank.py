@@ -41,16 +41,16 @@ from vbppl.inference.deterministic.fixed_draws import solve_mean_field
 from vbppl.inference.deterministic.problem import DRAWS_A_DIRECTION, Problem, check_low_rank
 from vbppl.inference.deterministic.state import CUT
 from vbppl.inference.solution import Progress, Solution, Status
-from vbppl.target.target import coordinates_of
+from vbppl.target.target import parameterisations_of
 
 SPENT = 0.01  # part of what turning gained that may be left, while there are rounds to come
 LOSS = 0.01  # part of what the directions gain that the draws may cost
-FIRST_RANK, MOST_RANK = 8, 64
+FIRST_RANK, MAX_RANK = 8, 64
 ROUNDS, STEPS, ROUGHLY = 16, 200, 1e-4
 KRYLOV = 24  # Lanczos vectors beyond two for each direction
 PROBES = 8  # draws for the curvature
 STEEPEST = 1e-3  # the first guess of a stretch trusts no curvature below
-FEWEST, MOST = 64, 2048
+MIN_DRAWS, MAX_DRAWS = 64, 2048
 DRAW_NOISE = 0.1  # sds
 SETS = 4
 FRESH_SETS, FRESH_DRAWS = 8, 128
@@ -149,10 +149,10 @@ class Search:
         """Get ready; `draws` is None for as many as it takes, `rank` for as many directions as are worth it."""
         self._density, self.start, self.rank, self.rng, self.rounding = density, start, rank, rng, rounding
         self.draws, self.gradients = draws, 0
-        self.most_draws = draws or MOST
-        self.most_rank = min(rank or MOST_RANK, self.most_draws // DRAWS_A_DIRECTION, self.dim)
+        self.most_draws = draws or MAX_DRAWS
+        self.most_rank = min(rank or MAX_RANK, self.most_draws // DRAWS_A_DIRECTION, self.dim)
         # The order in which the generator is asked is a part of what a seed means.
-        base = whitened_draws(rng, draws or FEWEST, self.dim)
+        base = whitened_draws(rng, draws or MIN_DRAWS, self.dim)
         self.probes = whitened_draws(rng, PROBES, self.dim)
         self.first = Climb(start, base, min(rank or FIRST_RANK, self.most_rank))
 
@@ -214,9 +214,9 @@ class Search:
     def _minimise(
         self, function: Function, x: np.ndarray, preconditioner: np.ndarray, tolerance: float
     ) -> lbfgs.Minima:
-        """In a single lane."""
+        """As a batch of one search."""
 
-        def one(x: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def one(x: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             found = [function(row) for row in x]
             return np.array([value for value, _ in found]), np.array([slope for _, slope in found]).reshape(x.shape)
 
@@ -274,49 +274,49 @@ def solve_low_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     Raises:
       ModelError: fixed draws are asked for on which the guide cannot be fitted.
     """
-    check_low_rank(problem.settings, problem.rank)
-    few = dataclasses.replace(problem.settings, draws=problem.settings.draws or FEWEST)
+    check_low_rank(problem.settings, problem.guide.rank)
+    few = dataclasses.replace(problem.settings, draws=problem.settings.draws or MIN_DRAWS)
 
     def go_on(number: int, before: Solution, watch: Watch) -> Solution:
         return _with_directions(problem, number, before, watch)
 
     def as_it_is(before: Solution) -> Solution:
-        return _packed(before, Normal.mean_field(*np.asarray(before.phi, np.float64)), problem.rank)
+        return _packed(before, Normal.mean_field(*np.asarray(before.phi, np.float64)), problem.guide.rank)
 
     return one_by_one(solve_mean_field(dataclasses.replace(problem, settings=few), watch), watch, go_on, as_it_is)
 
 
 def _with_directions(problem: Problem, number: int, before: Solution, watch: Watch) -> Solution:
     """Add directions; if on fresh draws they gain nothing, finish mean field."""
-    work = Continued(problem, number, before)
+    run = Continued(problem, number, before)
 
     def progress(climb: Climb) -> Progress:
-        return work.progress(_phi(climb.at), climb.bounds, "low rank")
+        return run.progress(_phi(climb.at), climb.bounds, "low rank")
 
-    first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(work.raw, "low rank")
-    search = Search(work.evaluate, first, problem.rank, rng, work.rounding, work.asked)
+    first, rng = Normal.mean_field(*np.asarray(before.phi, np.float64)), host_generator(run.raw, "low rank")
+    search = Search(run.evaluate, first, problem.guide.rank, rng, run.rounding, run.asked)
     climb, cut = last(search.rounds(), search.first, watch, progress)
     if cut:
         climb = dataclasses.replace(climb, reason=cut)
     gained, se = climb.gained
     if gained > max(2 * se, GAIN):
-        return work.solution(LowRank(problem.rank), _phi(climb.at), climb.bounds, _ended(climb, before.status))
-    return _without_directions(problem, work, climb, watch)
+        return run.solution(LowRank(problem.guide.rank), _phi(climb.at), climb.bounds, _ended(climb, before.status))
+    return _without_directions(problem, run, climb, watch)
 
 
-def _without_directions(problem: Problem, work: Continued, climb: Climb, watch: Watch) -> Solution:
+def _without_directions(problem: Problem, run: Continued, climb: Climb, watch: Watch) -> Solution:
     """Mean field to the end, from where it was left."""
-    before = work.before
-    start, coordinates = np.asarray(before.phi, np.float64)[None], coordinates_of(before.target)[None]
-    alone = Problem([before.target], problem.settings, coordinates, start, [work.raw])
+    before = run.before
+    start, parameterisations = np.asarray(before.phi, np.float64)[None], parameterisations_of(before.target)[None]
+    alone = Problem([before.target], problem.settings, parameterisations, start, [run.raw])
     (after,) = solve_mean_field(alone, watch)
     gained, se = climb.gained
     said = f"directions would gain {gained:.2g} ± {se:.1g} nats and were left out; mean field is {after.status.text}"
     status = dataclasses.replace(after.status, text=said)
     notes = (*before.notes, *after.notes)
     told = dataclasses.replace(after, status=status, other_modes=before.other_modes, notes=notes)
-    after = work.spent(told, after)
-    return _packed(after, Normal.mean_field(*np.asarray(after.phi, np.float64)), problem.rank)
+    after = run.spent(told, after)
+    return _packed(after, Normal.mean_field(*np.asarray(after.phi, np.float64)), problem.guide.rank)
 
 
 def _ended(climb: Climb, before: Status) -> Status:

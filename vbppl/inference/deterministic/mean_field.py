@@ -17,41 +17,41 @@ import numpy as np
 
 from vbppl.core.numerics import lbfgs, newton_cg
 from vbppl.core.numerics.draws import FixedDraws
-from vbppl.inference.deterministic.state import Stage, State, Work
+from vbppl.inference.deterministic.state import Run, Stage, State
 from vbppl.inference.solution import Note
 from vbppl.target.batched import Batch, hessian_times
-from vbppl.target.target import Target, in_coordinates
+from vbppl.target.target import Target, reparameterised
 
 STEPS = 300
 WHITENED_DIM = 64  # up to here there are at least two draws a dimension, so that their second moment is exact
 NARROWINGS = 6
 RIVAL = 10.0  # nats below the best, within which an end matters
-PROMISED, PATIENCE = 10.0, 8  # times what a lane promises, or has gained in so many steps, that it may gain at most
+PROMISED, PATIENCE = 10.0, 8  # times what a search promises, or has gained in so many steps, that it may gain at most
 
 
-def fewest(work: Work) -> int:
+def fewest(run: Run) -> int:
     """How many draws to begin with."""
-    return work.fewest(2 * work.dim if work.dim <= WHITENED_DIM else 0)
+    return run.fewest(2 * run.dim if run.dim <= WHITENED_DIM else 0)
 
 
-def negated_bound(lanes: Batch, noise: np.ndarray) -> lbfgs.Function:
-    """`J` of `x`, `(k, 2 dim)`, for the lanes named, on draws `(lanes, draws, dim)`."""
+def negated_bound(batch: Batch, noise: np.ndarray) -> lbfgs.Function:
+    """`J` of `x`, `(k, 2 dim)`, for the searches named, on draws `(searches, draws, dim)`."""
 
     def value_and_gradient(x: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         loc, log_sd = np.split(x, 2, axis=1)
         spread = np.exp(log_sd)[:, None] * noise[chosen]
-        log_p, gradient = lanes(loc[:, None] + spread, chosen)
+        log_p, gradient = batch(loc[:, None] + spread, chosen)
         slope = np.concatenate([gradient.mean(axis=1), (gradient * spread).mean(axis=1) + 1], axis=1)
         return -log_p.mean(axis=1) - log_sd.sum(axis=1), -slope
 
     return value_and_gradient
 
 
-def shrink_sds(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def shrink_sds(batch: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """The same means with sds small enough for the bound to be finite, if there are such."""
-    x, everyone = x.copy(), np.arange(len(lanes))
+    x, everyone = x.copy(), np.arange(len(batch))
     for _ in range(NARROWINGS):
-        value, gradient = negated_bound(lanes, noise)(x, everyone)
+        value, gradient = negated_bound(batch, noise)(x, everyone)
         wide = ~(np.isfinite(value) & np.isfinite(gradient).all(axis=1))
         if not wide.any():
             break
@@ -59,43 +59,45 @@ def shrink_sds(lanes: Batch, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
     return x
 
 
-def descend(lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) -> lbfgs.Steps:
-    """Go down from `x`, `(lanes, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
+def descend(batch: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) -> lbfgs.Steps:
+    """Go down from `x`, `(searches, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
     # No standard deviation grows or shrinks by more than e^2 in one step.
     longest = lbfgs.no_longer_than(2.0, slice(x.shape[1] // 2, None))
-    return lbfgs.descend(negated_bound(lanes, noise), x, preconditioner, lanes.rounding, tolerance, STEPS, longest)
+    return lbfgs.descend(negated_bound(batch, noise), x, preconditioner, batch.rounding, tolerance, STEPS, longest)
 
 
 def descended(
-    state: State, lanes: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float, is_dear: bool = False
+    state: State, batch: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float, is_dear: bool = False
 ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
-    """The same as a stage: a fit stands where the best of its lanes does; where `is_dear`, hopeless ones are left."""
-    steps, values, left = descend(lanes, x, noise, tolerance), collections.deque(maxlen=PATIENCE + 1), np.zeros(0, int)
+    """The same as a stage: a fit stands where the best of its searches does; if `is_dear`, hopeless ones are left."""
+    steps, values, left = descend(batch, x, noise, tolerance), collections.deque(maxlen=PATIENCE + 1), np.zeros(0, int)
     at = next(steps)
     while len(at.going):
-        fits = np.unique(lanes.fits[at.going])
+        fits = np.unique(batch.fits[at.going])
         value = np.where(np.isfinite(at.value), at.value, np.inf)
-        # Lanes that have ended count too: one of them may be the best.
-        best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(lanes.fits == f) for f in fits)])
-        state = state.put(fits, x=at.x[best], coordinates=lanes.coordinates[best]).with_bounds(fits, -at.value[best])
+        # Searches that have ended count too: one of them may be the best.
+        best = np.array([mine[np.argmin(value[mine])] for mine in (np.flatnonzero(batch.fits == f) for f in fits)])
+        state = state.put(fits, x=at.x[best], parameterisations=batch.parameterisations[best]).with_bounds(
+            fits, -at.value[best]
+        )
         yield state
         values.append(value)
-        given_up = _hopeless(lanes.fits, at, list(values)) if is_dear else left[:0]
+        given_up = _hopeless(batch.fits, at, list(values)) if is_dear else left[:0]
         left, at = np.concatenate([left, given_up]), steps.send(given_up)
-    for fit, count in zip(*np.unique(lanes.fits[left], return_counts=True)):
-        said = f"{count} of {np.sum(lanes.fits == fit)} searches were left unfinished, far below one that had ended"
+    for fit, count in zip(*np.unique(batch.fits[left], return_counts=True)):
+        said = f"{count} of {np.sum(batch.fits == fit)} searches were left unfinished, far below one that had ended"
         state = state.with_notes(int(fit), Note("starts", said))
     return state, at
 
 
 def _hopeless(fits: np.ndarray, at: lbfgs.Minima, values: list[np.ndarray]) -> np.ndarray:
-    """Lanes far below one of the same fit that has ended, which promise little beside that and have gained as little.
+    """Searches far below one of the same fit that has ended, which promise and have gained little beside that.
 
     The best that is on its way stays, until two of its fit have ended.
 
     Args:
-      fits: whose each lane is, `(lanes,)`.
-      values: after each of the last steps, oldest first, `(lanes,)` each.
+      fits: the fit of each search, `(searches,)`.
+      values: after each of the last steps, oldest first, `(searches,)` each.
     """
     if len(values) <= PATIENCE:
         return at.going[:0]
@@ -107,7 +109,7 @@ def _hopeless(fits: np.ndarray, at: lbfgs.Minima, values: list[np.ndarray]) -> n
         going, ended = np.intersect1d(mine, at.going), np.setdiff1d(mine, at.going)
         ended = ended[np.isfinite(now[ended])]
         going = np.delete(going, np.argmin(now[going])) if len(ended) < 2 else going
-        left += [lane for lane in going if reached[lane] > now[ended].min(initial=np.inf) + RIVAL]
+        left += [search for search in going if reached[search] > now[ended].min(initial=np.inf) + RIVAL]
     return np.array(left, int)
 
 
@@ -115,18 +117,18 @@ def _hopeless(fits: np.ndarray, at: lbfgs.Minima, values: list[np.ndarray]) -> n
 class MeanFieldClimb:
     """The mean-field family, for the loop that lets the draws grow."""
 
-    work: Work
+    run: Run
 
     @property
     def fewest(self) -> int:
         """How many draws to begin with."""
-        return fewest(self.work)
+        return fewest(self.run)
 
     @property
     def noise(self) -> FixedDraws:
         """Its draws: in many dims none are whitened, which costs dim^3 and takes exact margins for exact products."""
-        noise = self.work.noise
-        return noise if self.work.dim <= WHITENED_DIM else dataclasses.replace(noise, kind="latin_hypercube")
+        noise = self.run.noise
+        return noise if self.run.dim <= WHITENED_DIM else dataclasses.replace(noise, kind="latin_hypercube")
 
     def begin(self, *where: Any) -> None:
         """Nothing is needed beside the state, at the beginning and with more draws."""
@@ -137,40 +139,40 @@ class MeanFieldClimb:
         self, state: State, fits: np.ndarray, noise: np.ndarray, at: Any
     ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
         """To the end: another set of draws changes little, so that no step is wasted."""
-        lanes, tolerance = self.work.batch(state, fits), self.work.tolerance
-        state, at = yield from descended(state, lanes, state.x[fits], noise, tolerance)
-        state = state.put(fits, x=at.x, decrement=at.decrement, reason=reason(lanes, at, tolerance))
+        batch, tolerance = self.run.batch(state, fits), self.run.tolerance
+        state, at = yield from descended(state, batch, state.x[fits], noise, tolerance)
+        state = state.put(fits, x=at.x, decrement=at.decrement, reason=reason(batch, at, tolerance))
         given_up = np.isin(state.reason[fits], ("capped", "stuck")) & np.isfinite(at.value)
-        for lane in np.flatnonzero(given_up).tolist():
-            state, at = yield from self._by_newton(state, lanes, lane, noise, at)
+        for search in np.flatnonzero(given_up).tolist():
+            state, at = yield from self._by_newton(state, batch, search, noise, at)
         return state, at
 
     def _by_newton(
-        self, state: State, lanes: Batch, lane: int, noise: np.ndarray, at: lbfgs.Minima
+        self, state: State, batch: Batch, search: int, noise: np.ndarray, at: lbfgs.Minima
     ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
-        """Go on by Newton's method, in one lane, where L-BFGS has given up at a finite bound."""
-        found, fit, one = None, lanes.fits[[lane]], np.array([lane])
-        target = self.work.problem.targets[int(fit[0])]
-        target = in_coordinates(target, lanes.coordinates[lane])
+        """Go on by Newton's method, in one search, where L-BFGS has given up at a finite bound."""
+        found, fit, one = None, batch.fits[[search]], np.array([search])
+        target = self.run.problem.targets[int(fit[0])]
+        target = reparameterised(target, batch.parameterisations[search])
         # Its steps see curvature that a history of gradients does not: a far prior is ten thousands of nats away.
-        for found in newton(lanes, target, at.x[lane], noise, one, self.work.tolerance):
+        for found in newton(batch, target, at.x[search], noise, one, self.run.tolerance):
             # A step may take long, so each is a state, at which a deadline can end the fit.
             if not found.reason:
-                yield state.put(fit, x=found.x) if found.value <= at.value[lane] else state
-        if found is None or not found.value <= at.value[lane]:
+                yield state.put(fit, x=found.x) if found.value <= at.value[search] else state
+        if found is None or not found.value <= at.value[search]:
             return state, at
-        gradient = negated_bound(lanes, noise)(found.x[None], one)[1]
+        gradient = negated_bound(batch, noise)(found.x[None], one)[1]
         at = at.moved(one, found.x[None], np.array([found.value]), gradient)
         decrement = at.decrement.copy()
-        decrement[lane] = found.decrement
+        decrement[search] = found.decrement
         state = state.put(fit, x=found.x, decrement=found.decrement, reason=found.reason)
         return state, at._replace(decrement=decrement)
 
-    def look(self, state: State, fits: np.ndarray, at: Any, draws: int) -> tuple[list[np.ndarray], Any]:
+    def probe(self, state: State, fits: np.ndarray, at: Any, draws: int) -> tuple[list[np.ndarray], Any]:
         """How far two other sets of draws would move each optimum."""
         # Twice as many: what sets of one size have in common would not show between them.
-        lanes, sets = self.work.batch(state, fits), [self.noise(fits, 2 * draws, half) for half in (1, 2)]
-        return [moves(lanes, at, noise) for noise in sets], None
+        batch, sets = self.run.batch(state, fits), [self.noise(fits, 2 * draws, half) for half in (1, 2)]
+        return [moves(batch, at, noise) for noise in sets], None
 
     def settle(self, state: State, *where: Any) -> Stage:
         """They are at the optimum already."""
@@ -179,13 +181,13 @@ class MeanFieldClimb:
 
 
 def newton(
-    lanes: Batch, target: Target, x: np.ndarray, noise: np.ndarray, lane: np.ndarray, tolerance: float
+    batch: Batch, target: Target, x: np.ndarray, noise: np.ndarray, search: np.ndarray, tolerance: float
 ) -> Iterator[newton_cg.Found]:
-    """Go down from `x`, `(2 dim,)`, in one lane by Newton's method; `target` is what the lane sees."""
-    function, draws = negated_bound(lanes, noise), noise[lane[0]].astype(lanes.density.dtype)
+    """Go down from `x`, `(2 dim,)`, in one search by Newton's method; `target` is what the search sees."""
+    function, draws = negated_bound(batch, noise), noise[search[0]].astype(batch.density.dtype)
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = function(x[None], lane)
+        value, gradient = function(x[None], search)
         return float(value[0]), gradient[0]
 
     def product(x: np.ndarray, vector: np.ndarray) -> np.ndarray:
@@ -193,15 +195,15 @@ def newton(
         return np.asarray(found, np.float64)
 
     def rounding(value: float) -> float:
-        return float(lanes.rounding(np.array(value)))
+        return float(batch.rounding(np.array(value)))
 
     return newton_cg.descend(value_and_gradient, product, x, lambda x: preconditioner(x[None])[0], rounding, tolerance)
 
 
-def moves(lanes: Batch, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:
-    """How far other draws would move the optima: the means, in sds, and the log sds, `(lanes, 2 dim)`."""
-    everyone = np.arange(len(lanes))
-    gradient = negated_bound(lanes, noise)(at.x, everyone)[1]
+def moves(batch: Batch, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:
+    """How far other draws would move the optima: the means, in sds, and the log sds, `(searches, 2 dim)`."""
+    everyone = np.arange(len(batch))
+    gradient = negated_bound(batch, noise)(at.x, everyone)[1]
     # The difference: what `at` itself has still to go is not the draws' doing.
     step = at.newton(gradient - at.gradient, preconditioner(at.x), everyone)
     loc, log_sd = np.split(step, 2, axis=1)
@@ -214,9 +216,9 @@ def preconditioner(x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.exp(2 * log_sd), np.full_like(log_sd, 0.5)], axis=1)
 
 
-def reason(lanes: Batch, at: lbfgs.Minima, tolerance: float) -> np.ndarray:
-    """Why each search ended: "converged", "rounding", "capped" or "stuck", `(lanes,)`."""
-    near = at.decrement <= lanes.rounding(at.value)
+def reason(batch: Batch, at: lbfgs.Minima, tolerance: float) -> np.ndarray:
+    """Why each search ended: "converged", "rounding", "capped" or "stuck", `(searches,)`."""
+    near = at.decrement <= batch.rounding(at.value)
     stuck = np.where(near, "rounding", "stuck")
     ended = np.where(at.decrement <= tolerance, "converged", np.where(at.stuck, stuck, "capped"))
     return np.where(np.isfinite(at.value), ended, "stuck").astype(object)

@@ -36,7 +36,7 @@ from vbppl.inference.initialization import starts_of
 from vbppl.inference.solution import NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.axes import coordinate_name
 from vbppl.target.batched import Batch, BatchedDensity, in_full_precision
-from vbppl.target.target import Target, coordinates_of
+from vbppl.target.target import Target, parameterisations_of
 
 STEPS = 1000
 DRAWS = 32
@@ -79,7 +79,7 @@ def solve_laplace(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     Raises:
       ModelError: the highest point reached is no strict maximum.
     """
-    return [_solved(_Work(problem, number), watch, Laplace(), _laplace) for number in range(len(problem.targets))]
+    return [_solved(_Run(problem, number), watch, Laplace(), _laplace) for number in range(len(problem.targets))]
 
 
 def solve_pathfinder(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -88,10 +88,10 @@ def solve_pathfinder(problem: Problem, watch: Watch = Watch()) -> list[Solution]
     Raises:
       ModelError: none of them has a finite bound.
     """
-    return [_solved(_Work(problem, number), watch, Pathfinder(), _pathfinder) for number in range(len(problem.targets))]
+    return [_solved(_Run(problem, number), watch, Pathfinder(), _pathfinder) for number in range(len(problem.targets))]
 
 
-class _Work:
+class _Run:
     """What the stages of one fit work with. Nothing here changes but the density's counts."""
 
     def __init__(self, problem: Problem, number: int):
@@ -105,25 +105,25 @@ class _Work:
         self.starts = starts.astype(np.float64)
         self.tolerance = max(1e-10, float(np.finfo(self.density.dtype).eps))
 
-    def lanes(self, count: int) -> Batch:
-        """So many lanes, all of the one target."""
-        return Batch(self.density, np.zeros(count, int), np.tile(coordinates_of(self.target), (count, 1)))
+    def batch(self, count: int) -> Batch:
+        """So many searches, all of the one target."""
+        return Batch(self.density, np.zeros(count, int), np.tile(parameterisations_of(self.target), (count, 1)))
 
     def heights(self, z: np.ndarray) -> np.ndarray:
         """The log densities at `z`, `(points, dim)`."""
-        return self.lanes(1)(z[None])[0][0]
+        return self.batch(1)(z[None])[0][0]
 
     def climbed(self, keep_path: bool) -> Stage:
         """To the end from each start."""
-        lanes = self.lanes(len(self.starts))
+        batch = self.batch(len(self.starts))
 
         def negated(z: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            log_p, gradient = lanes(z[:, None], numbers)
+            log_p, gradient = batch(z[:, None], numbers)
             return -log_p[:, 0], -gradient[:, 0]
 
         # The first direction is the bare gradient, which has no scale.
         longest = lbfgs.no_longer_than(10.0)
-        steps = lbfgs.descend(negated, self.starts, np.ones_like, lanes.rounding, self.tolerance, STEPS, longest)
+        steps = lbfgs.descend(negated, self.starts, np.ones_like, batch.rounding, self.tolerance, STEPS, longest)
         at = next(steps)
         climb = Climb(at)
         while len(at.going):
@@ -146,42 +146,42 @@ class _Work:
         return FullRank().of(loc, factor).astype(self.density.dtype)
 
 
-def _solved(work: _Work, watch: Watch, guide: Gaussian, stage: Callable[[_Work], Stage]) -> Solution:
-    nowhere = Climb(lbfgs.Minima.at(work.starts, np.zeros(len(work.starts)), np.zeros_like(work.starts)))
-    climb, cut = last(stage(work), nowhere, watch, work.progress)
+def _solved(run: _Run, watch: Watch, guide: Gaussian, stage: Callable[[_Run], Stage]) -> Solution:
+    nowhere = Climb(lbfgs.Minima.at(run.starts, np.zeros(len(run.starts)), np.zeros_like(run.starts)))
+    climb, cut = last(stage(run), nowhere, watch, run.progress)
     # Where L-BFGS is stuck no step gains more than rounding: that is the mode, as far as the dtype knows it.
-    chosen, at = climb.chosen or _point_reached(work, climb), climb.at
-    mode_reached = bool(at.decrement[chosen.climb] <= work.tolerance or at.stuck[chosen.climb])
+    chosen, at = climb.chosen or _point_reached(run, climb), climb.at
+    mode_reached = bool(at.decrement[chosen.climb] <= run.tolerance or at.stuck[chosen.climb])
     text = chosen.text if mode_reached or cut else f"{chosen.text}; the mode was not reached in {STEPS} steps"
     status = Status(
         cut or ("mode" if mode_reached else "capped"),
         mode_reached and not cut,
         f"{text}: not converged" if cut else text,
         steps=len(climb.heights),
-        gradients=int(work.density.gradients.sum()),
-        seconds=time.perf_counter() - work.begun_at,
-        compiling=work.density.compiling,
+        gradients=int(run.density.gradients.sum()),
+        seconds=time.perf_counter() - run.begun_at,
+        compiling=run.density.compiling,
         decrement=float(at.decrement[chosen.climb]),
     )
-    phi = work.phi(chosen.loc, chosen.factor)
-    return Solution(work.target, guide, phi, np.array(climb.heights), status, chosen.other_modes)
+    phi = run.phi(chosen.loc, chosen.factor)
+    return Solution(run.target, guide, phi, np.array(climb.heights), status, chosen.other_modes)
 
 
-def _point_reached(work: _Work, climb: Climb) -> Chosen:
+def _point_reached(run: _Run, climb: Climb) -> Chosen:
     """What there is where the climb was cut short: to ask for a Hessian there might take long."""
     best = int(np.argmin(climb.at.value))
     why = NotSearched("the climbs were cut short before their ends had been compared")
-    return Chosen(climb.at.x[best], START_SD * np.eye(work.dim), best, "cut short on the way to the mode", why)
+    return Chosen(climb.at.x[best], START_SD * np.eye(run.dim), best, "cut short on the way to the mode", why)
 
 
-def _laplace(work: _Work) -> Stage:
-    climb = yield from work.climbed(keep_path=False)
+def _laplace(run: _Run) -> Stage:
+    climb = yield from run.climbed(keep_path=False)
     x, height = climb.at.x, -climb.at.value
     # The highest point, not the greatest mass: this is what Laplace's approximation says it is.
     best = int(np.argmax(height))
-    values, vectors = _precision(work, x[best])
-    if not (values[0] > 0 and _is_known(values, vectors, work.density.dtype)):
-        where = coordinate_name(work.target, int(np.abs(vectors[:, 0]).argmax()))
+    values, vectors = _precision(run, x[best])
+    if not (values[0] > 0 and _is_known(values, vectors, run.density.dtype)):
+        where = coordinate_name(run.target, int(np.abs(vectors[:, 0]).argmax()))
         found = f"has the eigenvalue {-values[0]:.3g}" + (", which is rounding," if values[0] > 0 else "")
         raise ModelError(
             "Laplace's approximation needs a strict maximum; the Hessian at the point reached "
@@ -192,30 +192,30 @@ def _laplace(work: _Work) -> Stage:
     ends = Ends(x.copy(), np.tile(factor, (len(x), 1, 1)), height + np.linalg.slogdet(factor)[1])
     # Most climbs end at one mode; a Hessian is dear, and only the others need one.
     for other in np.flatnonzero(np.abs((x - x[best]) / np.linalg.norm(factor, axis=1)).max(axis=1) > SAME_MODE):
-        values, vectors = _precision(work, x[other])
+        values, vectors = _precision(run, x[other])
         ends.bound[other] = -np.inf  # without a strict maximum there is no mode
         if values[0] > 0:
             ends.factor[other] = vectors / np.sqrt(values)
             ends.bound[other] = height[other] - np.log(values).sum() / 2
     text = "the mode and the inverse Hessian there"
-    return dataclasses.replace(climb, chosen=_chosen(work, climb, ends, best, text))
+    return dataclasses.replace(climb, chosen=_chosen(run, climb, ends, best, text))
 
 
-def _pathfinder(work: _Work) -> Stage:
-    climb = yield from work.climbed(keep_path=True)
+def _pathfinder(run: _Run) -> Stage:
+    climb = yield from run.climbed(keep_path=True)
     count, dim = climb.at.x.shape
-    rng, lane = host_generator(work.raw_key, "pathfinder"), work.lanes(1)
+    rng, one = host_generator(run.raw_key, "pathfinder"), run.batch(1)
     noise = whitened_draws(rng, max(DRAWS, 2 * dim), dim)[None]
     ends = Ends(climb.at.x.copy(), np.tile(np.eye(dim), (count, 1, 1)), np.full(count, -np.inf))
     # The same draws for all, so that the bounds can be compared.
     for number, loc, factor in climb.passed:
-        (bound,) = natural_gradient.evaluate(lane, loc[None], factor[None], noise, np.zeros(1, int)).bound
+        (bound,) = natural_gradient.evaluate(one, loc[None], factor[None], noise, np.zeros(1, int)).bound
         if np.isfinite(bound) and bound > ends.bound[number]:
             ends.loc[number], ends.factor[number], ends.bound[number] = loc, factor, bound
     if not np.isfinite(ends.bound).any():
         raise ModelError("Pathfinder found no Gaussian with a finite bound on its way.", mend="Use guide='auto'.")
     text = f"the best of {len(climb.passed)} Gaussians on the way to the mode"
-    return dataclasses.replace(climb, chosen=_chosen(work, climb, ends, int(np.argmax(ends.bound)), text))
+    return dataclasses.replace(climb, chosen=_chosen(run, climb, ends, int(np.argmax(ends.bound)), text))
 
 
 class Ends(NamedTuple):
@@ -226,16 +226,16 @@ class Ends(NamedTuple):
     bound: np.ndarray
 
 
-def _chosen(work: _Work, climb: Climb, ends: Ends, best: int, text: str) -> Chosen:
+def _chosen(run: _Run, climb: Climb, ends: Ends, best: int, text: str) -> Chosen:
     """One of the ends, and which of the others are other modes."""
-    if work.is_given:
+    if run.is_given:
         searched = NotSearched("the climb began from the one place that was given")
     else:
         x, height = climb.at.x, -climb.at.value
 
         # Between the ends of the climbs, not the means: an early Gaussian may lie far from the mode it leads to.
         def valley(other: int) -> float:
-            between = work.heights(SHARES * x[other] + (1 - SHARES) * x[best])
+            between = run.heights(SHARES * x[other] + (1 - SHARES) * x[best])
             return float(min(height[best], height[other]) - between.min())
 
         log_sd = np.log(np.linalg.norm(ends.factor, axis=2))
@@ -257,10 +257,10 @@ def _passed(at: lbfgs.Minima) -> list[tuple[int, np.ndarray, np.ndarray]]:
     return passed
 
 
-def _precision(work: _Work, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _precision(run: _Run, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, the least first, and eigenvectors of the negated Hessian."""
-    with work.density.timed("Hessian"):
-        precision = -np.asarray(_hessian(work.target, z.astype(jnp.result_type(float))), np.float64)
+    with run.density.timed("Hessian"):
+        precision = -np.asarray(_hessian(run.target, z.astype(jnp.result_type(float))), np.float64)
     return np.linalg.eigh((precision + precision.T) / 2)
 
 

@@ -55,24 +55,22 @@ class Problem:
     Attributes:
       targets: the densities, alike in structure and shapes, one for each fit.
       settings: how the draws are made.
-      coordinates: those to choose from, as `Layout.packed` writes them: `(choices, numbers)`.
+      parameterisations: those to choose from, as `Layout.packed` writes them: `(choices, numbers)`.
       start: mean and log sd to begin with in each of the coordinates, `(choices, 2, dim)`; None to look for starts.
       raw_keys: of each fit, `(fits, 2)`.
-      rank: of a low-rank guide; None for as many directions as are worth their while.
       precision: "float64" where this is the second half of a fit that rounding limits, whose targets are in double
         precision; None for the session's.
-      pseudo_data: whether movable sites may be seen by pseudo-data too.
+      tries_pseudo_data: whether movable sites may be seen by pseudo-data too.
       guide: the family that is asked for, where its solver serves several.
     """
 
     targets: Sequence[Target]
     settings: Deterministic
-    coordinates: np.ndarray
+    parameterisations: np.ndarray
     start: np.ndarray | None
     raw_keys: Sequence[np.ndarray]
-    rank: int | None = None
     precision: str | None = None
-    pseudo_data: bool = False
+    tries_pseudo_data: bool = False
     guide: Any = None
 
     @property

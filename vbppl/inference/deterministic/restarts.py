@@ -33,14 +33,14 @@ from vbppl.inference.deterministic.relabelling import (
     in_better_order,
     in_one_order,
 )
-from vbppl.inference.deterministic.state import Stage, State, Work
+from vbppl.inference.deterministic.state import Run, Stage, State
 from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import Mode, Note, NotSearched, Searched
 from vbppl.target.batched import HEAVY, Batch
-from vbppl.target.target import in_coordinates
+from vbppl.target.target import reparameterised
 
-STARTS, WIDE = 3, 4096  # searches; dims in which there is one
-FIRST = 1e-2  # nats to gain that decide between starts and coordinates no more
+STARTS, ONE_START_DIM = 3, 4096  # searches; dims in which there is one
+START_TOLERANCE = 1e-2  # nats to gain that decide between starts and coordinates no more
 EQUAL = 1.0  # nats by which the bounds of one mode in two orders may differ, on few draws and not quite at their ends
 WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent begins anew
 WIDTHS_DIM = 64  # up to here two looks at each are a small part of what a fit costs
@@ -48,112 +48,119 @@ LOOKS, NEARLY = 30, 1e-2  # at a further ascent; nats to gain at its end
 ELSEWHERE, LOWER = 0.25, 3.0  # nats: KL from the optimum; how much lower a bound may be to matter
 
 
-def restarts(work: Work, state: State) -> Stage:
+def restarts(run: Run, state: State) -> Stage:
     """Go most of the way to the mean-field optimum from each start in each of the coordinates; keep the best."""
-    coordinates, count = work.problem.coordinates, len(work.problem.targets)
-    every = Batch(work.density, np.repeat(np.arange(count), len(coordinates)), np.tile(coordinates, (count, 1)))
-    problem = work.problem
+    parameterisations, count = run.problem.parameterisations, len(run.problem.targets)
+    every = Batch(
+        run.density, np.repeat(np.arange(count), len(parameterisations)), np.tile(parameterisations, (count, 1))
+    )
+    problem = run.problem
     if problem.start is None:
         rngs = [host_generator(problem.raw_keys[fit], "start") for fit in every.fits]
-        points, found = find_starts(every, work.dim, rngs, 1 if _is_heavy(work) else STARTS)
-        _check_found(work, every, points, found)
+        points, found = find_starts(every, run.dim, rngs, 1 if _is_heavy(run) else STARTS)
+        _check_found(run, every, points, found)
         starts = np.concatenate([points, np.full_like(points, np.log(START_SD))], axis=-1)
     else:
-        starts = np.tile(problem.start.reshape(len(coordinates), 1, 2 * work.dim), (count, 1, 1))
-    each = starts.shape[1]
-    lanes = every.take(np.repeat(np.arange(len(every)), each))
-    noise = work.noise(lanes.fits, mean_field.fewest(work))
-    x = mean_field.shrink_sds(lanes, starts.reshape(len(lanes), 2 * work.dim), noise)
-    state, at = yield from mean_field.descended(state, lanes, x, noise, FIRST, work.is_dear)
-    shape = (count, len(coordinates), each)
+        starts = np.tile(problem.start.reshape(len(parameterisations), 1, 2 * run.dim), (count, 1, 1))
+    starts_each = starts.shape[1]
+    batch = every.take(np.repeat(np.arange(len(every)), starts_each))
+    noise = run.noise(batch.fits, mean_field.fewest(run))
+    x = mean_field.shrink_sds(batch, starts.reshape(len(batch), 2 * run.dim), noise)
+    state, at = yield from mean_field.descended(state, batch, x, noise, START_TOLERANCE, run.is_dear)
+    shape = (count, len(parameterisations), starts_each)
     value = np.where(np.isfinite(at.value), at.value, np.inf).reshape(shape)
     ends = at.x.reshape(*shape, -1)
-    if problem.start is None and not _is_heavy(work) and problem.targets[0].layout.summed:
-        state, ends, value = yield from _in_better_order(work, state, ends, value)
+    if problem.start is None and not _is_heavy(run) and problem.targets[0].layout.summed:
+        state, ends, value = yield from _in_better_order(run, state, ends, value)
     for fit in range(count):
         option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), value.shape[1:]))
-        state = state.put(np.array([fit]), x=ends[fit, option, start], coordinates=coordinates[option])
-        searched = _searched(work, state, fit, ends[fit, option], value[fit, option], start)
-        notes = _notes(work, fit, option, -value[fit].min(axis=1), searched)
+        state = state.put(np.array([fit]), x=ends[fit, option, start], parameterisations=parameterisations[option])
+        searched = _searched(run, state, fit, ends[fit, option], value[fit, option], start)
+        notes = _notes(run, fit, option, -value[fit].min(axis=1), searched)
         state = state.with_modes(fit, searched).with_notes(fit, *notes)
     return state
 
 
 def _in_better_order(
-    work: Work, state: State, ends: np.ndarray, value: np.ndarray
+    run: Run, state: State, ends: np.ndarray, value: np.ndarray
 ) -> Generator[State, None, tuple[State, np.ndarray, np.ndarray]]:
-    """One more of the ends, `(fits, coordinates, starts, 2 dim)`, where another order of parts lifts the best."""
+    """One more of the ends, `(fits, parameterisations, starts, 2 dim)`, where another order of parts lifts the best."""
     begun = {}
     for fit in range(len(ends)):
         option, start = map(int, np.unravel_index(int(np.argmin(value[fit])), value.shape[1:]))
-        end, coordinates = ends[fit, option, start], work.problem.coordinates[option]
-        target = in_coordinates(work.problem.targets[fit], coordinates)
-        lane = Batch(work.density, np.array([fit]), coordinates[None])
-        loc = in_better_order(target, lambda z, lane=lane: _of_one(lane, z), end[: work.dim])
+        end, parameterisations = ends[fit, option, start], run.problem.parameterisations[option]
+        target = reparameterised(run.problem.targets[fit], parameterisations)
+        one = Batch(run.density, np.array([fit]), parameterisations[None])
+        loc = in_better_order(target, lambda z, one=one: _of_one(one, z), end[: run.dim])
         if loc is not None:
-            begun[fit] = option, np.concatenate([loc, end[work.dim :]])
+            begun[fit] = option, np.concatenate([loc, end[run.dim :]])
     if not begun:
         return state, ends, value
     fits, (options, x) = np.array([*begun]), map(np.array, zip(*begun.values()))
-    lanes = Batch(work.density, fits, work.problem.coordinates[options])
-    noise = work.noise(fits, mean_field.fewest(work))
-    state, at = yield from mean_field.descended(state, lanes, mean_field.shrink_sds(lanes, x, noise), noise, FIRST)
+    batch = Batch(run.density, fits, run.problem.parameterisations[options])
+    noise = run.noise(fits, mean_field.fewest(run))
+    state, at = yield from mean_field.descended(
+        state, batch, mean_field.shrink_sds(batch, x, noise), noise, START_TOLERANCE
+    )
     ends = np.concatenate([ends, ends[:, :, :1]], axis=2)
     value = np.concatenate([value, np.full_like(value[:, :, :1], np.inf)], axis=2)
     ends[fits, options, -1], value[fits, options, -1] = at.x, np.where(np.isfinite(at.value), at.value, np.inf)
     return state, ends, value
 
 
-def _of_one(lane: Batch, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log densities and gradients at the points `z`, `(n, dim)`, of one lane."""
-    log_p, gradient = lane(z[None])
+def _of_one(one: Batch, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log densities and gradients at the points `z`, `(n, dim)`, in a batch of one search."""
+    log_p, gradient = one(z[None])
     return log_p[0], gradient[0]
 
 
-def _check_found(work: Work, lanes: Batch, points: np.ndarray, found: np.ndarray) -> None:
+def _check_found(run: Run, batch: Batch, points: np.ndarray, found: np.ndarray) -> None:
     """Refuse to go on where a target has a finite density at no start, in none of the coordinates."""
-    for fit, target in enumerate(work.problem.targets):
-        mine = np.flatnonzero(lanes.fits == fit)
+    for fit, target in enumerate(run.problem.targets):
+        mine = np.flatnonzero(batch.fits == fit)
         if not found[mine].any():
-            which = f"data set {fit}: " if len(work.problem.targets) > 1 else ""
+            which = f"data set {fit}: " if len(run.problem.targets) > 1 else ""
             raise no_initialization(target, points[mine[0], 0], which)
 
 
-def _is_heavy(work: Work) -> bool:
+def _is_heavy(run: Run) -> bool:
     """Are data or dims so many that the time is better spent on one start?"""
-    return work.problem.targets[0].data_size > HEAVY or work.dim > WIDE
+    return run.problem.targets[0].data_size > HEAVY or run.dim > ONE_START_DIM
 
 
 def _searched(
-    work: Work, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int
+    run: Run, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int
 ) -> Searched | NotSearched:
     """The other modes among the `ends` of the starts, `(starts, 2 dim)`, at negated bounds `value`."""
-    if work.problem.start is not None:
+    if run.problem.start is not None:
         return NotSearched("the fit began from the one place that was given")
-    if _is_heavy(work):
-        what = f"more than {WIDE:,} dims" if work.dim > WIDE else f"data of more than {HEAVY:,} numbers"
+    if _is_heavy(run):
+        what = (
+            f"more than {ONE_START_DIM:,} dims" if run.dim > ONE_START_DIM else f"data of more than {HEAVY:,} numbers"
+        )
         return NotSearched(f"{what} get one start")
 
-    ends, orders, sites = _in_one_order(work, state, fit, ends.reshape(len(ends), 2, -1), value, best)
+    ends, orders, sites = _in_one_order(run, state, fit, ends.reshape(len(ends), 2, -1), value, best)
 
     def valley(other: int) -> float:
         x = (SHARES[..., None] * ends[other] + (1 - SHARES[..., None]) * ends[best]).reshape(len(SHARES), -1)
-        lanes = work.batch(state, np.full(len(x), fit))
-        noise = work.noise(lanes.fits, mean_field.fewest(work))
-        return mean_field.negated_bound(lanes, noise)(x, np.arange(len(x)))[0].max() - value[other]
+        batch = run.batch(state, np.full(len(x), fit))
+        noise = run.noise(batch.fits, mean_field.fewest(run))
+        return mean_field.negated_bound(batch, noise)(x, np.arange(len(x)))[0].max() - value[other]
 
     found = compare(ends, value, best, valley)
     return dataclasses.replace(found, orders=orders, exchangeable=sites)
 
 
-def _in_one_order(work: Work, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int) -> InOneOrder:
+def _in_one_order(run: Run, state: State, fit: int, ends: np.ndarray, value: np.ndarray, best: int) -> InOneOrder:
     """The ends, `(starts, 2, dim)`, in the order of parts of the best where they are the same but for that."""
     rivals = _rivals(ends, value, best)
-    if not rivals and not work.problem.targets[fit].layout.summed:
+    if not rivals and not run.problem.targets[fit].layout.summed:
         return InOneOrder(ends)
-    target, lane = in_coordinates(work.problem.targets[fit], state.coordinates[fit]), work.batch(state, np.array([fit]))
+    target = reparameterised(run.problem.targets[fit], state.parameterisations[fit])
+    one = run.batch(state, np.array([fit]))
     equal = [other for other in rivals if value[other] - value[best] <= EQUAL]
-    return in_one_order(target, functools.partial(_of_one, lane), work.problem.raw_keys[fit], ends, best, equal)
+    return in_one_order(target, functools.partial(_of_one, one), run.problem.raw_keys[fit], ends, best, equal)
 
 
 def _rivals(ends: np.ndarray, value: np.ndarray, best: int) -> list[int]:
@@ -188,17 +195,17 @@ def compare(ends: np.ndarray, value: np.ndarray, best: int, valley: Callable[[in
     return Searched(tuple(found), len(ends), spread)
 
 
-def widths(work: Work, state: State) -> Stage:
+def widths(run: Run, state: State) -> Stage:
     """Restart full-rank fits from their optimum with other widths; what ends elsewhere is another mode."""
     fits = np.flatnonzero(state.is_full & np.isin(state.reason, ("converged", "rounding")))
-    if not len(fits) or _is_heavy(work):
+    if not len(fits) or _is_heavy(run):
         return state
-    noise, batch = work.noise(fits, work.fewest(2 * work.dim)), work.batch(state, fits)
-    unknown = np.zeros((len(fits), work.dim)), np.zeros((len(fits), work.dim, work.dim))
+    noise, batch = run.noise(fits, run.fewest(2 * run.dim)), run.batch(state, fits)
+    unknown = np.zeros((len(fits), run.dim)), np.zeros((len(fits), run.dim, run.dim))
     home = Iterates.at(state.loc[fits], state.factor[fits], _height(state, fits), *unknown)
-    whose, at = yield from in_width(batch, home, noise, batch.rounding, state)
-    for number, fit in enumerate(fits[whose].tolist()):
-        state = _with_width(work, state, fit, at.take(np.array([number])))
+    origins, at = yield from in_width(batch, home, noise, batch.rounding, state)
+    for number, fit in enumerate(fits[origins].tolist()):
+        state = _with_width(run, state, fit, at.take(np.array([number])))
     return state
 
 
@@ -219,24 +226,26 @@ def in_width(
     Returns:
       from which of `home` each began that ended elsewhere, and where.
     """
-    whose, scale = np.repeat(np.arange(len(home.loc)), len(WIDER)), np.tile(WIDER, len(home.loc))
+    origins, scale = np.repeat(np.arange(len(home.loc)), len(WIDER)), np.tile(WIDER, len(home.loc))
     if not 1 < home.loc.shape[1] <= WIDTHS_DIM:
-        return whose[:0], home.take(whose[:0])
+        return origins[:0], home.take(origins[:0])
     at = natural_gradient.evaluate(
-        density, home.loc[whose], scale[:, None, None] * home.factor[whose], noise[whose], whose
+        density, home.loc[origins], scale[:, None, None] * home.factor[origins], noise[origins], origins
     )
-    for looks in (1, LOOKS):
+    for steps_ahead in (1, LOOKS):
 
-        def of_these(z: np.ndarray, lanes: np.ndarray, whose: np.ndarray = whose) -> tuple[np.ndarray, np.ndarray]:
-            return density(z, whose[lanes])
+        def of_these(
+            z: np.ndarray, searches: np.ndarray, origins: np.ndarray = origins
+        ) -> tuple[np.ndarray, np.ndarray]:
+            return density(z, origins[searches])
 
-        steps = natural_gradient.ascents(of_these, at, noise[whose], rounding, np.full(len(whose), NEARLY))
-        for step in itertools.islice(steps, looks + 1):
+        steps = natural_gradient.ascents(of_these, at, noise[origins], rounding, np.full(len(origins), NEARLY))
+        for step in itertools.islice(steps, steps_ahead + 1):
             at = step
             yield state
-        left = np.flatnonzero(_promises(home.take(whose), at))
-        whose, at = whose[left], at.take(left)
-    return whose, at
+        left = np.flatnonzero(_promises(home.take(origins), at))
+        origins, at = origins[left], at.take(left)
+    return origins, at
 
 
 def _promises(home: Iterates, at: Iterates) -> np.ndarray:
@@ -260,7 +269,7 @@ def _height(state: State, fits: np.ndarray) -> np.ndarray:
     return np.array([state.bounds[fit][-1] for fit in fits]) - constant
 
 
-def _with_width(work: Work, state: State, fit: int, other: Iterates) -> State:
+def _with_width(run: Run, state: State, fit: int, other: Iterates) -> State:
     """The state with the normal `other` among the other modes of a fit, if it gains anything beside the optimum."""
     one, searched = np.array([fit]), state.other_modes[fit]
     height, here = _height(state, one)[0], (state.loc[fit], state.factor[fit])
@@ -269,10 +278,10 @@ def _with_width(work: Work, state: State, fit: int, other: Iterates) -> State:
     if any(natural_gradient.divergence(other.loc, other.factor, each)[0] < ELSEWHERE for each in apart):
         return state
     both = Components.of(np.array([height, other.bound[0]]), [here[0], other.loc[0]], [here[1], other.factor[0]])
-    batch, gains = work.batch(state, np.array([fit, fit])), []
+    batch, gains = run.batch(state, np.array([fit, fit])), []
     for number in (3, 4):
-        noise = work.noise(np.array([fit, fit]), max(256, 4 * work.dim), number)
-        seen = mixtures.look(batch, both, noise)
+        noise = run.noise(np.array([fit, fit]), max(256, 4 * run.dim), number)
+        seen = mixtures.evaluate(batch, both, noise)
         alone = float(np.mean(seen.log_p[0] - seen.log_each[0, :, 0]))
         gains.append(mixtures.rebound(seen, mixtures.reweighed(seen)) - alone)
     if not Estimate.of(gains).least > WORTHWHILE:
@@ -280,7 +289,7 @@ def _with_width(work: Work, state: State, fit: int, other: Iterates) -> State:
     _, log_dets = np.linalg.slogdet(np.stack([here[1], other.factor[0]]))
     place = np.stack([other.loc[0], np.log(other.sd[0])])
     shift = away(np.stack([here[0], np.log(np.sqrt(np.sum(here[1] ** 2, axis=1)))]), place)
-    wider = float(np.exp((log_dets[1] - log_dets[0]) / work.dim))
+    wider = float(np.exp((log_dets[1] - log_dets[0]) / run.dim))
     mode = Mode(float(height - other.bound[0]), shift, place, other.factor[0], wider)
     if isinstance(searched, NotSearched):
         return state.with_modes(fit, Searched((mode,), 1, 0.0))
@@ -293,14 +302,14 @@ def away(end: np.ndarray, other: np.ndarray) -> float:
     return float((np.abs(end[0] - other[0]) / scale).max(initial=0.0))
 
 
-def _notes(work: Work, fit: int, chosen: int, bounds: np.ndarray, searched: Searched | NotSearched) -> list[Note]:
+def _notes(run: Run, fit: int, chosen: int, bounds: np.ndarray, searched: Searched | NotSearched) -> list[Note]:
     """What was chosen, by `bounds` of each of the coordinates, and what was left out."""
     notes = []
     if len(bounds) > 1:
-        names = ", ".join(work.problem.targets[fit].layout.funnels)
+        names = ", ".join(run.problem.targets[fit].layout.funnels)
         other, gain = 1 - chosen, bounds[chosen] - bounds[1 - chosen]
-        kept, left = (("centred", "decentred")[i] for i in (chosen, other))
-        notes.append(Note("coordinates", f"{names} {kept} (mean-field bound {gain:.2f} nats above {left})"))
-    if work.problem.start is None and isinstance(searched, NotSearched):
+        kept, left = (("centred", "non-centred")[i] for i in (chosen, other))
+        notes.append(Note("parameterisation", f"{names} {kept} (mean-field bound {gain:.2f} nats above {left})"))
+    if run.problem.start is None and isinstance(searched, NotSearched):
         notes.append(Note("modes", f"not looked for: {searched.why}"))
     return notes

@@ -18,10 +18,10 @@ from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, NotSearched, Progress, Searched, Solution, Status
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import in_coordinates
+from vbppl.target.target import reparameterised
 
-FEWEST, MOST = 32, 2048  # draws
-FEW = 8  # draws to begin with where they are dear
+MIN_DRAWS, MAX_DRAWS = 32, 2048  # draws
+MIN_DEAR_DRAWS = 8  # draws to begin with where they are dear
 DEAR = 50_000  # numbers in the data, above which a gradient is dear
 LITTLE = 1e-3  # nats to gain: 0.045 sds
 CUT = {"interrupted": "interrupted: not converged", "deadline": "out of time: not converged"}
@@ -35,7 +35,7 @@ class State:
       x: `(loc, log sd)` of the mean-field guide, `(fits, 2 dim)`.
       factor: of the full-rank guide, `(fits, dim, dim)`; `(fits, 0, 0)` while it is still that of the mean field.
       is_full: which fits have a full-rank guide, whose mean is `loc` too, `(fits,)`.
-      coordinates: how the movable sites are seen, `(fits, numbers)`: see `Layout.packed`.
+      parameterisations: of the movable sites, `(fits, numbers)`: see `Layout.packed`.
       decrement: the nats still to gain, `(fits,)`.
       draw_noise: by how many sds other draws would move the optimum, `(fits,)`.
       draws: how many there are, `(fits,)`.
@@ -48,7 +48,7 @@ class State:
     x: np.ndarray
     factor: np.ndarray
     is_full: np.ndarray
-    coordinates: np.ndarray
+    parameterisations: np.ndarray
     decrement: np.ndarray
     draw_noise: np.ndarray
     draws: np.ndarray
@@ -65,7 +65,7 @@ class State:
             x=np.zeros((count, 2 * dim)),
             factor=np.zeros((count, 0, 0)),
             is_full=np.zeros(count, bool),
-            coordinates=np.tile(problem.coordinates[0], (count, 1)),
+            parameterisations=np.tile(problem.parameterisations[0], (count, 1)),
             decrement=np.full(count, np.inf),
             draw_noise=np.full(count, np.nan),
             draws=np.zeros(count, int),
@@ -125,7 +125,7 @@ class State:
 Stage: TypeAlias = Generator[State, None, State]
 
 
-class Work:
+class Run:
     """What the stages of one call work with: the problem, its density, its draws. Nothing here changes but counts."""
 
     def __init__(self, problem: Problem):
@@ -137,12 +137,12 @@ class Work:
         self.began = time.perf_counter()
 
     def batch(self, state: State, fits: np.ndarray) -> Batch:
-        """Lanes of some fits, in the coordinates in which they stand."""
-        return Batch(self.density, fits, state.coordinates[fits])
+        """Searches of some fits, in the coordinates in which they stand."""
+        return Batch(self.density, fits, state.parameterisations[fits])
 
     def fewest(self, least: int) -> int:
         """How many draws to begin with: those asked for, else enough, and no fewer than `least`; 0 says nothing."""
-        return self.problem.settings.draws or max(FEW if self.is_dear and least else FEWEST, least)
+        return self.problem.settings.draws or max(MIN_DEAR_DRAWS if self.is_dear and least else MIN_DRAWS, least)
 
     @property
     def is_dear(self) -> bool:
@@ -167,7 +167,7 @@ class Work:
 
     def solution(self, state: State, fit: int) -> Solution:
         """What a fit leaves behind."""
-        target = in_coordinates(self.problem.targets[fit], state.coordinates[fit])
+        target = reparameterised(self.problem.targets[fit], state.parameterisations[fit])
         guide, status = FullRank() if state.is_full[fit] else MeanField(), self._status(state, fit)
         phi, bounds = self.phi(state, fit), np.array(state.bounds[fit])
         return Solution(target, guide, phi, bounds, status, state.other_modes[fit], state.notes[fit])

@@ -39,11 +39,11 @@ class State:
       bounds: the bound at each step so far, `(steps,)`.
       trace: the records of the phase so far that are kept for the look at its end, `(rows, 2, numbers)`.
       memories: what each stop rule remembers.
-      told: at which step the last chunk began.
+      reported: at which step the last chunk began.
       careful: whether steps are looked at one by one, since one was not finite.
       ending: why the fit has ended, once it has.
-      size: of steps of what is learnt without a unit, once it was chosen.
-      trying: the steps that this took.
+      step_size: for what is learnt without a unit, once it was chosen.
+      trial_steps: the steps that this took.
       first_skipped: the number of the first step that was not finite.
       nonfinite_sites: the sites whose density or gradient was not finite there.
       seconds: what the fit has taken so far.
@@ -55,11 +55,11 @@ class State:
     bounds: np.ndarray
     trace: np.ndarray
     memories: tuple[PyTree, ...] = ()
-    told: int = 0
+    reported: int = 0
     careful: bool = False
     ending: Ending | None = None
-    size: float | None = None
-    trying: int = 0
+    step_size: float | None = None
+    trial_steps: int = 0
     first_skipped: int | None = None
     nonfinite_sites: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -110,7 +110,8 @@ class Checkpoint:
         with archive.refused(self.path):
             fields = {name: meta[name] for name in PLAIN}
             schedule["centre"] = arrays["centre"] if meta["centred"] else None
-            schedule["look"] = archive.typed(Convergence, schedule["look"]) if schedule["look"] else None
+            found = schedule["convergence"]
+            schedule["convergence"] = archive.typed(Convergence, found) if found else None
             fields["schedule"] = archive.typed(Schedule, schedule)
             fields["nonfinite_sites"] = tuple(fields["nonfinite_sites"])
             fields["ending"] = archive.typed(Ending, meta["ending"]) if meta["ending"] else None

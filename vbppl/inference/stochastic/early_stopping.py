@@ -42,7 +42,7 @@ class StopRule:
         """What it remembers before the first look."""
         return ()
 
-    def look(self, memory: PyTree, progress: Progress) -> tuple[PyTree, Ending | None]:
+    def check(self, memory: PyTree, progress: Progress) -> tuple[PyTree, Ending | None]:
         """What it remembers then, and an `Ending` if the fit shall end."""
         raise NotImplementedError
 
@@ -89,7 +89,7 @@ class EarlyStopping(StopRule):
       validation: what was asked for.
       raw_key: of the fit.
       params: the first ones.
-      state: the first one; modules that have no training mode have none.
+      objective_state: the first one; modules that have no training mode have none.
       warm_up: the step at which patience begins: while the objective still changes, the bound may fall in order to
         rise.
     """
@@ -99,16 +99,17 @@ class EarlyStopping(StopRule):
     validation: Validation
     raw_key: np.ndarray
     params: PyTree
-    state: PyTree = ()
+    objective_state: PyTree = ()
     warm_up: int = 0
 
     def first(self) -> PyTree:
-        best = {"value": np.float64(-math.inf), "step": np.int64(0), "params": self.params, "state": self.state}
+        best = {"value": np.float64(-math.inf), "step": np.int64(0)}
+        best |= {"params": self.params, "state": self.objective_state}
         return {"best": best, "waited": np.int64(0)}  # looks since the best, from step `warm_up` on
 
-    def look(self, memory: PyTree, progress: Progress) -> tuple[PyTree, Ending | None]:
+    def check(self, memory: PyTree, progress: Progress) -> tuple[PyTree, Ending | None]:
         phi, target = progress.params["guide"], self.target.replace(params=progress.params["model"])
-        guide, state, best = self.guide, progress.state if self.state else (), memory["best"]
+        guide, state, best = self.guide, progress.objective_state if self.objective_state else (), memory["best"]
         if state:
             target, guide = in_mode(target, state["model"], None), networks.in_training(guide, state["guide"], None)
         value = held_out_bound(guide, phi, target, self.raw_key, self.validation.draws)

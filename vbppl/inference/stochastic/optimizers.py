@@ -37,20 +37,22 @@ class AnnealedAdam:
         """Zero moments, made on the host."""
         return tuple(jax.tree.map(lambda leaf: np.zeros(np.shape(leaf), leaf.dtype), params) for _ in range(2))
 
-    def rates(self, steps: Array, fallen: Array, size: Array, last: Array, power: Array) -> tuple[Array, Array, Array]:
+    def rates(
+        self, steps: Array, fallen: Array, step_size: Array, last: Array, power: Array
+    ) -> tuple[Array, Array, Array]:
         """For each step its size over `1 - b1^t`; `1 / (1 - b2^t)`, which unbiases the squares; and its power.
 
         Args:
           steps: their numbers, from 0.
           fallen: the part of the fall behind each, 0 to 1.
-          size: times `first`, the step size before the fall.
+          step_size: times `first`, the step size before the fall.
           last: the fraction of it that is left after the fall.
           power: see `update`; it rises to 1 while the step size falls.
         """
-        size = size * self.first * (last + (1 - last) * (1 + jnp.cos(jnp.pi * fallen)) / 2)
+        step_size = step_size * self.first * (last + (1 - last) * (1 + jnp.cos(jnp.pi * fallen)) / 2)
         done = (steps + 1).astype(fallen.dtype)
         left = [-jnp.expm1(done * math.log(decay)) for decay in DECAYS]  # 1 - decay^t, without a power: dear
-        return size / left[0], 1 / left[1], jnp.broadcast_to(power, fallen.shape)
+        return step_size / left[0], 1 / left[1], jnp.broadcast_to(power, fallen.shape)
 
     def update(
         self,
@@ -61,13 +63,13 @@ class AnnealedAdam:
         step_scale: Callable[[Array, Array], PyTree],
     ) -> tuple[PyTree, PyTree]:
         """New params and moments; `step_scale(power, unknown)` says how long a unit step is for each number."""
-        size, unbias, power = rates
+        step_size, unbias, power = rates
         # Means and squares with the old params' units: the step does not know yet where it goes.
         means = jax.tree.map(lambda m, g: DECAYS[0] * m + (1 - DECAYS[0]) * g, moments[0], gradient)
         squares = jax.tree.map(lambda v, g: DECAYS[1] * v + (1 - DECAYS[1]) * g * g, moments[1], gradient)
 
         def moved(param: Array, mean: Array, square: Array, unit: Array) -> Array:
-            return (param - size * unit * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
+            return (param - step_size * unit * mean / (jnp.sqrt(square * unbias) + TINY)).astype(param.dtype)
 
         return jax.tree.map(moved, params, means, squares, step_scale(power, jnp.asarray(self.unknown))), (
             means,
@@ -85,7 +87,7 @@ class Optax:
         """The transformation's state."""
         return self.transformation.init(params)
 
-    def rates(self, steps: Array, fallen: Array, size: Array, last: Array, power: Array) -> tuple[()]:
+    def rates(self, steps: Array, fallen: Array, step_size: Array, last: Array, power: Array) -> tuple[()]:
         """None: the transformation has its own."""
         return ()
 

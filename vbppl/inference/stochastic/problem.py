@@ -38,7 +38,7 @@ class Problem:
       raw_key: of the whole fit.
       minibatches: which rows are shown; all by default.
       prefetcher: reads the rows of data that stay on the host; None where there are none.
-      state: what the objective is handed at the first step.
+      objective_state: what the objective is handed at the first step.
       stop_rules: each looks after each chunk of steps; the first that says so ends the fit.
       checkpoint: a file that is written between chunks; if there is one, the fit goes on from it.
     """
@@ -51,7 +51,7 @@ class Problem:
     raw_key: np.ndarray
     minibatches: Minibatches = Minibatches()
     prefetcher: Prefetcher | None = None
-    state: PyTree = ()
+    objective_state: PyTree = ()
     stop_rules: tuple[StopRule, ...] = ()
     checkpoint: PathLike | None = None
 
@@ -91,15 +91,15 @@ def prepare(
         start = start._replace(loc=mode_above(target, start.loc, start.generator("shakes")))
     # A posterior's parameters are warm; its noise and its optimizer's moments are not taken along.
     phi = jax.tree.map(np.asarray, warmed(guide.init(target, start), guide))
-    objective, state = settings.chosen_objective(), ()
+    objective, objective_state = settings.chosen_objective(), ()
     if target.layout.has_training_mode or networks.has_training_mode(guide):
         objective = InTraining(objective, raw_key)
-        state = {"guide": networks.first_states(guide), "model": initial_states(target)}
+        objective_state = {"guide": networks.first_states(guide), "model": initial_states(target)}
     rules, validation = (), settings.validation
     if validation is not None:
         beside, other = networks.with_data(guide, validation.guide), with_data(target, validation.model)
         first = {"guide": phi, "model": target.params}
-        rules = (EarlyStopping(beside, other, validation, raw_key, first, state, objective.warm_up_steps),)
+        rules = (EarlyStopping(beside, other, validation, raw_key, first, objective_state, objective.warm_up_steps),)
     prefetcher = minibatch.prefetcher_of(target, minibatches, raw_key)
     given = target, guide, phi, settings, objective, raw_key, minibatches
-    return Problem(*given, prefetcher, state, rules, checkpoint)
+    return Problem(*given, prefetcher, objective_state, rules, checkpoint)

@@ -71,14 +71,14 @@ class Carry:
       params: `{"guide": phi, "model": the model's params}`.
       moments: the optimizer's.
       mean: the average of the params since the phase's window opened.
-      state: what the objective hands from step to step without learning it (running averages of a
+      objective_state: what the objective hands from step to step without learning it (running averages of a
         network, say); nothing by default.
     """
 
     params: PyTree
     moments: PyTree
     mean: PyTree
-    state: PyTree = ()
+    objective_state: PyTree = ()
 
 
 @pytree
@@ -179,7 +179,7 @@ def _step(setup: Setup, carry: Carry, ahead: Ahead, careful: bool) -> tuple[Carr
 
     def loss(params: PyTree) -> tuple[Array, PyTree]:
         target = setup.target.replace(params=params["model"], rows=rows)
-        inputs = Inputs(params["guide"], target, ahead.noise, ahead.step, carry.state)
+        inputs = Inputs(params["guide"], target, ahead.noise, ahead.step, carry.objective_state)
         bound, state = setup.objective(setup.guide, inputs)
         # What is handed on is not learnt: no gradient flows from step to step.
         return -bound, jax.lax.stop_gradient(state)
@@ -223,7 +223,7 @@ def _ahead(setup: Setup, position: Position, phase: Phase, count: int) -> Ahead:
     noise_key = named(key, "noise")
     # Keys by purpose and by the step's number: neither blocks nor chunks move a bit.
     rows = setup.minibatches.ahead(named(key, "rows"), position.cursor, count)
-    rates = setup.optimizer.rates(steps, phase.fallen(steps), phase.size, phase.last, phase.power)
+    rates = setup.optimizer.rates(steps, phase.fallen(steps), phase.step_size, phase.last, phase.power)
     noise = jax.vmap(lambda step: setup.noise(jax.random.fold_in(noise_key, step)))(steps)
     return Ahead(steps, noise, rows, rates, phase.weights(steps))
 

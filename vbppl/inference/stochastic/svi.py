@@ -33,10 +33,10 @@ from vbppl.inference.stochastic.control_variates import ControlVariate, anchor_a
 from vbppl.inference.stochastic.early_stopping import Ending
 from vbppl.inference.stochastic.optimizers import AnnealedAdam, Optax
 from vbppl.inference.stochastic.problem import Problem
-from vbppl.inference.stochastic.schedule import THIN, UNTRIED, Phase, Schedule, successive_halving
+from vbppl.inference.stochastic.schedule import THIN, UNTRIED_STEP_SIZE, Phase, Schedule, successive_halving
 from vbppl.inference.stochastic.step import Position, Setup, draws_a_step, first_position, points_of, run_chunk
 from vbppl.target.density import nonfinite_sites
-from vbppl.target.target import in_fixed_coordinates
+from vbppl.target.target import with_fixed_parameterisations
 
 COMPILED: set[int] = set()  # the kinds of chunks of which there is a program
 
@@ -53,7 +53,7 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     with checkpoint.locked():
         try:
             first = checkpoint.restored(first)
-            state, cut = last(sized(run, first, checkpoint), first, watch)
+            state, cut = last(choose_step_size(run, first, checkpoint), first, watch)
             if not cut:
                 state, cut = last(advance(run, state, checkpoint), state, watch, progress_of)
         except KeyboardInterrupt:
@@ -63,36 +63,36 @@ def solve(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
     return [_solution(run, state, cut)]
 
 
-def sized(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> Generator[State, None, State]:
+def choose_step_size(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> Generator[State, None, State]:
     """The state with a step size for what is learnt without a unit, if that is needed: the best of some short tries.
 
     Each try is a state, at which the fit can end, and nobody is told of it.
     """
-    if state.ending is not None or state.size is not None or not run.needs_size:
+    if state.ending is not None or state.step_size is not None or not run.needs_step_size:
         return state
-    began, state = time.perf_counter() - state.seconds, dataclasses.replace(state, trying=0)
+    began, state = time.perf_counter() - state.seconds, dataclasses.replace(state, trial_steps=0)
 
-    def trial(size: float, steps: int) -> Generator[State, None, float]:
+    def trial(step_size: float, steps: int) -> Generator[State, None, float]:
         """The bound at the end of `steps` steps, from where the fit begins, which is left as it was."""
         nonlocal state
         # A copy: a position that is donated may share its memory with the array on the host that it was put from.
         position, phase = jax.device_put(jax.tree.map(np.array, state.position)), Phase(0, steps, steps, steps)
-        _, bounds, _, _ = _steps(run, run.sized(size), position, steps, phase.as_data(), False)
-        state = dataclasses.replace(state, trying=state.trying + steps, seconds=time.perf_counter() - began)
+        _, bounds, _, _ = _steps(run, run.with_step_size(step_size), position, steps, phase.as_data(), False)
+        state = dataclasses.replace(state, trial_steps=state.trial_steps + steps, seconds=time.perf_counter() - began)
         yield state
         return float(bounds[-max(steps // 4, 1) :].mean())
 
     # Rows that come from a generator are there once, and the fit needs them.
     repeatable = run.prefetcher is None or run.prefetcher.is_repeatable
-    size = (yield from successive_halving(trial, run.problem.settings.steps)) if repeatable else UNTRIED
-    state = dataclasses.replace(state, size=size, seconds=time.perf_counter() - began)
+    step_size = (yield from successive_halving(trial, run.problem.settings.steps)) if repeatable else UNTRIED_STEP_SIZE
+    state = dataclasses.replace(state, step_size=step_size, seconds=time.perf_counter() - began)
     checkpoint.save(state)
     return state
 
 
 def advance(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> Iterator[State]:
     """The states after each chunk of steps, until the fit ends by itself; each is kept when the next is asked for."""
-    setup = run.sized(state.size)
+    setup = run.with_step_size(state.step_size)
     # The loop takes its own position away (it is donated), so it works on one on the device, while that of the state
     # stays on the host, whole: an interrupt at any moment finds the state before.
     live = state.position
@@ -105,10 +105,10 @@ def advance(run: Run, state: State, checkpoint: Checkpoint | NoCheckpoint) -> It
 
 def progress_of(state: State) -> Progress:
     """What is told of a state."""
-    carry, chunk = state.position.carry, state.bounds[state.told :]
+    carry, chunk = state.position.carry, state.bounds[state.reported :]
     mean = float(chunk[np.isfinite(chunk)].mean()) if np.isfinite(chunk).any() else math.nan
     step, of = int(state.position.step), state.schedule.asked
-    return Progress(step, mean, state.seconds, carry.params, carry.state, "stochastic steps", of)
+    return Progress(step, mean, state.seconds, carry.params, carry.objective_state, "stochastic steps", of)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,24 +119,24 @@ class Run:
       problem: what is to be solved.
       setup: what a step reads, on the device.
       anchored: whether there is a control variate, whose anchor is renewed.
-      needs_size: whether numbers are learnt of which no one knows how long their steps should be.
+      needs_step_size: whether numbers are learnt of which no one knows how long their steps should be.
     """
 
     problem: Problem
     setup: Setup
     anchored: bool
-    needs_size: bool
+    needs_step_size: bool
 
     @property
     def prefetcher(self) -> Prefetcher | None:
         """Reads rows from the host, if there is something to read."""
         return self.problem.prefetcher
 
-    def sized(self, size: float | None) -> Setup:
+    def with_step_size(self, step_size: float | None) -> Setup:
         """The setup with steps of this size for what is learnt without a unit."""
-        if size is None:
+        if step_size is None:
             return self.setup
-        optimizer = dataclasses.replace(self.setup.optimizer, unknown=jax.device_put(size))
+        optimizer = dataclasses.replace(self.setup.optimizer, unknown=jax.device_put(step_size))
         return dataclasses.replace(self.setup, optimizer=optimizer)
 
     def fed(self, setup: Setup, position: Position, steps: int) -> Iterator[tuple[Setup, int]]:
@@ -150,12 +150,12 @@ class Run:
 
 def _begun(problem: Problem) -> tuple[Run, State]:
     """What a fit never changes, and the state before its first step."""
-    settings, objective, state = problem.settings, problem.objective, problem.state
+    settings, objective, objective_state = problem.settings, problem.objective, problem.objective_state
     target, guide, raw_key = problem.target, problem.guide, problem.raw_key
     optimizer = AnnealedAdam() if settings.optimizer is None else Optax(settings.optimizer)
     anchored = objective.is_linear and can_anchor(target, guide, problem.minibatches)
     if anchored:
-        objective, state = ControlVariate(objective), no_anchor(target.dim)
+        objective, objective_state = ControlVariate(objective), no_anchor(target.dim)
     # Which rows does not matter for the shape of the noise, and none is read.
     rows = {name: np.arange(length, dtype=np.int32) for name, _, length in problem.minibatches.plates}
     shown = guide.noise(target.replace(rows=rows))
@@ -164,18 +164,18 @@ def _begun(problem: Problem) -> tuple[Run, State]:
     else:
         noise = shown.spread(host_generator(raw_key, "strata"), settings.draws)
     # Compiled in, coordinates cost nothing in a step; the anchor and the answer keep theirs as data.
-    target = in_fixed_coordinates(target)
+    target = with_fixed_parameterisations(target)
     mesh = mesh_of((target, guide))
     setup = Setup(target, guide, objective, optimizer, problem.minibatches, noise, raw_key, mesh)
     params = _on_host({"guide": problem.phi, "model": target.params})
-    position = first_position(setup, params, _on_host(state))
+    position = first_position(setup, params, _on_host(objective_state))
     # An anchor is no statistic: it is made anew at the average.
-    average = settings.average and (anchored or not _holds_floats(state))
-    needs_size = settings.optimizer is None and _needs_size(setup, position)
+    average = settings.average and (anchored or not _holds_floats(objective_state))
+    needs_step_size = settings.optimizer is None and _needs_step_size(setup, position)
     memories = tuple(rule.first() for rule in problem.stop_rules)
     schedule = Schedule(settings.steps, average, objective.warm_up_steps)
     first = State(position, schedule, np.zeros(0), np.zeros((0, 2, 0)), memories)
-    return Run(problem, devices.put(setup, mesh), anchored, needs_size), first
+    return Run(problem, devices.put(setup, mesh), anchored, needs_step_size), first
 
 
 def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State, Position]:
@@ -201,7 +201,7 @@ def _chunk(run: Run, setup: Setup, state: State, live: Position) -> tuple[State,
         bounds=np.append(state.bounds, bounds),
         trace=np.concatenate([state.trace, kept]) if len(state.trace) else kept,
         careful=careful,
-        told=len(state.bounds),
+        reported=len(state.bounds),
         first_skipped=first_skipped,
         nonfinite_sites=sites,
         seconds=state.seconds + time.perf_counter() - began,
@@ -249,10 +249,10 @@ def _looked_at(run: Run, state: State) -> State:
     if not run.problem.stop_rules:
         return state
     began, now = time.perf_counter(), progress_of(state)
-    looks = [rule.look(memory, now) for rule, memory in zip(run.problem.stop_rules, state.memories)]
-    ending = next((ending for _, ending in looks if ending is not None), None)
+    checked = [rule.check(memory, now) for rule, memory in zip(run.problem.stop_rules, state.memories)]
+    ending = next((ending for _, ending in checked if ending is not None), None)
     seconds = state.seconds + time.perf_counter() - began
-    return dataclasses.replace(state, memories=tuple(memory for memory, _ in looks), ending=ending, seconds=seconds)
+    return dataclasses.replace(state, memories=tuple(memory for memory, _ in checked), ending=ending, seconds=seconds)
 
 
 def _at_the_end_of(run: Run, state: State, phase: Phase) -> State:
@@ -270,7 +270,9 @@ def _anchored(run: Run, state: State, params: PyTree) -> State:
     """The state at `params`, with the anchor there."""
     carry = dataclasses.replace(state.position.carry, params=params)
     if run.anchored:
-        carry = dataclasses.replace(carry, state=anchor_at(run.problem.guide, params["guide"], run.problem.target))
+        carry = dataclasses.replace(
+            carry, objective_state=anchor_at(run.problem.guide, params["guide"], run.problem.target)
+        )
     return dataclasses.replace(state, position=dataclasses.replace(state.position, carry=carry))
 
 
@@ -301,43 +303,45 @@ def _ending(state: State, reason: str) -> Ending:
 
 def _solution(run: Run, state: State, cut: str) -> Solution:
     """What the fit leaves behind."""
-    problem, carry, look = run.problem, state.position.carry, state.schedule.look
+    problem, carry, convergence = run.problem, state.position.carry, state.schedule.convergence
     ending = state.ending or _ending(state, cut)
-    params, states = carry.params, carry.state
+    params, objective_state = carry.params, carry.objective_state
     for rule, memory in zip(problem.stop_rules, state.memories):
-        params, states, ending = rule.choose(memory, params, states, ending)
+        params, objective_state, ending = rule.choose(memory, params, objective_state, ending)
     target = problem.target.replace(params=params["model"])
-    guide, target = problem.objective.at_rest(problem.guide, target, states)
+    guide, target = problem.objective.at_rest(problem.guide, target, objective_state)
     skipped = int((~np.isfinite(state.bounds)).sum())
     status = Status(
         ending.reason,
         ending.converged,
         ending.text,
         len(state.bounds),
-        (len(state.bounds) + state.trying) * draws_a_step(run.setup),
+        (len(state.bounds) + state.trial_steps) * draws_a_step(run.setup),
         state.seconds,
         state.compiling,
         skipped,
         state.first_skipped,
         state.nonfinite_sites,
-        r_hat=look.r_hat if look else None,
-        mcse=look.mcse if look else None,
+        r_hat=convergence.r_hat if convergence else None,
+        mcse=convergence.mcse if convergence else None,
     )
     modes = NotSearched("stochastic steps start from one place")
     return Solution(target, guide, params["guide"], state.bounds, status, modes, _notes(run, state))
 
 
 def _notes(run: Run, state: State) -> tuple[Note, ...]:
-    if state.size is None:
+    if state.step_size is None:
         return ()
-    size = state.size * float(run.setup.optimizer.first)
+    step_size = state.step_size * float(run.setup.optimizer.first)
     how = (
-        f"the best of tries of {state.trying:,} steps" if state.trying else "untried, as a source can be read only once"
+        f"the best of tries of {state.trial_steps:,} steps"
+        if state.trial_steps
+        else "untried, as a source can be read only once"
     )
-    return (Note("step size", f"{size:.2g} for what is learnt, {how}"),)
+    return (Note("step size", f"{step_size:.2g} for what is learnt, {how}"),)
 
 
-def _needs_size(setup: Setup, position: Position) -> bool:
+def _needs_step_size(setup: Setup, position: Position) -> bool:
     """Whether numbers are learnt of which no one knows how long their steps should be."""
     params = position.carry.params
     found = jax.make_jaxpr(lambda unknown, power: setup.guide.step_scale(params["guide"], power, unknown))(

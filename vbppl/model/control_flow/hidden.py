@@ -28,7 +28,7 @@ from vbppl.core.types import Array, Shape
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 
-MOST = 1024  # values of all states of a step together
+MAX_STATES = 1024  # values of all states of a step together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +209,11 @@ class States:
                     mend="Put both into the same plates, or each into a scan of its own.",
                 )
         found = cls({each: site.told for each, site in sites.items()}, first.frames)
-        if found.count > MOST:
+        if found.count > MAX_STATES:
             sizes = " x ".join(f"{each} ({site.told.support.count})" for each, site in sites.items())
             raise ModelError(
-                f"the hidden states of a step have {found.count:,} joint values, {sizes}; the limit is {MOST:,}, and a "
-                "step looks at all pairs of them.",
+                f"the hidden states of a step have {found.count:,} joint values, {sizes}; the limit is "
+                f"{MAX_STATES:,}, and a step looks at all pairs of them.",
                 site=name,
                 mend="Give them fewer values, or let one of them be continuous.",
             )

@@ -16,7 +16,7 @@ from vbppl.core.types import Array, Shape
 from vbppl.distributions.constraints import base, integer
 from vbppl.model.primitives import Site
 
-MOST = 2**20  # joint values of one row of a site: its own dimensions together
+MAX_VALUES = 2**20  # joint values of one row of a site: its own dimensions together
 
 BOUND_IT = "Cut it off, dist.Categorical(logits=dist.Poisson(3.0).log_prob(jnp.arange(50))); or pass obs=."
 
@@ -73,11 +73,11 @@ class Support:
         return cls(least, most - least + 1, *place, bounds)._checked(site)
 
     def _checked(self, site: Site) -> Support:
-        if self.count > MOST:
+        if self.count > MAX_VALUES:
             numbers = math.prod(self.own)
             raise ModelError(
                 f"{numbers:,} numbers of {self.each} values each have {self.each}^{numbers} values together, more than "
-                f"the {MOST:,} that can be summed.",
+                f"the {MAX_VALUES:,} that can be summed.",
                 site=site.name,
                 mend="Put them into a plate if they are independent: with vb.plate(...), where each is summed alone.",
             )
@@ -93,7 +93,7 @@ class Support:
     def count(self) -> int:
         """How many values a row has."""
         numbers = math.prod(self.own)
-        return self.each**numbers if numbers <= 64 or self.each == 1 else MOST + 1
+        return self.each**numbers if numbers <= 64 or self.each == 1 else MAX_VALUES + 1
 
     def digits(self) -> np.ndarray:
         """Each value of a row as the numbers in it, counted from 0: `(count, *own)`."""

@@ -142,7 +142,7 @@ class Graph(Tabled):
         return Table(("site", "kind", "distribution", "given", "plates"), tuple(rows), align="<")
 
     def _repr_html_(self) -> str:
-        if len(self.nodes) > MOST:
+        if len(self.nodes) > MAX_SITES:
             return self.table._repr_html_()
         return f"<div style='overflow-x:auto'>{self.svg}</div>" if self.nodes else ""
 
@@ -225,7 +225,7 @@ def _leads_out_to(unit: Sequence[Node], node: Node, units: Sequence[Sequence[Nod
     return False
 
 
-MOST = 100  # sites of a picture that a notebook draws without being asked
+MAX_SITES = 100  # sites of a picture that a notebook draws without being asked
 STYLES = (("observed", "observed", "fill:#88888855"), ("summed out", "discrete", "stroke-dasharray:4"))
 MERMAID = {
     "latent": ("([", "])"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from vbppl.model.graph.layout import Group, Leaf, Line, Place, lay, leaves, meets, routes
 
-LONGEST = 32  # characters of a name that are drawn
+MAX_CHARACTERS = 32  # characters of a name that are drawn
 SIZE, SMALL = 13.0, 11.0  # of letters
 ROUND, HEAD = 16.0, (9.0, 3.6)  # the radius of a bend; length and half width of an arrow's head
 NARROW, WIDE = "fijlrtI.,:;'|![]() ", "mwMWQO@%"
@@ -141,7 +141,7 @@ def _text(x: float, y: float, text: str, size: float, more: str = "", side: str 
 
 def _short(text: str) -> str:
     """A text that fits a symbol."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 9]}…{text[-8:]}"
+    return text if len(text) <= MAX_CHARACTERS else f"{text[: MAX_CHARACTERS - 9]}…{text[-8:]}"
 
 
 def _escaped(text: str) -> str:

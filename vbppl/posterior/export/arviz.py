@@ -245,7 +245,9 @@ def _by_row(posterior: Posterior, made: _Made, found: Mapping[str, AnyArray]) ->
 def _told(posterior: Posterior) -> dict[str, Any]:
     """What is known of the whole."""
     report, status = posterior.report, posterior.status
-    card = {} if isinstance(report, Unjudged) else {"reasons": "; ".join(report.reasons), "pareto_k": report.pareto_k}
+    evidence = (
+        {} if isinstance(report, Unjudged) else {"reasons": "; ".join(report.reasons), "pareto_k": report.pareto_k}
+    )
     return {
         "inference_library": "vbppl",
         "inference_library_version": sys.modules[__name__.partition(".")[0]].__version__,
@@ -256,5 +258,5 @@ def _told(posterior: Posterior) -> dict[str, Any]:
         "elbo": posterior.elbo.value,
         "log_evidence": getattr(report, "log_evidence", np.nan),
         "sampling_time": status.seconds,
-        **card,
+        **evidence,
     }

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core import archive, devices
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import FullRank, Laplace, MeanField, Pathfinder
 from vbppl.guides.layers.affine import Affine
@@ -49,9 +49,11 @@ from vbppl.posterior.weighted_draws import WeightedDraws
 GUIDES = (MeanField, FullRank, Laplace, Pathfinder, LowRank, Mixture, MAP, Structured)
 GUIDES += (Layered, Copula, ConditionallyStructured, ConditionalLaplace)
 LAYERS = (Affine, Conditional, NewtonStep, SinhArcsinh, YeoJohnson)
-RESULTS = (Coordinates, Status, Note, Mode, Searched, NotSearched)
+RESULTS = (Status, Note, Mode, Searched, NotSearched)
 REPORTS = (Report, ChainReport, Unjudged, Estimate, WeightedDraws, Worst, Gap)
 KNOWN: Mapping[str, Any] = {cls.__name__: cls for cls in (*GUIDES, *LAYERS, *RESULTS, *REPORTS)}
+KNOWN = {**KNOWN, "Coordinates": Parameterisation}  # as format 1 calls it
+NAMES = {cls: name for name, cls in KNOWN.items()}
 
 
 class NotStorable(TypeError):
@@ -85,9 +87,9 @@ def encoded(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
             name += "'"
         arrays[name] = np.asarray(devices.readable(value))
         return {"array": name, "jax": isinstance(value, jax.Array)}
-    if KNOWN.get(type(value).__name__) is type(value):
+    if type(value) in NAMES:
         fields = {each: encoded(getattr(value, each), f"{name}.{each}", arrays) for each in _fields(type(value))}
-        return {"class": type(value).__name__, "fields": fields}
+        return {"class": NAMES[type(value)], "fields": fields}
     if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
         parts = [encoded(part, f"{name}[{i}]", arrays) for i, part in enumerate(value)]
         return parts if type(value) is tuple else {"list": parts}

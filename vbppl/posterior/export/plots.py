@@ -39,7 +39,7 @@ from vbppl.posterior.weighted_draws import TRUSTED_K
 from vbppl.target.target import model_of
 
 PANELS, ROWS, PAIRS = 24, 60, 6  # the most of each in one picture
-LEAST = 0.005  # nats that can be seen
+MIN_RANGE = 0.005  # nats that can be seen
 
 
 def history(posterior: Posterior, ax: Any = None) -> Any:
@@ -68,8 +68,8 @@ def history(posterior: Posterior, ax: Any = None) -> Any:
                 axes.set_ylim(floor, top + 0.08 * (top - floor))
                 first = f"the first step is at {bounds[known][0]:,.4g}"
                 axes.annotate(first, (0.99, 0.03), xycoords="axes fraction", ha="right", fontsize=9)
-            elif top - bounds[known].min() < LEAST:  # what rounding moves is no movement
-                axes.set_ylim(top - LEAST, top + LEAST)
+            elif top - bounds[known].min() < MIN_RANGE:  # what rounding moves is no movement
+                axes.set_ylim(top - MIN_RANGE, top + MIN_RANGE)
             colour = GREEN if status.converged else ORANGE
             end = mean[-1] if noisy else bounds[known][-1]
             axes.plot(steps[known][-1], end, MARKERS[0], color=colour, ms=6, clip_on=False, zorder=3)

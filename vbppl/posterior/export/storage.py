@@ -20,7 +20,7 @@ import numpy as np
 from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.types import PathLike, PyTree
-from vbppl.distributions.location_scale import Coordinates
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.guides.base import Guide, Start
 from vbppl.guides.networks import in_training, program_of
 from vbppl.guides.program import ProgramGuide
@@ -125,11 +125,11 @@ def load(path: PathLike, model: Model | Target, guide: Any = None) -> Posterior:
 
 
 class Learnt(NamedTuple):
-    """What a fit has learnt and chosen of a density; all else follows from the model."""
+    """What a fit has learnt and chosen of a density, by the words of format 1; all else follows from the model."""
 
     params: Mapping[str, Any]
     states: Mapping[str, Any]
-    coordinates: Mapping[str, Coordinates]
+    coordinates: Mapping[str, Parameterisation]
     movable: tuple[str, ...]
     decentred: tuple[str, ...]
     shown: Mapping[str, int | None]
@@ -247,7 +247,7 @@ def _version() -> str:
 def _learnt(target: Target) -> dict[str, Any]:
     layout = target.layout
     shown = {plate.name: plate.subsample_size for plate in layout.plates}
-    chosen = (target.coordinates, layout.movable, layout.fixed_decentred, shown, tuple(target.sources))
+    chosen = (target.parameterisations, layout.movable, layout.fixed_noncentred, shown, tuple(target.sources))
     return Learnt(target.params, target.model.states, *chosen, layout.by_quantiles)._asdict()
 
 
@@ -255,9 +255,9 @@ def _fitted(learnt: Learnt, target: Target) -> Target:
     """The density of a model as it was fitted."""
     _check_shapes("the model's params", learnt.params, target.params)
     layout = target.layout.showing(learnt.shown)
-    seen = {"movable": learnt.movable, "fixed_decentred": learnt.decentred, "by_quantiles": learnt.by_quantiles}
+    seen = {"movable": learnt.movable, "fixed_noncentred": learnt.decentred, "by_quantiles": learnt.by_quantiles}
     layout = dataclasses.replace(layout, **seen)
-    target = target.replace(params=learnt.params, coordinates=learnt.coordinates, layout=layout)
+    target = target.replace(params=learnt.params, parameterisations=learnt.coordinates, layout=layout)
     return in_mode(target, learnt.states, None)
 
 

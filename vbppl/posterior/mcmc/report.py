@@ -17,7 +17,7 @@ from vbppl.core.numerics import mcmc
 from vbppl.core.pytree import pytree, static
 from vbppl.inference.sampling import Chains
 from vbppl.inference.solution import Note, Solution, Status
-from vbppl.posterior.quantities import MOST_NUMBERS, Worst
+from vbppl.posterior.quantities import MAX_NUMBERS, Worst
 from vbppl.posterior.report import NOTHING, AnyReport, Report, to_decenter
 from vbppl.posterior.weighted_draws import KEPT, WeightedDraws, values_of
 from vbppl.target.axes import axes_of, coordinate_names
@@ -140,7 +140,7 @@ def _scalars(target: Target, z: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """All that a user reads off, `(chains, draws, scalars)`, and its names; coordinates where that is too much."""
     chains, draws, dim = z.shape
     values = values_of(target, z.reshape(-1, dim)) if target.layout.reported else {}
-    if not values or sum(value.size for value in values.values()) > MOST_NUMBERS:
+    if not values or sum(value.size for value in values.values()) > MAX_NUMBERS:
         return z, list(coordinate_names(target))
     columns = [np.asarray(value, np.float64).reshape(chains, draws, -1) for value in values.values()]
     known = axes_of(target)

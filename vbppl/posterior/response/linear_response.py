@@ -45,7 +45,7 @@ from vbppl.guides.gaussian import MeanField
 from vbppl.posterior.quantities import Worst
 from vbppl.target.axes import axes_of, coordinate_names
 from vbppl.target.batched import HEAVY, evaluate, hessian_times
-from vbppl.target.target import Target, in_fixed_coordinates, shapes_of
+from vbppl.target.target import Target, shapes_of, with_fixed_parameterisations
 
 DENSE_DIM = 128
 DRAWS = 64
@@ -111,7 +111,7 @@ def linear_response(
       ModelError: there are so many scalars that their covariances do not fit in memory.
     """
     # Second derivatives in coordinates that are data take three times as long to compile.
-    target, dim, dtype = in_fixed_coordinates(target), target.dim, jnp.result_type(float)
+    target, dim, dtype = with_fixed_parameterisations(target), target.dim, jnp.result_type(float)
     draws = max(DRAWS, 4 * dim) if dim <= DENSE_DIM else DRAWS
     # Fewer draws than two a dimension cannot have exact second moments.
     make = whitened_draws if draws >= 2 * dim else latin_hypercube

@@ -8,5 +8,5 @@
     conditional_laplace        rows by a Newton step given the hyperparameters, by L-BFGS
     series                     the same of a whole series, from the marginal mode of its hyperparameters
 
-To add one: as for any solver; and where `fit` may choose it, a rung in `fitting/rungs/`.
+To add one: as for any solver; and where `fit` may choose it, a remedy in `fitting/remedies/`.
 """

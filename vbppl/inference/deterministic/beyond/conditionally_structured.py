@@ -34,8 +34,7 @@ from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.watch import Watch, last
 from vbppl.guides.gaussian import FullRank, Gaussian
-from vbppl.guides.layers.conditional import MOST as MOST_LOG_SD
-from vbppl.guides.layers.conditional import alike
+from vbppl.guides.layers.conditional import MAX_LOG_SD_CHANGE, alike
 from vbppl.guides.layers.conditionally_structured import ConditionallyStructured, hyperparameters_of
 from vbppl.guides.layers.sinh_arcsinh import log_cosh
 from vbppl.inference.bound import Estimate
@@ -45,7 +44,7 @@ from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Progress, Solution
 
-FEWEST, A_DIMENSION = 1024, 4  # draws, and for each dimension
+MIN_DRAWS, DRAWS_A_DIM = 1024, 4  # draws, and for each dimension
 # Of L-BFGS, and nats still to gain: too few by what it has met of the curvature. At 1e-3 a density of the family was
 # left .014 nats away, at 1e-4 .001, for a third more gradients.
 STEPS, ENOUGH = 60, 1e-4
@@ -174,7 +173,7 @@ class Family:
         """Noise on its way to `z`."""
         drivers, hypers = self.drivers, self.hypers
         slopes = np.concatenate([at.slope, at.width[self.alike]])
-        log_sd = MOST_LOG_SD * np.tanh(noise[:, :drivers] @ slopes.T / MOST_LOG_SD)
+        log_sd = MAX_LOG_SD_CHANGE * np.tanh(noise[:, :drivers] @ slopes.T / MAX_LOG_SD_CHANGE)
         t = noise.copy()
         t[:, drivers:] *= np.exp(log_sd)
         t[:, drivers:hypers] += (noise[:, :drivers] ** 2 - 1) @ at.bow.T
@@ -208,7 +207,7 @@ class Family:
         by_factor = by_y.T @ there.t / count + np.diag(1 / np.diagonal(at.factor))
         by_factor[:hypers] += (by_sd / sd)[:, None] * at.factor[:hypers]
         by_t, driven = (by_y @ at.factor)[:, drivers:], hypers - drivers
-        by_log_sd = (by_t * np.exp(there.log_sd) * x + 1) * (1 - (there.log_sd / MOST_LOG_SD) ** 2)
+        by_log_sd = (by_t * np.exp(there.log_sd) * x + 1) * (1 - (there.log_sd / MAX_LOG_SD_CHANGE) ** 2)
         by_slopes = by_log_sd.T @ g / count
         by_width = np.zeros_like(at.width)
         np.add.at(by_width, self.alike, by_slopes[driven:])
@@ -280,7 +279,7 @@ class Search(Continued):
 
     def _enough(self) -> int:
         """How many draws there are, where no number was asked for."""
-        return max(FEWEST, A_DIMENSION * self.dim)
+        return max(MIN_DRAWS, DRAWS_A_DIM * self.dim)
 
     def _whitened(self, rng: np.random.Generator) -> np.ndarray:
         """So many of them."""
@@ -321,7 +320,7 @@ class Search(Continued):
     def _steps(self) -> Any:
         preconditioner, family = self.family.preconditioner, self.family
 
-        def negated(x: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def negated(x: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             value, gradient = family.bound(self.evaluate, x[0], self._noise)
             return -np.array([value]), -gradient[None]
 

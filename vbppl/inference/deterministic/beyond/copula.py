@@ -29,7 +29,7 @@ from vbppl.inference.deterministic.problem import Deterministic, Problem, check_
 from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Progress, Solution
 
-FEWEST, A_DIMENSION, MOST = 512, 8, 2048  # draws
+MIN_DRAWS, DRAWS_A_DIM, MAX_DRAWS = 512, 8, 2048  # draws
 DRAW_NOISE = 0.1  # sds by which other draws may move the answer before there are more
 FRESH_SETS, FRESH_DRAWS = 8, 256  # of a comparison on new draws
 
@@ -98,12 +98,12 @@ class Margins(Continued):
         self._frame = Frame(*guide.frame(phi))
         # Each half has exact second moments too, where there are correlations.
         least = 4 * self.dim if self._is_full else 0
-        self._draws = max(self.asked or max(FEWEST, min(A_DIMENSION * self.dim, MOST)), least)
+        self._draws = max(self.asked or max(MIN_DRAWS, min(DRAWS_A_DIM * self.dim, MAX_DRAWS)), least)
 
     def shaped(self, watch: Watch = Watch(), gate: float = -np.inf) -> tuple[Solution, Bent | None]:  # noqa: B008
         """The copula at the end, and its bends; the Gaussian and None where less than `gate` nats are promised."""
-        lanes, flat = margins.in_lanes(*self._normal, self._is_full), np.zeros(len(self._frame.centre))
-        halves = [self._look(*lanes, flat, noise) for noise in self._sets(self._draws // 2)]
+        batch, flat = margins.in_batch(*self._normal, self._is_full), np.zeros(len(self._frame.centre))
+        halves = [self._evaluate(*batch, flat, noise) for noise in self._sets(self._draws // 2)]
         first = Bent.joined(*halves)
         if not (halves[0].promised(halves[1]) >= gate and np.isfinite(first.bound)):
             return self.spent(self.before), None
@@ -117,7 +117,7 @@ class Margins(Continued):
         for number in range(FRESH_SETS):
             noise = fresh_draws(host_generator(self.raw, f"margins {number}"), FRESH_DRAWS, len(loc))
             plain = self.evaluate(loc + noise @ factor.T)[0].mean() + np.linalg.slogdet(factor)[1]
-            gains.append(self._look(bent.at.loc, bent.at.factor, bent.p, noise).bound - plain)
+            gains.append(self._evaluate(bent.at.loc, bent.at.factor, bent.p, noise).bound - plain)
         return Estimate.of(gains)
 
     def _climbed(self, climb: Climb) -> Generator[Climb, None, Climb]:
@@ -138,9 +138,9 @@ class Margins(Continued):
             others = [self._look_again(climb.at, noise) for noise in self._sets(climb.draws, 3)]
             noise = max(np.sqrt(np.mean([climb.at.moves(other) ** 2 for other in others], axis=0)))
             climb = dataclasses.replace(climb, draw_noise=float(noise))
-            if not (noise > DRAW_NOISE and climb.draws < MOST and self.asked is None):
+            if not (noise > DRAW_NOISE and climb.draws < MAX_DRAWS and self.asked is None):
                 return climb
-            climb = dataclasses.replace(climb, draws=min(4 * climb.draws, MOST))
+            climb = dataclasses.replace(climb, draws=min(4 * climb.draws, MAX_DRAWS))
             first = [self._look_again(climb.at, noise) for noise in self._sets(climb.draws // 2)]
             climb = dataclasses.replace(climb, at=Bent.joined(*first))
 
@@ -148,11 +148,11 @@ class Margins(Continued):
         """Two sets of so many draws, `(draws, dim)` each."""
         return [self._noise(np.zeros(1, int), draws, each)[0] for each in (number, number + 1)]
 
-    def _look(self, loc: np.ndarray, factor: np.ndarray, p: np.ndarray, noise: np.ndarray) -> Bent:
-        return margins.look(self.evaluate, self._frame, loc, factor, p, noise)
+    def _evaluate(self, loc: np.ndarray, factor: np.ndarray, p: np.ndarray, noise: np.ndarray) -> Bent:
+        return margins.evaluate(self.evaluate, self._frame, loc, factor, p, noise)
 
     def _look_again(self, bent: Bent, noise: np.ndarray) -> Bent:
-        return self._look(bent.at.loc, bent.at.factor, bent.p, noise)
+        return self._evaluate(bent.at.loc, bent.at.factor, bent.p, noise)
 
     def _phi(self, bent: Bent) -> Mapping[str, Any]:
         psi = YeoJohnson.of(self._frame.centre, self._frame.scale, bent.p)

@@ -5,8 +5,8 @@ is block diagonal, one block for each row. The blocks are the connected componen
 has its plates. It is met by differences of the gradient that is compiled already, at a draw of a Gaussian fit, where no
 entry is zero by chance.
 
-What is a hyperparameter: first the drivers (`target/drivers`); then, while a component is larger than `WIDEST`, the
-site in it that has the most neighbours, as a mean has that all rows share.
+What is a hyperparameter: first the drivers (`target/drivers`); then, while a component is larger than `MAX_BLOCK_DIM`,
+the site in it that has the most neighbours, as a mean has that all rows share.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import numpy as np
 from vbppl.target.drivers import drivers_of
 from vbppl.target.target import Target
 
-WIDEST = 6  # coordinates of a block
+MAX_BLOCK_DIM = 6  # coordinates of a block
 STEP = 0.25  # conditional sds between a point and where the gradient is asked
 TIED = 1e-3  # of the curvatures of two coordinates, above which they interact; rounding in 32 bits makes 1e-5
 LOOKS = 32  # draws of the hyperparameters by which a gain is predicted
-LEAST = 1e-2  # of the Gaussian's precision, below which none of a block's is taken
+MIN_PRECISION = 1e-2  # of the Gaussian's precision, below which none of a block's is taken
 
 Blocks = tuple[tuple[int, ...], ...]
 Gradient = Callable[[np.ndarray], np.ndarray]
 
 
 def blocks_of(target: Target, normal: tuple[np.ndarray, np.ndarray], gradient: Gradient, noise: np.ndarray) -> Blocks:
-    """Blocks of at most `WIDEST` coordinates that do not interact given all others; none where nothing drives them.
+    """Blocks of at most `MAX_BLOCK_DIM` coordinates that do not interact given all others; none if nothing drives them.
 
     Args:
       target: the density.
@@ -41,14 +41,16 @@ def blocks_of(target: Target, normal: tuple[np.ndarray, np.ndarray], gradient: G
     layout, names = target.layout, drivers_of(target)
     slots = [np.arange(slot.start, slot.stop) for slot in layout.slots]
     # What has a plate is a row, whatever its support; so may be what has more numbers than a block.
-    drives = [slot.name in names and not slot.plates and len(at) <= WIDEST for slot, at in zip(layout.slots, slots)]
+    drives = [
+        slot.name in names and not slot.plates and len(at) <= MAX_BLOCK_DIM for slot, at in zip(layout.slots, slots)
+    ]
     left = [at for at, is_driver in zip(slots, drives) if not is_driver]
     if not any(drives) or not left:
         return ()
     tied = _tied(normal, gradient, noise, np.concatenate(left))
     while left:
         found = _components(tied, np.concatenate(left))
-        large = {place for block in found if len(block) > WIDEST for place in block}
+        large = {place for block in found if len(block) > MAX_BLOCK_DIM for place in block}
         if not large:
             return tuple(sorted(found))
         inside = np.concatenate(left)
@@ -71,7 +73,7 @@ def _tied(
     length = (away[0] - away[1])[np.arange(len(among)), among]
     hessian = np.zeros((dim, dim))
     hessian[among] = (slope[0] - slope[1]) / length[:, None]
-    size = np.sqrt(np.maximum(np.abs(np.diagonal(hessian)), LEAST / sd**2))
+    size = np.sqrt(np.maximum(np.abs(np.diagonal(hessian)), MIN_PRECISION / sd**2))
     # What is not finite may be anything.
     one = ~(np.abs(hessian) <= TIED * size * size[:, None])
     return (one | one.T) & ~np.eye(dim, dtype=bool)
@@ -127,7 +129,7 @@ def predicted_gain(
         c = np.linalg.cholesky(inner[np.ix_(block, block)])
         h = np.stack([curves[place][:, block] / sd[block[place]] for place in range(len(block))], axis=-1)
         value, vector = np.linalg.eigh(np.nan_to_num(c.T @ ((h + h.swapaxes(1, 2)) / 2) @ c))
-        value = np.maximum(value, LEAST)
+        value = np.maximum(value, MIN_PRECISION)
         step = ((slopes[0][:, block] @ c)[:, None] @ vector)[:, 0]
         gains += (step**2 / value + value - np.log(value) - 1).sum(axis=1) / 2
     return float(np.mean(gains))

@@ -22,7 +22,7 @@ nothing.
 sets of draws that know nothing of each other in the two places this is free of the draws' noise: the gain that the
 first step predicts, for the price of a look.
 
-For a mean-field base every coordinate is a Gaussian of its own, a lane of the same formulas.
+For a mean-field base every coordinate is a Gaussian of its own, and its search one of a batch.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from vbppl.core.numerics.natural_gradient import Iterates
 from vbppl.guides.layers.yeo_johnson import LIMIT, bent
 
 LOOKS, ENOUGH = 30, 1e-3  # at the draws; nats still to gain
-SHORTEST, LONGEST = 1e-3, 4.0
-FARTHEST = 0.5  # that a bend goes in one step
+MIN_LENGTH, MAX_LENGTH = 1e-3, 4.0
+MAX_BEND_STEP = 0.5  # that a bend goes in one step
 ORDER = 7  # of the Hermite polynomials by which a bend is told from a Gaussian's moves
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(40)
 # He_k(y) / sqrt(k!) at the nodes, with their weights: `(nodes, ORDER + 1)`.
@@ -67,7 +67,7 @@ class Bent:
     """A Gaussian in bent coordinates as some draws see it: a value; a step makes a new one.
 
     Attributes:
-      at: the Gaussian, in one lane; or one in each coordinate, `dim` lanes of one dimension.
+      at: the Gaussian, one search; or one in each coordinate, `dim` searches of one dimension.
       p: the bends, `(dim,)`.
       bound: in nats, without the normals' constant.
       slope: of the bound in each bend that `loc` and `L` make up for as far as they can, `(dim,)`.
@@ -122,25 +122,27 @@ class Bent:
         return np.append(natural_gradient.moves(self.at, other.at), bends)
 
     def moved(self, length: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean and factor, in lanes, and the bends, after a step."""
+        """Mean and factor, as a batch, and the bends, after a step."""
         loc, factor = natural_gradient.proposed(self.at, np.full(len(self.at.loc), length))
-        p = np.clip(self.p + np.clip(length * self.step, -FARTHEST, FARTHEST), -LIMIT, LIMIT)
+        p = np.clip(self.p + np.clip(length * self.step, -MAX_BEND_STEP, MAX_BEND_STEP), -LIMIT, LIMIT)
         mean, share = self.shift * (p - self.p)
         rows = np.exp(-share).reshape(*loc.shape, 1)  # the same to first order, and never negative
         return loc - mean.reshape(loc.shape), factor * rows, p
 
 
-def in_lanes(loc: np.ndarray, factor: np.ndarray, is_full: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and factor in lanes: one, or one for each coordinate."""
+def in_batch(loc: np.ndarray, factor: np.ndarray, is_full: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and factor as a batch: of one search, or of one for each coordinate."""
     return (loc[None], factor[None]) if is_full else (loc[:, None], np.diagonal(factor)[:, None, None])
 
 
-def look(density: Density, frame: Frame, loc: np.ndarray, factor: np.ndarray, p: np.ndarray, noise: np.ndarray) -> Bent:
-    """What draws `(draws, dim)` see at a Gaussian, `(lanes, ...)`, and bends `(dim,)`."""
+def evaluate(
+    density: Density, frame: Frame, loc: np.ndarray, factor: np.ndarray, p: np.ndarray, noise: np.ndarray
+) -> Bent:
+    """What draws `(draws, dim)` see at a Gaussian, `(searches, ...)`, and bends `(dim,)`."""
     seen: dict[str, np.ndarray] = {}
 
-    def bent_density(points: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # One lane of all coordinates, or a lane for each: the points are the same.
+    def bent_density(points: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # One search of all coordinates, or a search for each: the points are the same.
         u = points[0] if len(loc) == 1 else points[..., 0].T
         z, log_det = frame.bend(u, p)
         log_p, gradient = density(z)
@@ -150,8 +152,8 @@ def look(density: Density, frame: Frame, loc: np.ndarray, factor: np.ndarray, p:
         seen.update(v=v, y=u - loc.ravel(), by_z=gradient, by_u=whole, bound=log_p + log_det)
         return np.broadcast_to(log_p + log_det, points.shape[:2]), whole[None] if len(loc) == 1 else whole.T[..., None]
 
-    lanes = noise[None] if len(loc) == 1 else noise.T[..., None]
-    at = natural_gradient.evaluate(bent_density, loc, factor, lanes, np.arange(len(loc)))
+    searches = noise[None] if len(loc) == 1 else noise.T[..., None]
+    at = natural_gradient.evaluate(bent_density, loc, factor, searches, np.arange(len(loc)))
     coefficients = _hermite(frame, loc.ravel(), at.sd.ravel(), p)
     shift = coefficients[:2] / np.array([np.ones_like(p), at.sd.ravel()])
     direct = seen["by_z"] * frame.scale * _by_p(seen["v"], p) + np.sign(seen["v"]) * np.log1p(np.abs(seen["v"]))
@@ -199,13 +201,13 @@ def ascent(
     for _ in range(LOOKS):
         if at.decrement <= ENOUGH:
             return dataclasses.replace(at, reason="converged")
-        new = look(density, frame, *at.moved(length), noise)
+        new = evaluate(density, frame, *at.moved(length), noise)
         if not (np.isfinite(new.decrement) and new.bound >= at.bound - rounding):
-            if (length := length / 2) < SHORTEST:
+            if (length := length / 2) < MIN_LENGTH:
                 return dataclasses.replace(at, reason="stuck")
             continue
         # Barzilai and Borwein: a step of `length` leaves `1 - length k` of the gradient.
         k = (1 - at.inner(new) / at.decrement) / length
-        at, length = new, float(np.clip(1 / k, 0.1, LONGEST)) if k > 1 / LONGEST else LONGEST
+        at, length = new, float(np.clip(1 / k, 0.1, MAX_LENGTH)) if k > 1 / MAX_LENGTH else MAX_LENGTH
         yield at
     return at

@@ -19,7 +19,7 @@ import numpy as np
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
-from vbppl.core.numerics.mixtures import Components, Look
+from vbppl.core.numerics.mixtures import Components, Evaluated
 from vbppl.core.numerics.new_components import Candidate, candidates, excess
 from vbppl.core.watch import Watch, last, result_of
 from vbppl.guides.gaussian import FullRank, is_normal, normal_of
@@ -30,11 +30,11 @@ from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.relabelling import SAME_MODE
 from vbppl.inference.deterministic.restarts import away, in_width
-from vbppl.inference.deterministic.state import FEWEST as FEWEST_IN_WIDTH
+from vbppl.inference.deterministic.state import MIN_DRAWS as MIN_DRAWS_IN_WIDTH
 from vbppl.inference.deterministic.state import ended
 from vbppl.inference.solution import Mode, Note, NotSearched, Progress, Searched, Solution
 
-FEWEST, A_DIM, MOST = 128, 16, 2048  # draws of a component: at least, for each dim, and at most
+MIN_DRAWS, DRAWS_A_DIM, MAX_DRAWS = 128, 16, 2048  # draws of a component: at least, for each dim, and at most
 SETS, FRESH = 4, 2048  # of fresh draws behind a choice; all of them together
 GAIN = 0.01  # nats that one more component must gain
 COMPONENTS, NEGLIGIBLE = 12, 0.002  # at most; the weight below which one is left out
@@ -51,7 +51,7 @@ MATTERS = 0.05  # sds that other draws would move the answer, above which there 
 class Where(NamedTuple):
     """Where a fit stands: a look at the mixture, the bounds so far, by how much draws matter, how many were tried."""
 
-    seen: Look
+    seen: Evaluated
     bounds: tuple[float, ...]
     draw_noise: float = np.nan
     capped: bool = False
@@ -84,11 +84,11 @@ class Ascent(Continued):
         super().__init__(problem, number, before)
         self.budget = budget
         self.number, self.first = getattr(problem.guide, "components", None), components_of(before)
-        self.draws = self.asked or max(FEWEST, min(A_DIM * self.dim, MOST // 2), 2 * self.dim)
+        self.draws = self.asked or max(MIN_DRAWS, min(DRAWS_A_DIM * self.dim, MAX_DRAWS // 2), 2 * self.dim)
 
     def climbed(self, watch: Watch, grows: bool = True) -> Solution:
         """The mixture that begins with the solution and the other modes that it met."""
-        where, cut = last(self.stages(grows), Where(self.looked(self.first), ()), watch, self._progress)
+        where, cut = last(self.stages(grows), Where(self.evaluated(self.first), ()), watch, self._progress)
         return self._solution(where, cut)
 
     def gained(self, after: Solution) -> Estimate:
@@ -102,7 +102,7 @@ class Ascent(Continued):
 
     def log_p(self, z: np.ndarray) -> mixtures.Known:
         """Log densities and gradients at `z`, `(k, draws, dim)`; beyond a cliff the floor, and flat."""
-        value, gradient = self.lanes(len(z))(z)
+        value, gradient = self.batch(len(z))(z)
         # On the floor alone a bound would grow with the width for ever.
         beyond = np.isneginf(value)
         beyond &= beyond.mean(axis=-1, keepdims=True) <= BEYOND
@@ -115,7 +115,7 @@ class Ascent(Continued):
         """What stands for a log density of -inf, where no bound would be finite: weights make it zero again."""
         at = self.first
         draws = at.loc[:, None] + self.noise(list(range(len(at))), self.draws) @ np.swapaxes(at.factor, 1, 2)
-        value = self.lanes(len(at))(draws)[0]
+        value = self.batch(len(at))(draws)[0]
         return float(np.mean(value[np.isfinite(value)])) - DEEPEST if np.isfinite(value).any() else np.nan
 
     def noise(self, numbers: list[int], draws: int) -> np.ndarray:
@@ -123,15 +123,15 @@ class Ascent(Continued):
         rngs = (host_generator(self.raw, f"component {number}, {draws} draws") for number in numbers)
         return np.stack([whitened_draws(rng, draws, self.dim) for rng in rngs])
 
-    def looked(self, at: Components, draws: int | None = None) -> Look:
+    def evaluated(self, at: Components, draws: int | None = None) -> Evaluated:
         """A mixture, as fixed draws see it."""
-        return mixtures.look(self.log_p, at, self.noise(list(range(len(at))), draws or self.draws))
+        return mixtures.evaluate(self.log_p, at, self.noise(list(range(len(at))), draws or self.draws))
 
-    def fresh(self, at: Components, number: int, most: int) -> Look:
+    def fresh(self, at: Components, number: int, most: int) -> Evaluated:
         """The same on fresh draws, which are common to mixtures of up to `most` components."""
         draws = max(FRESH // SETS // most, 2 * self.dim, 32) // 2 * 2
         rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in range(len(at)))
-        return mixtures.look(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
+        return mixtures.evaluate(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
 
     def gain(self, at: Components, other: Components) -> Estimate:
         """By how many nats a mixture is better than another on common fresh draws."""
@@ -147,15 +147,15 @@ class Ascent(Continued):
 
     def stages(self, grows: bool) -> Stage:
         """From the modes to the end."""
-        where = Where(self.looked(self.begun()), ())
+        where = Where(self.evaluated(self.begun()), ())
         where = yield from self.ascended(where)
         where = (yield from self.grown(where)) if grows else where
         if grows and self.number is None and np.any(few := where.seen.at.weights < NEGLIGIBLE):
-            where = yield from self.ascended(where._replace(seen=self.looked(where.seen.at.take(~few))))
+            where = yield from self.ascended(where._replace(seen=self.evaluated(where.seen.at.take(~few))))
         where = where._replace(draw_noise=self.moves(where.seen))
-        matters = (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MOST
+        matters = (len(where.seen.at) > 1 or where.draw_noise > MATTERS) and 4 * self.draws <= MAX_DRAWS
         if matters and self.is_affordable:
-            more = where._replace(seen=self.looked(where.seen.at, 4 * self.draws))
+            more = where._replace(seen=self.evaluated(where.seen.at, 4 * self.draws))
             more = yield from self.ascended(more, AT_LAST)
             where = where._replace(bounds=more.bounds)
             if self.gain(more.seen.at, where.seen.at).value > 0:
@@ -169,26 +169,26 @@ class Ascent(Continued):
             return self.first
         loc = np.stack([mode.place[0] for mode in found])
         factor = np.stack([np.diag(np.exp(m.place[1])) if m.factor is None else m.factor for m in found])
-        noise, lanes = self.noise([*range(1, len(found) + 1)], self.draws), np.arange(len(found))
+        noise, searches = self.noise([*range(1, len(found) + 1)], self.draws), np.arange(len(found))
 
-        def density(z: np.ndarray, lanes: np.ndarray) -> mixtures.Known:
+        def density(z: np.ndarray, searches: np.ndarray) -> mixtures.Known:
             return self.log_p(z)
 
-        at = natural_gradient.evaluate(density, loc, factor, noise, lanes)
+        at = natural_gradient.evaluate(density, loc, factor, noise, searches)
         at = natural_gradient.ascend(density, at, noise, self.rounding, np.full(len(found), ENOUGH))
-        at = at.take(lanes[np.isfinite(at.decrement) & np.isfinite(at.bound)])
+        at = at.take(searches[np.isfinite(at.decrement) & np.isfinite(at.bound)])
         if not len(at.loc):  # the density is zero among the draws of each
             return self.first
         # The widths of the best mode were looked at by its fit; those of the others are for some hundred gradients.
-        few = self.noise([*range(1, len(at.loc) + 1)], max(FEWEST_IN_WIDTH, 2 * self.dim))
+        few = self.noise([*range(1, len(at.loc) + 1)], max(MIN_DRAWS_IN_WIDTH, 2 * self.dim))
         _, others = result_of(in_width(density, at, few, self.rounding))
         every = self.first
-        for end in [ends.take(np.array([lane])) for ends in (at, others) for lane in range(len(ends.loc))]:
+        for end in [ends.take(np.array([search])) for ends in (at, others) for search in range(len(ends.loc))]:
             # Two restarts may have met the same mode.
             same = end.take(np.zeros(len(every), int))
             if np.all(natural_gradient.divergence(every.loc, every.factor, same) > SAME):
                 every = every.joined(Components.of(np.zeros(1), [*end.loc], [*end.factor]), 1 / (len(every) + 1))
-        return mixtures.reweighed(self.looked(every))
+        return mixtures.reweighed(self.evaluated(every))
 
     def ascended(self, where: Where, tolerance: float = ENOUGH) -> Stage:
         """All components together, to where nothing is left that these draws can tell."""
@@ -216,7 +216,7 @@ class Ascent(Continued):
                 excluded.add(what)
         return where
 
-    def best_of(self, where: Where, excluded: set[str]) -> Generator[Where, None, tuple[str, Look] | None]:
+    def best_of(self, where: Where, excluded: set[str]) -> Generator[Where, None, tuple[str, Evaluated] | None]:
         """The candidate that promises most after some steps of its own, if one promises anything."""
         asked = candidates(where.seen, lambda z: self.log_p(z[None])[0][0])
         every = [(each, self.tried(where, each)) for each in asked if each.what not in excluded]
@@ -232,17 +232,17 @@ class Ascent(Continued):
         if not (self.number or _promise(seen) > where.seen.bound + GAIN / 2):
             return None
         at = mixtures.reweighed(seen)
-        return each.what, mixtures.look(self.log_p, at, seen.noise, (seen.log_p, seen.gradient), each.new[:0])
+        return each.what, mixtures.evaluate(self.log_p, at, seen.noise, (seen.log_p, seen.gradient), each.new[:0])
 
-    def tried(self, where: Where, each: Candidate) -> Look:
+    def tried(self, where: Where, each: Candidate) -> Evaluated:
         """A candidate where it begins, with new draws for new components: those of the old ones are known."""
         seen, first = where.seen, COMPONENTS * (1 + where.tried)
         new = self.noise([first + number for number in range(len(each.new))], seen.noise.shape[1])
         noise = np.concatenate([seen.noise[each.old], new])
         known = seen.log_p[each.old], seen.gradient[each.old]
-        return mixtures.look(self.log_p, each.at, noise, known, each.new)
+        return mixtures.evaluate(self.log_p, each.at, noise, known, each.new)
 
-    def moves(self, seen: Look) -> float:
+    def moves(self, seen: Evaluated) -> float:
         """By how many sds other draws would move the mean of the mixture: the steps that they would make."""
         _, sd = seen.at.moments()
         moves = []
@@ -294,7 +294,7 @@ def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched
     return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
 
 
-def _promise(seen: Look) -> float:
+def _promise(seen: Evaluated) -> float:
     """The bound with the best weights."""
     return mixtures.rebound(seen, mixtures.reweighed(seen))
 

@@ -36,18 +36,19 @@ from vbppl.inference.deterministic.beyond.conditional_laplace import (
     solve_conditional_laplace,
 )
 from vbppl.inference.deterministic.beyond.conditionally_structured import Family
-from vbppl.inference.deterministic.beyond.hessian_blocks import STEP, TIED, WIDEST, Blocks
+from vbppl.inference.deterministic.beyond.hessian_blocks import MAX_BLOCK_DIM, STEP, TIED, Blocks
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
-from vbppl.inference.deterministic.state import State, Work
+from vbppl.inference.deterministic.state import Run, State
 from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import NotSearched, Solution
 from vbppl.target.batched import Batch, BatchedDensity
 from vbppl.target.drivers import drivers_of
-from vbppl.target.target import Target, coordinates_of
+from vbppl.target.target import Target, parameterisations_of
 
-SHORTEST = 16  # steps of a series
+MIN_SERIES_STEPS = 16  # steps of a series
 APART = 16  # steps that lie so far apart are moved together
-FEWEST, A_HYPER, NUMBERS, MOST = 64, 32, 2**18, 1024  # draws, for each hyperparameter, and numbers that they hold
+MIN_DRAWS, MAX_DRAWS, DRAWS_A_HYPER = 64, 1024, 32  # draws, and for each hyperparameter
+MAX_NUMBERS = 2**18  # that draws hold
 UNITS = 64  # draws by which the sds of a series are told
 NEWTON, NEAR = 40, 0.3  # steps to the mode of the series; a step, in sds, after which the next one brings it there
 ASCENT, LITTLE, FAR = 60, 1e-3, 1.0  # steps of the hyperparameters, nats still to gain, and too many of them
@@ -79,7 +80,7 @@ def chain_of(target: Target, gradient: Gradient, place: np.ndarray, rng: np.rand
     place_of, time, kind, other = table.T
     numbers = np.bincount(time).max()
     # Steps with all that they hold; or, of many series side by side, one series after the other.
-    many = numbers > WIDEST
+    many = numbers > MAX_BLOCK_DIM
     order = np.lexsort((kind, time, other) if many else (other, kind, time))
     step = time + other * (time.max() + 1 + APART) if many else time
     places, step = place_of[order], step[order]
@@ -89,7 +90,7 @@ def chain_of(target: Target, gradient: Gradient, place: np.ndarray, rng: np.rand
         return "no step meets another" if reach == 0 else "a step meets others that are far from it"
     blocks = tuple(tuple(map(int, places[step // reach == number])) for number in range(-(-len(steps) // reach)))
     width = max(map(len, blocks))
-    if width > WIDEST:
+    if width > MAX_BLOCK_DIM:
         return f"a step meets {width} numbers beside it"
     return Chain(blocks, sd)
 
@@ -106,7 +107,7 @@ def _steps_of(target: Target) -> np.ndarray:
         size = slot.stop - slot.start
         if slot.name in taken or not size:
             continue
-        if slot.unconstrained and slot.unconstrained[0] >= SHORTEST:
+        if slot.unconstrained and slot.unconstrained[0] >= MIN_SERIES_STEPS:
             inner = size // slot.unconstrained[0]
             rows += [(slot.start + i, i // inner, kind, i % inner) for i in range(size)]
             taken.add(slot.name)
@@ -116,7 +117,7 @@ def _steps_of(target: Target) -> np.ndarray:
                 if each.unconstrained != slot.unconstrained or each.plates or each.name in names:
                     break
                 alike.append(each)
-            if len(alike) < SHORTEST:
+            if len(alike) < MIN_SERIES_STEPS:
                 continue
             rows += [(each.start + i, time, kind, i) for time, each in enumerate(alike) for i in range(size)]
             taken.update(each.name for each in alike)
@@ -165,8 +166,8 @@ class SeriesSearch(NestedSearch):
 
     def _enough(self) -> int:
         """So many draws, of which a step of the search looks at whole blocks."""
-        least = max(FEWEST, A_HYPER * (self.dim - sum(map(len, self._chain.blocks))))
-        return -(-int(np.clip(NUMBERS // self.dim, least, max(least, MOST))) // A_HYPER) * A_HYPER
+        least = max(MIN_DRAWS, DRAWS_A_HYPER * (self.dim - sum(map(len, self._chain.blocks))))
+        return -(-int(np.clip(MAX_NUMBERS // self.dim, least, max(least, MAX_DRAWS))) // DRAWS_A_HYPER) * DRAWS_A_HYPER
 
     def _whitened(self, rng: np.random.Generator) -> np.ndarray:
         """Draws whose second moments are exact for the hyperparameters, whatever the number of steps."""
@@ -193,7 +194,7 @@ class SeriesSearch(NestedSearch):
         """Move the hyperparameters to the maximum of `L`, with the covariance there; False where none is reached."""
         hyper = self.family.nested.hyper
 
-        def negated(move: np.ndarray, lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        def negated(move: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             self._to_mode(hyper.loc + move[0])
             value, gradient = self._marginal(hyper.loc + move)
             return -value, -gradient
@@ -262,10 +263,10 @@ def is_series(target: Target) -> bool:
 def series_of(problem: Problem, number: int, before: Solution) -> SeriesSearch | str:
     """The search for a series from where a solution stands, or why there is no series."""
     density = BatchedDensity([before.target])
-    lanes = Batch(density, np.zeros(1, int), coordinates_of(before.target)[None])
+    batch = Batch(density, np.zeros(1, int), parameterisations_of(before.target)[None])
     place = before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0]
     rng = host_generator(problem.raw_keys[number], "series")
-    found = chain_of(before.target, lambda z: lanes(z[None])[1][0], np.asarray(place, np.float64), rng)
+    found = chain_of(before.target, lambda z: batch(z[None])[1][0], np.asarray(place, np.float64), rng)
     return found if isinstance(found, str) else SeriesSearch(problem, number, before, found)
 
 
@@ -295,13 +296,13 @@ def solve_series_or_blocks(problem: Problem, watch: Watch = Watch()) -> list[Sol
 
 def begun(problem: Problem) -> Solution:
     """A narrow guide at the best start, before any step of a fit."""
-    work, state = Work(problem), State.first(problem)
+    run, state = Run(problem), State.first(problem)
     place = problem.start[0] if problem.start is not None else None
     if place is None:
-        batch = work.batch(state, np.zeros(1, int))
-        points, found = find_starts(batch, work.dim, [host_generator(problem.raw_keys[0], "start")], 1)
+        batch = run.batch(state, np.zeros(1, int))
+        points, found = find_starts(batch, run.dim, [host_generator(problem.raw_keys[0], "start")], 1)
         if not found[0]:
             raise no_initialization(problem.targets[0], points[0, 0])
-        place = np.stack([points[0, 0], np.full(work.dim, np.log(START_SD))])
+        place = np.stack([points[0, 0], np.full(run.dim, np.log(START_SD))])
     why = "a series begins from one place"
-    return work.solution(state.put(np.zeros(1, int), x=place.ravel()).with_modes(0, NotSearched(why)), 0)
+    return run.solution(state.put(np.zeros(1, int), x=place.ravel()).with_modes(0, NotSearched(why)), 0)

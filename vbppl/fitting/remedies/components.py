@@ -6,7 +6,7 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.choice import leaves_room, unless_worse
+from vbppl.fitting.remedies.choice import leaves_room, unless_worse
 from vbppl.guides.gaussian import normal_of
 from vbppl.inference import bound
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals

@@ -1,6 +1,6 @@
 """What is tried, one after the other, where a Gaussian is not enough and the guide was ours to choose.
 
-A rung is a function `(plan, problem, before, report, watch) -> (Solution, Report)`. It gives back a better solution
+A remedy is a function `(plan, problem, before, report, watch) -> (Solution, Report)`. It gives back a better solution
 with its report, or the one that it got, with a note of what was tried and what it gained. It never keeps what is no
 better on fresh draws, and sums what all of it cost.
 
@@ -12,9 +12,9 @@ better on fresh draws, and sums what all of it cost.
 - `rows`: rows by a Newton step given the hyperparameters, where no coordinates can move them.
 - `components`: a mixture with new components, while they pay.
 - `modes`: a mixture of the modes and widths that restarts met.
-- `coordinates`: other coordinates of hierarchical sites.
+- `parameterisations`: other coordinates of hierarchical sites.
 - `hypers`: hyperparameters that are bent, and depend on the scales among them.
 - `margins`: a Gaussian copula, where coordinates are skewed.
 
-To add one: a file here, and its place on the ladder in `escalate.py`.
+To add one: a file here, and its place among `REMEDIES` in `escalate.py`.
 """

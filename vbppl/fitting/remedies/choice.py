@@ -19,8 +19,8 @@ def unless_worse(
 ) -> tuple[Solution, AnyReport]:
     """A richer solution and its report, where that is no worse; else what there was, and what was `tried`."""
     topic, text = tried
-    after, card = judge_solution(after.noted(topic, f"{text}, kept"), problem.raw_keys[0], watch)
-    if card.cut_short or VERDICTS.index(card.verdict) < VERDICTS.index(report.verdict):
-        before = before.noted(topic, f"{text}, but would be {card.verdict}")
+    after, new_report = judge_solution(after.noted(topic, f"{text}, kept"), problem.raw_keys[0], watch)
+    if new_report.cut_short or VERDICTS.index(new_report.verdict) < VERDICTS.index(report.verdict):
+        before = before.noted(topic, f"{text}, but would be {new_report.verdict}")
         return before, report.beside(before)
-    return after, card
+    return after, new_report

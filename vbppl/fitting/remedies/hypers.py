@@ -6,7 +6,7 @@ import dataclasses
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.choice import leaves_room, unless_worse
+from vbppl.fitting.remedies.choice import leaves_room, unless_worse
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.layers.conditionally_structured import hyperparameters_of
 from vbppl.inference.deterministic.beyond.conditionally_structured import Search

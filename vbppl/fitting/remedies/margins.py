@@ -6,7 +6,7 @@ import dataclasses
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.choice import unless_worse
+from vbppl.fitting.remedies.choice import unless_worse
 from vbppl.guides.gaussian import correlations_of
 from vbppl.inference.deterministic.beyond.copula import Margins
 from vbppl.inference.deterministic.problem import Problem
@@ -22,12 +22,12 @@ def shape_margins(
     """Bend the margins of the Gaussian, where two looks promise anything; keep them where new draws see a gain."""
     if correlations_of(before.guide) == "other" or not before.status.converged:
         return before, report
-    work = Margins(dataclasses.replace(problem, targets=[before.target]), 0, before)
-    after, bent = work.shaped(watch, PROMISED)
+    search = Margins(dataclasses.replace(problem, targets=[before.target]), 0, before)
+    after, bent = search.shaped(watch, PROMISED)
     if bent is None or after.status.was_cut_short:
-        return work.spent(before), report
-    gain = work.gain(bent)
-    after, tried = work.spent(after), f"a Gaussian copula with shaped margins gains {gain.in_words}"
+        return search.spent(before), report
+    gain = search.gain(bent)
+    after, tried = search.spent(after), f"a Gaussian copula with shaped margins gains {gain.in_words}"
     if not gain.is_sure():
-        return work.spent(before).noted("margins", f"{tried}, too little to be kept"), report
-    return unless_worse(problem, work.spent(before), report, after, Note("margins", tried), watch)
+        return search.spent(before).noted("margins", f"{tried}, too little to be kept"), report
+    return unless_worse(problem, search.spent(before), report, after, Note("margins", tried), watch)

@@ -10,7 +10,7 @@ import numpy as np
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judge_solution, prepare
-from vbppl.fitting.rungs.costs import together
+from vbppl.fitting.remedies.costs import together
 from vbppl.guides.gaussian import is_normal
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
@@ -18,13 +18,13 @@ from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Note, Solution, searched_both
 from vbppl.posterior.report import DECENTER, AnyReport, Report
 from vbppl.target.batched import Batch, BatchedDensity
-from vbppl.target.target import coordinates_of
+from vbppl.target.target import parameterisations_of
 
 HALFWAY = 0.5  # between centred and not: where data and prior say equally much
 ANSWERS = ("good", "corrected")
 
 
-def move_coordinates(
+def reparameterise(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """Fit in other coordinates too, until an answer is right; keep it, else the highest bound."""
@@ -35,18 +35,18 @@ def move_coordinates(
         or before.other_modes.held
     ):
         return before, report
-    now, tried, layout = coordinates_of(before.target), [(before, report)], before.target.layout
+    now, tried, layout = parameterisations_of(before.target), [(before, report)], before.target.layout
     for row, place in _others(plan, before):
         if np.all(row == now) or watch.is_over:
             continue
-        only = dataclasses.replace(plan, coordinates=row[None], pseudo_data=False)
+        only = dataclasses.replace(plan, parameterisations=row[None], tries_pseudo_data=False)
         one = prepare(only, problem.targets, problem.raw_keys)
         one = one if place is None else dataclasses.replace(one, start=place)
         try:
             (after,) = plan.solve(dataclasses.replace(one, precision=problem.precision), watch)
         except InitializationError:  # so these coordinates are no choice
-            text = f"{_seen(layout, row)} ones were tried: no start has a finite density there"
-            tried = [(tried[0][0].noted("coordinates", text), report), *tried[1:]]
+            text = f"{_in_words(layout, row)} ones were tried: no start has a finite density there"
+            tried = [(tried[0][0].noted("parameterisation", text), report), *tried[1:]]
             continue
         after = after if place is None else _found_by_both(before, after)
         after, again = judge_solution(after, problem.raw_keys[0], watch)
@@ -59,9 +59,12 @@ def move_coordinates(
         return tried[0]
     # A bound that is not a number is no better.
     kept, *left = sorted(tried, key=lambda pair: (not _is_answer(pair[1], tried), -_height(pair[1])))
-    bounds = [f"{card.elbo} {_seen(layout, coordinates_of(solution.target))}" for solution, card in (kept, *left)]
+    bounds = [
+        f"{report.elbo} {_in_words(layout, parameterisations_of(solution.target))}"
+        for solution, report in (kept, *left)
+    ]
     text = f"fitted to the end in {len(tried)}: ELBO {bounds[0]}, kept; {'; '.join(bounds[1:])}"
-    notes = (Note("coordinates", text), *(note for note in kept[0].notes if note.topic != "coordinates"))
+    notes = (Note("parameterisation", text), *(note for note in kept[0].notes if note.topic != "parameterisation"))
     status = together(kept[0], [solution for solution, _ in left])
     return dataclasses.replace(kept[0], status=status, notes=notes), kept[1].without(DECENTER)
 
@@ -73,30 +76,31 @@ def _found_by_both(before: Solution, after: Solution) -> Solution:
 
 def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:
     """The coordinates to try, as rows of numbers, with the place to begin where that is known."""
-    layout, among = before.target.layout, [(row, None) for row in plan.coordinates if len(plan.coordinates) > 1]
+    layout = before.target.layout
+    among = [(row, None) for row in plan.parameterisations if len(plan.parameterisations) > 1]
     # Halfway is to first order what pseudo-data are.
-    if not plan.pseudo_data or any(np.any(seen.d) for seen in before.target.coordinates.values()):
+    if not plan.tries_pseudo_data or any(np.any(each.d) for each in before.target.parameterisations.values()):
         return among
-    halfway = layout.packed(layout.in_coordinates(dict.fromkeys(layout.movable, HALFWAY), float))
+    halfway = layout.packed(layout.centred_by(dict.fromkeys(layout.movable, HALFWAY), float))
     loc, scale = before.guide.frame(np.asarray(before.phi, np.float64), before.target)
-    lanes = Batch(BatchedDensity([before.target]), np.zeros(1, int), coordinates_of(before.target)[None])
-    rows, x = by_rule(lanes, [before.target], np.concatenate([loc, np.log(scale)])[None])
+    batch = Batch(BatchedDensity([before.target]), np.zeros(1, int), parameterisations_of(before.target)[None])
+    rows, x = by_rule(batch, [before.target], np.concatenate([loc, np.log(scale)])[None])
     first = [(rows[0], x.reshape(1, 2, -1))] if layout.movable and np.isfinite(x).all() else []
     return [*first, *([(halfway, None)] if among else []), *among]
 
 
-def _is_answer(card: AnyReport, tried: list[tuple[Solution, AnyReport]]) -> bool:
+def _is_answer(report: AnyReport, tried: list[tuple[Solution, AnyReport]]) -> bool:
     """Is it right, and does no other bound say that it has missed some of the evidence?"""
     # The evidence by its weighted draws is no less than any bound, unless these miss some of it.
-    evidence = np.nan_to_num(card.log_evidence, nan=-np.inf) if isinstance(card, Report) else -np.inf
-    return card.verdict in ANSWERS and max(evidence, _height(card)) >= max(_height(other) for _, other in tried)
+    evidence = np.nan_to_num(report.log_evidence, nan=-np.inf) if isinstance(report, Report) else -np.inf
+    return report.verdict in ANSWERS and max(evidence, _height(report)) >= max(_height(other) for _, other in tried)
 
 
-def _height(card: AnyReport) -> float:
-    return float(np.nan_to_num(card.elbo.value, nan=-np.inf))
+def _height(report: AnyReport) -> float:
+    return float(np.nan_to_num(report.elbo.value, nan=-np.inf))
 
 
-def _seen(layout: Any, row: np.ndarray) -> str:
+def _in_words(layout: Any, row: np.ndarray) -> str:
     """Coordinates in a word."""
     each = in_words(layout.unpacked(row))
     words = set(each.values())

@@ -11,7 +11,7 @@ import numpy as np
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import from_prior, judge_solution, prepare
-from vbppl.fitting.rungs.costs import together
+from vbppl.fitting.remedies.costs import together
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.relabelling import in_one_order
 from vbppl.inference.initialization import LOWER, InitializationError
@@ -40,10 +40,10 @@ def begin_at_prior(
         (after,) = plan.solve(dataclasses.replace(again, precision=problem.precision), watch)
     except InitializationError as error:
         return before.noted("starts", f"{said}, and could not be climbed from: {error.what}"), report
-    after, card = judge_solution(after, problem.raw_keys[0], watch)
-    if after.status.was_cut_short or not card.elbo.value > np.nan_to_num(report.elbo.value, nan=-np.inf):
+    after, new_report = judge_solution(after, problem.raw_keys[0], watch)
+    if after.status.was_cut_short or not new_report.elbo.value > np.nan_to_num(report.elbo.value, nan=-np.inf):
         return before.noted("starts", f"{said}, and led to no higher bound"), report
-    text = f"{said}; one of them led to a bound {card.elbo.value - report.elbo.value:.3g} nats higher"
+    text = f"{said}; one of them led to a bound {new_report.elbo.value - report.elbo.value:.3g} nats higher"
     if isinstance(searched, Searched):
         orders, sites = _orders(after, problem, searched)
         modes = dataclasses.replace(
@@ -51,7 +51,7 @@ def begin_at_prior(
         )
         modes = searched_both(modes, after.other_modes)
         after = dataclasses.replace(after, other_modes=modes, status=together(after, [before]))
-    return after.noted("starts", text), card.beside(after)
+    return after.noted("starts", text), new_report.beside(after)
 
 
 def _frame(solution: Solution) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import dataclasses
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.choice import unless_worse
+from vbppl.fitting.remedies.choice import unless_worse
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.layers.conditionally_structured import hyperparameters_of
 from vbppl.inference.deterministic.beyond.conditional_laplace import NestedSearch
@@ -23,13 +23,13 @@ WORTHWHILE = 0.02  # nats
 def condition_rows(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
-    """A Newton step to each row given the hyperparameters, where these drive what is decentred by hand, or no normal.
+    """A Newton step to each row given the hyperparameters, where these drive what is non-centred by hand, or no normal.
 
     Where a site is movable, other coordinates do as much for less, and where nothing is a row, bent hyperparameters.
     """
     target = before.target
     is_normal = target.dim <= DIM and normal_of(before.guide, before.phi) is not None
-    moves = target.layout.movable and (plan.pseudo_data or len(plan.coordinates) > 1)
+    moves = target.layout.movable and (plan.tries_pseudo_data or len(plan.parameterisations) > 1)
     if not (is_normal and before.status.converged) or moves or not drivers_of(target):
         return before, report
     if not hyperparameters_of(target)[2]:  # nothing is a row

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import FULL_RANK_DIM, Plan
-from vbppl.fitting.rungs.choice import unless_worse
-from vbppl.fitting.rungs.components import MIXTURE_DIM
+from vbppl.fitting.remedies.choice import unless_worse
+from vbppl.fitting.remedies.components import MIXTURE_DIM
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, Solution

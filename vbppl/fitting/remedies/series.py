@@ -8,8 +8,8 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.rungs.choice import unless_worse
-from vbppl.fitting.rungs.costs import together
+from vbppl.fitting.remedies.choice import unless_worse
+from vbppl.fitting.remedies.costs import together
 from vbppl.guides.gaussian import normal_of
 from vbppl.inference.bound import elbo
 from vbppl.inference.deterministic.beyond.series import begun, is_series, series_of
@@ -17,7 +17,7 @@ from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import AnyReport
-from vbppl.target.target import coordinates_of
+from vbppl.target.target import parameterisations_of
 
 WORTHWHILE = 0.02  # nats
 
@@ -26,7 +26,8 @@ def condition_series(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """A Newton step to a whole series given its hyperparameters, where it is one in the coordinates of the model."""
-    target, is_moved = problem.targets[0], not np.array_equal(coordinates_of(before.target), plan.coordinates[0])
+    target = problem.targets[0]
+    is_moved = not np.array_equal(parameterisations_of(before.target), plan.parameterisations[0])
     # What was met in other coordinates lies elsewhere in these.
     if normal_of(before.guide, before.phi) is None or (is_moved and before.other_modes.found) or not is_series(target):
         return before, report
