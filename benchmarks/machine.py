@@ -21,11 +21,20 @@ COMPILING = "backend_compile_duration"  # of tracing JAX tells too, but a trace 
 
 def described() -> str:
     """Versions, cores, load and commit, in one line."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
     versions = f"Python {platform.python_version()}, JAX {jax.__version__}, Optax {optax.__version__}"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     where = f"{jax.default_backend()}, {len(os.sched_getaffinity(0))} cores, load {load}"
-    return f"vbppl {vb.__version__} ({commit or 'no git'}), {versions}; {where}"
+    return f"vbppl {vb.__version__} ({commit()}), {versions}; {where}"
+
+
+def commit(root: Path = Path(__file__).parents[1]) -> str:
+    """Its short name, and `-dirty` where the code is not what was committed; results that a run writes are not code."""
+
+    def said(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    changed = said("status", "--porcelain", "vbppl", "benchmarks", ":!benchmarks/results")
+    return (said("rev-parse", "--short", "HEAD") or "no git") + ("-dirty" if changed else "")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

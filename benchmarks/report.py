@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -80,14 +79,12 @@ class Results:
 
 def described(device: str | None) -> dict[str, Any]:
     """The machine, and the commit that was measured."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
+    commit = machine.commit()
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
     load = f"load {os.getloadavg()[0]:.1f} when it began"
     cores = f"{len(os.sched_getaffinity(0))} cores of {model or platform.machine()}"
-    found = {"commit": f"commit {commit or 'unknown'}", "device": device or "cpu", "cores": cores, "load": load}
+    found = {"commit": f"commit {commit}", "device": device or "cpu", "cores": cores, "load": load}
     return found | {"python": f"Python {platform.python_version()}"}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -353,11 +354,11 @@ def main(arguments: list[str]) -> None:
         try:
             fit = measure(known, guide)
         except vb.ModelError as error:  # a refusal is no verdict
-            print(f"{known.name}, {guide}: refused: {error}", flush=True)
+            print(f"{known.name}, {guide}: refused: {error}", file=sys.stderr)
             continue
         fits.append(fit)
         mark = " SILENT" if fit.verdict == "good" and fit.bad else ""
-        print(f"{fit.name}, {guide}: {fit.verdict}; {fit.mean:.2f} sd, {fit.log_sd:.2f} log sd{mark}", flush=True)
+        print(f"{fit.name}, {guide}: {fit.verdict}; {fit.mean:.2f} sd, {fit.log_sd:.2f} log sd{mark}", file=sys.stderr)
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             with options.json.open("a") as file:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 
 import pytest
 
-from benchmarks import accuracy, harness, report, suites
+from benchmarks import accuracy, harness, machine, report, suites
 from benchmarks.__main__ import main, parsed
 from benchmarks.harness import Measurement
 from benchmarks.peers import PEERS, installed
@@ -125,3 +126,19 @@ def test_medians_races_and_targets_of_rows_that_are_made_up():
     )
     assert "pumps (mean 0.20, numpyro SVI, mean field 0.10)" in said  # a peer that is better is named
     assert accuracy.table(rows).count("not done") == 1
+
+
+def test_results_that_a_run_writes_do_not_make_the_commit_dirty(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@y.z", *words], cwd=tmp_path, check=True)
+
+    for folder in ("vbppl", "benchmarks/results"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file.py").write_text("1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / "benchmarks/results/file.py").write_text("2\n")
+    clean = machine.commit(tmp_path)
+    (tmp_path / "vbppl/file.py").write_text("2\n")
+    assert machine.commit(tmp_path) == clean + "-dirty" and not clean.endswith("-dirty")
