@@ -1,5 +1,7 @@
 """vbppl: probabilistic programs, variational Bayes, and the evidence of how good the answer is."""
 
+from typing import TYPE_CHECKING
+
 from vbppl import distributions, guides, inference
 from vbppl.core import errors
 from vbppl.core.errors import ModelError, VbpplWarning
@@ -19,6 +21,7 @@ from vbppl.inference.stochastic.settings import Stochastic
 from vbppl.model.control_flow.scan import scan
 from vbppl.model.model import Model, guide, model
 from vbppl.model.modules import mutable, prior_over, prng_key
+from vbppl.model.outside import of_numpyro as _of_numpyro
 from vbppl.model.primitives import deterministic, factor, param, plate, sample, subsample
 from vbppl.model.reparam import decenter
 from vbppl.posterior.export import plots as plot
@@ -45,3 +48,9 @@ __all__ = [
     "fit", "fit_many", "refine", "calibrate",
 ]
 # fmt: on
+
+if not TYPE_CHECKING:  # which then knows all names that there are
+
+    def __getattr__(name: str) -> object:
+        """NumPyro's `handlers`, where it is installed, and what its other words are here."""
+        return _of_numpyro(name)

@@ -504,12 +504,12 @@ def draws_and_values_together():
 
 @told(
     """
-site 'w': init is a function (zeros), not a value.
-  To mend it: Pass the initial value itself, for instance init(jax.random.key(0)).
+site 'w': init is a function (<lambda>) that a key alone does not satisfy.
+  To mend it: Pass the initial value itself, or a function of a key: lambda key: jax.random.normal(key, (3,)).
 """
 )
-def a_param_that_is_a_function():
-    run(lambda: vb.param("w", jnp.zeros))
+def a_param_that_is_a_function_of_nothing():
+    run(lambda: vb.param("w", lambda: 0.0))
 
 
 @told(

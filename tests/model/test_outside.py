@@ -8,12 +8,15 @@ import random
 import weakref
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.model.handlers import from_prior
 
 
 @dataclasses.dataclass
@@ -259,3 +262,72 @@ def in_a_step():
 def test_a_part_that_is_a_statement_of_its_own_is_told(program):
     with pytest.raises(vb.ModelError, match="^wide.* stands as a statement of its own"):
         vb.model(program)().shapes()
+
+
+WIDE = np.linspace(0.1, 2.0, 8)
+TABLES = {"x": WIDE, "group": np.arange(8) % 2}
+
+
+def scaled(a, n=0):
+    return a * TABLES["x"] if n else again(a)
+
+
+def again(a):  # the two name each other
+    return scaled(a, 1) * WIDE / WIDE
+
+
+@vb.model
+def slope(scale=WIDE[:1]):
+    return vb.sample("slope", dist.Normal(0.0, 1.0)) * scale[0] * 10
+
+
+def crossed(y):
+    level = vb.sample("level", dist.Normal(np.zeros(2), 1.0).to_event(1))
+    vb.sample("y", dist.Normal(scaled(vb.sample("part", slope())) + level[TABLES["group"]], 1.0).to_event(1), obs=y)
+
+
+Y = 0.5 * WIDE
+DESIGN = np.stack([WIDE, TABLES["group"] == 0, TABLES["group"] == 1], axis=1)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_wide_arrays_that_are_read_from_outside_serve_both_precisions_in_turn(first):
+    """JAX keeps what it made of an array in the precision of a program, so a program of the other meets a view."""
+    values = {"part/slope": 0.3, "level": np.array([0.5, -1.0])}
+    whole = np.array([0.3, 0.5, -1.0])
+    exact = stats.norm.logpdf(whole).sum() + stats.norm.logpdf(Y, DESIGN @ whole, 1.0).sum()
+    for wide in (first, not first, first):
+        with jax.enable_x64(wide):
+            found = vb.model(crossed)(Y).log_joint(values)
+            assert found.dtype == (np.float64 if wide else np.float32)
+            np.testing.assert_allclose(found, exact, rtol=1e-14 if wide else 1e-6)
+
+
+@pytest.mark.slow
+def test_a_fit_in_double_precision_is_asked_in_the_sessions_whatever_its_model_reads():
+    exact = np.linalg.solve(np.eye(3) + DESIGN.T @ DESIGN, DESIGN.T @ Y)
+    vb.fit(vb.model(crossed)(Y), "full_rank")
+    posterior = vb.fit(vb.model(crossed)(Y), "full_rank", precision="float64")
+    np.testing.assert_allclose([posterior.mean()["part/slope"], *posterior.mean()["level"]], exact, atol=1e-7)
+    np.testing.assert_allclose(posterior.predict()["y"].mean(axis=0), DESIGN @ exact, atol=4 * 2 / 1000**0.5)
+
+
+def test_what_no_view_can_stand_for_is_refused_where_the_precision_has_changed():
+    class Data:
+        held = np.array([0.5, 1.5])
+
+    @dataclasses.dataclass
+    class Fields:
+        held: np.ndarray
+
+    data = Fields(Data.held)
+
+    @vb.model
+    def program():
+        vb.sample("x", dist.Normal(data.held, 1.0).to_event(1))
+
+    held = program().trace  # a program of the session's precision, which is kept
+    kept = jax.make_jaxpr(lambda: [site.value for site in held(from_prior(jax.random.key(0))).values()])()
+    with jax.enable_x64(True), pytest.raises(vb.ModelError, match=r"data\.held, which .* in another precision"):
+        program().shapes()
+    assert kept.consts

@@ -405,12 +405,50 @@ def test_params_have_supports():
     np.testing.assert_allclose(param_values(target)["theirs"], 2.0, rtol=1e-6)
 
 
-def test_a_handler_of_numpyros_that_would_do_nothing_is_refused():
-    @vb.model
-    def masked(y, m):
-        with numpyro.handlers.mask(mask=m), vb.plate("row", 3):
-            vb.sample("y", dist.Normal(0.0, 1.0), obs=y)
+def program(words, d):
+    """NumPyro's own handlers around statements of either library."""
 
+    def model(y, known, weight):
+        mu = words.sample("mu", d.Normal(0.0, 1.0))
+        with numpyro.handlers.mask(mask=known), words.plate("row", 3), numpyro.handlers.scale(scale=weight):
+            words.sample("y", d.Normal(mu, 1.0), obs=y)
+        with numpyro.handlers.scale(scale=2.0), numpyro.handlers.mask(mask=False):
+            words.sample("z", d.Normal(mu, 1.0), obs=y[0])
+        words.sample("again", d.Normal(mu, 1.0), obs=y[0])
+
+    return model
+
+
+def test_numpyros_mask_and_scale_are_heard_as_there():
+    y, known, weight = np.array([1.0, 5.0, 2.0]), np.array([True, False, True]), np.array([0.5, 1.0, 2.0])
+    found = vb.model(program(vb, dist))(y, known, weight).log_joint({"mu": 0.3})
+    theirs, _ = log_density(program(numpyro, numpyro.distributions), (y, known, weight), {}, {"mu": 0.3})
+    rows = weight * known * scipy.stats.norm.logpdf(y, 0.3)
+    right = scipy.stats.norm.logpdf(0.3) + rows.sum() + scipy.stats.norm.logpdf(1.0, 0.3)
+    np.testing.assert_allclose([found, theirs], right, rtol=1e-6)
+
+
+def test_a_handler_of_numpyros_in_and_around_a_scan():
+    def chain(y, known, around=1.0):
+        def step(level, value):
+            with numpyro.handlers.mask(mask=value[1]):
+                return vb.sample("y", dist.Normal(level, 1.0), obs=value[0]), None
+
+        with numpyro.handlers.scale(scale=around):
+            vb.scan(step, 0.0, (y, known))
+
+    y, known = np.array([1.0, 1.5, -0.5]), np.array([True, False, True])
+    right = 0.5 * (scipy.stats.norm.logpdf(1.0) + scipy.stats.norm.logpdf(-0.5, 1.5))
+    np.testing.assert_allclose(vb.model(chain)(y, known, 0.5).log_joint({}), right, rtol=1e-6)
+    with pytest.raises(ModelError) as error:
+        vb.model(chain)(y, known, np.ones(3)).log_joint({})
+    assert str(error.value) == (
+        "site 'y': NumPyro's scale of many numbers stands around a scan.\n"
+        "  To mend it: Give each step its own, among the xs, and write scale in the step."
+    )
+
+
+def test_a_handler_of_numpyros_that_would_do_nothing_is_refused():
     @vb.model
     def chain(y):
         def step(level, value):
@@ -419,14 +457,29 @@ def test_a_handler_of_numpyros_that_would_do_nothing_is_refused():
         with numpyro.handlers.condition(data={"y": y}):
             vb.scan(step, 0.0, y)
 
-    with pytest.raises(ModelError) as error:
-        masked(np.zeros(3), np.array([True, False, True])).log_joint({})
-    assert str(error.value) == (
-        "site 'row': NumPyro's mask stands around the plate statement, and does nothing to it.\n"
-        "  To mend it: Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y)."
-    )
+    @vb.model
+    def weight():
+        with vb.handlers.mask(mask=False):
+            vb.factor("w", 1.0)
+
     with pytest.raises(ModelError, match="site 'y': NumPyro's condition stands around the sample statement"):
         chain(np.zeros(3)).log_joint({})
+    with pytest.raises(ModelError, match=r"site 'w': NumPyro's mask .*\n.*jnp.where\(m, log_weight, 0.0\)"):
+        weight().log_joint({})
+    with pytest.raises(AttributeError, match="no attribute 'plate_stack': two plates"):
+        vb.plate_stack  # noqa: B018
+
+
+def test_a_param_may_be_given_by_a_function_of_a_key_and_is_the_same_in_each_run():
+    @vb.model
+    def net():
+        w = vb.param("w", lambda key: {"a": jax.random.normal(key, (3,)), "b": jnp.zeros(())})
+        vb.sample("y", dist.Normal(w["a"].sum() + w["b"], 1.0), obs=1.0)
+
+    (first, _), (again, _) = net().initial_params()["w"], jax.jit(lambda: net().initial_params()["w"])()
+    assert first.shape == (3,) and len({*np.asarray(first).tolist()}) == 3
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(net().log_joint({}), scipy.stats.norm.logpdf(1.0, float(first.sum())), rtol=1e-5)
 
 
 def test_numpyros_handlers_around_a_run_are_no_business_of_it():

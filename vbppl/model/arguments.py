@@ -17,6 +17,7 @@ import numpy as np
 
 from vbppl.core import archive, devices
 from vbppl.core.errors import ModelError, of_kind
+from vbppl.core.keys import named
 from vbppl.core.pytree import is_array
 from vbppl.core.types import PyTree
 from vbppl.data.padded import is_padded
@@ -312,6 +313,22 @@ def numbers_of(name: str, what: str, value: Any, whole: bool = False) -> Any:
     except (TypeError, ValueError):
         mend = "Pass numbers, arrays, or containers of these."
         raise ModelError(f"{what} is {value!r:.80}, not numbers.", site=name, mend=mend) from None
+
+
+def made_by_key(name: str, init: Any) -> Any:
+    """What a param begins with, where `init` is a function of a key: the same in each run."""
+    if not callable(init) or any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
+        return init
+    try:
+        with jax.ensure_compile_time_eval():
+            return init(named(jax.random.key(0), name))
+    except TypeError as error:
+        called = getattr(init, "__name__", type(init).__name__)
+        raise ModelError(
+            f"init is a function ({called}) that a key alone does not satisfy.",
+            site=name,
+            mend="Pass the initial value itself, or a function of a key: lambda key: jax.random.normal(key, (3,)).",
+        ) from error
 
 
 def settled(model: Any, outlines: Callable[[Any], Mapping[str, Any]] | None) -> Any:

@@ -200,8 +200,8 @@ class Model(Program):
     def trace(self, handler: Handler) -> dict[str, Site]:
         """The sites of one run under `handler`."""
         handler, arrays = in_mode(handler, self.states, self.training), dict(by_identity(self.arrays))
-        with unchanged(self.reads, self.functions), traced(handler, arrays, self.missing) as sites:
-            self.inline()
+        with unchanged(self.reads, self.functions) as function, traced(handler, arrays, self.missing) as sites:
+            (self if function is self.function else dataclasses.replace(self, function=function)).inline()
         return sites
 
     def in_training(self, states: Mapping[str, Any], raw_key: Any) -> Model:

@@ -5,8 +5,9 @@ function reads when it is applied: other numbers are another model, with program
 while a model is in use are refused by name. What a function changes itself (a counter, a list of notes) is not looked
 at; neither is what lies behind C code, generators, or attributes of objects that are no dataclasses.
 
-Nor does a statement hear what NumPyro's effect handlers around it ask for; those that mean something are refused. And a
-model that another applies in a statement of its own, `part(x)`, runs nothing: that is told.
+Of NumPyro's effect handlers around a statement `mask` and `scale` are heard, which belong to its distribution; others
+that mean something are refused. And a model that another applies in a statement of its own, `part(x)`, runs nothing:
+that is told.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import contextlib
 import dataclasses
 import dis
 import functools
+import importlib.util
 import inspect
 import random
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,24 +57,28 @@ def reading(functions: Iterable[Callable[..., Any]]) -> Reading:
 
 
 @contextlib.contextmanager
-def unchanged(before: Reading, functions: Iterable[Callable[..., Any]]) -> Iterator[None]:
-    """A run of functions that must find what stood there `before`, and must not draw from a hidden generator.
+def unchanged(before: Reading, functions: Sequence[Callable[..., Any]]) -> Iterator[Callable[..., Any]]:
+    """A run of the first of `functions`, which must find what stood there `before` and draw from no hidden generator.
+
+    Yields: it, to be run; where numbers that it reads stand in programs of another precision, over views of them.
 
     Raises:
-      ModelError: it does not, or it has drawn.
+      ModelError: something has changed, or it has drawn.
     """
-    functions = tuple(functions)
     check(before, functions)
-    found = _found(functions)
-    if held := [name for name, value in found.items() if isinstance(value, np.ndarray) and not _is_seen(value)]:
-        raise ModelError(
-            f"{held[0]}, which the model reads from outside its arguments, was changed in place, but JAX still holds "
-            "the numbers that it had before.",
-            mend=f"Pass it as an argument of the model, or put a new array there: {held[0]} = np.array(...).",
-        )
+    first, *rest = functions
+    wide = {id(value) for value in _found(functions).values() if _is_of_another_precision(value)}
+    first = _over_views(first, wide, {}) if wide else first
+    found = _found((first, *rest))
+    for name, value in found.items():
+        if isinstance(value, np.ndarray) and (fault := _unseen(value)):
+            raise ModelError(
+                f"{name}, which the model reads from outside its arguments, {fault}.",
+                mend=f"Pass it as an argument of the model, or put a new array there: {name} = np.array(...).",
+            )
     noise = {name: value for name, value in found.items() if _is_noise(value)}
     states = {name: _state(value) for name, value in noise.items()}
-    yield
+    yield first
     if drawn := [name for name, value in noise.items() if _state(value) != states[name]]:
         raise ModelError(
             f"the model draws from {drawn[0]}, which would give the same numbers for ever: a model is run once and "
@@ -93,14 +99,73 @@ def check(before: Reading, functions: Iterable[Callable[..., Any]]) -> None:
         )
 
 
-def _is_seen(array: np.ndarray) -> bool:
-    """Would a program that is traced now hold these numbers? JAX converts an array once, by its identity."""
-    if array.dtype.kind not in "biufc":
-        return True
+def _held(array: np.ndarray) -> np.ndarray:
+    """What a program that is traced now would hold: JAX converts an array once, by its identity."""
     traced = jax.make_jaxpr(lambda: array)()
     (held,) = traced.consts or (atom.val for atom in traced.jaxpr.outvars)
-    held = np.asarray(held)
-    return np.array_equal(held, array.astype(held.dtype), equal_nan=held.dtype.kind in "fc")
+    return np.asarray(held)
+
+
+def _is_of_another_precision(value: Any) -> bool:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iufc" or value.dtype.itemsize < 8:
+        return False
+    return _held(value).dtype != jax.dtypes.canonicalize_dtype(value.dtype)
+
+
+def _unseen(array: np.ndarray) -> str:
+    """Why a program that is traced now would not hold these numbers; "" where it would."""
+    if _is_of_another_precision(array):
+        return "was read in another precision before, and JAX keeps the numbers that it made of it then"
+    if array.dtype.kind not in "biufc":
+        return ""
+    held = _held(array)
+    is_same = np.array_equal(held, array.astype(held.dtype), equal_nan=held.dtype.kind in "fc")
+    return "" if is_same else "was changed in place, but JAX still holds the numbers that it had before"
+
+
+def _over_views(value: Any, wide: Container[int], made: dict[int, Any]) -> Any:
+    """The same with a view, which JAX has not met, in the place of each array of `wide`, as far as functions are read.
+
+    What is `made` already is not made again, so that functions may name each other.
+    """
+
+    def anew(part: Any) -> Any:
+        return _over_views(part, wide, made)
+
+    if id(value) in made:
+        return made[id(value)]
+    new = made[id(value)] = value.view() if id(value) in wide else value
+    if type(value) in (list, tuple):
+        parts = type(value)(map(anew, value))
+        new = parts if any(one is not other for one, other in zip(parts, value)) else value
+    elif type(value) is dict:
+        parts = {key: anew(part) for key, part in value.items()}
+        new = parts if any(parts[key] is not value[key] for key in value) else value
+    elif isinstance(value, functools.partial):
+        new = functools.partial(anew(value.func), *anew(value.args), **anew(value.keywords))
+    elif isinstance(function := getattr(value, "_function", None), types.FunctionType):  # under `@model`
+        new = type(value)(anew(function))
+    elif isinstance(value, types.FunctionType) and not _is_library(value.__module__):
+        return _function_over(value, anew, made)
+    made[id(value)] = new
+    return new
+
+
+def _function_over(function: types.FunctionType, anew: Callable[[Any], Any], made: dict[int, Any]) -> Callable:
+    """The same code over `anew` of what it reads; the function itself where it sets globals."""
+    by, names, cells = _read_by(function.__code__), dict(function.__globals__), function.__closure__ or ()
+    if not by.assigned.isdisjoint(names):
+        return function
+    closure = tuple(types.CellType() for _ in cells) or None
+    new = made[id(function)] = types.FunctionType(function.__code__, names, function.__name__, closure=closure)
+    for name in ("__module__", "__qualname__"):
+        setattr(new, name, getattr(function, name))
+    new.__defaults__, new.__kwdefaults__ = anew(function.__defaults__), anew(function.__kwdefaults__)
+    names.update({name: anew(names[name]) for name in by.globals if name in names})
+    for empty, cell in zip(closure or (), cells):
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            empty.cell_contents = anew(cell.cell_contents)
+    return new
 
 
 def _found(functions: Iterable[Callable[..., Any]]) -> dict[str, Any]:
@@ -266,16 +331,35 @@ def check_none_dropped(names: Sequence[str]) -> None:
 
 
 def handlers_around() -> int:
-    """How many effect handlers of NumPyro that mean something stand around: none of them hears our words."""
+    """How many effect handlers of NumPyro that mean something stand around."""
     return len(_handlers())
+
+
+def heard(name: str, dist: Any, around: int, around_step: int) -> Any:
+    """`dist`, masked and weighted as NumPyro's `mask` and `scale` say that were opened within the run.
+
+    Args:
+      name: of the site.
+      dist: a distribution.
+      around: how many handlers stood around the run.
+      around_step: the same of the step of a scan, or of the run: what lies between is of all steps at once.
+    """
+    for number, handler in enumerate(_handlers()[around:], around):
+        if (kind := type(handler).__name__) in HEARD:
+            value = getattr(handler, kind)
+            if number < around_step and np.ndim(value):
+                mend = f"Give each step its own, among the xs, and write {kind} in the step."
+                raise ModelError(f"NumPyro's {kind} of many numbers stands around a scan.", site=name, mend=mend)
+            dist = getattr(dist, HEARD[kind])(value)
+    return dist
 
 
 def check_handlers(kind: str, site: str, around: int) -> None:
     """Refuse a statement inside a handler of NumPyro's that was opened within the run: it would do nothing, unsaid."""
-    if len(_handlers()) > around:
-        name = type(_handlers()[-1]).__name__
-        mend = HANDLERS.get(name, "See docs/porting.md for what it is in vbppl's words.")
-        what = f"NumPyro's {name} stands around the {kind} statement, and does nothing to it."
+    names = [type(handler).__name__ for handler in _handlers()[around:]]
+    if deaf := [name for name in names if name not in HEARD or kind == "factor"]:
+        mend = HANDLERS.get(deaf[-1], "See docs/porting.md for what it is in vbppl's words.")
+        what = f"NumPyro's {deaf[-1]} stands around the {kind} statement, and does nothing to it."
         raise ModelError(what, site=site, mend=mend)
 
 
@@ -288,13 +372,29 @@ def _handlers() -> list[Any]:
 IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
 
 
+HEARD: Mapping[str, str] = {"mask": "mask", "scale": "weighted"}  # which method of a distribution is the same
 HANDLERS: Mapping[str, str] = {
-    "mask": "Write the mask at the distribution: vb.sample(name, dist.Normal(mu, 1.0).mask(m), obs=y).",
-    "scale": "Write the weight at the distribution: vb.sample(name, dist.Normal(mu, 1.0).weighted(w), obs=y). "
-    "Of one that is NumPyro's own: vb.foreign(d).weighted(w).",
+    "mask": "Write it into the weight: vb.factor(name, jnp.where(m, log_weight, 0.0)).",
+    "scale": "Write it into the weight: vb.factor(name, w * log_weight).",
     "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
     "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
     "do": "Leave it out, and write my_model(x).do(mu=0.3).",
     "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
     "plate": "Write vb.plate.",
 }
+
+WORDS: Mapping[str, str] = {
+    "module": "vb.param(name, module) takes a module as it is",
+    "plate_stack": "two plates are one in the other",
+    "infer": "vb.fit(my_model(x)) is what SVI is, and vb.refine(posterior) what MCMC is",
+    "optim": "vb.Stochastic(optimizer=...) takes any optimizer of Optax",
+    "mask": "write it at the distribution, dist.Normal(mu, 1.0).mask(m)",
+}
+
+
+def of_numpyro(name: str) -> Any:
+    """NumPyro's own `handlers`, where it is installed; else an error that says what there is."""
+    if name == "handlers" and importlib.util.find_spec("numpyro") is not None:
+        return importlib.import_module("numpyro.handlers")
+    said = f": {WORDS[name]}. See docs/porting.md" if name in WORDS else ""
+    raise AttributeError(f"module 'vbppl' has no attribute {name!r}{said}")

@@ -30,11 +30,19 @@ from vbppl.data.source import RowBlock, Source
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.interop import as_bijector, as_distribution
-from vbppl.model.arguments import changing, check_keywords, numbers_of, refuse_function, submodel, without_infer
+from vbppl.model.arguments import (
+    changing,
+    check_keywords,
+    made_by_key,
+    numbers_of,
+    refuse_function,
+    submodel,
+    without_infer,
+)
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
 from vbppl.model.missing.statement import mask_of, partly_observed
-from vbppl.model.outside import check_handlers, handlers_around
+from vbppl.model.outside import check_handlers, handlers_around, heard
 from vbppl.model.shapes import (
     Frame,
     check_owned,
@@ -120,7 +128,7 @@ class Run:
         self.frames: tuple[Frame, ...] = ()
         self.prefix = ""
         self.within = get_opaque_trace_state()  # of JAX: what transforms stand around the run
-        self.handlers = handlers_around()  # of NumPyro
+        self.handlers = self.around_step = handlers_around()  # of NumPyro
 
     def ask(self, site: Site) -> Site:
         """Let the handler answer `site`, and remember the answer."""
@@ -244,7 +252,7 @@ def sample(
     dist = as_distribution(dist, name)
     if not isinstance(sample_shape, tuple) or sample_shape:
         dist = dist.expand_by(sample_shape)
-    dist = expanded(name, dist, run.frames)
+    dist = expanded(name, heard(name, dist, run.handlers, run.around_step), run.frames)
     if obs is not None:
         obs = observation(name, dist, obs, run.frames)
     site = Site("sample", name, value=obs, dist=dist, observed=obs is not None, frames=run.frames)
@@ -262,7 +270,7 @@ def param(name: str, init: PyTree = None, constraint: Any = None, *, dims: Any =
       init: where the search starts, on the support: a number, an array, or any pytree of arrays
         (a dictionary of weights, a module of Equinox or Flax NNX). Other leaves, a module's own settings too,
         are kept, and what Paramax marks as not trainable. A module is in training mode while a fit makes steps, and in
-        evaluation mode elsewhere.
+        evaluation mode elsewhere. Or a function of a key that gives this.
       constraint: the support of every leaf, from `vbppl.distributions.constraints`; real if None.
       dims: where `init` is an array, what its axes that no plate owns are called, as in `sample`.
 
@@ -284,23 +292,15 @@ def param(name: str, init: PyTree = None, constraint: Any = None, *, dims: Any =
     """
     run, name = run_and_name("param", name)
     check_keywords("param", name, foreign, "param(name, init, constraint, dims=...)")
+    init = made_by_key(name, init)
     init = float(init) if isinstance(init, int) and not isinstance(init, bool) else init
-    if callable(init) and not any(hasattr(leaf, "dtype") for leaf in jax.tree.leaves(init)):
-        raise ModelError(
-            f"init is a function ({getattr(init, '__name__', type(init).__name__)}), not a value.",
-            site=name,
-            mend="Pass the initial value itself, for instance init(jax.random.key(0)).",
-        )
     if not jax.tree.leaves(init):
         mend = f"Write where the search begins: vb.param({name!r}, 0.0)."
         raise ModelError(f"init is {init!r}: it holds no number.", site=name, mend=mend)
     support = real if constraint is None else as_bijector(constraint)
     if support is None:
-        raise ModelError(
-            f"constraint is {constraint!r}, which is not a constraint.",
-            site=name,
-            mend="Take one from vbppl.distributions.constraints, such as constraints.positive.",
-        )
+        mend = "Take one from vbppl.distributions.constraints, such as constraints.positive."
+        raise ModelError(f"constraint is {constraint!r}, which is not a constraint.", site=name, mend=mend)
     site = Site("param", name, value=init, constraint=support, frames=run.frames)
     return run.ask(with_dims(site, dims, run.arguments)).value
 
