@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.model.control_flow import hidden
 from vbppl.target import discrete
 
 RNG = np.random.default_rng(3)
@@ -350,3 +353,36 @@ def test_a_fit_finds_the_states_and_is_run_on(fitted):
     chances = np.eye(3)[np.asarray(draws["state"])[:, -1]].mean(axis=0) @ TRANSITIONS
     shares = np.array([np.mean(np.asarray(ahead["state"])[:, 60] == k) for k in range(3)])
     np.testing.assert_allclose(shares, chances, atol=4 * 0.5 / np.sqrt(500))
+
+
+@pytest.mark.parametrize(("by_step", "rows"), [(False, ()), (True, (2,))])
+def test_the_filters_own_slopes_are_numerical_ones_and_so_are_the_slopes_of_these(by_step, rows, x64):
+    rng = np.random.default_rng(0)
+    tables = hidden.Tables(
+        jnp.array(rng.normal(size=(3, *rows))),
+        jnp.array(rng.normal(size=(3, 3, *rows))),
+        jnp.array(rng.normal(size=(2, 3, *rows))),
+        jnp.array(rng.normal(size=(2, 3, 3, *rows))) if by_step else None,
+    )
+    weights = rng.normal(size=(3, *rows)), rng.normal(size=(3, 3, *rows))
+
+    def weighed(tables):
+        with hidden.slopes_backward():
+            found = hidden.forward(tables)
+        return jnp.sum(weights[0] * found.increments) + jnp.sum(weights[1] * found.alphas)
+
+    check_grads(jax.jit(weighed), (tables,), order=1, modes=["rev"])
+    check_grads(jax.jit(lambda tables: jax.grad(weighed)(tables).same), (tables,), order=1, modes=["fwd"])
+
+
+def test_a_state_that_cannot_be_has_no_slope_and_spoils_none(x64):
+    wall = jnp.log(jnp.array([[1.0, 0.0], [0.5, 0.5]]))  # once in 0, never in 1
+    tables = hidden.Tables(jnp.log(jnp.array([0.5, 0.5])), wall, jnp.array([[-1.0, -2.0], [-jnp.inf, -0.5]]), None)
+
+    def evidence(of_new):
+        with hidden.slopes_backward():
+            return jnp.sum(hidden.forward(tables._replace(of_new=of_new)).increments)
+
+    value, slope = jax.value_and_grad(evidence)(tables.of_new)
+    np.testing.assert_allclose(value, np.log(0.5 * 0.5 * 0.5) - 2.5)  # the only path: 1, 1, 1
+    np.testing.assert_allclose(slope, [[0.0, 1.0], [0.0, 1.0]], atol=1e-15)

@@ -29,6 +29,7 @@ from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
 from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import Array, ArrayLike
+from vbppl.model.control_flow.hidden import slopes_backward
 from vbppl.target.target import Target, parameterisations_of, reparameterised
 
 BLOCK = 32  # points that are evaluated side by side
@@ -221,7 +222,7 @@ def _value_and_gradient(
 
     def log_density(leaves: Sequence[Array], z: Array, row: Array) -> Array:
         target: Target = jax.tree.unflatten(structure, leaves)
-        with in_full_precision():
+        with in_full_precision(), slopes_backward():
             return reparameterised(target, table[row]).run(z).log_density()
 
     (table, rows), (side_by_side, group, mesh) = seen, blocks

@@ -14,8 +14,10 @@ of its own: all rows have the same value at a time, and tables have the rows beh
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -124,20 +126,76 @@ class Forward(NamedTuple):
 
 def forward(tables: Tables) -> Forward:
     """The filter."""
+    return _with_own_slopes(tables) if _backward.get() else _filter(tables)[0]
+
+
+_backward: contextvars.ContextVar[bool] = contextvars.ContextVar("vbppl_backward", default=False)
+
+
+@contextlib.contextmanager
+def slopes_backward() -> Iterator[None]:
+    """Let filters have slopes of their own, for a program that asks for a gradient and for no forward derivative.
+
+    Those that JAX finds store each step's terms and go through them again, which for eight states takes 3.5 times as
+    long, and as long again to compile.
+    """
+    token = _backward.set(True)
+    try:
+        yield
+    finally:
+        _backward.reset(token)
+
+
+def _filter(tables: Tables) -> tuple[Forward, Array]:
+    """With the log probabilities of each state given the observations before its step, of all but the first."""
 
     def normalised(alpha: Array) -> tuple[Array, Array]:
         total = log_sum(alpha, 0)
-        return alpha - jnp.where(jnp.isfinite(total), total, 0.0), total
+        return alpha - finite(total), total
 
-    def step(alpha: Array, inputs: Any) -> tuple[Array, tuple[Array, Array]]:
+    def step(alpha: Array, inputs: Any) -> tuple[Array, tuple[Array, Array, Array]]:
         of_new, of_both = inputs
-        new = log_sum(tables.at(alpha, of_both), 0)
-        alpha, total = normalised(new + of_new)
-        return alpha, (alpha, total)
+        predicted = log_sum(tables.at(alpha, of_both), 0)
+        alpha, total = normalised(predicted + of_new)
+        return alpha, (alpha, total, predicted)
 
     alpha, total = normalised(tables.first)
-    _, (alphas, totals) = jax.lax.scan(step, alpha, (tables.of_new, tables.of_both))
-    return Forward(jnp.concatenate([alpha[None], alphas]), jnp.concatenate([total[None], totals]))
+    _, (alphas, totals, predicted) = jax.lax.scan(step, alpha, (tables.of_new, tables.of_both))
+    return Forward(jnp.concatenate([alpha[None], alphas]), jnp.concatenate([total[None], totals])), predicted
+
+
+def finite(log_p: Array) -> Array:
+    """What may be subtracted: 0 where all are minus infinity."""
+    return jnp.where(jnp.isfinite(log_p), log_p, 0.0)
+
+
+def _back(kept: tuple[Tables, Array, Array], slopes: Forward) -> tuple[Tables]:
+    """The slopes in the tables, from those in `alphas` and `increments`, from the last step to the first."""
+    tables, alphas, predicted = kept
+
+    def of_unnormalised(of_alpha: Array, of_increment: Array, alpha: Array) -> Array:
+        return of_alpha + (of_increment - jnp.sum(of_alpha, 0)) * jnp.exp(alpha)
+
+    def step(after: tuple[Array, Array], inputs: Any) -> tuple[tuple[Array, Array], tuple[Array, Array | None]]:
+        (of_alpha, of_same), (before, now, predicted, of_both, by_alpha, by_increment) = after, inputs
+        of_new = of_unnormalised(of_alpha + by_alpha, by_increment, now)
+        joint = jnp.exp(tables.at(before, of_both) - finite(predicted)) * of_new
+        return (jnp.sum(joint, 1), of_same + joint), (of_new, None if of_both is None else joint)
+
+    inputs = (alphas[:-1], alphas[1:], predicted, tables.of_both, slopes.alphas[1:], slopes.increments[1:])
+    nothing = jnp.zeros_like(alphas[0]), jnp.zeros_like(tables.same)
+    (of_alpha, of_same), (of_new, of_both) = jax.lax.scan(step, nothing, inputs, reverse=True)
+    first = of_unnormalised(of_alpha + slopes.alphas[0], slopes.increments[0], alphas[0])
+    return (Tables(first, of_same, of_new, of_both),)
+
+
+def _kept(tables: Tables) -> tuple[Forward, tuple[Tables, Array, Array]]:
+    found, predicted = _filter(tables)
+    return found, (tables, found.alphas, predicted)
+
+
+_with_own_slopes = jax.custom_vjp(lambda tables: _filter(tables)[0])
+_with_own_slopes.defvjp(_kept, _back)
 
 
 def drawn(tables: Tables, key: Array) -> Array:
