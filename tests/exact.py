@@ -556,6 +556,14 @@ DISCRETE = {
         variance=lambda m, a: m + m**2 / a,
         fixed=(2,),
     ),
+    "GammaPoisson, NegativeBinomialLogits": Exact(
+        dist.NegativeBinomialLogits,
+        grid(lambda a, t: gamma_counts(a, exp(-mpf(t))), [1e-3, 2.0, 1e6], [-14.0, 0.25, 14.0]),
+        lambda a, t, x: log_negative_binomial(a, exp(-t), x),
+        mean=lambda a, t: a * exp(t),
+        variance=lambda a, t: a * exp(t) * (1 + exp(t)),
+        fixed=(2,),
+    ),
     "BetaBinomial": Exact(
         dist.BetaBinomial,
         grid(beta_counts, [1e-3, 0.7, 2.0, 1e3, 1e6], [1e-3, 1.0, 30.0, 1e6], [1, 20, 10**7]),

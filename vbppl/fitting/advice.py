@@ -41,7 +41,7 @@ class Cause(NamedTuple):
 NEAR, FAR = (-30.0, -1.0, 1.0, 30.0), (-1e4, 1e4)  # where such a coordinate is put
 
 
-def check_proper(solution: Solution, report: AnyReport) -> None:
+def check_proper(solution: Solution, report: AnyReport, details: str = "") -> None:
     """Refuse a posterior that has no total mass, since nothing says where one of its coordinates lies.
 
     Only where a fit is poor and draws have run away along a coordinate is the density looked at. That coordinate counts
@@ -77,14 +77,15 @@ def check_proper(solution: Solution, report: AnyReport) -> None:
         known = height if is_line else np.where(np.isfinite(height), height, height[:, :1])
         outward = np.diff(np.asarray(whole(at)).reshape(TRIED, -1)[:, [1, 0, 2, 3]], axis=1)[:, [0, 2]]
         if np.all(known == known[:, :1]) and (outward >= 0).all(axis=0).any():
-            raise _improper(coordinate_names(target)[i])
+            raise _improper(coordinate_names(target)[i], details)
 
 
-def _improper(label: str) -> ModelError:
+def _improper(label: str, details: str) -> ModelError:
     return ModelError(
         f"nothing in the model says where {label} lies: its prior is masked or improper, and no observation that "
         "counts depends on it. So there is no posterior.",
         site=label.partition("[")[0],
+        details=details,
         mend="Give the site a prior that counts, or observe what depends on it.",
     )
 

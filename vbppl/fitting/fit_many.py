@@ -17,6 +17,7 @@ from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.keys import raw_key
 from vbppl.core.types import Seed
 from vbppl.core.watch import Watch
+from vbppl.fitting.advice import check_proper
 from vbppl.fitting.call import call_of, circumstances
 from vbppl.fitting.plan import GuideName, check_call, plan
 from vbppl.fitting.prepare import check_begun, explaining, judge_solution, prepare
@@ -67,7 +68,7 @@ def fit_many(
       the posteriors, in order; fewer, the last one marked as interrupted, where a person interrupts.
 
     Raises:
-      ModelError: the data sets differ in shape, or the model cannot be fitted on fixed draws.
+      ModelError: the data sets differ in shape, the model cannot be fitted on fixed draws, or one has no posterior.
     """
     check_call(None, progress, None)
     models, seeds = _each(model, datasets, seeds)
@@ -80,7 +81,9 @@ def fit_many(
             solution = solution if posteriors else check_begun(solution, watch)
             watch.doing(f"judging fit {len(posteriors) + 1:,} of {len(models):,}")
             call = call_of(fit_many, "[model]", raw, given, end="[0]")
-            posteriors.append(Posterior(*judge_solution(solution, raw, Watch()), calls=(where, *call)))
+            judged = judge_solution(solution, raw, Watch())
+            check_proper(*judged, details=f"data set: {len(posteriors)}")
+            posteriors.append(Posterior(*judged, calls=(where, *call)))
             if posteriors[-1].status.was_cut_short:
                 break
     return posteriors

@@ -166,6 +166,19 @@ def test_an_improper_posterior_ends_and_is_refused_by_its_site(guide):
         warnings.simplefilter("error", RuntimeWarning)
         with pytest.raises(vb.ModelError, match="site 'x': nothing in the model says where x lies"):
             vb.fit(improper(), guide)
+        with pytest.raises(vb.ModelError, match="site 'x': nothing in the model says where x lies.*\n  data set: 0"):
+            vb.fit_many([improper()], guide=guide)
+
+
+@pytest.mark.parametrize(
+    "log_density",
+    [lambda z: -jnp.exp(z).sum(), lambda z: -0.5 * z.sum() ** 2, lambda z: 2 * z[0] - 0.5 * z[1] ** 2],
+    ids=["exponential", "ridge", "linear"],
+)
+@pytest.mark.slow
+def test_a_density_without_a_total_mass_ends_and_is_poor(log_density):
+    with pytest.warns(UserWarning, match="poor"):
+        assert vb.fit(vb.density(log_density, 3)).check().verdict == "poor"
 
 
 def test_a_density_that_its_gaussian_cannot_bound_ends_and_is_poor():

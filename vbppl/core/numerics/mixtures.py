@@ -79,10 +79,14 @@ class Components:
         return self.loc[:, None] + noise @ self.factor.swapaxes(1, 2)
 
     def log_each(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The log density of each component at `z`, `(points, k)`, and the slopes of these, `(points, k, dim)`."""
-        inverse = np.linalg.inv(self.factor)
+        """The log density of each component at `z`, `(points, k)`, and the slopes of these, `(points, k, dim)`.
+
+        NaN of one that has no volume, as a step after a density without a total mass may make it.
+        """
+        log_det = np.linalg.slogdet(self.factor)[1]
+        inverse = np.linalg.inv(np.where(np.isfinite(log_det)[:, None, None], self.factor, np.nan))
         residual = np.einsum("kij,knj->nki", inverse, z[None] - self.loc[:, None])
-        log_norm = -np.linalg.slogdet(self.factor)[1] - self.dim / 2 * math.log(2 * math.pi)
+        log_norm = -log_det - self.dim / 2 * math.log(2 * math.pi)
         return log_norm - np.sum(residual**2, axis=2) / 2, -np.einsum("kij,nki->nkj", inverse, residual)
 
     def log_density(self, z: np.ndarray) -> np.ndarray:

@@ -131,7 +131,7 @@ def NegativeBinomialProbs(total_count: ArrayLike, probs: ArrayLike) -> GammaPois
 def NegativeBinomial(
     total_count: ArrayLike, probs: ArrayLike | None = None, logits: ArrayLike | None = None
 ) -> Distribution:
-    """The number of tails before `total_count` heads, of coins with `probs` or `logits`; else a `ModelError`."""
+    """The number of heads before `total_count` tails, where heads have `probs` or `logits`; else a `ModelError`."""
     if (probs is None) == (logits is None):
         raise ModelError(
             "NegativeBinomial takes exactly one of probs, logits.",
