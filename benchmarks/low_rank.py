@@ -129,7 +129,7 @@ def minimise(function: Callable, x: np.ndarray, metric: Callable, steps: int = 2
         found = [function(row) for row in x]
         return np.array([value for value, _ in found]), np.array([slope for _, slope in found]).reshape(x.shape)
 
-    def metrics(x: np.ndarray) -> np.ndarray:
+    def metrics(x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
         return np.array([metric(row) for row in x]).reshape(x.shape)
 
     def longest(x: np.ndarray, direction: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from vbppl.target.target import Target, parameterisations_of
 RADII = (10.0, 5.0, 2.0, 0.1)  # of scales and logits most candidates that meet a narrow mode begin 3 to 10 away
 CLIMB = 16
 FIRST_STEP, MAX_STEP = 0.1, 0.5
+ONE_START_DIM = 4096  # dims above which there is one start, of few candidates
 ASCENT = 200  # steps of L-BFGS to a mode
 SHAKES = 3
 LOWER = 10.0  # nats
@@ -65,20 +66,21 @@ def find_starts(
       points, its highest stands more than once. Where a search has none, some candidate. One point more where several
       are asked for and a far one is worth it.
     """
-    dims, several = (BLOCK, dim), count > 1
-    radius = np.repeat(RADII, -(-BLOCK // len(RADII)))[:BLOCK, None]
-    z, longest = np.stack([radius * rng.uniform(-1, 1, dims) for rng in rngs]), np.full((BLOCK, 1), MAX_STEP)
+    # In very many dims the points of a box are all alike.
+    number, several = BLOCK if dim <= ONE_START_DIM else BLOCK // 4, count > 1
+    radius = np.repeat(RADII, number // len(RADII))[:, None]
+    z, longest = np.stack([radius * rng.uniform(-1, 1, (number, dim)) for rng in rngs]), np.full((number, 1), MAX_STEP)
     if several:  # the far ones climb beside the others, and then on by themselves
         radius = np.repeat(FAR_RADII, FAR_EACH)[:, None]
         far = np.stack([radius * rng.uniform(-1, 1, (len(radius), dim)) for rng in rngs])
         z, longest = np.concatenate([z, far], axis=1), np.concatenate([longest, np.full_like(radius, FAR_LONGEST)])
     both = _uphill(density, _Climb.from_points(z), density(z), CLIMB, longest=longest)
-    best, heights = both.best[:, :BLOCK], both.best_log_p[:, :BLOCK]
+    best, heights = both.best[:, :number], both.best_log_p[:, :number]
     found = np.any(np.isfinite(heights), axis=1)
     points = np.stack([some[_apart(some, high, count)] for some, high in zip(best, heights)])
     if not several:
         return points, found
-    climb = both.after(BLOCK)
+    climb = both.after(number)
     climb = _uphill(density, climb, density(climb.z), FAR_CLIMB - CLIMB, longest=FAR_LONGEST)
     if np.any((climb.step >= FAR_LONGEST) & np.isfinite(climb.best_log_p)[..., None]):
         on = _Climb.from_points(climb.best)._replace(step=climb.step)
@@ -200,7 +202,7 @@ def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
     def rounding(value: np.ndarray) -> np.ndarray:
         return 16 * eps * np.maximum(np.abs(value), 1.0)
 
-    at = lbfgs.minimise(negated, z[None], np.ones_like, rounding, eps, ASCENT, lbfgs.no_longer_than(1.0))
+    at = lbfgs.minimise(negated, z[None], lbfgs.unscaled, rounding, eps, ASCENT, lbfgs.no_longer_than(1.0))
     return at.x[0], -float(at.value[0])
 
 

@@ -28,11 +28,12 @@ from vbppl.inference import bound
 from vbppl.inference.bound import WORK, Estimate, work
 from vbppl.inference.solution import Note, Solution
 from vbppl.posterior import quantities, report
-from vbppl.posterior.quantities import Errors, Worst
+from vbppl.posterior.quantities import WEIGHTLESS_DIM, Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
 from vbppl.posterior.response.linear_response import Curvature, curvature
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
 from vbppl.posterior.weighted_draws import (
+    ENOUGH,
     KEPT,
     TRUSTED_K,
     Drawn,
@@ -98,7 +99,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     most = min(most, max(CHEAP, solution.status.gradients))
     if evaluations_of(guide):  # of a guide that asks for the density itself no more than a report holds on to
         most = min(most, max(KEPT // target.dim, MIN_DRAWS_WIDE))
-    drawn = draw(guide, phi, target, rng, min(most, DRAWS))
+    drawn = draw(guide, phi, target, rng, min(most, DRAWS if target.dim <= WEIGHTLESS_DIM else MIN_DRAWS_WIDE))
     judged, _ = _report(found, drawn)
     if not judged.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
         # A few heavy weights may be all rounding: far out a density in single precision can be any number.
@@ -110,7 +111,9 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
         more = wanted - len(judged.draws)
         hopeless = bool(solver_reasons(solution.status, solution.other_modes)) and judged.verdict == "poor"
         answered = judged.verdict == "good" or (judged.verdict == "corrected" and judged.draws.ess > WORTH)
-        if answered or hopeless or wanted > most or more <= 0:
+        worth = judged.draws.ess * most / len(judged.draws)  # of all that are affordable
+        beyond = target.dim > WEIGHTLESS_DIM and not worth > ENOUGH
+        if answered or hopeless or beyond or wanted > most or more <= 0:
             break
         if watch.is_over:
             text = f"by {len(judged.draws):,} draws only, as the time was over; in doubt there would be {most:,}"

@@ -53,6 +53,8 @@ LOG_SD_ERROR = 0.30  # of a log sd, with two standard errors: what makes a fit n
 # standard errors one of many must be; the draws that they need; between which skewnesses log weights are near normal.
 SURELY, SIGNIFICANT, MIN_DRAWS, SKEWED = 0.1, 4.0, 200, (-2.5, 1.5)
 MANY_DIMS = 20
+# Dims above which so few effective draws show no mean and no sd: of ten thousand sums of a few draws one is always off.
+WEIGHTLESS_DIM, WEIGHTLESS = 512, 30.0
 SMALLEST = 64  # units in the last place: a spread below it is none
 
 
@@ -103,7 +105,8 @@ def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> E
     weights, own = draws.weights * len(draws), draws.own
     width = max(CHUNK // len(draws), 1)
     every = range(0, columns.shape[1], width)
-    blocks = [_measured(columns[:, i : i + width].astype(np.float64), weights, own) for i in every]
+    measured = _unmeasured if len(draws.z[0]) > WEIGHTLESS_DIM and not draws.ess > WEIGHTLESS else _measured
+    blocks = [measured(columns[:, i : i + width].astype(np.float64), weights, own) for i in every]
     none = (np.zeros(0),) * 4
     mean, mean_se, log_sd, log_sd_se = (np.concatenate(parts) for parts in zip(none, *blocks))
     by_cumulants, its_se = (
@@ -196,6 +199,12 @@ def _measured(x: np.ndarray, weights: np.ndarray, own: np.ndarray) -> tuple[np.n
     root = np.sqrt(len(x))
     found = mean, to_mean.std(axis=0) / root, np.log(variance) / 2, to_sd.std(axis=0) / root
     return tuple(np.where(none | np.isfinite(sum(found)), each, np.inf) for each in found)
+
+
+def _unmeasured(x: np.ndarray, weights: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The same where weights are worth next to nothing, so that no error is known of what has a spread."""
+    none = np.ptp(x[own], axis=0) <= SMALLEST * np.finfo(jnp.result_type(float)).eps * np.abs(x[own].mean(axis=0))
+    return (np.where(none, np.nan, np.inf),) * 4
 
 
 def _by_cumulants(x: np.ndarray, draws: WeightedDraws) -> tuple[np.ndarray, np.ndarray]:

@@ -92,7 +92,8 @@ class Layout:
     quantiles of their priors; `data_plates` are the plates around
     each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the latent and
     deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed over in all
-    rows, those of scans included, `tables_of_rows` without these.
+    rows, those of scans included, `tables_of_rows` without these. `observations` are the numbers of the largest
+    observed site.
     """
 
     slots: tuple[Slot, ...]
@@ -110,6 +111,7 @@ class Layout:
     completed: tuple[str, ...] = ()
     tables: int = 0
     tables_of_rows: int = 0
+    observations: int = 0
 
     @classmethod
     def of(cls, sites: Mapping[str, Outline], decentered: tuple[str, ...]) -> Layout:
@@ -138,6 +140,9 @@ class Layout:
             completed=tuple(s.name for s in reported),
             tables=sum(s.values_summed for s in summed),
             tables_of_rows=sum(s.values_summed for s in summed if not s.steps),
+            observations=max(
+                (math.prod(s.shape) for s in sites.values() if s.kind == "sample" and s.observed), default=0
+            ),
         )
 
     def centred_by(self, weights: Mapping[str, float], dtype: Any) -> dict[str, Parameterisation]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from vbppl.core.numerics.lbfgs import descend, minimise
+from vbppl.core.numerics.lbfgs import descend, minimise, unscaled
 
 
 def search(function, x, preconditioner=None, rounding=1e-15, tolerance=1e-10, iterations=300, watch=None):
@@ -16,7 +16,7 @@ def search(function, x, preconditioner=None, rounding=1e-15, tolerance=1e-10, it
     for at in descend(
         in_batch(function),
         np.asarray(x, float)[None],
-        lambda x: np.stack([preconditioner(row) for row in x]) if preconditioner else np.ones_like(x),
+        lambda x, _: np.stack([preconditioner(row) for row in x]) if preconditioner else np.ones_like(x),
         lambda value: rounding * np.maximum(np.abs(value), 1.0),
         tolerance,
         iterations,
@@ -202,7 +202,7 @@ def test_no_step_is_longer_than_allowed():
     minimise(
         in_batch(function),
         np.zeros((1, 1)),
-        np.ones_like,
+        unscaled,
         lambda value: np.full(len(value), 1e-15),
         1e-10,
         300,
@@ -221,7 +221,7 @@ def test_a_step_leaves_the_state_before_it_alone():
         descend(
             in_batch(rosenbrock),
             np.array([[-1.2, 1.0], [1.0, 1.0]]),
-            np.ones_like,
+            unscaled,
             lambda value: 1e-15 * np.maximum(np.abs(value), 1.0),
             1e-10,
             300,

@@ -100,6 +100,11 @@ def _pushed(pairs: np.ndarray, searches: np.ndarray, new: np.ndarray) -> np.ndar
     return put(pairs, searches, np.concatenate([pairs[searches, 1:], new[:, None]], axis=1))
 
 
+def unscaled(x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """A preconditioner for coordinates of like scales: ones."""
+    return np.ones_like(x)
+
+
 def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A `longest` by which none of these numbers moves by more than `most` in one step."""
 
@@ -112,7 +117,7 @@ def no_longer_than(most: float, places: slice = slice(None)) -> Callable[[np.nda
 def descend(
     function: Function,
     x: np.ndarray,
-    preconditioner: Callable[[np.ndarray], np.ndarray],
+    preconditioner: Callable[[np.ndarray, np.ndarray], np.ndarray],
     rounding: Callable[[np.ndarray], np.ndarray],
     tolerance: float,
     iterations: int,
@@ -121,7 +126,7 @@ def descend(
     """Minimise `function` from each row of `x`, `(searches, n)`, until `1/2 g^T H^-1 g <= tolerance`.
 
     Args:
-      preconditioner: the diagonal of an inverse Hessian guess at points `(k, n)`.
+      preconditioner: the diagonal of an inverse Hessian guess at points with their gradients, `(k, n)` each.
       rounding: how far two values of this size may differ by rounding alone, `(k,)`.
       longest: the largest multiple of a direction that is safe to try at a point, `(k,)`.
 
@@ -134,7 +139,7 @@ def descend(
         searches = at.going
         if not len(searches):
             break
-        direction = at.newton(at.gradient[searches], preconditioner(at.x[searches]), searches)
+        direction = at.newton(at.gradient[searches], preconditioner(at.x[searches], at.gradient[searches]), searches)
         at = at._replace(decrement=put(at.decrement, searches, -np.sum(at.gradient[searches] * direction, axis=1) / 2))
         left = yield at
         # A start that is not finite has no decrement to speak of, whatever the formula gives.

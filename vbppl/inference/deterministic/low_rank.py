@@ -226,7 +226,7 @@ class Search:
         # No scale and no stretch changes by more than e^2 in one step.
         longest = lbfgs.no_longer_than(2.0, slice(self.dim, None))
         return lbfgs.minimise(
-            one, x[None], lambda x: np.broadcast_to(preconditioner, x.shape), rounding, tolerance, STEPS, longest
+            one, x[None], lambda x, _: np.broadcast_to(preconditioner, x.shape), rounding, tolerance, STEPS, longest
         )
 
     def _cost_of_draws(

@@ -63,7 +63,8 @@ def descend(batch: Batch, x: np.ndarray, noise: np.ndarray, tolerance: float) ->
     """Go down from `x`, `(searches, 2 dim)`, until `tolerance` nats are left; yields each step, and the end."""
     # No standard deviation grows or shrinks by more than e^2 in one step.
     longest = lbfgs.no_longer_than(2.0, slice(x.shape[1] // 2, None))
-    return lbfgs.descend(negated_bound(batch, noise), x, preconditioner, batch.rounding, tolerance, STEPS, longest)
+    scaled = by_curvature if x.shape[1] > 2 * WHITENED_DIM else lambda x, _: preconditioner(x)
+    return lbfgs.descend(negated_bound(batch, noise), x, scaled, batch.rounding, tolerance, STEPS, longest)
 
 
 def descended(
@@ -213,6 +214,19 @@ def preconditioner(x: np.ndarray) -> np.ndarray:
     """The inverse Hessian of the bound at a Gaussian density's optimum: `(sd^2, 1/2)`."""
     _, log_sd = np.split(x, 2, axis=1)
     return np.concatenate([np.exp(2 * log_sd), np.full_like(log_sd, 0.5)], axis=1)
+
+
+def by_curvature(x: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """The same far from the optimum: `(1 / h, log(h sd^2) / 2)`, by the mean curvature `h` that the draws show.
+
+    The gradient in `log sd` is `h sd^2 - 1`, and the optimum's `sd` is `h^(-1/2)`. Where `sd` is a hundred times too
+    wide, as a start is for what ten thousand rows share, a plain step would be ten thousand times too long, and all
+    others are cut with it. Where `h` is small or negative nothing is known of a width, and the guess stays.
+    """
+    _, log_sd = np.split(x, 2, axis=1)
+    excess = np.maximum(np.split(gradient, 2, axis=1)[1], 0.0)
+    in_log_sd = np.where(excess > 1e-6, np.log1p(excess) / np.maximum(excess, 1e-6), 1.0) / 2
+    return np.concatenate([np.exp(2 * log_sd) / (1 + excess), in_log_sd], axis=1)
 
 
 def reason(batch: Batch, at: lbfgs.Minima, tolerance: float) -> np.ndarray:

@@ -123,7 +123,7 @@ class _Run:
 
         # The first direction is the bare gradient, which has no scale.
         longest = lbfgs.no_longer_than(10.0)
-        steps = lbfgs.descend(negated, self.starts, np.ones_like, batch.rounding, self.tolerance, STEPS, longest)
+        steps = lbfgs.descend(negated, self.starts, lbfgs.unscaled, batch.rounding, self.tolerance, STEPS, longest)
         at = next(steps)
         climb = Climb(at)
         while len(at.going):

@@ -33,12 +33,12 @@ from vbppl.inference.deterministic.relabelling import (
     in_one_order,
 )
 from vbppl.inference.deterministic.state import Run, Stage, State
-from vbppl.inference.initialization import find_starts, no_initialization
+from vbppl.inference.initialization import ONE_START_DIM, find_starts, no_initialization
 from vbppl.inference.solution import Mode, Note, NotSearched, Searched
 from vbppl.target.batched import HEAVY, Batch
 from vbppl.target.target import reparameterised
 
-STARTS, ONE_START_DIM = 3, 4096  # searches; dims in which there is one
+STARTS = 3  # searches; above `ONE_START_DIM` there is one
 START_TOLERANCE = 1e-2  # nats to gain that decide between starts and coordinates no more
 EQUAL = 1.0  # nats by which the bounds of one mode in two orders may differ, on few draws and not quite at their ends
 WIDER = np.array([4.0, 0.25])  # times as wide as the optimum, where an ascent begins anew

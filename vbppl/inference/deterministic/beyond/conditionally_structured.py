@@ -328,7 +328,7 @@ class Search(Continued):
         longest = lbfgs.no_longer_than(1.0, slice(family.dim, None))
         bounds = ()
         steps = lbfgs.descend(
-            negated, self.first.x[None], lambda x: preconditioner[None], self.rounding, ENOUGH, STEPS, longest
+            negated, self.first.x[None], lambda x, _: preconditioner[None], self.rounding, ENOUGH, STEPS, longest
         )
         at = next(steps)
         while len(at.going):

@@ -200,7 +200,7 @@ class SeriesSearch(NestedSearch):
             return -value, -gradient
 
         steps = lbfgs.descend(
-            negated, np.zeros((1, hyper.dim)), np.ones_like, self.rounding, LITTLE, ASCENT, lbfgs.no_longer_than(1.0)
+            negated, np.zeros((1, hyper.dim)), lbfgs.unscaled, self.rounding, LITTLE, ASCENT, lbfgs.no_longer_than(1.0)
         )
         at, _ = last(steps, next(steps), watch)
         if not (at.decrement[0] <= FAR and np.isfinite(at.value[0])):
