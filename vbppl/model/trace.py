@@ -21,6 +21,7 @@ from jax.experimental import checkify
 from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.plain_words import brief, in_plain_words
+from vbppl.core.programs.compiling import compiler_options
 from vbppl.core.programs.dependence import dependence
 from vbppl.core.programs.nonfinite import first_nan
 from vbppl.core.types import Array, ArrayLike, Shape
@@ -290,7 +291,7 @@ class _ReachedError(Exception):
 def advice_of_indices(model: Any) -> str:
     """What to say where the model reads an array outside its bounds, which JAX clamps; "" where it does not.
 
-    One evaluation with every read checked, and one for each site where that finds something: for fits that went wrong.
+    One program of every read's check, and one for each site where that finds something: for fits that went wrong.
     """
 
     def run(model: Any, last: str) -> Array:
@@ -310,9 +311,11 @@ def advice_of_indices(model: Any) -> str:
 
     def wrong(last: str) -> str:
         checked = checkify.checkify(functools.partial(run, last=last), errors=checkify.index_checks)
+        # Nothing but the checks is given back, so nothing else is compiled.
+        checks = jax.jit(lambda model: checked(model)[0], compiler_options=compiler_options(0))
         try:
             with jax.transfer_guard("allow"):
-                return checked(model)[0].get() or ""
+                return checks(model).get() or ""
         except (NotImplementedError, ValueError):  # what cannot be checked says nothing
             return ""
 

@@ -2,8 +2,9 @@
 
 XLA compiles a loop of threefry for each key that is derived and for each array of bits: two for a sample statement, of
 .04 to .07 CPU seconds each, in a program that then runs for a millisecond. Keys are derived from keys and counters
-alone, so they and their bits are known before the program begins. They are made here, to the same bits, by Threefry-2x32
-with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), and handed to what is left of it.
+alone, so they and their bits are known before the program begins. They are made here, to the same bits, by
+Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), and handed to what is
+left of it.
 
 What is derived inside of a loop stays in the program, with the key that it is derived from.
 """
@@ -57,7 +58,7 @@ class Apart:
 
     def made(self, arguments: Sequence[Any]) -> list[np.ndarray]:
         """What `rest` is given besides: keys as raw data `(..., 2)`, and bits."""
-        known = [np.asarray(each) if i in self.arguments else None for i, each in enumerate(arguments)]
+        known: list[Any] = [np.asarray(each) if i in self.arguments else None for i, each in enumerate(arguments)]
         for step, given in self.steps:
             known.append(step(*(known[each.number] if isinstance(each, _Made) else each for each in given)))
         return [_unpacked(known[number]) if is_key else known[number] for number, is_key in self.wanted]
