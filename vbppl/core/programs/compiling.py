@@ -165,7 +165,8 @@ class OverDraws:
         numbers = numbers_in(jaxpr)
         size, program = _size(n, numbers), self._compiled.at(n * numbers)
         if max(n, size) * numbers_in(jaxpr, once=True) <= MOMENT:
-            program = functools.partial(self._side_by_side, n * numbers)
+            some = structure.unflatten([_padded(leaf[:size], size) for leaf in leaves])
+            program = self._side_by_side(n * numbers, some, *shared)
         blocks = range(0, max(n, 1), size)
         found: list[np.ndarray] = []
         for begin in blocks:
@@ -178,12 +179,16 @@ class OverDraws:
                 whole[begin : begin + size] = part[: n - begin]
         return jax.device_put(results.unflatten(found))
 
-    def _side_by_side(self, numbers: int, draws: Any, *shared: Any) -> Any:
-        """The results at all draws at once, by a program that is given its random bits."""
+    def _side_by_side(self, numbers: int, draws: Any, *shared: Any) -> Callable[..., Any]:
+        """The program at as many draws as these, all at once, which is given its random bits."""
         traced = self._flat.trace(draws, *shared)
-        parts, arguments = apart(traced.jaxpr), jax.tree.leaves((draws, shared))
-        found = _rest(parts).at(numbers)(parts.made(arguments), arguments)
-        return jax.tree.unflatten(jax.tree.structure(traced.out_info), found)
+        parts, results = apart(traced.jaxpr), jax.tree.structure(traced.out_info)
+
+        def program(draws: Any, *shared: Any) -> Any:
+            arguments = jax.tree.leaves((draws, shared))
+            return results.unflatten(_rest(parts).at(numbers)(parts.made(arguments), arguments))
+
+        return program
 
 
 @functools.lru_cache(maxsize=256)

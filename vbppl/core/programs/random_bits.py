@@ -23,6 +23,7 @@ import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core import devices
 from vbppl.core.programs.known import MOVES
 from vbppl.core.programs.uniform import bind
 from vbppl.core.types import Shape
@@ -58,7 +59,7 @@ class Apart:
 
     def made(self, arguments: Sequence[Any]) -> list[np.ndarray]:
         """What `rest` is given besides: keys as raw data `(..., 2)`, and bits."""
-        known: list[Any] = [np.asarray(each) if i in self.arguments else None for i, each in enumerate(arguments)]
+        known: list[Any] = [devices.on_host(each) if i in self.arguments else None for i, each in enumerate(arguments)]
         for step, given in self.steps:
             known.append(step(*(known[each.number] if isinstance(each, _Made) else each for each in given)))
         return [_unpacked(known[number]) if is_key else known[number] for number, is_key in self.wanted]
