@@ -50,7 +50,8 @@ def _log_gamma(a: Array, x: Array, u: Array, boost: Array) -> Array:
 def _slope(primals: Any, tangents: Any) -> tuple[Array, Array]:
     log_x = _log_gamma(*primals)
     x = jnp.maximum(jnp.exp(log_x), jnp.finfo(log_x.dtype).tiny)
-    return log_x, tangents[0] * jax.lax.random_gamma_grad(primals[0], x) / x
+    slope = jax.lax.random_gamma_grad(primals[0], x)  # pyright: ignore[reportCallIssue] -- its stub names an argument more
+    return log_x, tangents[0] * slope / x
 
 
 def log_beta(key: Array, a: ArrayLike, b: ArrayLike, shape: Shape, dtype: Any) -> tuple[Array, Array]:

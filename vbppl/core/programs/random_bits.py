@@ -128,10 +128,10 @@ def _followed(
         if name in ("jit", "pjit") and _is_random(equation.params["jaxpr"].jaxpr):
             inner = equation.params["jaxpr"]
             made = _followed(inner.jaxpr, inner.consts, given, count, steps, otherwise)
-        elif (step := _step(equation, given)) is not None:
+        elif makers := _makers(equation, given):
             is_key = jnp.issubdtype(equation.outvars[0].aval.dtype, jax.dtypes.prng_key)
-            made = [_Made(count + len(steps), is_key)]
-            steps.append((step, given))
+            made = [_Made(count + len(steps) + i, is_key) for i in range(len(makers))]
+            steps += [(maker, given) for maker in makers]
         else:
             made = otherwise(equation, given)
         found.update(zip(equation.outvars, made))
@@ -146,21 +146,25 @@ def _is_random(jaxpr: Any) -> bool:
     )
 
 
-def _step(equation: Any, given: Sequence[Any]) -> Callable[..., np.ndarray] | None:
-    """How the host makes the output of an equation; None where it does not."""
+def _makers(equation: Any, given: Sequence[Any]) -> Sequence[Callable[..., np.ndarray]]:
+    """How the host makes each output of an equation; none where it does not."""
     known = all(isinstance(each, _Made) or np.isscalar(each) or isinstance(each, np.ndarray) for each in given)
     name, settings, out = equation.primitive.name, equation.params, equation.outvars[0].aval
     # Where bits are not counted one by one, JAX hashes other counters.
     if not (known and given and isinstance(given[0], _Made) and jax.config.jax_threefry_partitionable):  # pyright: ignore[reportAttributeAccessIssue]
-        return None
+        return ()
     if name == "random_wrap":
-        return _packed if str(out.dtype) == "key<fry>" else None
+        return (_packed,) if str(out.dtype) == "key<fry>" else ()
+    if not given[0].is_key:
+        return ()
     # Further keys come of keys that are known, so of this kind.
-    if name in STEPS and given[0].is_key:
-        return lambda *arrays: STEPS[name](settings, *arrays)
-    if name in ("slice", "squeeze", "reshape", "broadcast_in_dim") and given[0].is_key:
-        return lambda *arrays: MOVES[name](settings, out, *arrays)
-    return None
+    if name in STEPS:
+        return (functools.partial(STEPS[name], settings),)
+    if name in ("slice", "squeeze", "reshape", "broadcast_in_dim"):
+        return (functools.partial(MOVES[name], settings, out),)
+    if name == "unstack":
+        return [functools.partial(np.take, indices=i, axis=settings["axis"]) for i in range(len(equation.outvars))]
+    return ()
 
 
 def hashed(keys: np.ndarray, first: Any, second: Any) -> tuple[np.ndarray, np.ndarray]:
