@@ -37,11 +37,11 @@ def log_gamma(key: Array, concentration: ArrayLike, shape: Shape, dtype: Any) ->
 @jax.custom_jvp
 def _log_gamma(a: Array, x: Array, u: Array, boost: Array) -> Array:
     d = jnp.where(a < 1, a + 1, a) - 1 / 3
-    root = 1 + x / jnp.sqrt(9 * d)
+    root = 1 + x / jnp.sqrt(9 * d[None])
     log_v = 3 * jnp.log(jnp.maximum(root, jnp.finfo(root.dtype).tiny))
-    accepted = (root > 0) & (jnp.log(u) < 0.5 * x**2 + d * (1 - root**3 + log_v))
-    number = jnp.arange(PROPOSALS).reshape(-1, *(1 for _ in a.shape))
-    first = jnp.min(jnp.where(accepted, number, PROPOSALS - 1), axis=0)
+    accepted = (root > 0) & (jnp.log(u) < 0.5 * x**2 + d[None] * (1 - root**3 + log_v))
+    number = jax.lax.broadcasted_iota(int, accepted.shape, 0)
+    first = jnp.min(jnp.where(accepted, number, PROPOSALS - 1), axis=0, keepdims=True)
     taken = jnp.sum(jnp.where(number == first, log_v, 0), axis=0)
     return jnp.log(d) + taken - jnp.where(a < 1, boost / a, 0)
 

@@ -186,7 +186,8 @@ class OverDraws:
 
         def program(draws: Any, *shared: Any) -> Any:
             arguments = jax.tree.leaves((draws, shared))
-            return results.unflatten(_rest(parts).at(numbers)(parts.made(arguments), arguments))
+            made = jax.device_put(parts.made(arguments))
+            return results.unflatten(_rest(parts).at(numbers)(made, arguments))
 
         return program
 
