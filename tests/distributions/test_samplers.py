@@ -19,6 +19,7 @@ from scipy import stats
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options
+from vbppl.distributions.samplers import log_gamma
 
 DRAWS = 100_000
 BOUND = np.sqrt(-0.5 * np.log(1e-6 / 2) / DRAWS)
@@ -393,6 +394,15 @@ def test_what_is_made_of_a_draw_follows_its_distribution(name):
     numbers = made(draws) if made else draws
     for n, exact in enumerate(theirs):
         assert_distributed(numbers[:, n], exact.cdf, (name, n))
+
+
+@pytest.mark.parametrize("a", [0.2, 1.0, 7.0])
+def test_draws_of_a_gamma_have_the_slope_of_their_quantile(a):
+    """`dx/da = -(dF/da) / p` at the draw, with SciPy's distribution function."""
+    log_x, slope = jax.value_and_grad(lambda a: log_gamma(jax.random.key(4), a, (), np.float32))(a)
+    x, step = np.exp(np.float64(log_x)), 1e-4
+    change = (stats.gamma.cdf(x, a + step) - stats.gamma.cdf(x, a - step)) / (2 * step)
+    np.testing.assert_allclose(slope, -change / stats.gamma.pdf(x, a) / x, rtol=1e-3)
 
 
 def test_no_distribution_is_without_draws():

@@ -91,11 +91,12 @@ def groups(g, y, size=3):
         vb.sample("y", dist.Normal(a[g], 1.0), obs=y)
 
 
-def test_an_index_out_of_range_is_named_with_its_site():
+def test_an_index_out_of_range_is_named_with_its_site(compilations):
     index, y = np.array([1, 2, 3] * 4), np.zeros(12)
     assert advice_of_indices(groups(index, y)) == (
         "site 'y': index 3 is out of bounds for axis 0 with size 3 (shape (3,)); JAX reads the nearest entry instead, "
         "in silence. To mend it: Count from 0, for instance by np.unique(groups, return_inverse=True)"
     )
-    assert advice_of_indices(groups(index - 1, y)) == ""
+    before = compilations()
+    assert advice_of_indices(groups(index - 1, y)) == "" and compilations() == before + 1
     assert advice_of_indices(groups(index, y, size=4)) == ""

@@ -2,13 +2,13 @@
 
 `constraints/` are the supports, which are the bijectors; `arguments` says what a distribution may be given; `base` is
 the protocol of a distribution, with what follows from it, and the wrappers; `stacked` holds those of the steps of a
-chain, side by side; `families/` one class a distribution, by support: see its page. `location_scale` has the
-coordinates of families that say they have both, `quantiles` those of heavy tails, `kl` the divergences with a closed
-form, `rows` some of a batch, `interop` other libraries' distributions, `transforms` NumPyro's names of the maps. To
-add a distribution: a frozen pytree beside its siblings with its parameters as fields, `support`, `_sample` and
-`_log_density` (and `_moments`, `cdf`, `icdf`, `log_cdf`, `log_survival` where they have a form), its name in the list
-below, its formulas in `tests/exact.py`, and a case in `tests/distributions/test_distributions.py` beside the SciPy
-distribution it must equal.
+chain, side by side; `samplers` draws without a loop; `families/` one class a distribution, by support: see its page.
+`location_scale` has the coordinates of families that say they have both, `quantiles` those of heavy tails, `kl` the
+divergences with a closed form, `rows` some of a batch, `interop` other libraries' distributions, `transforms`
+NumPyro's names of the maps. To add a distribution: a frozen pytree beside its siblings with its parameters as fields,
+`support`, `_sample` and `_log_density` (and `_moments`, `cdf`, `icdf`, `log_cdf`, `log_survival` where they have a
+form), its name in the list below, its formulas in `tests/exact.py`, and a case in
+`tests/distributions/test_distributions.py` beside the SciPy distribution it must equal.
 """
 
 from typing import Any

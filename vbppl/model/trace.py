@@ -291,7 +291,7 @@ class _ReachedError(Exception):
 def advice_of_indices(model: Any) -> str:
     """What to say where the model reads an array outside its bounds, which JAX clamps; "" where it does not.
 
-    One evaluation with every read checked, and one for each site where that finds something: for fits that went wrong.
+    One program of every read's check, and one for each site where that finds something: for fits that went wrong.
     """
 
     def run(model: Any, last: str) -> Array:
@@ -311,11 +311,11 @@ def advice_of_indices(model: Any) -> str:
 
     def wrong(last: str) -> str:
         checked = checkify.checkify(functools.partial(run, last=last), errors=checkify.index_checks)
-        # As one program: each operation on its own took eighty, and 4 CPU-s, for a Poisson hierarchy.
-        at_once = jax.jit(checked, compiler_options=compiler_options(0))
+        # Nothing but the checks is given back, so nothing else is compiled.
+        checks = jax.jit(lambda model: checked(model)[0], compiler_options=compiler_options(0))
         try:
             with jax.transfer_guard("allow"):
-                return at_once(model)[0].get() or ""
+                return checks(model).get() or ""
         except (NotImplementedError, ValueError):  # what cannot be checked says nothing
             return ""
 

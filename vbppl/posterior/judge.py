@@ -103,8 +103,10 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     judged, _ = _report(found, drawn)
     if not judged.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
         # A few heavy weights may be all rounding: far out a density in single precision can be any number.
-        drawn = drawn.without_rounded(target)
-        judged, _ = _report(found, drawn)
+        told_apart = drawn.without_rounded(target)
+        if not np.array_equal(told_apart.log_p, drawn.log_p):
+            drawn = told_apart
+            judged, _ = _report(found, drawn)
     # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
     # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.
     for wanted in IN_DOUBT:

@@ -1,7 +1,8 @@
 """What becomes of functions that JAX traces: how they are compiled, and what can be said of them before and after.
 
-In order: `compiling` is at which level, and over draws for any number of them; `known` follows in NumPy what a
-program does before it compiles; `nonfinite` finds the operation that makes NaN; `dependence` follows what outputs
-depend on; `uniform` evaluates one whose arrays have equal entries; `threads` is how many the host's linear algebra has.
+In order: `known` follows in NumPy what a program does before it compiles; `uniform` evaluates one whose arrays have
+equal entries; `random_bits` takes random bits out of one; `compiling` is at which level, and over draws for any number
+of them; `nonfinite` finds the operation that makes NaN; `dependence` follows what outputs depend on; `threads` is how
+many the host's linear algebra has.
 A new file is about programs and knows of no model.
 """

@@ -17,10 +17,12 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core import devices
+from vbppl.core.programs.random_bits import Apart, apart
 
 MIN_DRAWS, FEW_DRAWS, MAX_DRAWS = 8, 64, 1024  # draws of a call; those in the middle side by side
 HEAVY = 10**8  # numbers that a program computes, above which care in compiling pays
 LIGHT, DEAR = 2 * 10**4, 10**6  # numbers of a draw: up to which draws that nobody asked for cost nothing, and too much
+MOMENT = 2**26  # numbers of all draws, up to which these are computed at once, and their random bits on the host
 TURNS = 32  # of a loop whose length nobody knows
 TOP = get_opaque_trace_state()  # nothing is traced
 
@@ -64,17 +66,20 @@ def in_batches(function: Callable[[Any], Any], xs: Any, size: int) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def numbers_in(jaxpr: jax.extend.core.Jaxpr) -> int:
-    """How many numbers a program computes, about: those that its operations give out, and the products in them."""
+def numbers_in(jaxpr: jax.extend.core.Jaxpr, once: bool = False) -> int:
+    """How many numbers a program computes, about: those that its operations give out, and the products in them.
+
+    With `once`, as if each loop had a single turn: how many there may be at a time, at most.
+    """
     total = 0
     for equation in jaxpr.eqns:
         name, params = equation.primitive.name, equation.params
         inner = [
-            numbers_in(getattr(each, "jaxpr", each))
+            numbers_in(getattr(each, "jaxpr", each), once)
             for each in jax.tree.leaves(params, is_leaf=_is_program)
             if _is_program(each)
         ]
-        turns = params.get("length", 1) if name == "scan" else TURNS if name == "while" else 1
+        turns = 1 if once else params.get("length", 1) if name == "scan" else TURNS if name == "while" else 1
         given = sum(math.prod(getattr(out.aval, "shape", ())) for out in equation.outvars)
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
@@ -140,6 +145,7 @@ class OverDraws:
             return in_batches(lambda draw: self._one(draw, *shared), draws, side_by_side)
 
         self._program, self._compiled = program, ByWork(program)
+        self._flat = jax.jit(lambda draws, *shared: jax.vmap(self._one, (0, *(None for _ in shared)))(draws, *shared))
 
     def __call__(self, draws: Any, *shared: Any) -> Any:
         """The results `(n, ...)` at `draws`, a tree of arrays `(n, ...)`, with `shared` trees beside each.
@@ -155,10 +161,12 @@ class OverDraws:
         if len(counts := {len(leaf) for leaf in leaves}) != 1:
             raise ValueError(f"there are {' and '.join(map(str, sorted(counts)))} draws of one thing and another.")
         shared, (n,) = devices.put(shared), counts
-        numbers = numbers_in(
-            self._one.trace(structure.unflatten([_first(leaf) for leaf in leaves]), *shared).jaxpr.jaxpr
-        )
+        jaxpr = self._one.trace(structure.unflatten([_first(leaf) for leaf in leaves]), *shared).jaxpr.jaxpr
+        numbers = numbers_in(jaxpr)
         size, program = _size(n, numbers), self._compiled.at(n * numbers)
+        if max(n, size) * numbers_in(jaxpr, once=True) <= MOMENT:
+            some = structure.unflatten([_padded(leaf[:size], size) for leaf in leaves])
+            program = self._side_by_side(n * numbers, some, *shared)
         blocks = range(0, max(n, 1), size)
         found: list[np.ndarray] = []
         for begin in blocks:
@@ -170,6 +178,23 @@ class OverDraws:
             for whole, part in zip(found, parts):
                 whole[begin : begin + size] = part[: n - begin]
         return jax.device_put(results.unflatten(found))
+
+    def _side_by_side(self, numbers: int, draws: Any, *shared: Any) -> Callable[..., Any]:
+        """The program at as many draws as these, all at once, which is given its random bits."""
+        traced = self._flat.trace(draws, *shared)
+        parts, results = apart(traced.jaxpr), jax.tree.structure(traced.out_info)
+
+        def program(draws: Any, *shared: Any) -> Any:
+            arguments = jax.tree.leaves((draws, shared))
+            made = jax.device_put(parts.made(arguments))
+            return results.unflatten(_rest(parts).at(numbers)(made, arguments))
+
+        return program
+
+
+@functools.lru_cache(maxsize=256)
+def _rest(parts: Apart) -> ByWork:
+    return ByWork(parts.rest)
 
 
 def _size(n: int, numbers: int) -> int:

@@ -87,16 +87,17 @@ def _applied(equation: Any, given: list[Any]) -> Sequence[Any]:
     shape = equation.outvars[0].aval.shape if len(equation.outvars) == 1 else ()
     if shape and all(jnp.ndim(number) == 0 for number in numbers):
         if name in ELEMENTWISE:
-            (number,) = _bound(equation, numbers)
+            (number,) = bind(equation, numbers)
             return [Uniform(number, shape)]
         if name in ("broadcast_in_dim", "reshape", "squeeze", "expand_dims", "transpose"):
             return [Uniform(numbers[0], shape)]
     if name == "gather" and isinstance(given[1], Uniform) and (found := _gathered(equation, *given)) is not None:
         return [found]
-    return _bound(equation, [_whole(each) for each in given])
+    return bind(equation, [_whole(each) for each in given])
 
 
-def _bound(equation: Any, given: Sequence[Any]) -> Sequence[Any]:
+def bind(equation: Any, given: Sequence[Any]) -> Sequence[Any]:
+    """The outputs of one equation at what is given."""
     settings, functions = equation.primitive.get_bind_params(equation.params), ()
     if isinstance(settings, tuple):  # of JAX before 0.10
         functions, settings = settings

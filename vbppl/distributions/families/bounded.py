@@ -25,6 +25,7 @@ from vbppl.core.special import (
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import greater_than_eq, interval, less_than_eq, real, unit_interval
+from vbppl.distributions.samplers import log_beta
 
 TAIL = -5.0  # below it a normal's tail is best seen beside its density
 
@@ -67,7 +68,7 @@ class Beta(Distribution):
     def _sample(self, key, shape):
         a, b = (jnp.asarray(value, self.dtype) for value in (self.concentration1, self.concentration0))
         info = jnp.finfo(self.dtype)
-        return jnp.clip(jax.random.beta(key, a, b, shape, self.dtype), info.tiny, 1 - info.epsneg)
+        return jnp.clip(jnp.exp(log_beta(key, a, b, shape, self.dtype)[0]), info.tiny, 1 - info.epsneg)
 
     def _log_density(self, x):
         a, b = (jnp.asarray(value, self.dtype) for value in (self.concentration1, self.concentration0))

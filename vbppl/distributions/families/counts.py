@@ -18,14 +18,16 @@ from vbppl.distributions.constraints.integer import integer_interval, nonnegativ
 from vbppl.distributions.families.bounded import Beta, log_beta_tail
 from vbppl.distributions.families.finite import Binomial, count_quantile, many, sigmoids, whole
 from vbppl.distributions.families.positive import Gamma, gamma_tails, log_gamma_tails
+from vbppl.distributions.samplers import count
 
 
 def _poisson(key: Array, rate: Array, shape: tuple[int, ...]) -> Array:
     rate = jnp.broadcast_to(rate, shape)
     large = many(rate)
-    few = jax.random.poisson(key, jnp.where(large, 1.0, rate), shape, dtype=jnp.result_type(int))
+    few = jnp.where(large, 1.0, rate)
+    few = count(key, jnp.floor(few), lambda k: few / (k + 1), rate.dtype)
     z = jax.random.normal(jax.random.fold_in(key, 1), shape, rate.dtype)
-    return jnp.where(large, whole(count_quantile(z, rate, jnp.where(large, rate, 1.0), 1.0, 1.0)), few)
+    return whole(jnp.where(large, count_quantile(z, rate, jnp.where(large, rate, 1.0), 1.0, 1.0), few))
 
 
 def _following(x: ArrayLike, dtype: Any) -> Array:

@@ -19,6 +19,7 @@ from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.base import as_float
 from vbppl.distributions.constraints.integer import boolean, integer_interval, multinomial, nonnegative_integer
 from vbppl.distributions.families.bounded import Beta, log_beta_tail
+from vbppl.distributions.samplers import count
 
 
 def whole(x: Array) -> Array:
@@ -38,13 +39,15 @@ def sigmoids(logits: ArrayLike) -> tuple[tuple[Array, Array], tuple[Array, Array
     return probs, (-jax.nn.softplus(-logits), -jax.nn.softplus(logits))
 
 
-def many(variance: Array) -> Array:
-    """Where a count has so large a variance that `count_quantile` is exact to rounding, and JAX's samplers are not.
+MANY = 2.0**14
 
-    They compare log densities whose terms round to tenths of a nat and more: in 32 bits they draw a binomial of 1e9
-    coins with an sd 20% too large.
+
+def many(variance: Array) -> Array:
+    """Where a count has so large a variance that `count_quantile` is off by 7e-6, or 5e-7 in 64 bits, of a probability.
+
+    A search for it takes about six sds of steps.
     """
-    return variance > jnp.finfo(variance.dtype).eps ** -0.5
+    return variance > min(jnp.finfo(variance.dtype).eps ** -0.5, MANY)
 
 
 def count_quantile(z: Array, mean: Array, variance: Array, skew: ArrayLike, excess: ArrayLike) -> Array:
@@ -90,7 +93,9 @@ def binomial(key: Array, total: Array, p: Array, q: Array, shape: tuple[int, ...
     """The number of heads among `total` coins, whose chances are `p` and `q = 1 - p`."""
     variance = jnp.broadcast_to(total * p * q, shape)
     large = many(variance)
-    few = jax.random.binomial(key, jnp.where(large, 1.0, total), p, shape, variance.dtype)
+    few = jnp.broadcast_to(jnp.where(large, 1.0, total), shape)
+    mode = jnp.minimum(jnp.floor((few + 1) * p), few)
+    few = count(key, mode, lambda k: jnp.where(k < few, (few - k) * p / ((k + 1) * q), 0.0), variance.dtype)
     z = jax.random.normal(jax.random.fold_in(key, 1), shape, variance.dtype)
     heads = count_quantile(z, total * p, jnp.where(large, variance, 1.0), q - p, 1.0 - 6.0 * p * q)
     return whole(jnp.where(large, jnp.clip(heads, 0.0, total), few))
@@ -349,8 +354,8 @@ class Multinomial(_Classes):
         def step(left, inputs):
             """One class out of those that are left."""
             key, p, q = inputs
-            count = jnp.minimum(binomial(key, left.astype(self.dtype), p, q, shape[:-1]), left)
-            return left - count, count
+            heads = jnp.minimum(binomial(key, left.astype(self.dtype), p, q, shape[:-1]), left)
+            return left - heads, heads
 
         chances = probs[:-1] / here[:-1], here[1:] / here[:-1]
         total = jnp.broadcast_to(whole(jnp.asarray(self.total_count)), shape[:-1])

@@ -22,6 +22,7 @@ from vbppl.distributions.constraints.integer import multinomial
 from vbppl.distributions.constraints.matrix import corr_cholesky, corr_matrix
 from vbppl.distributions.constraints.vector import real_vector, simplex
 from vbppl.distributions.families.finite import Multinomial
+from vbppl.distributions.samplers import log_beta, log_gamma
 
 
 @pytree
@@ -44,7 +45,7 @@ class Dirichlet(Distribution):
 
     def _sample(self, key, shape):
         concentration = jnp.asarray(self.concentration, self.dtype)
-        x = jax.random.dirichlet(key, jnp.broadcast_to(concentration, shape), shape[:-1], self.dtype)
+        x = jax.nn.softmax(log_gamma(key, concentration, shape, self.dtype), axis=-1)
         return jnp.maximum(x, jnp.finfo(self.dtype).tiny)
 
     def log_prob(self, x):
@@ -245,7 +246,7 @@ class LKJCholesky(_Correlations):
         key_length, key_direction = jax.random.split(key)
         a, b = self._shapes()
         rows = (*shape[:-2], self.dimension - 1)
-        squared = jax.random.beta(key_length, a, b, rows, self.dtype)
+        squared = jnp.exp(log_beta(key_length, a, b, rows, self.dtype)[0])
         noise = jax.random.normal(key_direction, (*rows, self.dimension - 1), self.dtype)
         noise = jnp.where(np.tri(self.dimension - 1, dtype=bool), noise, 0.0)
         direction = noise / jnp.linalg.norm(noise, axis=-1, keepdims=True)

@@ -30,6 +30,7 @@ from vbppl.core.special import (
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
+from vbppl.distributions.samplers import log_gamma
 
 
 def _where_finite(tail: ArrayLike, order: int, moment: Callable[[Array], Array]) -> Array:
@@ -185,7 +186,7 @@ class Gamma(Distribution):
 
     def _log_standard(self, key: Array, shape: tuple[int, ...]) -> Array:
         """`log x` for a rate of one. It may be far out of the range of a number, its root with the rate is less so."""
-        return jax.random.loggamma(key, jnp.asarray(self.concentration, self.dtype), shape, self.dtype)
+        return log_gamma(key, self.concentration, shape, self.dtype)
 
     def _log_density(self, x):
         a, rate = self.concentration, self.rate

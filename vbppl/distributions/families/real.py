@@ -19,6 +19,7 @@ from vbppl.core.special import FAR, HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, 
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import real
+from vbppl.distributions.samplers import log_gamma
 
 
 class LocationScale(Distribution):
@@ -97,7 +98,7 @@ class StudentT(LocationScale):
         # JAX's draws are infinite where the Gamma underflows: 1.3% of them for a `df` of 0.1 in 32 bits.
         key_normal, key_gamma = jax.random.split(key)
         half = 0.5 * jnp.asarray(self.df, dtype)
-        spread = jnp.exp(0.5 * (jnp.log(half) - jax.random.loggamma(key_gamma, half, shape, dtype)))
+        spread = jnp.exp(0.5 * (jnp.log(half) - log_gamma(key_gamma, half, shape, dtype)))
         largest = jnp.finfo(dtype).max
         draws = jax.random.normal(key_normal, shape, dtype) * jnp.minimum(spread, largest)
         return jnp.clip(draws, -largest, largest)

@@ -17,6 +17,7 @@ from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.matrix import real_matrix
 from vbppl.distributions.constraints.vector import real_vector
 from vbppl.distributions.families.multivariate import check_loc, solve_lower
+from vbppl.distributions.samplers import log_gamma
 
 
 def _log_diagonal(factor: ArrayLike) -> Array:
@@ -46,7 +47,7 @@ class MultivariateStudentT(Distribution):
     def _sample(self, key, shape):
         key_normal, key_gamma = jax.random.split(key)
         half = 0.5 * jnp.asarray(self.df, self.dtype)
-        log_spread = 0.5 * (jnp.log(half) - jax.random.loggamma(key_gamma, half, shape[:-1], self.dtype))
+        log_spread = 0.5 * (jnp.log(half) - log_gamma(key_gamma, half, shape[:-1], self.dtype))
         noise = jax.random.normal(key_normal, shape, self.dtype) * jnp.exp(log_spread)[..., None]
         moved = self.loc + jnp.einsum("...ij,...j->...i", jnp.asarray(self.scale_tril, self.dtype), noise)
         return jnp.clip(moved, jnp.finfo(self.dtype).min, jnp.finfo(self.dtype).max)

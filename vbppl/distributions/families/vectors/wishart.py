@@ -16,6 +16,7 @@ from vbppl.core.types import Array, ArrayLike, Shape
 from vbppl.distributions.base import Distribution, exactly_one
 from vbppl.distributions.constraints.matrix import positive_definite
 from vbppl.distributions.families.multivariate import factor_of_inverse
+from vbppl.distributions.samplers import log_gamma
 
 
 class _Wishart(Distribution):
@@ -50,9 +51,9 @@ class _Wishart(Distribution):
         key_below, key_diagonal = jax.random.split(key)
         size = shape[-1]
         half = 0.5 * (jnp.asarray(self.concentration, self.dtype)[..., None] - jnp.arange(size, dtype=self.dtype))
-        log_gamma = jax.random.loggamma(key_diagonal, half, shape[:-1], self.dtype)
+        log_diagonal = log_gamma(key_diagonal, half, shape[:-1], self.dtype)
         below = jnp.tril(jax.random.normal(key_below, shape, self.dtype), -1)
-        return below + jnp.eye(size, dtype=self.dtype) * jnp.exp(0.5 * (log_gamma + LOG_TWO))[..., None, :]
+        return below + jnp.eye(size, dtype=self.dtype) * jnp.exp(0.5 * (log_diagonal + LOG_TWO))[..., None, :]
 
     def _log_norm(self) -> Array:
         """The part of the density without the matrix and the scale."""
