@@ -47,7 +47,7 @@ class Measured:
       resampled: errors in unconstrained space of `posterior.resample`, where the verdict is "corrected".
       answer: errors on the supports of what the posterior says by itself, weighted where it is corrected.
       right: these are within 0.1 sd and 0.15 log sd, but for two standard errors of the reference.
-      gap: the bound minus the limit of its family in its coordinates, nats.
+      gap: the bound minus the limit of its family in its coordinates, nats; NaN where no limit is known.
       se: the bound's standard error.
       seconds: CPU seconds over all threads, with compiling.
     """
@@ -89,9 +89,9 @@ class Measured:
 
     @property
     def near(self) -> bool:
-        """Is the bound what it can be? A guide richer than one Gaussian may exceed the limit."""
+        """Is the bound what it can be, as far as is known? A guide richer than one Gaussian may exceed the limit."""
         off = abs(self.gap) if self.gaussian else -self.gap
-        return off < NEAR + 2 * self.se
+        return not off >= NEAR + 2 * self.se
 
 
 def measure(
@@ -109,10 +109,6 @@ def measure(
     if card.verdict == "corrected":
         resampled = _free_errors(entry, reference, target, _resample(posterior, seed))
     decentred = _decentred(posterior.target)
-    limits = reference["limits"].get(",".join(decentred)) or max(
-        reference["limits"].values(), key=lambda both: both["full_rank"]["elbo"]
-    )
-    family = "mean_field" if isinstance(posterior.guide, vb.MeanField) else "full_rank"
     gaussian = isinstance(posterior.guide, (vb.MeanField, vb.FullRank))
     return Measured(
         entry.name,
@@ -128,7 +124,7 @@ def measure(
         resampled,
         errors(entry, reference["constrained"], answer),
         is_right(entry, reference["constrained"], answer),
-        posterior.elbo.value - limits[family]["elbo"],
+        posterior.elbo.value - _limit(reference.get("limits"), posterior, decentred),
         posterior.elbo.se,
         posterior.status.gradients,
         seconds,
@@ -210,6 +206,14 @@ def _free_errors(entry: Entry, reference: Mapping[str, Any], target: vb.Target, 
 
 def _decentred(target: vb.Target) -> tuple[str, ...]:
     return tuple(name for name, seen in target.parameterisations.items() if not seen.weight)
+
+
+def _limit(limits: Mapping[str, Any] | None, posterior: vb.Posterior, decentred: tuple[str, ...]) -> float:
+    """Of the bound in the family and the coordinates of a fit; NaN where none is known."""
+    if limits is None:
+        return float("nan")
+    here = limits.get(",".join(decentred)) or max(limits.values(), key=lambda both: both["full_rank"]["elbo"])
+    return here["mean_field" if isinstance(posterior.guide, vb.MeanField) else "full_rank"]["elbo"]
 
 
 def _resample(posterior: vb.Posterior, seed: int) -> Mapping[str, Any]:
