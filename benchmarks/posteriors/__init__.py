@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import machine
-from benchmarks.posteriors import store
+from benchmarks.posteriors import nuts, store
 from benchmarks.posteriors.catalogue import ENTRIES, Entry
 from benchmarks.posteriors.table import HEAD, Measured, closing, measure, measure_response, row
 
@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="fits of each")
     parser.add_argument("--float64", action="store_true", help="fit in float64")
     parser.add_argument("--no-response", action="store_true", help="leave out the mean-field fit for linear response")
+    parser.add_argument("--nuts", action="store_true", help="NumPyro's NUTS beside the first fit of each")
     parser.add_argument("--json", type=Path, help="where the fits are written too, a line each")
     parser.add_argument("--data", type=Path, help="an .npz with posteriordb's radon_mn, for the posterior `radon`")
     parser.add_argument("--reference", choices=["all", "limits"], nargs="?", const="all", help="make the references")
@@ -73,6 +74,8 @@ def print_table(entries: list[Entry], options: argparse.Namespace) -> None:
 def _fits(entry: Entry, reference: dict, options: argparse.Namespace) -> list[Measured]:
     model = entry.model(options.data)
     some = [measure(entry, reference, model, options.guide, seed) for seed in range(options.seeds)]
+    if options.nuts:
+        some[0] = dataclasses.replace(some[0], nuts=nuts.seconds(model, 0))
     response = None if options.no_response else measure_response(entry, reference, model)
     print(row(some, response), flush=True)
     if options.json:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -183,3 +184,13 @@ def surveys(most, k):
 def surveys_of() -> vb.Model:
     """Five helpers, at most 500 surveys."""
     return surveys(500, SURVEYS)
+
+
+def surveys_exactly(draws: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws from a fine grid of the chance, n summed out, uniform within a cell."""
+    theta, n = (np.arange(20_000) + 0.5) / 20_000, np.arange(SURVEYS.max(), 501)[:, None]
+    total, most = SURVEYS.sum(), len(SURVEYS) * n
+    known = special.gammaln(n + 1) * len(SURVEYS) - special.gammaln(n - SURVEYS + 1).sum(axis=1, keepdims=True)
+    log_p = special.logsumexp(known + total * np.log(theta) + (most - total) * np.log1p(-theta), axis=0)
+    weights = np.exp(log_p - log_p.max())
+    return {"theta": rng.choice(theta, draws, p=weights / weights.sum()) + rng.uniform(-0.5, 0.5, draws) / 20_000}

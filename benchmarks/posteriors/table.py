@@ -50,6 +50,7 @@ class Measured:
       gap: the bound minus the limit of its family in its coordinates, nats; NaN where no limit is known.
       se: the bound's standard error.
       seconds: CPU seconds over all threads, with compiling.
+      nuts: those of NumPyro's NUTS, 1,000 + 1,000 in one chain; NaN if it was not run.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Measured:
     se: float
     gradients: int
     seconds: float
+    nuts: float = float("nan")
 
     @property
     def silent(self) -> bool:
@@ -234,8 +236,8 @@ def scalars(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 HEAD = (
     "| posterior | dim | guide | verdict | mean error, sd | log sd error | on supports | resampled | "
-    "answer | mean field's log sd | linear response's | ELBO - limit | gradients | CPU-s |\n"
-    "|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "answer | mean field's log sd | linear response's | ELBO - limit | gradients | CPU-s | NUTS, CPU-s |\n"
+    "|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -262,9 +264,10 @@ def row(fits: list[Measured], response: Response | None) -> str:
         f"{outside.answer.mean:.2f}, {outside.answer.log_sd:.2f}{mark}",
         f"{response.own.log_sd:.2f}" if response else "",
         f"{response.linear_response:.2f} {response.linear_response_name}" if response else "",
-        f"{gap.gap:+.3f} ± {gap.se:.3f}",
+        "" if np.isnan(gap.gap) else f"{gap.gap:+.3f} ± {gap.se:.3f}",
         f"{int(np.median([fit.gradients for fit in fits])):,}",
         f"{np.median([fit.seconds for fit in fits]):.1f}",
+        "" if np.isnan(fits[0].nuts) else f"{fits[0].nuts:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
