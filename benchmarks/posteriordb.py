@@ -25,6 +25,7 @@ from jax.scipy.special import logsumexp
 import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks import machine
+from benchmarks.posteriors import nuts as sampler
 from benchmarks.posteriors.table import RIGHT, RIGHT_LOG_SD
 from vbppl.core.tables import label
 
@@ -378,23 +379,8 @@ def measure(name: str, root: Path, seed: int, nuts: bool) -> Fit:
         right,
         posterior.status.gradients,
         seconds,
-        _nuts(model, seed) if nuts else float("nan"),
+        sampler.seconds(model, seed) if nuts else float("nan"),
     )
-
-
-def _nuts(model: vb.Model, seed: int) -> float:
-    """CPU seconds of NumPyro's NUTS, 1,000 + 1,000 in one chain, with compiling."""
-    from numpyro.infer import MCMC, NUTS
-
-    target = vb.target(model)
-    jax.clear_caches()
-    began = time.process_time()
-    kernel = NUTS(potential_fn=lambda z: -target.log_density(z))
-    sampler = MCMC(kernel, num_warmup=1000, num_samples=1000, progress_bar=False)
-    start = np.random.default_rng(seed).uniform(-2, 2, target.dim).astype(np.float32)
-    sampler.run(jax.random.key(seed), init_params=start)
-    jax.block_until_ready(sampler.get_samples())
-    return time.process_time() - began
 
 
 def main(arguments: list[str]) -> None:

@@ -31,7 +31,7 @@ BAD_MEAN, BAD_LOG_SD = 0.3, 0.35  # sds; logs of sds
 SILENT, SILENT_LOG_SD = 1.0, np.log(2)  # the same: such a fit must never be called good
 MENDED = 0.2  # sds, and logs of sds: the errors of corrected draws
 DRAWS = 40_000
-REAL = [entry.name for entry in ENTRIES]
+REAL = [entry.name for entry in ENTRIES if not entry.label]
 GUIDES: dict[str, Any] = {"auto": "auto", "mean field": "mean_field", "full rank": "full_rank", "laplace": vb.Laplace()}
 
 
@@ -219,7 +219,7 @@ def real() -> Iterator[Known]:
     """The real posteriors: the scalars whose sds a reference of finite length can tell."""
     known = store.load()
     for entry in ENTRIES:
-        if entry.name in known and not entry.file:
+        if entry.name in known and not (entry.file or entry.label):
             table = known[entry.name]["constrained"]
             lines = zip(table["names"], table["mean"], table["sd"])
             scalars = {n: (m, sd) for n, m, sd in lines if sd > 0 and n.partition("[")[0] not in entry.heavy}

@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import machine
-from benchmarks.posteriors import store
+from benchmarks.posteriors import nuts, store
 from benchmarks.posteriors.catalogue import ENTRIES, Entry
 from benchmarks.posteriors.table import HEAD, Measured, closing, measure, measure_response, row
 
@@ -26,19 +26,23 @@ from benchmarks.posteriors.table import HEAD, Measured, closing, measure, measur
 def main(arguments: list[str]) -> None:
     """Print the table, or make the references."""
     parser = argparse.ArgumentParser("python -m benchmarks posteriors", description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", help="which posteriors; all if none")
+    parser.add_argument(
+        "names", nargs="*", help="which posteriors; `further` are those of further.py; all others if none"
+    )
     parser.add_argument("--guide", default="auto", help="auto, mean_field or full_rank")
     parser.add_argument("--seeds", type=int, default=1, help="fits of each")
     parser.add_argument("--float64", action="store_true", help="fit in float64")
     parser.add_argument("--no-response", action="store_true", help="leave out the mean-field fit for linear response")
+    parser.add_argument("--nuts", action="store_true", help="NumPyro's NUTS beside the first fit of each")
     parser.add_argument("--json", type=Path, help="where the fits are written too, a line each")
     parser.add_argument("--data", type=Path, help="an .npz with posteriordb's radon_mn, for the posterior `radon`")
     parser.add_argument("--reference", choices=["all", "limits"], nargs="?", const="all", help="make the references")
     options = parser.parse_args(arguments)
-    unknown = set(options.names) - {entry.name for entry in ENTRIES}
+    unknown = set(options.names) - {name for entry in ENTRIES for name in (entry.name, entry.label)}
     if unknown:
         parser.error(f"no posterior is called {', '.join(sorted(unknown))}: {', '.join(e.name for e in ENTRIES)}")
-    entries = [e for e in ENTRIES if (e.name in options.names or not options.names) and (options.data or not e.file)]
+    entries = [e for e in ENTRIES if {e.name, e.label} & set(options.names) or not (options.names or e.label)]
+    entries = [entry for entry in entries if options.data or not entry.file]
     if options.reference:
         with jax.enable_x64(True):
             make_references(entries, options.data, options.reference)
@@ -70,6 +74,8 @@ def print_table(entries: list[Entry], options: argparse.Namespace) -> None:
 def _fits(entry: Entry, reference: dict, options: argparse.Namespace) -> list[Measured]:
     model = entry.model(options.data)
     some = [measure(entry, reference, model, options.guide, seed) for seed in range(options.seeds)]
+    if options.nuts:
+        some[0] = dataclasses.replace(some[0], nuts=nuts.seconds(model, 0))
     response = None if options.no_response else measure_response(entry, reference, model)
     print(row(some, response), flush=True)
     if options.json:
@@ -85,6 +91,8 @@ def make_references(entries: list[Entry], path: Path | None, what: str) -> None:
     for entry in entries:
         if what == "all":
             store.save(entry.name, reference.make(entry, path))
-        made = {**store.load()[entry.name], "limits": reference.limits(entry, path)}
-        store.save(entry.name, made)
-        print(f"{entry.name}: {made['made']}, {made['limits']}", flush=True)
+        made = store.load()[entry.name]
+        if not entry.label:
+            made["limits"] = reference.limits(entry, path)
+            store.save(entry.name, made)
+        print(f"{entry.name}: {made['made']}, {made.get('limits', 'no limits')}", flush=True)

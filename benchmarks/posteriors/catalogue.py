@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import vbppl as vb
-from benchmarks.posteriors import data, hierarchies, mixtures, regressions, series
+from benchmarks.posteriors import data, further, hierarchies, kinds, mixtures, regressions, series
 
 Exact = Callable[[int, np.random.Generator], dict[str, np.ndarray]]
 
@@ -34,6 +34,7 @@ class Entry:
       hard: no Gaussian can be right here, in these coordinates, so the verdict must not be "good".
       file: the data come from a file.
       fast: among the few that the tests always run.
+      label: of the part of the suite that it is of: "" or "further", whose limits of the bound are not known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Entry:
     hard: bool = False
     file: bool = False
     fast: bool = False
+    label: str = ""
 
     def model(self, path: Path | None = None) -> vb.Model:
         """The model applied to its data."""
@@ -124,4 +126,46 @@ ENTRIES = (
         hard=True,
         fast=True,
     ),
+    Entry("peregrines", further.peregrines_of, label="further", decentred=True),
+    Entry("captures", further.captures_of, label="further"),
+    Entry("dogs", further.dogs_of, label="further"),
+    Entry("dogs-each", further.dogs_each_of, label="further", draws=2500, accept=0.9),
+    Entry("losses", further.losses_of, label="further", draws=1500, accept=0.95),
+    Entry("pilots", further.pilots_of, label="further", draws=1500, decentred=True, dense=True, accept=0.95),
+    Entry("surveys", further.surveys_of, label="further", exact=further.surveys_exactly, draws=50_000),
+    Entry("frailty", kinds.frailty_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry(
+        "overdispersed-groups",
+        kinds.overdispersed_groups_of,
+        label="further",
+        draws=1500,
+        decentred=True,
+        accept=0.95,
+        heavy=("phi",),
+    ),
+    Entry("zero-inflated", kinds.zero_inflated_of, label="further", dense=True),
+    Entry("ordinal-groups", kinds.ordinal_groups_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("gamma-regression", kinds.gamma_regression_of, label="further", dense=True),
+    Entry("beta-regression", kinds.beta_regression_of, label="further", dense=True),
+    Entry("items", kinds.items_of, label="further", draws=1500, climb=0, decentred=True, accept=0.95),
+    Entry("shares", kinds.shares_of, label="further", heavy=("worth",)),
+    Entry("dose-response", kinds.dose_response_of, label="further", dense=True, accept=0.95),
+    Entry("robust", kinds.robust_of, label="further"),
+    Entry("noisy-autoregression", kinds.noisy_autoregression_of, label="further", draws=1500, accept=0.95),
+    Entry("oranges", lambda: kinds.oranges(kinds.ORANGE_DAYS, kinds.ORANGES), label="further", dense=True, accept=0.95),
+    Entry("two-lines", kinds.two_lines_of, label="further"),
+    Entry("slopes", kinds.slopes_of, label="further", draws=4000, decentred=True, accept=0.95),
+    Entry("meta-analysis", kinds.meta_analysis_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry(
+        "two-clusters",
+        lambda: kinds.two_clusters(kinds.CLUSTERS),
+        label="further",
+        exact=kinds.two_clusters_exactly,
+        draws=50_000,
+    ),
+    Entry("two-exponentials", kinds.two_exponentials_of, label="further", dense=True, accept=0.95),
+    Entry("broken-stick", kinds.broken_stick_of, label="further", draws=5000, accept=0.95),
+    Entry("unequal-groups", kinds.unequal_groups_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("crossed-counts", kinds.crossed_counts_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("noisy-inputs", kinds.noisy_inputs_of, label="further", draws=1500, climb=0, accept=0.95),
 )

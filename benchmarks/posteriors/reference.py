@@ -164,7 +164,7 @@ def _scalars(values: dict[str, Any]) -> dict[str, np.ndarray]:
         value = np.asarray(value)
         for index in np.ndindex(value.shape[1:]):
             found[label(name, index)] = value[(slice(None), *index)].reshape(CHAINS, -1)
-    return found
+    return {name: chains for name, chains in found.items() if np.ptp(chains)}  # a Cholesky factor's zeros tell nothing
 
 
 def _table(scalars: dict[str, np.ndarray]) -> dict[str, list]:
@@ -189,4 +189,4 @@ def _table(scalars: dict[str, np.ndarray]) -> dict[str, list]:
 
 
 def _per_scalar(diagnostic: Any, x: np.ndarray) -> np.ndarray:
-    return np.asarray(diagnostic(jnp.moveaxis(jnp.asarray(x), 0, -1)))
+    return np.atleast_1d(diagnostic(jnp.moveaxis(jnp.asarray(x), 0, -1)))

@@ -47,9 +47,10 @@ class Measured:
       resampled: errors in unconstrained space of `posterior.resample`, where the verdict is "corrected".
       answer: errors on the supports of what the posterior says by itself, weighted where it is corrected.
       right: these are within 0.1 sd and 0.15 log sd, but for two standard errors of the reference.
-      gap: the bound minus the limit of its family in its coordinates, nats.
+      gap: the bound minus the limit of its family in its coordinates, nats; NaN where no limit is known.
       se: the bound's standard error.
       seconds: CPU seconds over all threads, with compiling.
+      nuts: those of NumPyro's NUTS, 1,000 + 1,000 in one chain; NaN if it was not run.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Measured:
     se: float
     gradients: int
     seconds: float
+    nuts: float = float("nan")
 
     @property
     def silent(self) -> bool:
@@ -89,9 +91,9 @@ class Measured:
 
     @property
     def near(self) -> bool:
-        """Is the bound what it can be? A guide richer than one Gaussian may exceed the limit."""
+        """Is the bound what it can be, as far as is known? A guide richer than one Gaussian may exceed the limit."""
         off = abs(self.gap) if self.gaussian else -self.gap
-        return off < NEAR + 2 * self.se
+        return not off >= NEAR + 2 * self.se
 
 
 def measure(
@@ -109,10 +111,6 @@ def measure(
     if card.verdict == "corrected":
         resampled = _free_errors(entry, reference, target, _resample(posterior, seed))
     decentred = _decentred(posterior.target)
-    limits = reference["limits"].get(",".join(decentred)) or max(
-        reference["limits"].values(), key=lambda both: both["full_rank"]["elbo"]
-    )
-    family = "mean_field" if isinstance(posterior.guide, vb.MeanField) else "full_rank"
     gaussian = isinstance(posterior.guide, (vb.MeanField, vb.FullRank))
     return Measured(
         entry.name,
@@ -128,7 +126,7 @@ def measure(
         resampled,
         errors(entry, reference["constrained"], answer),
         is_right(entry, reference["constrained"], answer),
-        posterior.elbo.value - limits[family]["elbo"],
+        posterior.elbo.value - _limit(reference.get("limits"), posterior, decentred),
         posterior.elbo.se,
         posterior.status.gradients,
         seconds,
@@ -212,6 +210,14 @@ def _decentred(target: vb.Target) -> tuple[str, ...]:
     return tuple(name for name, seen in target.parameterisations.items() if not seen.weight)
 
 
+def _limit(limits: Mapping[str, Any] | None, posterior: vb.Posterior, decentred: tuple[str, ...]) -> float:
+    """Of the bound in the family and the coordinates of a fit; NaN where none is known."""
+    if limits is None:
+        return float("nan")
+    here = limits.get(",".join(decentred)) or max(limits.values(), key=lambda both: both["full_rank"]["elbo"])
+    return here["mean_field" if isinstance(posterior.guide, vb.MeanField) else "full_rank"]["elbo"]
+
+
 def _resample(posterior: vb.Posterior, seed: int) -> Mapping[str, Any]:
     try:
         return posterior.resample(RESAMPLED, seed=seed)
@@ -230,8 +236,8 @@ def scalars(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 HEAD = (
     "| posterior | dim | guide | verdict | mean error, sd | log sd error | on supports | resampled | "
-    "answer | mean field's log sd | linear response's | ELBO - limit | gradients | CPU-s |\n"
-    "|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+    "answer | mean field's log sd | linear response's | ELBO - limit | gradients | CPU-s | NUTS, CPU-s |\n"
+    "|---|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
 
 
@@ -258,9 +264,10 @@ def row(fits: list[Measured], response: Response | None) -> str:
         f"{outside.answer.mean:.2f}, {outside.answer.log_sd:.2f}{mark}",
         f"{response.own.log_sd:.2f}" if response else "",
         f"{response.linear_response:.2f} {response.linear_response_name}" if response else "",
-        f"{gap.gap:+.3f} ± {gap.se:.3f}",
+        "" if np.isnan(gap.gap) else f"{gap.gap:+.3f} ± {gap.se:.3f}",
         f"{int(np.median([fit.gradients for fit in fits])):,}",
         f"{np.median([fit.seconds for fit in fits]):.1f}",
+        "" if np.isnan(fits[0].nuts) else f"{fits[0].nuts:.1f}",
     ]
     return "| " + " | ".join(cells) + " |"
 

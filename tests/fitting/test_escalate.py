@@ -11,6 +11,9 @@ from scipy import special, stats
 
 import vbppl as vb
 import vbppl.distributions as dist
+from benchmarks.posteriors import store
+from benchmarks.posteriors.catalogue import ENTRIES
+from benchmarks.posteriors.table import measure
 from vbppl.core.keys import raw_key
 from vbppl.core.watch import Watch
 from vbppl.fitting import escalate
@@ -201,3 +204,32 @@ def test_beside_weighted_draws_a_banana_is_held_by_a_mixture_within_a_budget(mon
     monkeypatch.setattr(components, "GAP", 0.5)
     plain = vb.fit(vb.density(lambda z: banana(z) - jnp.log(2 * jnp.pi), 2))
     assert plain.report.verdict == "corrected" and len(tried) == 1 and plain.elbo.value < -0.2
+
+
+@pytest.mark.slow
+def test_what_bends_a_normal_does_not_close_the_way_to_a_mixture():
+    """A Cauchy likelihood of two clusters: bent hyperparameters gained .1 nats, stayed poor, and had the last word."""
+    entry = next(entry for entry in ENTRIES if entry.name == "two-clusters")
+    fit = measure(entry, store.load()[entry.name], entry.model())
+    assert fit.verdict in ("good", "corrected") and fit.right
+
+
+def test_of_two_ways_from_one_normal_the_better_is_kept_and_both_are_paid(monkeypatch):
+    normal = vb.fit(vb.density(skewed, 2), "full_rank")
+    solution, report = normal.solution, normal.check()
+    bent = paid(solution, 10), dataclasses.replace(report, verdict="poor")
+    mixed = paid(solution, 7).noted("mixture", "a mixture gains nothing, left out")
+    for verdict, note in (("good", "a mixture gains nothing, left out"), ("poor", "from the normal before, a mixture")):
+        monkeypatch.setattr(
+            components,
+            "add_components",
+            lambda *_, verdict=verdict, **__: (mixed, dataclasses.replace(report, verdict=verdict)),
+        )
+        best, card = components.go_back(None, None, (solution, report), bent, Watch())
+        assert card.verdict == verdict and card.notes[-1].text.startswith(note)
+        assert best.status.gradients == card.status.gradients == solution.status.gradients + 17
+
+
+def paid(solution, gradients):
+    status = dataclasses.replace(solution.status, gradients=solution.status.gradients + gradients)
+    return dataclasses.replace(solution, status=status)

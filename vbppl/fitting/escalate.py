@@ -8,7 +8,8 @@ lie along one ridge of these. Other modes come next, since they would be there i
 coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
 the report is no better than corrected, as for rows; margins that are not a normal's; and last a mixture of Gaussians,
 also where weighted draws are an answer already, but the guide is none, and for a price beside what the fit took.
-A good guide is bettered by the two that cost little where its own report sees a standard deviation that is off.
+Where what came in the place of a normal is no answer, a mixture is tried from that normal too. A good guide is bettered
+by the two that cost little where its own report sees a standard deviation that is off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.remedies.components import add_components
+from vbppl.fitting.remedies.components import add_components, go_back
 from vbppl.fitting.remedies.from_prior import begin_at_prior
 from vbppl.fitting.remedies.hypers import structure_hypers
 from vbppl.fitting.remedies.margins import shape_margins
@@ -26,6 +27,7 @@ from vbppl.fitting.remedies.parameterisations import reparameterise
 from vbppl.fitting.remedies.rows import condition_rows
 from vbppl.fitting.remedies.series import condition_series
 from vbppl.fitting.remedies.tails import in_its_parameterisation, see_by_quantiles
+from vbppl.inference.deterministic.beyond.mixture import is_of_normals
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport
@@ -60,6 +62,7 @@ def _remedied(
     """Remedy after remedy, until one brings an answer or time is over."""
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
         return solution, report
+    normal = solution, report  # the last: what is bent is closed to mixtures
     for remedy, verdicts in REMEDIES:
         if report.verdict not in verdicts or solution.status.was_cut_short:
             continue
@@ -68,6 +71,10 @@ def _remedied(
         try:
             solution, report = remedy(plan, problem, solution, report, watch)
             plan, problem = in_its_parameterisation(plan, problem, solution)
+            if is_of_normals(solution):
+                normal = solution, report
+            elif remedy is REMEDIES[-1][0] and report.verdict in NO_ANSWER:
+                solution, report = go_back(plan, problem, normal, (solution, report), watch)
         except KeyboardInterrupt:  # what earlier remedies have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report
     return solution, report

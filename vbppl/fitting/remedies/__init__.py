@@ -10,7 +10,8 @@ better on fresh draws, and sums what all of it cost.
 - `from_prior`: starts from draws of the prior, where the boxes may have missed.
 - `tails`: sites of heavy-tailed priors by the quantiles of these.
 - `rows`: rows by a Newton step given the hyperparameters, where no coordinates can move them.
-- `components`: a mixture with new components, while they pay.
+- `components`: a mixture with new components, while they pay; and from the last normal, where what came in its place is
+  no answer.
 - `modes`: a mixture of the modes and widths that restarts met.
 - `parameterisations`: other coordinates of hierarchical sites.
 - `hypers`: hyperparameters that are bent, and depend on the scales among them.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from vbppl.core.watch import Watch
@@ -12,19 +14,21 @@ from vbppl.inference import bound
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, Solution
-from vbppl.posterior.report import AnyReport, Report
+from vbppl.posterior.report import VERDICTS, AnyReport, Report
 
 MIXTURE_DIM = 50
 SHARE = 0.8  # of what is wrong that lies in the margins, from which on these are to be shaped instead
-# Where weighted draws are an answer: the gap in nats from which on a good guide is looked for, and at what price beside
-# the fit, or in gradients of a cheap density.
+# Where weighted draws are an answer: the gap in nats from which on a good guide is looked for; there, and from a normal
+# that was left behind, at what price beside the fit, or in gradients of a cheap density.
 GAP, TIMES, CHEAP = 0.1, 2, 100_000
 ROOM = 0.15  # of the worst log sd, by the report, from where on a good guide is bettered at that price
 FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
 
+Found = tuple[Solution, AnyReport]
+
 
 def add_components(
-    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch, at_a_price: bool = False
 ) -> tuple[Solution, AnyReport]:
     """A mixture in the place of the Gaussian, where something else is wrong than the shape of its margins."""
     # Components of what is bent already would have to climb in bent coordinates, which nobody has written.
@@ -34,10 +38,10 @@ def add_components(
         return before, report
     if not 1 < before.target.dim <= MIXTURE_DIM or margin_share(before, report) >= SHARE:
         return before, report
-    budget = np.inf
-    if report.verdict in ("corrected", "good"):
-        if not report.log_evidence - report.elbo.value > GAP:
-            return before, report
+    has_answer, budget = report.verdict in ("corrected", "good"), np.inf
+    if has_answer and not report.log_evidence - report.elbo.value > GAP:
+        return before, report
+    if has_answer or at_a_price:
         each = bound.work(before.guide, before.phi, before.target) + 10 * before.target.dim
         budget = max(TIMES * before.status.gradients, min(CHEAP, bound.WORK / max(each, 1)))
     ascent = Ascent(problem, before, budget=budget)
@@ -50,6 +54,29 @@ def add_components(
         return ascent.spent(before).noted("mixture", f"{tried}, left out"), report
     before, after = ascent.spent(before), ascent.spent(after)
     return unless_worse(problem, before, report, after, Note("mixture", tried), watch)
+
+
+def go_back(plan: Plan, problem: Problem, normal: Found, found: Found, watch: Watch) -> Found:
+    """Components added to the `normal` in whose place `found` came, or this: by the verdict, else by the bound.
+
+    What is bent can get no more components, and two clusters of data under a heavy tail are bent and two modes at once.
+    """
+    mixed = add_components(plan, problem, *normal, watch, at_a_price=True)
+    (best, report), (left, _) = sorted((found, mixed), key=_worth, reverse=True)
+    costs = {
+        name: getattr(best.status, name) + getattr(left.status, name) - getattr(normal[0].status, name)
+        for name in ("gradients", "seconds", "compiling")  # both went on from the normal, and hold its cost
+    }
+    best = dataclasses.replace(best, status=dataclasses.replace(best.status, **costs))
+    for note in mixed[0].notes[len(normal[0].notes) :]:
+        if note not in best.notes:
+            text = note.text.removesuffix(", kept").removesuffix(", left out")
+            best = best.noted(note.topic, f"from the normal before, {text}, left out")
+    return best, report.beside(best)
+
+
+def _worth(found: Found) -> tuple[int, float]:
+    return VERDICTS.index(found[1].verdict), float(np.nan_to_num(found[1].elbo.value, nan=-np.inf))
 
 
 def margin_share(before: Solution, report: Report) -> float:
