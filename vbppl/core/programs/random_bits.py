@@ -4,7 +4,8 @@ XLA compiles a loop of threefry for each key that is derived and for each array 
 .04 to .07 CPU seconds each, in a program that then runs for a millisecond. Keys are derived from keys and counters
 alone, so they and their bits are known before the program begins. They are made here, to the same bits, by
 Threefry-2x32 with 20 rounds (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), and handed to what is
-left of it.
+left of it. (XLA's own generator, `impl="rbg"`, compiles no faster: .8 to .9 CPU seconds for the prior draws of eight
+schools, beside .7 to .9 of threefry's loops and .3 so.)
 
 What is derived inside of a loop stays in the program, with the key that it is derived from.
 """
