@@ -150,6 +150,8 @@ def _is_random(jaxpr: Any) -> bool:
 def _makers(equation: Any, given: Sequence[Any]) -> Sequence[Callable[..., np.ndarray]]:
     """How the host makes each output of an equation; none where it does not."""
     known = all(isinstance(each, _Made) or np.isscalar(each) or isinstance(each, np.ndarray) for each in given)
+    if not equation.outvars:  # a program of a model without latent sites gives nothing back
+        return ()
     name, settings, out = equation.primitive.name, equation.params, equation.outvars[0].aval
     # Where bits are not counted one by one, JAX hashes other counters.
     if not (known and given and isinstance(given[0], _Made) and jax.config.jax_threefry_partitionable):  # pyright: ignore[reportAttributeAccessIssue]
