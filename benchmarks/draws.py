@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -120,4 +121,4 @@ def main(arguments: Sequence[str] = ()) -> None:
     axes[0].set_ylabel("rms error of means (sd) and log sds")
     axes[1].legend(frameon=False, loc="lower left")
     figure.savefig(options.out, dpi=150)
-    print(f"\nSaved {options.out}.")
+    print(f"Saved {options.out}.", file=sys.stderr)
