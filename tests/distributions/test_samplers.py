@@ -413,3 +413,26 @@ def test_no_distribution_is_without_draws():
 def test_where_there_is_no_mass_nothing_is_drawn():
     with pytest.raises(ModelError, match="cannot be drawn from"):
         dist.ImproperUniform(dist.constraints.real, (), ()).sample(jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda x, key: dist.Poisson(x).sample(key), lambda x, key: dist.Binomial(10, x).sample(key)],
+    ids=["Poisson", "Binomial"],
+)
+def test_a_parameter_that_is_nan_ends_the_search_and_gives_no_count(draw):
+    drawn = jax.jit(draw)(np.array([np.nan, 0.4, -0.1, 0.0]), jax.random.key(3))
+    np.testing.assert_array_equal(drawn[np.array([0, 2, 3])], [-1, -1, 0])
+    assert 0 <= drawn[1] <= 10
+
+
+def test_as_many_heads_miss_as_there_are_rare_tails():
+    total, tails = 10**9, 2.0**-20  # single precision tells a billion coins by 64
+    drawn = total - np.asarray(dist.Binomial(total, 1 - tails).sample(jax.random.key(0), (1000,)), np.int64)
+    assert stats.kstest(drawn + np.random.default_rng(0).uniform(size=1000), rare_tails(total, tails)).pvalue > 1e-6
+
+
+def rare_tails(total, chance):
+    """The distribution function of a count plus a uniform number."""
+    exact = stats.binom(total, chance)
+    return lambda x: exact.cdf(np.floor(x) - 1) + (x - np.floor(x)) * exact.pmf(np.floor(x))

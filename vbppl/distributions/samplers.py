@@ -70,9 +70,11 @@ def count(key: Array, mode: Array, ratio: Callable[[Array], Array], dtype: Any) 
     mode, twice: first for their sum, so that no special function is needed and none can be off.
 
     Args:
+      mode: the likeliest count; -1 is drawn, which no count is, where it is NaN or below zero.
       ratio: that of the probability of `k + 1` to that of `k`; zero from the largest count on.
     """
     least = jnp.finfo(dtype).eps / 64
+    mode = jnp.where(mode >= 0, mode, -1.0)  # a NaN would be below no end, and the search without one
 
     def further(step: Array, up: Array, down: Array) -> tuple[Array, Array]:
         below = mode - step

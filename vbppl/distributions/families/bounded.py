@@ -286,10 +286,15 @@ class TruncatedNormal(Distribution):
         return less_than_eq(self.high) if self.low is None else interval(self.low, self.high)
 
     def _window(self) -> _Window:
-        # A bound at infinity keeps its place in `where`, but the gradient must not meet it.
-        low, a = (-jnp.inf, -jnp.inf) if self.low is None else (self.low, (self.low - self.loc) / self.scale)
-        high, b = (jnp.inf, jnp.inf) if self.high is None else (self.high, (self.high - self.loc) / self.scale)
-        width = jnp.inf if self.low is None or self.high is None else (self.high - self.low) / self.scale
+        low, high = -jnp.inf if self.low is None else self.low, jnp.inf if self.high is None else self.high
+
+        def standard(bound: ArrayLike, origin: ArrayLike) -> Array:
+            """`(bound - origin) / scale`; a gradient must not meet the infinite one."""
+            finite = jnp.isfinite(bound) & jnp.isfinite(origin)
+            away = jnp.where(finite, bound, 0.0) - jnp.where(finite, origin, 0.0)
+            return jnp.where(finite, away / self.scale, bound - origin)
+
+        a, b, width = standard(low, self.loc), standard(high, self.loc), standard(high, low)
         right = jnp.greater(low, self.loc)
         side = jnp.where(right, -1.0, 1.0)
         a, b = jnp.where(right, -b, a), jnp.where(right, -a, b)

@@ -94,11 +94,13 @@ def binomial(key: Array, total: Array, p: Array, q: Array, shape: tuple[int, ...
     variance = jnp.broadcast_to(total * p * q, shape)
     large = many(variance)
     few = jnp.broadcast_to(jnp.where(large, 1.0, total), shape)
-    mode = jnp.minimum(jnp.floor((few + 1) * p), few)
-    few = count(key, mode, lambda k: jnp.where(k < few, (few - k) * p / ((k + 1) * q), 0.0), variance.dtype)
+    rare, other = jnp.minimum(p, q), jnp.maximum(p, q)  # of which there are few enough to be told one by one
+    mode = jnp.minimum(jnp.floor((few + 1) * rare), few)
+    told = count(key, mode, lambda k: jnp.where(k < few, (few - k) * rare / ((k + 1) * other), 0.0), variance.dtype)
     z = jax.random.normal(jax.random.fold_in(key, 1), shape, variance.dtype)
     heads = count_quantile(z, total * p, jnp.where(large, variance, 1.0), q - p, 1.0 - 6.0 * p * q)
-    return whole(jnp.where(large, jnp.clip(heads, 0.0, total), few))
+    found = whole(jnp.where(large, jnp.clip(heads, 0.0, total), told))
+    return jnp.where(~large & (p > q) & (told >= 0), whole(few) - found, found)
 
 
 @pytree
