@@ -540,3 +540,37 @@ def test_a_distribution_passes_through_vmap_and_grad():
 def test_errors_name_what_disagrees(make, words):
     with pytest.raises(ModelError, match=words):
         make()
+
+
+def test_bounds_of_a_truncated_normal_may_be_infinite_row_by_row():
+    bounds = low, high = np.array([0.0, -np.inf, -1.0, -np.inf]), np.array([np.inf, 2.0, 1.0, np.inf])
+    x, z = np.array([0.5, 1.0, 0.25, 90.0]), np.array([0.3, -0.2, 0.4, 90.0])
+
+    def right(loc, scale):
+        return stats.truncnorm((low - loc) / scale, (high - loc) / scale, loc, scale).logpdf(x)
+
+    def log_p(loc, scale):
+        return dist.TruncatedNormal(loc, scale, low, high).log_prob(x)
+
+    h = 1e-4
+    slopes = [(right(0.3 + h, 30.0) - right(0.3 - h, 30.0)) / 2 / h, (right(0.3, 30 + h) - right(0.3, 30 - h)) / 2 / h]
+
+    def mapped(z, low, high):
+        support = dist.TruncatedNormal(0.3, 30.0, low, high).support
+        x, log_det = support.forward_and_log_det(z)
+        return x, log_det, support.inverse(x)
+
+    @jit
+    def all_of(z, low, loc, scale):
+        both = jax.jvp(log_p, (loc, scale), (1.0, 0.0)), jax.jvp(log_p, (loc, scale), (0.0, 1.0))
+        slope = jax.grad(lambda z, low: sum(map(jax.numpy.sum, mapped(z, low, high)[:2])), (0, 1))(z, low)
+        return both, slope, mapped(z, low, high), mapped(z, *bounds)
+
+    ((log_density, in_loc), (_, in_scale)), slope, *maps = all_of(z, low, 0.3, 30.0)
+    np.testing.assert_allclose(log_density, right(0.3, 30.0), rtol=1e-5)
+    np.testing.assert_allclose([in_loc, in_scale], slopes, rtol=2e-3, atol=1e-5)
+    assert np.all(np.isfinite(slope))
+    for x, log_det, back in maps:  # of bounds that are known while the program is traced, and that are not
+        np.testing.assert_allclose(x, [np.exp(0.3), 2 - np.exp(-0.2), np.tanh(0.2), 90.0], rtol=1e-6)
+        np.testing.assert_allclose(log_det, [0.3, -0.2, np.log(0.5 / np.cosh(0.2) ** 2), 0.0], rtol=1e-5)
+        np.testing.assert_allclose(back, z, rtol=1e-5)

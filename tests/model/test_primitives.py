@@ -502,3 +502,23 @@ def test_sizes_from_data_are_known_where_the_data_are_closed_over(x64):
     model = vb.model(functools.partial(groups, k, y))()
     expected = scipy.stats.norm.logpdf(mean).sum() + scipy.stats.norm.logpdf(y, mean[k]).sum()
     assert model.log_joint({"mean": mean}) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind, given", [("condition", {"data": {"mu": 2.0}}), ("scale", {"scale": 2.0})])
+def test_numpyros_handlers_around_a_whole_model_or_a_fit_are_refused(kind, given):
+    @vb.model
+    def part():
+        vb.sample("mu", dist.Normal(0.0, 1.0))
+
+    handler = getattr(vb.handlers, kind)
+    with pytest.raises(ModelError, match=f"{kind} stands around the call of part, and does nothing"):
+        handler(seeded(part, 0), **given)()
+    for fit in vb.fit, lambda model: vb.fit_many([model]):
+        with handler(**given), pytest.raises(ModelError, match=f"{kind} stands around vb.fit"):
+            fit(part())
+
+    def theirs():  # where a model of ours is a term, what is around is NumPyro's own
+        numpyro.factor("ours", part().log_joint({"mu": 0.3}))
+
+    found, _ = log_density(handler(theirs, **given), (), {}, {})
+    np.testing.assert_allclose(found, given.get("scale", 1.0) * scipy.stats.norm.logpdf(0.3), rtol=1e-6)

@@ -26,6 +26,7 @@ from vbppl.fitting.progress import watching
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Progress, Solution
 from vbppl.model.model import Model
+from vbppl.model.outside import refuse_handlers
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport
 from vbppl.target.target import Target
@@ -88,6 +89,7 @@ def fit(
     given = {"guide": guide, "method": method, "batch_size": batch_size, "start": start, "seconds": seconds}
     raw, asked = raw_key(seed), requested_precision(method, precision)
     with watching(progress, callback, seconds) as watch, computing_in(asked), devices.together():
+        refuse_handlers("vb.fit")
         target = Target.of(model)
         watch = _agreeing(watch, target)
         planned = plan(target, guide, method, batch_size, start, checkpoint)

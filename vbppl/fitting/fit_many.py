@@ -26,6 +26,7 @@ from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.model.model import Model, ModelFunction, check_applied
+from vbppl.model.outside import refuse_handlers
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target
 
@@ -71,6 +72,7 @@ def fit_many(
       ModelError: the data sets differ in shape, the model cannot be fitted on fixed draws, or one has no posterior.
     """
     check_call(None, progress, None)
+    refuse_handlers("vb.fit_many")
     models, seeds = _each(model, datasets, seeds)
     raws = [raw_key(seed, "each of seeds") for seed in seeds]
     posteriors: list[Posterior] = []

@@ -46,7 +46,7 @@ from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import in_mode
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
-from vbppl.model.outside import Reading, reading, told_if_dropped, unchanged
+from vbppl.model.outside import Reading, reading, refuse_handlers, told_if_dropped, unchanged
 from vbppl.model.primitives import Handler, Program, Site, current, interpreted, subsample
 from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import abstract_sites, check_numbers, traced
@@ -69,6 +69,7 @@ class ModelFunction(Generic[P]):
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name_of(self._function)}{self._signature}: {error}") from None
+        refuse_handlers(f"the call of {name_of(self._function)}", self)
         run = current()
         new = settled(Model.of(self._function, args, kwargs), abstract_sites if run is None else None)
         if run is not None:

@@ -39,7 +39,9 @@ from vbppl.model.shapes import check_range
 PLAIN = (bool, int, float, complex, str, bytes)
 GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 CHANGES = {"append", "extend", "add", "update", "pop", "setdefault", "insert", "clear"}
+LIBRARIES = {"builtins", "jax", "jaxlib", "numpy", "scipy", "optax", "vbppl", "random"}
 DEPTH = 4  # how far into containers, dataclasses and modules is looked
+CACHE, POP_TOP = dis.opmap["CACHE"], dis.opmap["POP_TOP"]
 Reading = tuple[tuple[str, str], ...]
 
 
@@ -76,10 +78,9 @@ def unchanged(before: Reading, functions: Sequence[Callable[..., Any]]) -> Itera
                 f"{name}, which the model reads from outside its arguments, {fault}.",
                 mend=f"Pass it as an argument of the model, or put a new array there: {name} = np.array(...).",
             )
-    noise = {name: value for name, value in found.items() if _is_noise(value)}
-    states = {name: _state(value) for name, value in noise.items()}
+    states = {name: (value, _state(value)) for name, value in found.items() if _is_noise(value)}
     yield first
-    if drawn := [name for name, value in noise.items() if _state(value) != states[name]]:
+    if drawn := [name for name, (value, state) in states.items() if _state(value) != state]:
         raise ModelError(
             f"the model draws from {drawn[0]}, which would give the same numbers for ever: a model is run once and "
             "then compiled.",
@@ -267,16 +268,7 @@ def _parts(value: Any, by: Code) -> Iterator[tuple[str, Any]]:
 
 
 def _is_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in (
-        "builtins",
-        "jax",
-        "jaxlib",
-        "numpy",
-        "scipy",
-        "optax",
-        "vbppl",
-        "random",
-    )
+    return (module or "").partition(".")[0] in LIBRARIES
 
 
 def _is_noise(value: Any) -> bool:
@@ -319,9 +311,6 @@ def told_if_dropped(applied: Any, name: str, tell: Callable[[str], None], caller
     return weakref.ref(applied, gone)
 
 
-CACHE, POP_TOP = dis.opmap["CACHE"], dis.opmap["POP_TOP"]
-
-
 def check_none_dropped(names: Sequence[str]) -> None:
     """Refuse a model that another has applied to its arguments, which runs nothing, and has dropped at once."""
     for name in names:
@@ -358,21 +347,32 @@ def check_handlers(kind: str, site: str, around: int) -> None:
     """Refuse a statement inside a handler of NumPyro's that was opened within the run: it would do nothing, unsaid."""
     names = [type(handler).__name__ for handler in _handlers()[around:]]
     if deaf := [name for name in names if name not in HEARD or kind == "factor"]:
-        mend = HANDLERS.get(deaf[-1], "See docs/porting.md for what it is in vbppl's words.")
         what = f"NumPyro's {deaf[-1]} stands around the {kind} statement, and does nothing to it."
-        raise ModelError(what, site=site, mend=mend)
+        raise ModelError(what, site=site, mend=HANDLERS.get(deaf[-1], MEND))
+
+
+def refuse_handlers(what: str, wrapped: Any = None) -> None:
+    """Refuse a call that no handler reaches: any around it, or with `wrapped` one that was made of that function."""
+    around = _stack()
+    if wrapped is not None and not (around and around[-1].fn is wrapped):
+        return
+    if deaf := [kind for kind in (type(handler).__name__ for handler in around) if kind not in IDLE]:
+        mend = "Open it within the model, around the statements." if deaf[-1] in HEARD else HANDLERS.get(deaf[-1], MEND)
+        raise ModelError(f"NumPyro's {deaf[-1]} stands around {what}, and does nothing to it.", mend=mend)
+
+
+def _stack() -> Sequence[Any]:
+    return getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", ())
 
 
 def _handlers() -> list[Any]:
-    around = getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", ())
-    return [handler for handler in around if type(handler).__name__ not in IDLE]
+    return [handler for handler in _stack() if type(handler).__name__ not in IDLE]
 
 
 # What these ask for is done anyway, or is no part of a density: coordinates, summing out, keys, records.
 IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
-
-
 HEARD: Mapping[str, str] = {"mask": "mask", "scale": "weighted"}  # which method of a distribution is the same
+MEND = "See docs/porting.md for what it is in vbppl's words."
 HANDLERS: Mapping[str, str] = {
     "mask": "Write it into the weight: vb.factor(name, jnp.where(m, log_weight, 0.0)).",
     "scale": "Write it into the weight: vb.factor(name, w * log_weight).",
@@ -382,7 +382,6 @@ HANDLERS: Mapping[str, str] = {
     "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
     "plate": "Write vb.plate.",
 }
-
 WORDS: Mapping[str, str] = {
     "module": "vb.param(name, module) takes a module as it is",
     "plate_stack": "two plates are one in the other",
