@@ -19,10 +19,13 @@ from vbppl.core.watch import Watch
 from vbppl.fitting import escalate
 from vbppl.fitting.plan import plan
 from vbppl.fitting.prepare import prepare
-from vbppl.fitting.remedies import choice, components
+from vbppl.fitting.remedies import choice, components, parameterisations
 from vbppl.fitting.remedies.components import add_components
 from vbppl.fitting.remedies.margins import shape_margins
 from vbppl.fitting.remedies.modes import mix_modes
+from vbppl.fitting.remedies.parameterisations import reparameterise
+from vbppl.fitting.remedies.series import condition_series
+from vbppl.guides.low_rank import LowRank
 from vbppl.inference.deterministic.beyond.mixture import Ascent
 
 ANY = ("poor", "unknown", "corrected", "good")
@@ -83,6 +86,30 @@ def test_the_time_that_is_over_before_a_rung_is_told(monkeypatch):
     plan = type("Plan", (), {"is_automatic": True, "settings": vb.Deterministic()})
     solution, report = escalate.escalate(plan, None, posterior.solution, posterior.report, over())
     assert solution.notes[-1].topic == "ended" and report is posterior.report
+
+
+@vb.model
+def hierarchy(y):
+    scale = vb.sample("scale", dist.HalfNormal(1.0))
+    with vb.plate("row", len(y)):
+        theta = vb.sample("theta", dist.Normal(0.0, scale))
+        vb.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
+def test_in_very_many_dims_nothing_is_made_dense_or_fitted_anew_in_other_coordinates(monkeypatch):
+    target, given = vb.target(hierarchy(np.linspace(-1, 1, 20))), vb.Deterministic()
+    automatic = plan(target, "auto", given)
+    problem = prepare(automatic, [target], [raw_key(0)])
+    before = vb.fit(hierarchy(np.linspace(-1, 1, 20)), LowRank(2))
+    unknown = dataclasses.replace(before.report, verdict="unknown")
+    monkeypatch.setattr(LowRank, "factor", lambda *_: pytest.fail("a dense factor was made"))
+    monkeypatch.setattr(parameterisations, "ONE_START_DIM", 8)
+    assert condition_series(automatic, problem, before.solution, unknown, Watch())[0] is before.solution
+    automatic = dataclasses.replace(automatic, solve=lambda *_: pytest.fail("it was fitted anew"))
+    after, report = reparameterise(automatic, problem, before.solution, unknown, Watch())
+    assert report is unknown and after.phi is before.solution.phi
+    assert after.notes[-1].topic == "parameterisation" and "more than 8 dims" in after.notes[-1].text
 
 
 def test_chains_that_lose_a_mode_that_a_mixture_holds_are_poor():

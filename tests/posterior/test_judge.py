@@ -16,6 +16,7 @@ from scipy import integrate, special, stats
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
+from vbppl.core.watch import Watch
 from vbppl.inference import bound
 from vbppl.posterior import judge
 
@@ -284,6 +285,18 @@ def test_a_mean_field_fit_whose_only_fault_is_correlation_is_corrected_by_weighi
     np.testing.assert_allclose(posterior.sd()["beta"], np.sqrt(np.diag(exact)), rtol=0.08)
     np.testing.assert_allclose(posterior.covariance("beta"), exact, atol=0.1 * np.abs(exact).max())
     assert (posterior.uncorrected().sd()["beta"] < 0.7 * np.sqrt(np.diag(exact))).any()
+
+
+def test_doubts_whose_draws_would_outlast_the_time_are_not_looked_into():
+    def one_pair(z):  # correlated by .8
+        return -0.5 * (z[0] ** 2 - 1.6 * z[0] * z[1] + z[1] ** 2) / 0.36 - 0.5 * jnp.sum(z[2:] ** 2)
+
+    solution = vb.fit(vb.density(one_pair, 600), "mean_field").solution
+    whole = judge.judge(solution, raw_key(0), Watch.lasting(3600.0))
+    over_soon = type("OverSoon", (Watch,), {"is_over_in": lambda self, seconds: seconds > 0})()
+    brief = judge.judge(solution, raw_key(0), over_soon)
+    assert len(whole.draws) > len(brief.draws) == judge.MIN_DRAWS_WIDE and not over_soon.is_over
+    assert "as the time was over" in brief.notes[0].text and brief.verdict != "good"
 
 
 def test_restarts_on_one_ridge_are_not_other_modes():

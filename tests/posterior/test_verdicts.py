@@ -96,6 +96,15 @@ def meta_analysis(y, se):
         vb.sample("y", dist.Normal(theta, se), obs=y)
 
 
+def test_one_cauchy_variable_among_hundreds_that_are_normal_is_poor():
+    # No variance at all; of a few hundred draws that do not go out there none tells of it.
+    def one_heavy(z):
+        return -jnp.log1p(z[0] ** 2) - 0.5 * jnp.sum(z[1:] ** 2)
+
+    report = vb.fit(vb.density(one_heavy, 600), "mean_field").check()
+    assert report.verdict == "poor" and report.tail.name == "z[0]", report
+
+
 def test_the_weights_of_an_exact_guide_can_be_used():
     """Its largest weights differ by a few percent, of which no tail can be told."""
 

@@ -60,7 +60,11 @@ class Watch:
     @property
     def is_over(self) -> bool:
         """Has the deadline passed?"""
-        over = time.perf_counter() > self.deadline
+        return self.is_over_in(0.0)
+
+    def is_over_in(self, seconds: float) -> bool:
+        """Will it have passed in so many?"""
+        over = time.perf_counter() + seconds > self.deadline
         return bool(self.agreed(over)) if self.agreed and self.deadline < math.inf else over
 
 

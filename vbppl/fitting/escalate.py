@@ -73,7 +73,7 @@ def _remedied(
             plan, problem = in_its_parameterisation(plan, problem, solution)
             if is_of_normals(solution):
                 normal = solution, report
-            elif remedy is REMEDIES[-1][0] and report.verdict in NO_ANSWER:
+            elif remedy is REMEDIES[-1][0] and report.verdict in NO_ANSWER and not watch.is_over:
                 solution, report = go_back(plan, problem, normal, (solution, report), watch)
         except KeyboardInterrupt:  # what earlier remedies have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report

@@ -50,7 +50,7 @@ CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
 MIN_DRAWS, MIN_DRAWS_WIDE = 256, 448  # of an expensive density, or guide
 WORTH = 2_000  # effective draws that are answer enough
-TAIL_DIM = 64
+TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at, and some where all seems good
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
 
@@ -60,7 +60,7 @@ def judge(solution: Solution, raw: np.ndarray, watch: Watch = Watch()) -> Report
     Args:
       solution: what a solver gave back.
       raw: the key of the whole fit.
-      watch: where its deadline has passed, doubts are not looked into with more draws.
+      watch: where its deadline would pass, by what draws have taken so far, doubts are not looked into with more.
 
     Returns:
       the report; one that knows nothing, and is therefore poor, where a person interrupts: the fit is not lost.
@@ -90,7 +90,7 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch) -> Report | Unjud
 def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch) -> Report:
     """By draws of all coordinates together."""
     guide, phi, target = solution.guide, solution.phi, solution.target
-    rng = host_generator(raw, "judge")
+    rng, began = host_generator(raw, "judge"), time.perf_counter()
     base, base_phi, bend = unlayered(guide, phi, target)
     normal = normal_of(base, base_phi) if 0 < target.dim <= quantities.DIRECTION_DIM else None
     found = _Found(solution, elbo, _tail(normal, target, bend), curvature(guide, phi, target, raw), normal, bend)
@@ -117,15 +117,21 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
         beyond = target.dim > WEIGHTLESS_DIM and not worth > ENOUGH
         if answered or hopeless or beyond or wanted > most or more <= 0:
             break
-        if watch.is_over:
+        # Compiling, which the first draws may have brought, makes these look dearer, never cheaper.
+        if watch.is_over_in((time.perf_counter() - began) * more / len(judged.draws)):
             text = f"by {len(judged.draws):,} draws only, as the time was over; in doubt there would be {most:,}"
             judged = dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
             break
         further = draw_more(guide, phi, target, rng, more, judged.draws)
         drawn = drawn.joined(further.without_rounded(target) if reaches_out(guide, target) else further)
         judged, _ = _report(found, drawn)
+    if judged.verdict == "good" and TAIL_DIM < target.dim <= SOME_TAILS_DIM and bend is STRAIGHT:
+        # Of one heavy tail among so many coordinates the weights of a few thousand draws tell next to nothing.
+        ridges = _tail(normal_of(base, base_phi), target, along=quantities.unlike_a_normal(judged.draws))
+        judged, _ = _report(dataclasses.replace(found, tail=ridges), drawn)
     if judged.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
-        judged = _corrected_by_linear_response(found, found.curved.factor, judged, max(most, DRAWS), rng)
+        affordable = DRAWS if watch.is_over else max(most, DRAWS)
+        judged = _corrected_by_linear_response(found, found.curved.factor, judged, affordable, rng)
     return _kept(judged)
 
 
@@ -169,7 +175,8 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
         notes=solution.notes,
     )
     advice = (*report.to_decenter(solution.target), report.SAMPLER)
-    mendable = mends(draws, errors)
+    # A tail is weighed where there are draws in it.
+    mendable = mends(draws, errors) and (judged.tail_is_met or reaches_out(solution.guide, solution.target))
     return decided(judged, errors, mendable, advice), mendable
 
 
@@ -228,8 +235,10 @@ def _corrected_by_linear_response(
     return judged
 
 
-def _tail(normal: tuple[np.ndarray, np.ndarray] | None, target: Target, bend: Bend = STRAIGHT) -> Worst:
-    """What lies along the ridges, where they can be looked at."""
-    if normal is None or target.dim > TAIL_DIM or target.data_size > HEAVY:
+def _tail(
+    normal: tuple[np.ndarray, np.ndarray] | None, target: Target, bend: Bend = STRAIGHT, along: np.ndarray | None = None
+) -> Worst:
+    """What lies along the ridges, or those of the coordinates `along`, where they can be looked at."""
+    if normal is None or (along is None and target.dim > TAIL_DIM) or target.data_size > HEAVY:
         return report.NOTHING
-    return quantities.tail(target, normal, lambda z: evaluate(target, z)[0], bend)
+    return quantities.tail(target, normal, lambda z: evaluate(target, z)[0], bend, along)

@@ -272,6 +272,7 @@ def tail(
     normal: tuple[np.ndarray, np.ndarray],
     log_density: Callable[[np.ndarray], np.ndarray],
     bend: Bend = STRAIGHT,
+    along: np.ndarray | None = None,
 ) -> Worst:
     """How much wider than a normal guide the density is along its ridges, out to ten sds: the log of it.
 
@@ -279,12 +280,13 @@ def tail(
     falls off by `t^2 / 2` at `t` sds, further out than any draw goes; a density with heavier tails does not. Both
     are compared by the sds of the quantities that vary along it, as a user sees them.
 
-    Of a guide that bends a normal the ridges are those of the normal, and bent like its draws.
+    Of a guide that bends a normal the ridges are those of the normal, and bent like its draws. `along` names the
+    coordinates whose ridges are looked at; None for all.
     """
     loc, factor = normal
-    covariance = factor @ factor.T
-    # E[z | z_i at t sds] = loc + t Cov[:, i] / sd_i: a column for each coordinate.
-    ridges = (covariance / np.sqrt(np.diagonal(covariance))).T
+    along = np.arange(len(loc)) if along is None else along
+    # E[z | z_i at t sds] = loc + t Cov[:, i] / sd_i: a row for each coordinate.
+    ridges = factor[along] @ factor.T / np.linalg.norm(factor[along], axis=1, keepdims=True)
     straight = loc + T[:, None, None] * ridges
     z, log_det = (np.asarray(part, np.float64) for part in bend.there(straight.reshape(-1, len(loc))))
     log_p = (log_density(z) + log_det).reshape(len(T), -1)
@@ -292,10 +294,12 @@ def tail(
     values = values_of(target, z) if target.layout.reported else {}
     worst = Worst(0.0, "not looked at")
     sites = [slot.name for slot in target.layout.slots for _ in range(slot.start, slot.stop)]
-    for i, (name, site) in enumerate(zip(coordinate_names(target), sites)):
+    names = coordinate_names(target)
+    for i, at in enumerate(along.tolist()):
+        name, site = names[at], sites[at]
         if not np.isfinite(log_p[:, i]).any():
             return Worst(np.nan, "not looked at")
-        x = values[site].reshape(len(T), len(ridges), -1)[:, i] if site in values else points[:, i, i, None]
+        x = values[site].reshape(len(T), len(ridges), -1)[:, i] if site in values else points[:, i, at, None]
         # A tail counts where it is one on both scales: that of tau may be heavy where that of log tau is not, and
         # the other way round; what is far out on one of them only, draws do reach.
         scales = [_ratio(np.asarray(each, np.float64), log_p[:, i]) for each in (x, T[:, None])]
@@ -303,6 +307,16 @@ def tail(
         if np.isfinite(value) and _badness(value) > _badness(worst.value):
             worst = Worst(value, name)
     return worst
+
+
+def unlike_a_normal(draws: WeightedDraws) -> np.ndarray:
+    """Coordinates in which tails may be heavy: those whose fourth Hermite polynomials tell most of the log weights."""
+    log_w = draws.log_p - draws.log_q
+    own = draws.own & np.isfinite(log_w)
+    t = (draws.z[own] - draws.z[own].mean(axis=0)) / np.maximum(draws.z[own].std(axis=0), 1e-300)
+    fourth = t**4 - 6 * t**2 + 3
+    told = np.abs((log_w[own] - log_w[own].mean()) @ fourth) / np.maximum(np.linalg.norm(fourth, axis=0), 1e-300)
+    return np.argsort(-told)[:LOOKED_AT]
 
 
 REACH = 10  # sds

@@ -11,6 +11,7 @@ import threadpoolctl
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.programs.threads import SMALL, suited_to
+from vbppl.fitting.plan import FULL_RANK_DIM
 
 USERS = 2
 
@@ -38,6 +39,10 @@ def test_small_matrices_have_one_thread_and_large_ones_the_users_number():
                 assert numbers() == {USERS}
         assert numbers() == {1}
     assert numbers() == {USERS}
+
+
+def test_every_full_rank_fit_that_nobody_asked_for_has_one_thread():
+    assert SMALL >= FULL_RANK_DIM
 
 
 def test_the_users_number_is_back_after_an_error():

@@ -10,11 +10,13 @@ import pytest
 import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks.posteriors import series
+from vbppl.core.keys import raw_key
 from vbppl.fitting.plan import plan
+from vbppl.fitting.prepare import prepare
 from vbppl.guides.layers.elimination import Factor
 from vbppl.guides.layers.newton_step import NewtonStep
-from vbppl.inference.deterministic import low_rank
-from vbppl.inference.deterministic.beyond.series import chain_of, is_series, solve_series
+from vbppl.inference.deterministic import fixed_draws, low_rank
+from vbppl.inference.deterministic.beyond.series import SeriesSearch, chain_of, is_series, solve_series
 from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import evaluate
 
@@ -176,6 +178,17 @@ def test_chains_are_found_in_loops_and_side_by_side_and_not_where_there_are_none
     assert found(loop(np.zeros(20))) == pairs
     assert found(groups(np.zeros(40))) == "no step meets another"
     assert found(side_by_side(np.zeros((20, 7)))) == [(f"x[{t},{i}]",) for i in range(7) for t in range(20)]
+
+
+def test_what_a_search_has_cost_that_came_to_nothing_is_told(monkeypatch):
+    target = vb.target(local_level(walked(20)))
+    monkeypatch.setattr(
+        SeriesSearch, "begins_well", lambda self, watch: bool(self.evaluate(np.zeros((64, self.dim))) is None)
+    )
+    problem = prepare(plan(target, "mean_field"), [target], [raw_key(0)])
+    (alone,) = fixed_draws.solve_mean_field(problem)
+    (found,) = solve_series(problem, otherwise=fixed_draws.solve_mean_field)
+    assert found.status.gradients >= alone.status.gradients + 64 and found.status.converged
 
 
 def test_in_many_dims_a_series_is_planned_as_one():

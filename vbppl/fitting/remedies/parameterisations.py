@@ -14,7 +14,7 @@ from vbppl.fitting.remedies.costs import together
 from vbppl.guides.gaussian import is_normal
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
-from vbppl.inference.initialization import InitializationError
+from vbppl.inference.initialization import ONE_START_DIM, InitializationError
 from vbppl.inference.solution import Note, Solution, searched_both
 from vbppl.posterior.report import DECENTER, AnyReport, Report
 from vbppl.target.batched import Batch
@@ -35,6 +35,9 @@ def reparameterise(
         or before.other_modes.held
     ):
         return before, report
+    if before.target.dim > ONE_START_DIM:  # a fit to the end in each is dear, and no weights tell the answer among them
+        said = f"more than {ONE_START_DIM:,} dims are fitted to the end only where the starts' bound was highest"
+        return (before.noted("parameterisation", said) if _may_move(plan) else before), report
     now, tried, layout = parameterisations_of(before.target), [(before, report)], before.target.layout
     for row, place in _others(plan, before):
         if np.all(row == now) or watch.is_over:
@@ -68,6 +71,10 @@ def reparameterise(
     notes = (Note("parameterisation", text), *(note for note in kept[0].notes if note.topic != "parameterisation"))
     status = together(kept[0], [solution for solution, _ in left])
     return dataclasses.replace(kept[0], status=status, notes=notes), kept[1].without(DECENTER)
+
+
+def _may_move(plan: Plan) -> bool:
+    return plan.tries_pseudo_data or len(plan.parameterisations) > 1
 
 
 def _others(plan: Plan, before: Solution) -> list[tuple[Any, Any]]:

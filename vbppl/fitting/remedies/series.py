@@ -10,7 +10,7 @@ from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.remedies.choice import unless_worse
 from vbppl.fitting.remedies.costs import together
-from vbppl.guides.gaussian import normal_of
+from vbppl.guides.gaussian import is_normal
 from vbppl.inference.bound import elbo
 from vbppl.inference.deterministic.beyond.series import begun, is_series, series_of
 from vbppl.inference.deterministic.problem import Problem
@@ -29,7 +29,7 @@ def condition_series(
     target = problem.targets[0]
     is_moved = not np.array_equal(parameterisations_of(before.target), plan.parameterisations[0])
     # What was met in other coordinates lies elsewhere in these.
-    if normal_of(before.guide, before.phi) is None or (is_moved and before.other_modes.found) or not is_series(target):
+    if not is_normal(before.guide) or (is_moved and before.other_modes.found) or not is_series(target):
         return before, report
     try:
         first = dataclasses.replace(begun(problem), other_modes=before.other_modes)

@@ -52,6 +52,7 @@ MAX_NUMBERS = 2**18  # that draws hold
 UNITS = 64  # draws by which the sds of a series are told
 NEWTON, NEAR = 40, 0.3  # steps to the mode of the series; a step, in sds, after which the next one brings it there
 ASCENT, LITTLE, FAR = 60, 1e-3, 1.0  # steps of the hyperparameters, nats still to gain, and too many of them
+COSTS = ("gradients", "seconds", "compiling")  # of a search that came to nothing, and of the fit in its place
 ROUGH, NARROWEST = 0.02, 1e-2  # the first step of a difference; the least curvature that is believed
 
 Gradient = Callable[[np.ndarray], np.ndarray]
@@ -278,10 +279,15 @@ def solve_series(problem: Problem, watch: Watch = Watch(), *, otherwise: Solve) 
     if len(problem.targets) > 1 or not is_series(problem.targets[0]):
         return otherwise(problem, watch)
     search = series_of(problem, 0, begun(problem))
-    if isinstance(search, str) or not search.begins_well(watch):
+    if isinstance(search, str):
         return otherwise(problem, watch)
-    found, _ = search.climbed(watch)
-    return [found] if found.status.converged or found.status.was_cut_short else otherwise(problem, watch)
+    begins_well = search.begins_well(watch)
+    found = search.climbed(watch)[0] if begins_well else search.spent(search.before)
+    if begins_well and (found.status.converged or found.status.was_cut_short):
+        return [found]
+    (after,) = otherwise(problem, watch)
+    costs = {name: getattr(found.status, name) + getattr(after.status, name) for name in COSTS}
+    return [dataclasses.replace(after, status=dataclasses.replace(after.status, **costs))]
 
 
 def solve_series_or_blocks(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
