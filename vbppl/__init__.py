@@ -21,7 +21,7 @@ from vbppl.inference.stochastic.settings import Stochastic
 from vbppl.model.control_flow.scan import scan
 from vbppl.model.model import Model, guide, model
 from vbppl.model.modules import mutable, prior_over, prng_key
-from vbppl.model.outside import of_numpyro as _of_numpyro
+from vbppl.model.outside.numpyro import of_numpyro as _of_numpyro
 from vbppl.model.primitives import deterministic, factor, param, plate, sample, subsample
 from vbppl.model.reparam import decenter
 from vbppl.posterior.export import plots as plot

@@ -26,7 +26,7 @@ from vbppl.fitting.progress import watching
 from vbppl.inference.initialization import InitializationError
 from vbppl.inference.solution import Progress, Solution
 from vbppl.model.model import Model
-from vbppl.model.outside import refuse_handlers
+from vbppl.model.outside.numpyro import refuse_handlers
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport
 from vbppl.target.target import Target

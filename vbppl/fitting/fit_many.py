@@ -26,7 +26,7 @@ from vbppl.guides.base import Guide
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.model.model import Model, ModelFunction, check_applied
-from vbppl.model.outside import refuse_handlers
+from vbppl.model.outside.numpyro import refuse_handlers
 from vbppl.posterior.posterior import Posterior
 from vbppl.target.target import Target
 

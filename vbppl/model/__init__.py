@@ -2,7 +2,7 @@
 
 In order: `shapes` are the rules of plates and batches; `labels` are what rows and columns are called; `missing` are
 observations that are not there; `arguments` tells
-data from settings; `outside` tells what a function reads besides; `primitives` are the words (`sample`, `param`,
+data from settings; `outside` is what stands around a function; `primitives` are the words (`sample`, `param`,
 `plate`, ...), which build a `Site` and ask the handler of the run; `control_flow` has the word `scan`, which runs
 a step along a sequence; `modules` takes neural networks apart and together; `handlers` answer a run's sites, each a
 function `Site -> Site`; `enumeration` sums discrete sites out of a run; `claims` are what a model says of its numbers;

@@ -46,7 +46,9 @@ from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import in_mode
 from vbppl.model.labels.names import by_identity
 from vbppl.model.modules import crossing
-from vbppl.model.outside import Reading, reading, refuse_handlers, told_if_dropped, unchanged
+from vbppl.model.outside.dropped import told_if_dropped
+from vbppl.model.outside.numpyro import refuse_handlers
+from vbppl.model.outside.reading import Reading, reading, unchanged
 from vbppl.model.primitives import Handler, Program, Site, current, interpreted, subsample
 from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import abstract_sites, check_numbers, traced

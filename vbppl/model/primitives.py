@@ -42,7 +42,7 @@ from vbppl.model.arguments import (
 from vbppl.model.labels.axes import Dim, with_dims
 from vbppl.model.labels.names import Labels, sized
 from vbppl.model.missing.statement import mask_of, partly_observed
-from vbppl.model.outside import check_handlers, handlers_around, heard
+from vbppl.model.outside.numpyro import check_handlers, handlers_around, heard
 from vbppl.model.shapes import (
     Frame,
     check_owned,

@@ -36,7 +36,8 @@ from vbppl.model.handlers import at_point, at_site, given, log_probs, parts_of
 from vbppl.model.labels.axes import Dim
 from vbppl.model.labels.names import Labels
 from vbppl.model.modules import shapes_of
-from vbppl.model.outside import check, check_none_dropped
+from vbppl.model.outside.dropped import check_none_dropped
+from vbppl.model.outside.reading import check
 from vbppl.model.primitives import Handler, Run, Site, running
 from vbppl.model.shapes import Frame
 

@@ -4,10 +4,6 @@ A compiled program holds for ever what stood there when it was compiled, as unde
 function reads when it is applied: other numbers are another model, with programs of its own, and numbers that change
 while a model is in use are refused by name. What a function changes itself (a counter, a list of notes) is not looked
 at; neither is what lies behind C code, generators, or attributes of objects that are no dataclasses.
-
-Of NumPyro's effect handlers around a statement `mask` and `scale` are heard, which belong to its distribution; others
-that mean something are refused. And a model that another applies in a statement of its own, `part(x)`, runs nothing:
-that is told.
 """
 
 from __future__ import annotations
@@ -16,12 +12,9 @@ import contextlib
 import dataclasses
 import dis
 import functools
-import importlib.util
 import inspect
 import random
-import sys
 import types
-import weakref
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +34,6 @@ GENERATORS = (random.Random, np.random.Generator, np.random.RandomState)
 CHANGES = {"append", "extend", "add", "update", "pop", "setdefault", "insert", "clear"}
 LIBRARIES = {"builtins", "jax", "jaxlib", "numpy", "scipy", "optax", "vbppl", "random"}
 DEPTH = 4  # how far into containers, dataclasses and modules is looked
-CACHE, POP_TOP = dis.opmap["CACHE"], dis.opmap["POP_TOP"]
 Reading = tuple[tuple[str, str], ...]
 
 
@@ -289,111 +281,3 @@ def _digest(value: Any) -> str:
     kind = f"{value.dtype}{list(value.shape)}"
     # NumPy's repr leaves out the middle of a long array.
     return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value.tolist()))}"
-
-
-def told_if_dropped(applied: Any, name: str, tell: Callable[[str], None], caller: types.FrameType) -> Any:
-    """A reference to `applied`, to be kept, that tells `name` if it dies where the call's result is dropped.
-
-    That is a statement of its own, `part(x)`. What is bound to a name, or kept by the call around it, lives longer.
-    """
-    code, at = caller.f_code.co_code, caller.f_lasti + 2
-    while code[at] == CACHE:
-        at += 2
-    if code[at] != POP_TOP:
-        return None
-    place = (id(caller), at)
-
-    def gone(_: Any) -> None:
-        frame = sys._getframe(1)
-        if (id(frame), frame.f_lasti) == place:
-            tell(name)
-
-    return weakref.ref(applied, gone)
-
-
-def check_none_dropped(names: Sequence[str]) -> None:
-    """Refuse a model that another has applied to its arguments, which runs nothing, and has dropped at once."""
-    for name in names:
-        mend = f'State it as a part, vb.sample("part", {name}(...)); or call a plain function, without @vb.model.'
-        what = f"{name}(...) stands as a statement of its own in a model, where it runs nothing: its sites are lost."
-        raise ModelError(what, mend=mend)
-
-
-def handlers_around() -> int:
-    """How many effect handlers of NumPyro that mean something stand around."""
-    return len(_handlers())
-
-
-def heard(name: str, dist: Any, around: int, around_step: int) -> Any:
-    """`dist`, masked and weighted as NumPyro's `mask` and `scale` say that were opened within the run.
-
-    Args:
-      name: of the site.
-      dist: a distribution.
-      around: how many handlers stood around the run.
-      around_step: the same of the step of a scan, or of the run: what lies between is of all steps at once.
-    """
-    for number, handler in enumerate(_handlers()[around:], around):
-        if (kind := type(handler).__name__) in HEARD:
-            value = getattr(handler, kind)
-            if number < around_step and np.ndim(value):
-                mend = f"Give each step its own, among the xs, and write {kind} in the step."
-                raise ModelError(f"NumPyro's {kind} of many numbers stands around a scan.", site=name, mend=mend)
-            dist = getattr(dist, HEARD[kind])(value)
-    return dist
-
-
-def check_handlers(kind: str, site: str, around: int) -> None:
-    """Refuse a statement inside a handler of NumPyro's that was opened within the run: it would do nothing, unsaid."""
-    names = [type(handler).__name__ for handler in _handlers()[around:]]
-    if deaf := [name for name in names if name not in HEARD or kind == "factor"]:
-        what = f"NumPyro's {deaf[-1]} stands around the {kind} statement, and does nothing to it."
-        raise ModelError(what, site=site, mend=HANDLERS.get(deaf[-1], MEND))
-
-
-def refuse_handlers(what: str, wrapped: Any = None) -> None:
-    """Refuse a call that no handler reaches: any around it, or with `wrapped` one that was made of that function."""
-    around = _stack()
-    if wrapped is not None and not (around and around[-1].fn is wrapped):
-        return
-    if deaf := [kind for kind in (type(handler).__name__ for handler in around) if kind not in IDLE]:
-        mend = "Open it within the model, around the statements." if deaf[-1] in HEARD else HANDLERS.get(deaf[-1], MEND)
-        raise ModelError(f"NumPyro's {deaf[-1]} stands around {what}, and does nothing to it.", mend=mend)
-
-
-def _stack() -> Sequence[Any]:
-    return getattr(sys.modules.get("numpyro.primitives"), "_PYRO_STACK", ())
-
-
-def _handlers() -> list[Any]:
-    return [handler for handler in _stack() if type(handler).__name__ not in IDLE]
-
-
-# What these ask for is done anyway, or is no part of a density: coordinates, summing out, keys, records.
-IDLE = {"reparam", "infer_config", "seed", "trace", "block"}
-HEARD: Mapping[str, str] = {"mask": "mask", "scale": "weighted"}  # which method of a distribution is the same
-MEND = "See docs/porting.md for what it is in vbppl's words."
-HANDLERS: Mapping[str, str] = {
-    "mask": "Write it into the weight: vb.factor(name, jnp.where(m, log_weight, 0.0)).",
-    "scale": "Write it into the weight: vb.factor(name, w * log_weight).",
-    "condition": "Leave it out, and condition the model: my_model(x).condition(y=y).",
-    "substitute": "Leave it out, and condition the model: my_model(x).condition(mu=0.3).",
-    "do": "Leave it out, and write my_model(x).do(mu=0.3).",
-    "scope": 'Run the part as a model: vb.sample("part", other_model(x)), with other_model under @vb.model.',
-    "plate": "Write vb.plate.",
-}
-WORDS: Mapping[str, str] = {
-    "module": "vb.param(name, module) takes a module as it is",
-    "plate_stack": "two plates are one in the other",
-    "infer": "vb.fit(my_model(x)) is what SVI is, and vb.refine(posterior) what MCMC is",
-    "optim": "vb.Stochastic(optimizer=...) takes any optimizer of Optax",
-    "mask": "write it at the distribution, dist.Normal(mu, 1.0).mask(m)",
-}
-
-
-def of_numpyro(name: str) -> Any:
-    """NumPyro's own `handlers`, where it is installed; else an error that says what there is."""
-    if name == "handlers" and importlib.util.find_spec("numpyro") is not None:
-        return importlib.import_module("numpyro.handlers")
-    said = f": {WORDS[name]}. See docs/porting.md" if name in WORDS else ""
-    raise AttributeError(f"module 'vbppl' has no attribute {name!r}{said}")
