@@ -279,7 +279,7 @@ def pictures(rows: list[Row], stem: Path) -> list[Path]:
     import matplotlib.pyplot as plt
 
     panels = [("columns", HIERARCHY), ("columns", REGRESSION), ("rows", ""), ("sites", "")]
-    figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), constrained_layout=True)
+    figure, axes = plt.subplots(1, 4, figsize=(13, 3.8), sharey=True, constrained_layout=True)
     for axis, (name, model) in zip(axes, panels):
         guide = {"columns": "mean_field", "rows": "auto", "sites": "mean_field"}[name]
         sizes = [size for kind, size in _sizes(rows, name) if kind == model]
@@ -292,8 +292,8 @@ def pictures(rows: list[Row], stem: Path) -> list[Path]:
         axis.set(title=f"{name}, {model}" if model else name, xlabel=name)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("CPU seconds, cold")
-    for at in (0, 3):
-        axes[at].legend(frameon=False, fontsize=8)
+    marks = {line.get_label(): line for axis in axes for line in axis.lines}
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=len(marks), frameon=False)
     path = stem.with_name(stem.name + "-growth.svg")
     with plt.rc_context({"svg.hashsalt": "vbppl"}):  # the same rows draw the same file
         figure.savefig(path, metadata={"Date": None})
