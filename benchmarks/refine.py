@@ -55,7 +55,7 @@ if way == "refine":
     found["gradients"] = report.status.gradients
 else:
     chains = 4 if way == "four" else 1
-    target = vb.target(vb.decenter(entry.model()) if entry.decentred else entry.model())
+    target = vb.target(vb.decenter(entry.model()) if entry.noncentred else entry.model())
     kernel = NUTS(potential_fn=lambda z: -target.log_density(z), target_accept_prob=0.8)
     how = {"num_chains": chains, "chain_method": "vectorized", "progress_bar": False}
     sampler = MCMC(kernel, num_warmup=1000, num_samples=1000, **how)

@@ -238,7 +238,7 @@ RULES: dict[str, Callable[[Simulated | Real], list[Ended]]] = {
 def real_models() -> Iterator[tuple[str, vb.Model, Gaussian, int | None]]:
     """Small models, with guides that are exact, too narrow, and shown rows in part."""
     cases = {case.name: case.model for case in models.cases()}
-    yield "eight schools, decentred", vb.decenter(cases["eight schools"]), MeanField(), None
+    yield "eight schools, non-centred", vb.decenter(cases["eight schools"]), MeanField(), None
     regressions = draws.models()
     yield "logistic, 3 dims", regressions["logistic regression, 3 dims"], FullRank(), None
     yield "logistic, 50 dims", regressions["logistic regression, 50 dims"], MeanField(), None

@@ -25,8 +25,8 @@ def fit(posed: Posed, seed: int, guide: str) -> Answer:
         target = vb.target(posed.model)
         latent = {slot.name: np.asarray(draws[slot.name], float) for slot in target.layout.slots}
         z = np.asarray(target.unconstrain(latent))
-    decentred = tuple(name for name, seen in posterior.target.parameterisations.items() if not seen.weight)
-    bound = {"bound": posterior.elbo.value, "bound_se": posterior.elbo.se, "decentred": ", ".join(decentred)}
+    noncentred = tuple(name for name, seen in posterior.target.parameterisations.items() if not seen.weight)
+    bound = {"bound": posterior.elbo.value, "bound_se": posterior.elbo.se, "noncentred": ", ".join(noncentred)}
     more = {"guide": type(posterior.guide).__name__} | bound
     return Answer(z, costs, None, posterior.status.gradients, posterior.check().verdict, more=more)
 

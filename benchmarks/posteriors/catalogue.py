@@ -22,7 +22,7 @@ class Entry:
       name: by which it is asked for.
       make: the model applied to its data; of a path where the data are in a file.
       exact: draws from the posterior itself, where that can be done; else NUTS.
-      decentred: sample in the coordinates of `vb.decenter` and map the draws back.
+      noncentred: sample in the coordinates of `vb.decenter` and map the draws back.
       dense: a dense mass matrix.
       draws: of each of the four chains, after the warm-up; a quarter of the exact draws.
       warmup: steps of adaptation.
@@ -40,7 +40,7 @@ class Entry:
     name: str
     make: Callable[..., vb.Model]
     exact: Exact | None = None
-    decentred: bool = False
+    noncentred: bool = False
     dense: bool = False
     draws: int = 2500
     warmup: int = 1000
@@ -63,7 +63,7 @@ ENTRIES = (
     Entry(
         "schools",
         lambda: hierarchies.eight_schools(*hierarchies.SCHOOLS),
-        decentred=True,
+        noncentred=True,
         hard=True,
         accept=0.95,
         fast=True,
@@ -73,15 +73,15 @@ ENTRIES = (
     ),
     Entry("rats", lambda: hierarchies.rats(data.RATS_DAYS, data.RATS), points=4096),
     Entry("pumps", lambda: hierarchies.pumps(data.PUMP_HOURS, data.PUMP_FAILURES), fast=True),
-    Entry("seeds", lambda: hierarchies.seeds(*data.SEEDS), decentred=True, accept=0.95),
-    Entry("surgical", lambda: hierarchies.surgical(*data.SURGERY), decentred=True, accept=0.9),
-    Entry("dyes", lambda: hierarchies.dyes(data.DYES), decentred=True, accept=0.95),
-    Entry("radon", hierarchies.radon_of, decentred=True, file=True, points=4096),
+    Entry("seeds", lambda: hierarchies.seeds(*data.SEEDS), noncentred=True, accept=0.95),
+    Entry("surgical", lambda: hierarchies.surgical(*data.SURGERY), noncentred=True, accept=0.9),
+    Entry("dyes", lambda: hierarchies.dyes(data.DYES), noncentred=True, accept=0.95),
+    Entry("radon", hierarchies.radon_of, noncentred=True, file=True, points=4096),
     Entry("diabetes", regressions.diabetes, dense=True),
     Entry(
         "horseshoe",
         regressions.diabetes_horseshoe,
-        decentred=True,
+        noncentred=True,
         hard=True,
         accept=0.95,
         points=4096,
@@ -94,7 +94,7 @@ ENTRIES = (
     Entry(
         "salmonella",
         lambda: regressions.salmonella(data.SALMONELLA_DOSES, data.SALMONELLA),
-        decentred=True,
+        noncentred=True,
         start=(("b", 0.3), ("c", 0.0)),
         dense=True,
     ),
@@ -126,36 +126,36 @@ ENTRIES = (
         hard=True,
         fast=True,
     ),
-    Entry("peregrines", further.peregrines_of, label="further", decentred=True),
+    Entry("peregrines", further.peregrines_of, label="further", noncentred=True),
     Entry("captures", further.captures_of, label="further"),
     Entry("dogs", further.dogs_of, label="further"),
     Entry("dogs-each", further.dogs_each_of, label="further", draws=2500, accept=0.9),
     Entry("losses", further.losses_of, label="further", draws=1500, accept=0.95),
-    Entry("pilots", further.pilots_of, label="further", draws=1500, decentred=True, dense=True, accept=0.95),
+    Entry("pilots", further.pilots_of, label="further", draws=1500, noncentred=True, dense=True, accept=0.95),
     Entry("surveys", further.surveys_of, label="further", exact=further.surveys_exactly, draws=50_000),
-    Entry("frailty", kinds.frailty_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("frailty", kinds.frailty_of, label="further", draws=1500, noncentred=True, accept=0.95),
     Entry(
         "overdispersed-groups",
         kinds.overdispersed_groups_of,
         label="further",
         draws=1500,
-        decentred=True,
+        noncentred=True,
         accept=0.95,
         heavy=("phi",),
     ),
     Entry("zero-inflated", kinds.zero_inflated_of, label="further", dense=True),
-    Entry("ordinal-groups", kinds.ordinal_groups_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("ordinal-groups", kinds.ordinal_groups_of, label="further", draws=1500, noncentred=True, accept=0.95),
     Entry("gamma-regression", kinds.gamma_regression_of, label="further", dense=True),
     Entry("beta-regression", kinds.beta_regression_of, label="further", dense=True),
-    Entry("items", kinds.items_of, label="further", draws=1500, climb=0, decentred=True, accept=0.95),
+    Entry("items", kinds.items_of, label="further", draws=1500, climb=0, noncentred=True, accept=0.95),
     Entry("shares", kinds.shares_of, label="further", heavy=("worth",)),
     Entry("dose-response", kinds.dose_response_of, label="further", dense=True, accept=0.95),
     Entry("robust", kinds.robust_of, label="further"),
     Entry("noisy-autoregression", kinds.noisy_autoregression_of, label="further", draws=1500, accept=0.95),
     Entry("oranges", lambda: kinds.oranges(kinds.ORANGE_DAYS, kinds.ORANGES), label="further", dense=True, accept=0.95),
     Entry("two-lines", kinds.two_lines_of, label="further"),
-    Entry("slopes", kinds.slopes_of, label="further", draws=4000, decentred=True, accept=0.95),
-    Entry("meta-analysis", kinds.meta_analysis_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("slopes", kinds.slopes_of, label="further", draws=4000, noncentred=True, accept=0.95),
+    Entry("meta-analysis", kinds.meta_analysis_of, label="further", draws=1500, noncentred=True, accept=0.95),
     Entry(
         "two-clusters",
         lambda: kinds.two_clusters(kinds.CLUSTERS),
@@ -165,7 +165,7 @@ ENTRIES = (
     ),
     Entry("two-exponentials", kinds.two_exponentials_of, label="further", dense=True, accept=0.95),
     Entry("broken-stick", kinds.broken_stick_of, label="further", draws=5000, accept=0.95),
-    Entry("unequal-groups", kinds.unequal_groups_of, label="further", draws=1500, decentred=True, accept=0.95),
-    Entry("crossed-counts", kinds.crossed_counts_of, label="further", draws=1500, decentred=True, accept=0.95),
+    Entry("unequal-groups", kinds.unequal_groups_of, label="further", draws=1500, noncentred=True, accept=0.95),
+    Entry("crossed-counts", kinds.crossed_counts_of, label="further", draws=1500, noncentred=True, accept=0.95),
     Entry("noisy-inputs", kinds.noisy_inputs_of, label="further", draws=1500, climb=0, accept=0.95),
 )

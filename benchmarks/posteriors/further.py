@@ -116,7 +116,7 @@ def dogs_of() -> vb.Model:
 
 @vb.model
 def dogs_each(shocks, avoided, y):
-    """`dogs_nonhierarchical`, which has one: two factors a dog, correlated, decentred by hand."""
+    """`dogs_nonhierarchical`, which has one: two factors a dog, correlated, non-centred by hand."""
     mu = vb.sample("mu", dist.Logistic(jnp.zeros(2), 1.0).to_event(1))
     sigma = vb.sample("sigma", dist.HalfNormal(jnp.ones(2)).to_event(1))
     correlation = vb.sample("L", dist.LKJCholesky(2, 2.0))

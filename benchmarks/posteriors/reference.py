@@ -5,7 +5,7 @@ short climb by SciPy's L-BFGS from a random point), or from an exact sampler whe
 centred hierarchy is sampled in the coordinates of `vb.decenter` and its draws mapped back. Split R-hat and
 effective sample sizes are BlackJAX's. What is stored of each scalar, in unconstrained space and on the
 supports: mean, sd, their Monte Carlo standard errors, median, half the width of the central 68.27%
-interval. Then come the limits of the bound (`limits.py`), also in the decentred coordinates.
+interval. Then come the limits of the bound (`limits.py`), also in the non-centred coordinates.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make(entry: Entry, path: Path | None, seed: int = 0) -> dict[str, Any]:
 
 
 def limits(entry: Entry, path: Path | None, seed: int = 0) -> dict[str, Any]:
-    """The limits of the bound, in each choice of coordinates: by the decentred sites, joined by commas."""
+    """The limits of the bound, in each choice of coordinates: by the non-centred sites, joined by commas."""
     model, found = entry.model(path), {}
     target = vb.target(model)
     z = np.load(CACHE / f"{entry.name}.npz")["z"].astype(float)
@@ -85,15 +85,15 @@ def limits(entry: Entry, path: Path | None, seed: int = 0) -> dict[str, Any]:
 
 def sample(entry: Entry, model: vb.Model, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
     """Draws by NUTS in the unconstrained coordinates of `model`, `(chains * draws, dim)`, and how they were made."""
-    target, inner = vb.target(model), vb.target(vb.decenter(model) if entry.decentred else model)
-    # Centred, the way up leads to a scale of zero: climb decentred.
+    target, inner = vb.target(model), vb.target(vb.decenter(model) if entry.noncentred else model)
+    # Centred, the way up leads to a scale of zero: climb non-centred.
     climbing = vb.target(vb.decenter(model))
     values = climbing.constrain(np.stack([_start(climbing, entry, rng) for _ in range(CHAINS)]))
     starts = inner.unconstrain({name: values[name] for name in _latent(inner)})
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), CHAINS)
     z, gradients, divergences = jax.block_until_ready(_run(entry, inner, keys, starts))
     z = np.asarray(z).reshape(-1, target.dim)
-    if entry.decentred:
+    if entry.noncentred:
         values = inner.constrain(z)
         z = np.asarray(target.unconstrain({name: values[name] for name in _latent(target)}))
     made = {
@@ -103,7 +103,7 @@ def sample(entry: Entry, model: vb.Model, rng: np.random.Generator) -> tuple[np.
         "draws": entry.draws,
         "accept": entry.accept,
         "mass": "dense" if entry.dense else "diagonal",
-        "coordinates": "decentred" if entry.decentred else "the model's",
+        "coordinates": "non-centred" if entry.noncentred else "the model's",
         "gradients": int(gradients.sum()),
         "divergences": int(divergences.sum()),
     }

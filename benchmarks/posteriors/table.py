@@ -39,7 +39,7 @@ class Measured:
     """One fit against its reference.
 
     Attributes:
-      guide: the family that was fitted, and the sites that it decentred.
+      guide: the family that was fitted, and the sites that are non-centred in it.
       gaussian: is the guide one Gaussian?
       impossible: it is, and no Gaussian can be right in the coordinates that were fitted.
       free: errors in the model's own unconstrained space.
@@ -110,15 +110,15 @@ def measure(
     resampled = None
     if card.verdict == "corrected":
         resampled = _free_errors(entry, reference, target, _resample(posterior, seed))
-    decentred = _decentred(posterior.target)
+    noncentred = _noncentred(posterior.target)
     gaussian = isinstance(posterior.guide, (vb.MeanField, vb.FullRank))
     return Measured(
         entry.name,
         target.dim,
         seed,
-        type(posterior.guide).__name__ + (f", {', '.join(decentred)} decentred" if decentred else ""),
+        type(posterior.guide).__name__ + (f", {', '.join(noncentred)} non-centred" if noncentred else ""),
         gaussian,
-        entry.hard and gaussian and not decentred,
+        entry.hard and gaussian and not noncentred,
         card.verdict,
         card.reasons,
         _free_errors(entry, reference, target, draws),
@@ -126,7 +126,7 @@ def measure(
         resampled,
         errors(entry, reference["constrained"], answer),
         is_right(entry, reference["constrained"], answer),
-        posterior.elbo.value - _limit(reference.get("limits"), posterior, decentred),
+        posterior.elbo.value - _limit(reference.get("limits"), posterior, noncentred),
         posterior.elbo.se,
         posterior.status.gradients,
         seconds,
@@ -206,15 +206,15 @@ def _free_errors(entry: Entry, reference: Mapping[str, Any], target: vb.Target, 
     return errors(entry, reference["unconstrained"], dict(zip(coordinate_names(target), z.T)))
 
 
-def _decentred(target: vb.Target) -> tuple[str, ...]:
+def _noncentred(target: vb.Target) -> tuple[str, ...]:
     return tuple(name for name, seen in target.parameterisations.items() if not seen.weight)
 
 
-def _limit(limits: Mapping[str, Any] | None, posterior: vb.Posterior, decentred: tuple[str, ...]) -> float:
+def _limit(limits: Mapping[str, Any] | None, posterior: vb.Posterior, noncentred: tuple[str, ...]) -> float:
     """Of the bound in the family and the coordinates of a fit; NaN where none is known."""
     if limits is None:
         return float("nan")
-    here = limits.get(",".join(decentred)) or max(limits.values(), key=lambda both: both["full_rank"]["elbo"])
+    here = limits.get(",".join(noncentred)) or max(limits.values(), key=lambda both: both["full_rank"]["elbo"])
     return here["mean_field" if isinstance(posterior.guide, vb.MeanField) else "full_rank"]["elbo"]
 
 

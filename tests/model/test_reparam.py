@@ -139,7 +139,7 @@ def test_the_evidence_is_the_same_in_both_coordinates(x64):
 
 
 @pytest.mark.filterwarnings("ignore::vbppl.core.errors.VbpplWarning")
-def test_the_bound_of_a_decentred_fit_is_one_of_the_original_model():
+def test_the_bound_of_a_noncentred_fit_is_one_of_the_original_model():
     posterior = vb.fit(decenter(SCHOOLS), seed=0)
     draws = posterior.uncorrected().sample(4000, seed=1)
     terms = np.asarray(SCHOOLS.log_joint(draws) - posterior.log_prob(draws), np.float64)
@@ -182,7 +182,7 @@ def test_auto_stays_centred_where_the_data_say_much_of_each_group():
     ],
     ids=["not location-scale", "observed", "unknown", "none"],
 )
-def test_only_a_location_scale_site_can_be_decentred(model, name, such):
+def test_only_a_location_scale_site_can_be_noncentred(model, name, such):
     with pytest.raises(ModelError) as error:
         decenter(model, name)
     assert str(error.value) == (

@@ -197,7 +197,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("log_tau", [0.0, -25.0, -60.0])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_decentred_density_falls_with_z_in_32_bits_however_small_the_scale(family, log_tau):
+def test_a_noncentred_density_falls_with_z_in_32_bits_however_small_the_scale(family, log_tau):
     """Where `mu + tau z` is `mu`: beside the prior of mu and tau it is that of `z` itself, by SciPy."""
     make, standard = FAMILIES[family]
 

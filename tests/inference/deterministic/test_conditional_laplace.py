@@ -373,7 +373,7 @@ def sleepstudy_evidence():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_sleepstudy_decentred_by_hand_has_its_evidence(seed):
+def test_the_sleepstudy_noncentred_by_hand_has_its_evidence(seed):
     posterior = vb.fit(sleepstudy(SLEEP), seed=seed)
     assert isinstance(posterior.guide, vb.guides.ConditionalLaplace) and posterior.report.verdict == "good"
     exact, own = sleepstudy_evidence(), posterior.report.draws.own.mean()

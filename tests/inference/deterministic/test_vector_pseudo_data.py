@@ -107,7 +107,7 @@ SLOW = [("covariance_matrix", "plate"), ("precision_matrix", "plate"), ("scale_t
 @pytest.mark.parametrize(
     "given, form", [("scale_tril", "plate"), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
 )
-def test_a_vector_can_be_seen_decentred_however_it_is_written(given, form, x64):
+def test_a_vector_can_be_seen_noncentred_however_it_is_written(given, form, x64):
     """Given the hypers it is then standard normal, in a compiled program of its own too."""
     model = rows(Y, given, form)
     assert vb.decenter(model).decentered == ("b",)
@@ -215,7 +215,7 @@ def test_what_is_told_is_bounded_in_each_direction():
 
 
 @pytest.mark.slow
-def test_long_vectors_are_told_nothing_but_can_be_decentred(monkeypatch):
+def test_long_vectors_are_told_nothing_but_can_be_noncentred(monkeypatch):
     monkeypatch.setattr(location_scale, "TOLD", 6)
 
     @vb.model
