@@ -67,7 +67,7 @@ def test_a_component_that_leaves_the_density_is_no_mode():
     assert posterior.sd()["z"][0] == pytest.approx(1, rel=0.1)
 
 
-def test_an_interrupt_in_a_later_rung_keeps_what_earlier_ones_have_found(monkeypatch):
+def test_an_interrupt_in_a_later_remedy_keeps_what_earlier_ones_have_found(monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 

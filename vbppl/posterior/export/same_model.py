@@ -165,7 +165,7 @@ def check_densities(path: str, then: Points | None, by: Mapping[str, str], told:
         outside = differences(told["outside"], dict(solution.target.model.reads)).items()
         lines = [*lines[:12], *(f"{name}, which the model reads: {text}" for name, text in outside)]
         if by["precision"] != here["precision"]:
-            lines.append(f"precision: {by['precision']} in the file, {here['precision']} in this session")
+            lines.append(f"precision: {by['precision']} in the file, {here['precision']} here")
         raise UnlikeError(
             f"{path} holds a posterior of a {which} with another log density.",
             details="\n".join(lines),
