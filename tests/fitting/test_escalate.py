@@ -244,7 +244,11 @@ def test_what_bends_a_normal_does_not_close_the_way_to_a_mixture():
 def test_of_two_ways_from_one_normal_the_better_is_kept_and_both_are_paid(monkeypatch):
     normal = vb.fit(vb.density(skewed, 2), "full_rank")
     solution, report = normal.solution, normal.check()
-    bent = paid(solution, 10), dataclasses.replace(report, verdict="poor")
+    planned = plan(vb.density(skewed, 2))
+    bent = (
+        dataclasses.replace(paid(solution, 10), guide=vb.guides.Copula()),
+        dataclasses.replace(report, verdict="poor"),
+    )
     mixed = paid(solution, 7).noted("mixture", "a mixture gains nothing, left out")
     for verdict, note in (("good", "a mixture gains nothing, left out"), ("poor", "from the normal before, a mixture")):
         monkeypatch.setattr(
@@ -252,7 +256,8 @@ def test_of_two_ways_from_one_normal_the_better_is_kept_and_both_are_paid(monkey
             "add_components",
             lambda *_, verdict=verdict, **__: (mixed, dataclasses.replace(report, verdict=verdict)),
         )
-        best, card = components.go_back(None, None, (solution, report), bent, Watch())
+        went_on = dataclasses.replace(planned, normal=(solution, report))
+        best, card = components.go_back(went_on, None, *bent, Watch())
         assert card.verdict == verdict and card.notes[-1].text.startswith(note)
         assert best.status.gradients == card.status.gradients == solution.status.gradients + 17
 

@@ -14,6 +14,7 @@ by the two that cost little where its own report sees a standard deviation that 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from vbppl.core.watch import Watch
@@ -44,6 +45,7 @@ REMEDIES = (
     (structure_hypers, ALWAYS),
     (shape_margins, NO_ANSWER),
     (add_components, ALWAYS),
+    (go_back, NO_ANSWER),
 )
 
 
@@ -62,19 +64,16 @@ def _remedied(
     """Remedy after remedy, until one brings an answer or time is over."""
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
         return solution, report
-    normal = solution, report  # the last: what is bent is closed to mixtures
     for remedy, verdicts in REMEDIES:
         if report.verdict not in verdicts or solution.status.was_cut_short:
             continue
         if watch.is_over:
             return solution.noted("ended", "out of time before all was tried that may better the answer"), report
+        if is_of_normals(solution):
+            plan = dataclasses.replace(plan, normal=(solution, report))
         try:
             solution, report = remedy(plan, problem, solution, report, watch)
             plan, problem = in_its_parameterisation(plan, problem, solution)
-            if is_of_normals(solution):
-                normal = solution, report
-            elif remedy is REMEDIES[-1][0] and report.verdict in NO_ANSWER and not watch.is_over:
-                solution, report = go_back(plan, problem, normal, (solution, report), watch)
         except KeyboardInterrupt:  # what earlier remedies have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report
     return solution, report

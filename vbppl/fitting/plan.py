@@ -43,6 +43,7 @@ from vbppl.model.model import Model, ModelFunction, check_applied
 from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.posterior import Posterior
+from vbppl.posterior.report import AnyReport
 from vbppl.target.target import Target, owned, parameterisations_of
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
@@ -105,6 +106,7 @@ class Plan:
       is_automatic: the guide was left to us, so more may be tried where the answer is poor.
       checkpoint: a file in which a stochastic fit keeps itself.
       tries_pseudo_data: movable sites may be seen by pseudo-data too: `inference/deterministic/pseudo_data.py`.
+      normal: while the answer is bettered, the last normal or mixture of such, with its report; none before.
     """
 
     guide: Guide
@@ -116,6 +118,7 @@ class Plan:
     is_automatic: bool = False
     checkpoint: PathLike | None = None
     tries_pseudo_data: bool = False
+    normal: tuple[Solution, AnyReport] | None = None
 
     def threads(self, target: Target) -> contextlib.AbstractContextManager[Any]:
         """While this is solved: those that suit the linear algebra of a solver on the host; of others, as they are."""

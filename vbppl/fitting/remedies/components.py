@@ -24,8 +24,6 @@ GAP, TIMES, CHEAP = 0.1, 2, 100_000
 ROOM = 0.15  # of the worst log sd, by the report, from where on a good guide is bettered at that price
 FOLDS, DEEPEST = 5, 20.0  # of the cross-validation; nats below the mean that count as no lower
 
-Found = tuple[Solution, AnyReport]
-
 
 def add_components(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch, at_a_price: bool = False
@@ -56,13 +54,17 @@ def add_components(
     return unless_worse(problem, before, report, after, Note("mixture", tried), watch)
 
 
-def go_back(plan: Plan, problem: Problem, normal: Found, found: Found, watch: Watch) -> Found:
-    """Components added to the `normal` in whose place `found` came, or this: by the verdict, else by the bound.
+def go_back(
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
+    """Components added to the last normal, in whose place this came, or this: by the verdict, else by the bound.
 
     What is bent can get no more components, and two clusters of data under a heavy tail are bent and two modes at once.
     """
+    if (normal := plan.normal) is None or is_of_normals(before):
+        return before, report
     mixed = add_components(plan, problem, *normal, watch, at_a_price=True)
-    (best, report), (left, _) = sorted((found, mixed), key=_worth, reverse=True)
+    (best, report), (left, _) = sorted(((before, report), mixed), key=_worth, reverse=True)
     costs = {
         name: getattr(best.status, name) + getattr(left.status, name) - getattr(normal[0].status, name)
         for name in ("gradients", "seconds", "compiling")  # both went on from the normal, and hold its cost
@@ -75,7 +77,7 @@ def go_back(plan: Plan, problem: Problem, normal: Found, found: Found, watch: Wa
     return best, report.beside(best)
 
 
-def _worth(found: Found) -> tuple[int, float]:
+def _worth(found: tuple[Solution, AnyReport]) -> tuple[int, float]:
     return VERDICTS.index(found[1].verdict), float(np.nan_to_num(found[1].elbo.value, nan=-np.inf))
 
 
