@@ -19,6 +19,7 @@ import numpy as np
 from vbppl.core.types import Array, ArrayLike
 
 HALF_LOG_TWO_PI = 0.9189385332046727
+NORMAL_ENTROPY = HALF_LOG_TWO_PI + 0.5  # of a standard normal, in nats
 LOG_TWO = 0.6931471805599453
 TOGETHER = 4096  # numbers of which the calls of a function are made one
 FEW = 8  # values of a variable that are summed one by one

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.pytree import pytree
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.types import AnyArray, Array
 from vbppl.guides.base import Draws, Guide, Start, log_densities, uniform_weights
 from vbppl.target.target import Target
@@ -53,7 +54,7 @@ class Gaussian(Guide):
 
     def entropy(self, phi: AnyArray) -> AnyArray:
         """`H = dim/2 (1 + log 2 pi) + sum log sd`, a scalar, in nats."""
-        return phi.shape[-1] / 2 * (1 + math.log(2 * math.pi)) + phi[1].sum()
+        return phi.shape[-1] * NORMAL_ENTROPY + phi[1].sum()
 
     def log_prob(self, phi: AnyArray, z: AnyArray, target: Target | None = None) -> AnyArray:
         squares = (self.residual(phi, z) ** 2).sum(-1)

@@ -23,7 +23,7 @@ import numpy as np
 from vbppl.core.errors import ModelError, of_kind
 from vbppl.core.programs.compiling import in_batches
 from vbppl.core.pytree import pytree, set_field, static
-from vbppl.core.special import HALF_LOG_TWO_PI, sum_rightmost
+from vbppl.core.special import NORMAL_ENTROPY, sum_rightmost
 from vbppl.core.types import AnyArray, Array, PyTree, Shape
 from vbppl.data.rows import lengths_of
 from vbppl.distributions.families.real import Normal
@@ -118,7 +118,7 @@ class RowGuide(RowWise):
         drawn = self._drawn(phi, noise, target)
         entropy, lengths = self.shared.entropy(phi["shared"]), lengths_of(target.rows)
         for slot in self.slots(target, local=True):
-            each = jnp.log(drawn.normals[slot.name][1]) + HALF_LOG_TWO_PI + 0.5
+            each = jnp.log(drawn.normals[slot.name][1]) + NORMAL_ENTROPY
             entropy += sum_rightmost(each, len(slot.unconstrained)) * slot.weight(lengths)
 
         def density(z: Array, normals: Moments = drawn.normals) -> Array:

@@ -23,6 +23,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics import natural_gradient
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.guides.noise import orders_of_strata
 from vbppl.inference.bound import Estimate
@@ -56,7 +57,7 @@ def optimality_gap(target: Target, guide: Any, phi: np.ndarray, elbo: Estimate, 
             mend="Look at the restarts and the draw noise of the report card instead.",
         )
     noise = np.stack([_jittered(host_generator(raw_key, f"gap {i}"), draws, target.dim) for i in range(SETS)])
-    highest = search(Batch.of(target, SETS), phi, noise) + target.dim / 2 * (1 + np.log(2 * np.pi))
+    highest = search(Batch.of(target, SETS), phi, noise) + target.dim * NORMAL_ENTROPY
     above = float(highest.mean())
     bound = above + STUDENT * float(highest.std(ddof=1)) / np.sqrt(SETS) - (elbo.value - 2 * elbo.se)
     return Gap(float(np.maximum(bound, 0.0)), float(np.maximum(above - elbo.value, 0.0)))

@@ -24,7 +24,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import OverDraws
 from vbppl.core.pytree import pytree, static
-from vbppl.core.special import HALF_LOG_TWO_PI
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
 from vbppl.distributions.location_scale import Parameterisation, bijector_of, log_prob_at, vector_dim
@@ -166,7 +166,7 @@ class Terms:
                 total += term.log_density() + term.total_log_det()
             else:
                 # The caller adds the entropy of all of q by itself, so it is taken off here.
-                entropy = jnp.sum(jnp.log(normals[term.name][1]) + HALF_LOG_TWO_PI + 0.5)
+                entropy = jnp.sum(jnp.log(normals[term.name][1]) + NORMAL_ENTROPY)
                 total -= (jnp.sum(kl_divergence(q, term.dist)) + entropy) * term.scale
         return total
 

@@ -12,7 +12,7 @@ import vbppl.distributions as dist
 from vbppl.core.numerics.draws import whitened_draws
 from vbppl.core.numerics.lanczos import Normal
 from vbppl.core.watch import Watch, last
-from vbppl.inference.deterministic.low_rank import Search, bound_on, compare
+from vbppl.inference.deterministic.low_rank import Search, bound_on, gain_over
 
 EPS = float(np.finfo(float).eps)
 
@@ -113,15 +113,12 @@ def test_more_directions_are_never_worse_and_none_is_better_than_the_truth():
 
 
 @pytest.mark.slow
-def test_the_bound_and_its_gain_are_told_by_draws_that_the_fit_has_not_seen():
+def test_the_gain_is_told_by_draws_that_the_fit_has_not_seen():
     precision = random_walk(200)
     first = Normal.mean_field(np.zeros(200), -np.log(np.diag(precision)) / 2)
     climb = fitted(precision, 8, draws=64)
-    (bound, se), (gained, gained_se) = compare(gaussian(precision, 0.0), climb.at, first, np.random.default_rng(3))
-    # log p is that of a normal without its constant, so the exact bound is -gap plus another constant.
-    evidence = -np.linalg.slogdet(precision)[1] / 2 - 100
-    assert abs(bound - (evidence - gap(precision, climb.at))) < 5 * se + 1e-6
-    assert abs(gained - (gap(precision, first) - gap(precision, climb.at))) < 5 * gained_se + 1e-6
+    gained, se = gain_over(gaussian(precision, 0.0), climb.at, first, np.random.default_rng(3))
+    assert abs(gained - (gap(precision, first) - gap(precision, climb.at))) < 5 * se + 1e-6
 
 
 def test_few_draws_do_not_tempt_the_directions():

@@ -33,6 +33,7 @@ from vbppl.core.keys import host_generator
 from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.lanczos import GAIN, Density, Normal, Spectrum, gain, matched_draws, spectrum
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.watch import Watch, last
 from vbppl.guides.low_rank import LowRank, pack
 from vbppl.inference.bound import Estimate
@@ -192,7 +193,7 @@ class Search:
 
     def _compared(self, climb: Climb) -> Climb:
         """What it has gained over the start, on draws that the fit has never seen."""
-        _, gained = compare(self.density, climb.at, self.start, self.rng)
+        gained = gain_over(self.density, climb.at, self.start, self.rng)
         return dataclasses.replace(climb, gained=gained, gradients=self.gradients)
 
     def _climbed(self, climb: Climb, found: Spectrum, rank: int) -> Climb:
@@ -208,7 +209,7 @@ class Search:
         at, bound = _moved(start, end.x[0])[0], -float(end.value[0])
         loss, draw_noise = self._cost_of_draws(climb.draws, at, start, end, match, preconditioner)
         there = {"at": at, "bound": bound, "decrement": float(end.decrement[0]), "loss": loss, "draw_noise": draw_noise}
-        bounds = (*climb.bounds, bound + self.dim / 2 * (1 + np.log(2 * np.pi)))
+        bounds = (*climb.bounds, bound + self.dim * NORMAL_ENTROPY)
         return dataclasses.replace(climb, bounds=bounds, **there)
 
     def _minimise(
@@ -252,20 +253,17 @@ class Search:
         return dataclasses.replace(climb, base=base)
 
 
-def compare(
-    density: Density, at: Normal, base: Normal, rng: np.random.Generator, draws: int = FRESH_DRAWS
-) -> tuple[Estimate, Estimate]:
-    """The bound of `at`, up to a constant, and its gain over `base`: each with its standard error, in nats.
+def gain_over(density: Density, at: Normal, base: Normal, rng: np.random.Generator) -> Estimate:
+    """How far the bound of `at` lies above that of `base`, in nats, with its standard error.
 
-    Both see the same fresh draws, which the fit has never seen; errors are taken between sets.
+    Both see the same fresh draws, which the fit has never seen; the error is taken between sets.
     """
-    found = []
+    gains = []
     for _ in range(FRESH_SETS):
-        noise = fresh_draws(rng, draws, len(at.loc))
-        bounds = [density(q.loc + q.factor_times(noise))[0].mean() + q.log_det for q in (at, base)]
-        found.append((bounds[0], bounds[0] - bounds[1]))
-    bound, gained = (Estimate.of(sets) for sets in zip(*found))
-    return bound, gained
+        noise = fresh_draws(rng, FRESH_DRAWS, len(at.loc))
+        height, below = (density(q.loc + q.factor_times(noise))[0].mean() + q.log_det for q in (at, base))
+        gains.append(height - below)
+    return Estimate.of(gains)
 
 
 def solve_low_rank(problem: Problem, watch: Watch = Watch()) -> list[Solution]:

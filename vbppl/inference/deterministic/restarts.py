@@ -21,6 +21,7 @@ from vbppl.core.keys import host_generator
 from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.mixtures import Components
 from vbppl.core.numerics.natural_gradient import Iterates
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.guides.gaussian import START_SD
 from vbppl.inference.bound import WORTHWHILE, Estimate
 from vbppl.inference.deterministic import mean_field
@@ -256,7 +257,7 @@ def _promises(home: Iterates, at: Iterates) -> np.ndarray:
 
 def _height(state: State, fits: np.ndarray) -> np.ndarray:
     """The bounds of full-rank fits, without the normals' constant, `(fits,)`."""
-    constant = state.loc.shape[1] / 2 * (1 + np.log(2 * np.pi))
+    constant = state.loc.shape[1] * NORMAL_ENTROPY
     return np.array([state.bounds[fit][-1] for fit in fits]) - constant
 
 

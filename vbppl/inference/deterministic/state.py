@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from vbppl.core.numerics.draws import FixedDraws
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.guides.gaussian import FullRank, MeanField
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, NotSearched, Progress, Searched, Solution, Status
@@ -96,7 +97,7 @@ class State:
     def with_bounds(self, fits: Iterable[int], bounds: np.ndarray) -> State:
         """The same after one more step of `fits`, whose bounds, without the normals' constant, are `bounds`."""
         # The solvers leave out what does not depend on the parameters; a bound that is told has it.
-        every, constant = list(self.bounds), self.x.shape[1] / 4 * (1 + np.log(2 * np.pi))
+        every, constant = list(self.bounds), self.x.shape[1] / 2 * NORMAL_ENTROPY
         for fit, bound in zip(fits, bounds):
             every[fit] = (*every[fit], float(bound) + constant)
         return dataclasses.replace(self, bounds=tuple(every))

@@ -32,6 +32,7 @@ import numpy as np
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.watch import Watch, last
 from vbppl.guides.gaussian import FullRank, Gaussian
 from vbppl.guides.layers.conditional import MAX_LOG_SD_CHANGE, alike
@@ -362,7 +363,7 @@ class Search(Continued):
         return self.progress(self._phi(climb), self._bounds(climb), self.stage)
 
     def _bounds(self, climb: Climb) -> list[float]:
-        return [bound + self.dim / 2 * (1 + np.log(2 * np.pi)) for bound in climb.bounds]
+        return [bound + self.dim * NORMAL_ENTROPY for bound in climb.bounds]
 
     def _solution(self, climb: Climb) -> Solution:
         status = ended(

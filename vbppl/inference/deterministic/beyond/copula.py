@@ -16,6 +16,7 @@ import numpy as np
 from vbppl.core.errors import ModelError
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import FixedDraws, fresh_draws
+from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.watch import Watch, last
 from vbppl.guides.copula import Copula
 from vbppl.guides.gaussian import correlations_of
@@ -122,7 +123,7 @@ class Margins(Continued):
 
     def _climbed(self, climb: Climb) -> Generator[Climb, None, Climb]:
         """To the end, with four times the draws while they matter."""
-        constant = len(climb.at.p) / 2 * (1 + np.log(2 * np.pi))
+        constant = len(climb.at.p) * NORMAL_ENTROPY
         while True:
             noise = np.concatenate(self._sets(climb.draws // 2))
             steps = margins.ascent(self.evaluate, self._frame, climb.at, noise, float(self.rounding(climb.at.bound)))
