@@ -49,7 +49,9 @@ __all__ = [
 ]
 # fmt: on
 
-if not TYPE_CHECKING:  # which then knows all names that there are
+if TYPE_CHECKING:  # which then knows all names that there are
+    from numpyro import handlers as handlers
+else:
 
     def __getattr__(name: str) -> object:
         """NumPyro's `handlers`, where it is installed, and what its other words are here."""
