@@ -169,7 +169,7 @@ CASES = {
     "structured": Case(grouped, fitted(vb.guides.Structured("group"), method=STEPS)),
     "conditionally structured": Case(grouped, fitted(vb.guides.ConditionallyStructured())),
     "conditional laplace": Case(grouped, fitted(vb.guides.ConditionalLaplace())),
-    "decentred": Case(lambda: vb.decenter(grouped(), "level"), fitted("mean_field")),
+    "decentered": Case(lambda: vb.decenter(grouped(), "level"), fitted("mean_field")),
     "conditioned": Case(lambda: straight().condition(noise=0.3), fitted("mean_field")),
     "double": Case(straight, fitted("full_rank", precision="float64"), **LINE),
     "poor": Case(two_humps, fitted("full_rank")),

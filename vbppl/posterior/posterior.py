@@ -50,7 +50,7 @@ class Posterior(ByRow, Framed, Sensitive):
       solution: what the solver gave back.
       report: how good it is; `check()` returns it.
       corrects: whether a correction is used where there is one.
-      calls: what made it, as lines of Python to be run again with `model`; none in files of before they were kept.
+      calls: what made it, as lines of Python to be run again with `model`.
     """
 
     solution: Solution

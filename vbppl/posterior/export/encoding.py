@@ -51,8 +51,7 @@ GUIDES += (Layered, Copula, ConditionallyStructured, ConditionalLaplace)
 LAYERS = (Affine, Conditional, NewtonStep, SinhArcsinh, YeoJohnson)
 RESULTS = (Status, Note, Mode, Searched, NotSearched)
 REPORTS = (Report, ChainReport, Unjudged, Estimate, WeightedDraws, Worst, Gap)
-KNOWN: Mapping[str, Any] = {cls.__name__: cls for cls in (*GUIDES, *LAYERS, *RESULTS, *REPORTS)}
-KNOWN = {**KNOWN, "Coordinates": Parameterisation}  # as format 1 calls it
+KNOWN: Mapping[str, Any] = {cls.__name__: cls for cls in (*GUIDES, *LAYERS, *RESULTS, *REPORTS, Parameterisation)}
 NAMES = {cls: name for name, cls in KNOWN.items()}
 
 

@@ -166,9 +166,8 @@ def _again(posterior: Posterior, model: Model | None) -> Iterator[str]:
     with contextlib.suppress(OSError, TypeError):  # written where no file is
         text = textwrap.dedent(inspect.getsource(of.function if model else of.arguments[0][0]))
     yield f"<pre>{_text(text)}</pre>" if text else ""
-    calls = posterior.calls or ("# By which call is not known: the file is of before it was kept.",)
-    notes = [line for line in calls if line.startswith("#")]
-    lines = [*notes, *applied(of), *(line for line in calls if line not in notes)]
+    notes = [line for line in posterior.calls if line.startswith("#")]
+    lines = [*notes, *applied(of), *(line for line in posterior.calls if line not in notes)]
     yield f"<pre>{_text(chr(10).join(lines))}</pre>"
     yield "<p>The first lines say on what it was made and, by kind, shape and digest, of what data. The same give the "
     yield "same numbers; another kind of machine, or other versions, the same to rounding.</p>"

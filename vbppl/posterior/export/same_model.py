@@ -103,8 +103,6 @@ def check(path: str, found: Told, model: Model) -> None:
       ModelError: it is not; the message names what disagrees.
     """
     here, lines = fingerprint(model), []
-    # Whether an argument was given or left at its default makes no other model; older files have none of the latter.
-    found = {**found, "argument": {**told_defaults(model.arguments, model.function), **found["argument"]}}
     for group in COMPARED:
         lines += [f"{group} '{name}': {text}" for name, text in differences(found[group], here[group]).items()]
     if lines:
@@ -116,30 +114,26 @@ def check(path: str, found: Told, model: Model) -> None:
 
 
 class Points(NamedTuple):
-    """Draws of a guide, and the log densities of model and guide there, in nats; of a point the guide has none.
-
-    `sites` has what each site adds to the model's; files of before it was added have the sum alone.
-    """
+    """Draws of a guide, and the log densities of the model's sites and of the guide there, in nats; of a point none."""
 
     z: np.ndarray
-    model: tuple[float, ...]
+    sites: Mapping[str, tuple[float, ...]]
     guide: tuple[float, ...]
-    sites: Mapping[str, tuple[float, ...]] | None = None
 
-    def parts(self, by_site: bool) -> dict[str, tuple[float, ...]]:
+    @property
+    def parts(self) -> dict[str, tuple[float, ...]]:
         """The densities that are compared, by what has them."""
-        of_model = {f"site '{name}'": found for name, found in (self.sites or {}).items()} if by_site else {}
-        return {**(of_model or {"model": self.model}), "guide": self.guide}
+        return {**{f"site '{name}'": found for name, found in self.sites.items()}, "guide": self.guide}
 
 
 def points(solution: Solution) -> Points | None:
     """Some of a solution; None where its rows come in an order of their own, so that none can be asked for."""
-    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target, True)
+    guide, phi, target = solution.guide, solution.phi, _shown_in_part(solution.target)
     if target is None:
         return None
     noise = guide.noise(target).independent(np.random.default_rng(0), POINTS)
     z = np.asarray(guide.draw(phi, in_dtype_of(phi, noise), target).z)[:POINTS]
-    return _at(z if solution.in_double is None else z.astype(np.float64), solution, True)
+    return _at(z if solution.in_double is None else z.astype(np.float64), solution)
 
 
 def check_densities(path: str, then: Points | None, by: Mapping[str, str], told: Told, solution: Solution) -> None:
@@ -150,13 +144,11 @@ def check_densities(path: str, then: Points | None, by: Mapping[str, str], told:
     """
     if then is None:
         return
-    by_site, lines = then.sites is not None, []
-    now, here = _at(then.z, solution, by_site), written_by()
+    now, here, lines = _at(then.z, solution).parts, written_by(), []
     share = SAME if (by["device"], by["precision"]) == (here["device"], here["precision"]) else ALIKE
     nats = AGAIN if by == {"vbppl": by["vbppl"], **here} else NATS
-    of_now = now.parts(by_site)
-    for what, of_then in then.parts(by_site).items():
-        for before, after in zip(of_then, of_now[what], strict=True):
+    for what, of_then in then.parts.items():
+        for before, after in zip(of_then, now[what], strict=True):
             if np.isfinite(before) and not abs(before - after) <= nats + share * abs(before):
                 lines.append(f"{what}: {before:.6g} nats in the file, {after:.6g} here, at the same point")
                 break
@@ -178,16 +170,15 @@ def written_by() -> dict[str, str]:
     return {**archive.machine(), "precision": str(jnp.result_type(float))}
 
 
-def _at(z: np.ndarray, solution: Solution, spread: bool) -> Points:
+def _at(z: np.ndarray, solution: Solution) -> Points:
     """The log densities at the points, in the precision of the fit."""
-    target, double = _shown_in_part(solution.target, spread), solution.in_double is not None
+    target, double = _shown_in_part(solution.target), solution.in_double is not None
     of_rows = solution.guide.noise(target).is_of_rows
     with jax.enable_x64(True) if double else contextlib.nullcontext(), in_full_precision():
-        exact = _shown_in_part(solution.in_double if double else solution.target, spread)
+        exact = _shown_in_part(solution.in_double if double else solution.target)
         found = [_by_site(exact, jnp.asarray(one), shown=of_rows) for one in z]
     sites = {name: tuple(float(each[name]) for each in found) for name in found[0]}
-    of_model = tuple(map(sum, zip(*sites.values()))) or (0.0,) * len(z)
-    return Points(z, of_model, _of_guide(solution.guide, solution.phi, z, target), sites)
+    return Points(z, sites, _of_guide(solution.guide, solution.phi, z, target))
 
 
 def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple[float, ...]:
@@ -201,20 +192,13 @@ def _of_guide(guide: Guide, phi: PyTree, z: np.ndarray, target: Target) -> tuple
     return tuple(np.asarray(found, np.float64).tolist())
 
 
-def _shown_in_part(target: Target, spread: bool) -> Any:
-    """The target showing some rows of plates that do not show all; None where an iterator gives the rows.
-
-    They are spread over all of them; files of before that have the densities of the first ones.
-    """
+def _shown_in_part(target: Target) -> Any:
+    """The target showing rows, spread over all, of plates that do not show all; None where an iterator gives them."""
     if any(source.is_iterator for source in target.sources.values()):
         return None
-
-    def rows(size: int) -> np.ndarray:
-        count = min(ROWS, size)
-        return np.linspace(0, size - 1, count).astype(int) if spread else np.arange(count)
-
     plates = [plate for plate in target.layout.plates if plate.sources or plate.name in target.layout.shown]
-    return target.showing({p.name: rows(p.size) for p in plates}) if plates else target
+    rows = {p.name: np.linspace(0, p.size - 1, min(ROWS, p.size)).astype(int) for p in plates}
+    return target.showing(rows) if plates else target
 
 
 _by_site = ByWork(lambda target, z, shown: target.run(z, shown=shown).by_site(), static_argnames="shown")

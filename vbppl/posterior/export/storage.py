@@ -129,12 +129,12 @@ class Learnt(NamedTuple):
 
     params: Mapping[str, Any]
     states: Mapping[str, Any]
-    coordinates: Mapping[str, Parameterisation]
+    parameterisations: Mapping[str, Parameterisation]
     movable: tuple[str, ...]
-    decentred: tuple[str, ...]
+    fixed_noncentred: tuple[str, ...]
     shown: Mapping[str, int | None]
     sources: tuple[str, ...]
-    by_quantiles: tuple[str, ...] = ()  # files of before have none
+    by_quantiles: tuple[str, ...]
 
 
 KEPT = ("bounds", "status", "other_modes", "notes")  # of a solution, as they are
@@ -179,7 +179,7 @@ def _kept(meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Kept:
     for name, kind in (("target", Learnt), ("in_double", Learnt), ("points", same_model.Points)):
         found[name] = None if found[name] is None and name != "target" else archive.typed(kind, found[name])
     said = {"corrects": meta["corrects"], "model": meta["model"], "by": meta["written by"]}
-    kept = archive.typed(Kept, {**found, **said, "calls": decoded(meta.get("calls", []), arrays)})
+    kept = archive.typed(Kept, {**found, **said, "calls": decoded(meta["calls"], arrays)})
     if lacking := [name for name in ("function", "outside", *same_model.COMPARED) if name not in kept.model]:
         raise KeyError(lacking[0])
     kept.model["function"]["name"]  # which messages say
@@ -255,9 +255,9 @@ def _fitted(learnt: Learnt, target: Target) -> Target:
     """The density of a model as it was fitted."""
     _check_shapes("the model's params", learnt.params, target.params)
     layout = target.layout.showing(learnt.shown)
-    seen = {"movable": learnt.movable, "fixed_noncentred": learnt.decentred, "by_quantiles": learnt.by_quantiles}
+    seen = {name: getattr(learnt, name) for name in ("movable", "fixed_noncentred", "by_quantiles")}
     layout = dataclasses.replace(layout, **seen)
-    target = target.replace(params=learnt.params, parameterisations=learnt.coordinates, layout=layout)
+    target = target.replace(params=learnt.params, parameterisations=learnt.parameterisations, layout=layout)
     return in_mode(target, learnt.states, None)
 
 
