@@ -6,7 +6,7 @@ last one back, and return the one they end with.
 
     problem       what is asked for: `Deterministic`, the settings, and `Problem`, all that a solver needs
     state         where the fits stand, a value with a row for each; what a family of guides is asked for, and when
-    mean_field    the mean-field bound on fixed draws, by L-BFGS and, where this gives up, by Newton's method
+    mean_field    the mean-field bound on fixed draws, by L-BFGS
     full_rank     the full-rank bound, by natural-gradient steps
     relabelling   modes that differ only in the order of exchangeable parts, which are one
     restarts      several starts in each of the coordinates; which of their ends are other modes

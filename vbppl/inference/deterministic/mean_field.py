@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 
-from vbppl.core.numerics import lbfgs, newton_cg
+from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.draws import FixedDraws
 from vbppl.inference.deterministic.state import Run, Stage, State
 from vbppl.inference.solution import Note
-from vbppl.target.batched import Batch, hessian_times
-from vbppl.target.target import Target, reparameterised
+from vbppl.target.batched import Batch
 
 STEPS = 300
 WHITENED_DIM = 64  # up to here there are at least two draws a dimension, so that their second moment is exact
@@ -142,31 +141,7 @@ class MeanFieldFamily:
         batch, tolerance = self.run.batch(state, fits), self.run.tolerance
         state, at = yield from descended(state, batch, state.x[fits], noise, tolerance)
         state = state.put(fits, x=at.x, decrement=at.decrement, reason=reason(batch, at, tolerance))
-        given_up = np.isin(state.reason[fits], ("capped", "stuck")) & np.isfinite(at.value)
-        for search in np.flatnonzero(given_up).tolist():
-            state, at = yield from self._by_newton(state, batch, search, noise, at)
         return state, at
-
-    def _by_newton(
-        self, state: State, batch: Batch, search: int, noise: np.ndarray, at: lbfgs.Minima
-    ) -> Generator[State, None, tuple[State, lbfgs.Minima]]:
-        """Go on by Newton's method, in one search, where L-BFGS has given up at a finite bound."""
-        found, fit, one = None, batch.fits[[search]], np.array([search])
-        target = self.run.problem.targets[int(fit[0])]
-        target = reparameterised(target, batch.parameterisations[search])
-        # Its steps see curvature that a history of gradients does not: a far prior is ten thousands of nats away.
-        for found in newton(batch, target, at.x[search], noise, one, self.run.tolerance):
-            # A step may take long, so each is a state, at which a deadline can end the fit.
-            if not found.reason:
-                yield state.put(fit, x=found.x) if found.value <= at.value[search] else state
-        if found is None or not found.value <= at.value[search]:
-            return state, at
-        gradient = negated_bound(batch, noise)(found.x[None], one)[1]
-        at = at.moved(one, found.x[None], np.array([found.value]), gradient)
-        decrement = at.decrement.copy()
-        decrement[search] = found.decrement
-        state = state.put(fit, x=found.x, decrement=found.decrement, reason=found.reason)
-        return state, at._replace(decrement=decrement)
 
     def probe(self, state: State, fits: np.ndarray, at: Any, draws: int) -> tuple[list[np.ndarray], Any]:
         """How far two other sets of draws would move each optimum."""
@@ -178,26 +153,6 @@ class MeanFieldFamily:
         """They are at the optimum already."""
         yield from ()
         return state
-
-
-def newton(
-    batch: Batch, target: Target, x: np.ndarray, noise: np.ndarray, search: np.ndarray, tolerance: float
-) -> Iterator[newton_cg.Found]:
-    """Go down from `x`, `(2 dim,)`, in one search by Newton's method; `target` is what the search sees."""
-    function, draws = negated_bound(batch, noise), noise[search[0]].astype(batch.density.dtype)
-
-    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = function(x[None], search)
-        return float(value[0]), gradient[0]
-
-    def product(x: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        found = hessian_times(target, x.astype(draws.dtype), draws, vector.astype(draws.dtype))
-        return np.asarray(found, np.float64)
-
-    def rounding(value: float) -> float:
-        return float(batch.rounding(np.array(value)))
-
-    return newton_cg.descend(value_and_gradient, product, x, lambda x: preconditioner(x[None])[0], rounding, tolerance)
 
 
 def moves(batch: Batch, at: lbfgs.Minima, noise: np.ndarray) -> np.ndarray:

@@ -16,9 +16,6 @@ Up to `DENSE_DIM` dimensions `H` is formed and factored; beyond, each quantity i
 conjugate gradients on Hessian-vector products. Where `H` is not positive definite there is no
 linear response, and none is made up.
 
-These conjugate gradients differ from the truncated ones of Newton's method (`newton_cg`): those stop at a trust
-region and turn a direction of negative curvature into a step, these must solve to the end or say that they cannot.
-
 `curvature` is the same with third derivatives averaged to nothing: `K = -sd E[Hess l] sd` has a diagonal of ones at
 the optimum, and the covariance is `sd K^-1 sd`. It costs gradients only, so every mean-field fit is judged by it.
 """
