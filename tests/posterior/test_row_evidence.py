@@ -11,9 +11,13 @@ from scipy import stats
 
 import vbppl as vb
 import vbppl.distributions as dist
+from vbppl.core import watch
 from vbppl.core.errors import ModelError
+from vbppl.core.keys import raw_key
+from vbppl.inference import bound
 from vbppl.inference.stochastic import schedule
 from vbppl.posterior import row_evidence
+from vbppl.posterior.judge import judge
 from vbppl.target.target import Target, with_data
 
 quiet = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
@@ -88,6 +92,30 @@ def test_rows_are_judged_one_by_one(kind):
     assert poor.verdict == "poor" and "of the rows" in poor.reasons[0]
     assert any(line.startswith("judging: each row by itself") for line in poor.details)
     assert poor.mean_error.name == "not looked at"
+
+
+@quiet
+def test_rows_are_judged_while_there_is_time(monkeypatch):
+    """By a clock that goes on by a second with each program that weighs rows: what was judged is what is told."""
+    clock, weigh, posterior = [0.0], row_evidence._some_weights, fitted("amortized")
+
+    def taking_a_second(*args):
+        clock[0] += 1.0
+        return weigh(*args)
+
+    monkeypatch.setattr(row_evidence, "AT_ONCE", 20)
+    monkeypatch.setattr(row_evidence, "_some_weights", taking_a_second)
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(bound, "elbo", lambda *_: posterior.elbo)
+    for deadline, seconds, said in (
+        (-1.0, 1, "20 rows, 512 draws each; of 60, had there been time"),
+        (2.5, 2, "40 rows"),
+        (3.5, 3, "60"),
+    ):
+        clock[0] = 0.0
+        card = judge(posterior.solution, raw_key(0), watch.Watch(deadline=deadline))
+        assert clock[0] == card.seconds == seconds and f"the medians of {said}" in str(card.notes[0])
+        assert card.verdict == "good" and abs(card.log_weight_sd - posterior.check().log_weight_sd) < 0.1
 
 
 @quiet

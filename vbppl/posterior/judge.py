@@ -83,7 +83,7 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch) -> Report | Unjud
     if isinstance(guide.noise(target), Nothing):
         return Unjudged(elbo, why=POINT)
     if weighs_rows(guide, phi, target):
-        return judge_rows(solution, elbo, raw)
+        return judge_rows(solution, elbo, raw, watch)
     return _judged_whole(solution, elbo, raw, watch)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from vbppl.core.keys import host_generator, named, wrap
 from vbppl.core.numerics import psis
 from vbppl.core.programs.compiling import in_batches
 from vbppl.core.types import Array, PyTree
+from vbppl.core.watch import Watch
 from vbppl.guides import networks
 from vbppl.guides.base import Guide, row_wise
 from vbppl.inference.bound import Estimate
@@ -35,7 +37,7 @@ NUMBERS = 2**23  # that intermediate values may hold at once
 BLOCK = 500  # rows at once
 REFINING, DRAWS, JUDGING = 600, 8, 512  # steps, draws a step, draws that judge
 LOG_WEIGHT_SD = 0.7  # nats
-JUDGED, MOST_FAILING = 128, 0.1  # rows; the fraction of them that may fail
+JUDGED, AT_ONCE, MOST_FAILING = 128, 32, 0.1  # rows; the fraction of them that may fail
 
 # Advice.
 EVIDENCE = "posterior.log_evidence(): the log evidence of each row, which needs no good guide"
@@ -120,21 +122,23 @@ def _weigh_block(
     return first - jnp.log(draws), jnp.exp(2 * first - second)
 
 
-def judge_rows(solution: Solution, elbo: Estimate, raw_key: np.ndarray) -> Report:
-    """The report of an amortised guide: some rows' weights, each row by itself.
+def judge_rows(solution: Solution, elbo: Estimate, raw_key: np.ndarray, watch: Watch) -> Report:
+    """The report of an amortised guide: some rows' weights, each row by itself; of fewer where time would be over.
 
     All rows together the weights of a perfect fit would look hopeless, because their logs add up over rows.
     """
     target, plate = solution.target, solution.target.layout.only_plate()
     chosen = host_generator(raw_key, "judge rows").permutation(plate.size)[:JUDGED].astype(np.int32)
-    log_weights = _weights_of_rows(solution, chosen, raw_key)
+    log_weights = _weights_of_rows(solution, chosen, raw_key, watch)
+    judged = log_weights.shape[1]
     sds = log_weights.std(axis=0)
     smoothed = [psis.smooth(column) for column in log_weights.T]
     gap = float(np.mean([s.log_mean for s in smoothed] - log_weights.mean(axis=0)))
     # The evidence adds up over rows, so a few whose weights do not settle down may not spoil it, but no more.
     usable = np.mean([s.usable for s in smoothed]) >= 1 - MOST_FAILING
     reasons, advice = _reasons_by_row(float(np.mean(~(sds <= LOG_WEIGHT_SD))), gap, solution)
-    text = f"each row by itself: the medians of {len(chosen)} rows, {JUDGING} draws each"
+    text = f"each row by itself: the medians of {judged} rows, {JUDGING} draws each"
+    text += f"; of {len(chosen)}, had there been time" if judged < len(chosen) else ""
     return Report(
         elbo,
         WeightedDraws.none(target.dim),
@@ -164,23 +168,31 @@ def _reasons_by_row(failing: float, gap: float, solution: Solution) -> tuple[lis
     return reasons + against, advice + [VALIDATE] * bool(against)
 
 
-def _weights_of_rows(solution: Solution, chosen: np.ndarray, raw_key: np.ndarray) -> np.ndarray:
-    """`log p - log q` of the rows `chosen`, `(JUDGING, rows)`."""
+def _weights_of_rows(solution: Solution, chosen: np.ndarray, raw_key: np.ndarray, watch: Watch) -> np.ndarray:
+    """`log p - log q` of the rows `chosen`, `(JUDGING, rows)`; of the first ones where time would be over."""
     guide, phi, target = solution.guide, solution.phi, solution.target
-    plate = target.layout.only_plate()
-    showing = target.with_lengths({plate.name: len(chosen)})
-    first = _showing_first(showing, plate.name, len(chosen))
-    spread = guide.noise(first).stratified(host_generator(raw_key, "judge rows"), JUDGING)
-    rows = showing.showing({plate.name: chosen}).rows
-    return np.asarray(_some_weights(guide, phi, showing, spread, rows, raw_key), np.float64)
+    name, count, began = target.layout.only_plate().name, min(len(chosen), AT_ONCE), time.perf_counter()
+    showing = target.with_lengths({name: count})
+    spread = guide.noise(_showing_first(showing, name, count)).stratified(
+        host_generator(raw_key, "judge rows"), JUDGING
+    )
+    found = []
+    for number, first in enumerate(range(0, len(chosen), count)):
+        # Compiling, which the first rows bring, makes these look dearer, never cheaper.
+        if number and watch.is_over_in((time.perf_counter() - began) / number):
+            break
+        rows = showing.showing({name: np.resize(chosen[first:], count)}).rows  # the last ones may stand twice
+        found.append(_some_weights(guide, phi, showing, spread, rows, raw_key, np.int32(number)))
+    return np.concatenate(found, axis=1).astype(np.float64)[:, : len(chosen)]
 
 
 @jax.jit
 def _some_weights(
-    guide: Guide, phi: PyTree, target: Target, spread: Any, rows: dict[str, Array], raw_key: Array
+    guide: Guide, phi: PyTree, target: Target, spread: Any, rows: dict[str, Array], raw_key: Array, number: Array
 ) -> Array:
     """`log p - log q` of each row shown, `(JUDGING, rows)`."""
-    return _row_log_weights(guide, phi, target, spread(named(wrap(raw_key), "judge rows")), rows)
+    key = jax.random.fold_in(named(wrap(raw_key), "judge rows"), number)
+    return _row_log_weights(guide, phi, target, spread(key), rows)
 
 
 def weighs_rows(guide: Guide, phi: PyTree, target: Target) -> bool:

@@ -10,7 +10,9 @@ import pytest
 import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks.posteriors import series
+from vbppl.core import watch
 from vbppl.core.keys import raw_key
+from vbppl.core.numerics.lbfgs import TRIES
 from vbppl.fitting.plan import plan
 from vbppl.fitting.prepare import prepare
 from vbppl.guides.layers.elimination import Factor
@@ -183,12 +185,33 @@ def test_chains_are_found_in_loops_and_side_by_side_and_not_where_there_are_none
 def test_what_a_search_has_cost_that_came_to_nothing_is_told(monkeypatch):
     target = vb.target(local_level(walked(20)))
     monkeypatch.setattr(
-        SeriesSearch, "begins_well", lambda self, watch: bool(self.evaluate(np.zeros((64, self.dim))) is None)
+        SeriesSearch, "begin", lambda self, watch: (self.evaluate(np.zeros((64, self.dim))) is None, "")
     )
     problem = prepare(plan(target, "mean_field"), [target], [raw_key(0)])
     (alone,) = fixed_draws.solve_mean_field(problem)
     (found,) = solve_series(problem, otherwise=fixed_draws.solve_mean_field)
     assert found.status.gradients >= alone.status.gradients + 64 and found.status.converged
+
+
+def test_a_search_for_a_mode_hears_the_deadline_at_each_of_its_steps(monkeypatch):
+    """By a clock that goes on by a second with each Newton step to the mode of the series, and not between."""
+    clock, conditionals = [0.0], NewtonStep.conditionals
+
+    def taking_a_second(*args):
+        clock[0] += 1.0
+        return conditionals(*args)
+
+    target = vb.target(local_level(walked(20)))
+    problem = prepare(plan(target, vb.guides.ConditionalLaplace()), [target], [raw_key(0)])
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(NewtonStep, "conditionals", taking_a_second)
+    monkeypatch.setattr("vbppl.inference.deterministic.beyond.series.NEAR", 0.0)  # forty steps, each time
+    monkeypatch.setattr(SeriesSearch, "_marginal", lambda self, given: (-(given**4).sum(axis=1), -4 * given**3))
+    for begun, deadline, at_most in ((0.0, 0.5, 1.0), (10.0, 13.5, 14.0), (100.0, 145.5, 146.0 + TRIES)):
+        clock[0] = begun
+        (found,) = solve_series(problem, watch.Watch(deadline=deadline), otherwise=fixed_draws.solve_mean_field)
+        assert found.status.reason == "deadline" and not found.status.converged
+        assert deadline < clock[0] <= at_most
 
 
 def test_in_many_dims_a_series_is_planned_as_one():

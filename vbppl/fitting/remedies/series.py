@@ -38,9 +38,11 @@ def condition_series(
     search = series_of(problem, 0, first)
     if isinstance(search, str):
         return before, report
-    if not search.begins_well(watch):
+    begins_well, cut = search.begin(watch)
+    if not begins_well:
         before = dataclasses.replace(before, status=together(before, [search.spent(first)]))
-        before = before.noted("series", "its hyperparameters given, it has no mode to begin from, left out")
+        if not cut:
+            before = before.noted("series", "its hyperparameters given, it has no mode to begin from, left out")
         return before, report.beside(before)
     after, _ = search.climbed(watch)
     if after.status.was_cut_short:

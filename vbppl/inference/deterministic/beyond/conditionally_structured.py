@@ -297,6 +297,10 @@ class Search(Continued):
             climb, cut = last(self._steps(), self.first, watch, self._progress)
         return self._solution(climb._replace(reason=cut) if cut else climb), climb.x
 
+    def cut_short(self, why: str) -> Solution:
+        """The family where it begins, ended from outside before its first step."""
+        return self._solution(self.first._replace(reason=why))
+
     def at_start(self) -> Solution:
         """The Gaussian itself as a member of the family, after what ended its own fit."""
         return dataclasses.replace(self._solution(self.first), status=self.before.status)

@@ -17,6 +17,7 @@ that the bound has. From there all climb together.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -191,24 +192,31 @@ class SeriesSearch(NestedSearch):
         }
         return guide, NestedFamily(self.density, self.target, Nested(guide, hyper, begins), self.draws)
 
-    def begins_well(self, watch: Watch) -> bool:
-        """Move the hyperparameters to the maximum of `L`, with the covariance there; False where none is reached."""
+    def begin(self, watch: Watch) -> tuple[bool, str]:
+        """Move the hyperparameters to the maximum of `L`, with the covariance there.
+
+        Returns:
+          whether one is reached, and what cut the way there short, if anything did.
+        """
         hyper = self.family.nested.hyper
 
         def negated(move: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            self._to_mode(hyper.loc + move[0])
+            self._to_mode(hyper.loc + move[0], watch)
             value, gradient = self._marginal(hyper.loc + move)
             return -value, -gradient
 
         steps = lbfgs.descend(
             negated, np.zeros((1, hyper.dim)), lbfgs.unscaled, self.rounding, LITTLE, ASCENT, lbfgs.no_longer_than(1.0)
         )
-        at, _ = last(steps, next(steps), watch)
-        if not (at.decrement[0] <= FAR and np.isfinite(at.value[0])):
-            return False
+        first = next(steps)
+        at, cut = last(itertools.chain([first], steps), first, watch)
+        if cut or not (at.decrement[0] <= FAR and np.isfinite(at.value[0])):
+            return False, cut
         top, scale = hyper.loc + at.x[0], np.full(hyper.dim, ROUGH / STEP)
-        self._to_mode(top)
+        self._to_mode(top, watch)
         for _ in range(2):  # by steps of any length first, and then in units of what these have shown
+            if watch.is_over:
+                return False, "deadline"
             ways = STEP * np.diag(scale)
             self._through_modes(dataclasses.replace(hyper, loc=top, factor=ways))
             up, down = np.split(self._marginal(top + np.concatenate([ways, -ways]))[1], 2)
@@ -217,7 +225,7 @@ class SeriesSearch(NestedSearch):
             factor = scale[:, None] * np.linalg.cholesky((vector / np.maximum(value, NARROWEST)) @ vector.T)
             scale = np.minimum(np.linalg.norm(factor, axis=1), 1.0)
         self._through_modes(dataclasses.replace(hyper, loc=top, factor=factor))
-        return True
+        return True, ""
 
     def _marginal(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`L` at hyperparameters `(points, hypers)`, and its gradient."""
@@ -225,8 +233,11 @@ class SeriesSearch(NestedSearch):
         nothing, zeros = np.zeros((len(given), self.dim)), np.zeros(sum(family.sizes))
         return family.with_rows(given, zeros, nothing)[:2]
 
-    def _to_mode(self, given: np.ndarray) -> None:
-        """Move the beginning of the step to the mode given some hyperparameters, in units of the sds there."""
+    def _to_mode(self, given: np.ndarray, watch: Watch) -> None:
+        """Move the beginning of the step to the mode given some hyperparameters, in units of the sds there.
+
+        Where time is over it stops on the way: whoever asked ends with this step of the hyperparameters.
+        """
         step, rng = self.family.nested.step, host_generator(self.raw, "units")
         noise = rng.standard_normal((UNITS, len(step.rows)))
         for _ in range(NEWTON):
@@ -237,7 +248,7 @@ class SeriesSearch(NestedSearch):
             far = np.abs((mode[0] - begins["mean"] - begins["slope"] @ given) * np.exp(-log_sd)).max()
             begins = {"mean": mode[0], "slope": np.zeros_like(begins["slope"]), "log_sd": log_sd}
             self.family.nested = dataclasses.replace(self.family.nested, begins=begins)
-            if not far > NEAR:
+            if not far > NEAR or watch.is_over:
                 break
 
     def _draw_lines(self) -> None:
@@ -281,7 +292,9 @@ def solve_series(problem: Problem, watch: Watch = Watch(), *, otherwise: Solve) 
     search = series_of(problem, 0, begun(problem))
     if isinstance(search, str):
         return otherwise(problem, watch)
-    begins_well = search.begins_well(watch)
+    begins_well, cut = search.begin(watch)
+    if cut:
+        return [search.cut_short(cut)]
     found = search.climbed(watch)[0] if begins_well else search.spent(search.before)
     if begins_well and (found.status.converged or found.status.was_cut_short):
         return [found]
