@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.errors import ModelError, VbpplWarning
@@ -31,6 +30,7 @@ from vbppl.inference.initialization import InitializationError, climbed, starts_
 from vbppl.inference.solution import NotSearched, Solution, searched_both
 from vbppl.inference.stochastic import minibatch
 from vbppl.inference.stochastic import problem as stochastic
+from vbppl.model.evaluation.values import latent_draws
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.judge import judge
 from vbppl.posterior.posterior import Posterior
@@ -111,7 +111,7 @@ def from_prior(target: Target, raw: np.ndarray) -> tuple[dict[str, Any], float] 
     if not sites or any(site.distribution == ImproperUniform.__name__ for site in sites):
         return None
     try:
-        drawn = target.model.sample(BLOCK, jax.random.wrap_key_data(jnp.asarray(raw)))
+        drawn = latent_draws(np.arange(BLOCK, dtype=np.uint32), target.model.loaded(), raw)
     except NotImplementedError:  # a distribution of the user's own without a sampler
         return None
     except Exception as error:  # one that fails must not cost the fit that stands

@@ -33,6 +33,13 @@ def prior_draws(number: Array, model: Any, params: dict[str, Any], raw: Array) -
     return values_of(model.trace(drawn_anew(given(params, from_prior(key)))))
 
 
+@OverDraws
+def latent_draws(number: Array, model: Any, raw: Array) -> dict[str, Array]:
+    """The same of the latent sites alone: what is observed is as it is, and costs no draws."""
+    sites = model.trace(from_prior(jax.random.fold_in(wrap(raw), number)))
+    return {name: site.value for name, site in sites.items() if site.kind == "sample" and not site.observed}
+
+
 @jax.jit
 def joint_density(model: Any, values: dict[str, Any]) -> Array:
     """The log joint density at `values`, with discrete sites that have none summed out; `(n,)` of draws `(n, ...)`."""
