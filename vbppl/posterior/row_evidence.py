@@ -182,8 +182,9 @@ def _weights_of_rows(solution: Solution, chosen: np.ndarray, raw_key: np.ndarray
         if number and watch.is_over_in((time.perf_counter() - began) / number):
             break
         rows = showing.showing({name: np.resize(chosen[first:], count)}).rows  # the last ones may stand twice
-        found.append(_some_weights(guide, phi, showing, spread, rows, raw_key, np.int32(number)))
-    return np.concatenate(found, axis=1).astype(np.float64)[:, : len(chosen)]
+        weights = _some_weights(guide, phi, showing, spread, rows, raw_key, np.int32(number))
+        found.append(np.asarray(weights, np.float64))  # and wait for them, so that time is theirs
+    return np.concatenate(found, axis=1)[:, : len(chosen)]
 
 
 @jax.jit
