@@ -17,9 +17,10 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core import devices
-from vbppl.core.programs.random_bits import Apart, apart
+from vbppl.core.programs.random_bits import Apart, apart, is_random
 
-MIN_DRAWS, FEW_DRAWS, MAX_DRAWS = 8, 64, 1024  # draws of a call; those in the middle side by side
+MIN_DRAWS, SOME_DRAWS, MAX_DRAWS = 8, 256, 1024  # of a call, by what a draw costs
+FEW_DRAWS = 64  # side by side
 HEAVY = 10**8  # numbers that a program computes, above which care in compiling pays
 LIGHT, DEAR = 2 * 10**4, 10**6  # numbers of a draw: up to which draws that nobody asked for cost nothing, and too much
 MOMENT = 2**26  # numbers of all draws, up to which these are computed at once, and their random bits on the host
@@ -164,7 +165,8 @@ class OverDraws:
         jaxpr = self._one.trace(structure.unflatten([_first(leaf) for leaf in leaves]), *shared).jaxpr.jaxpr
         numbers = numbers_in(jaxpr)
         size, program = _size(n, numbers), self._compiled.at(n * numbers)
-        if max(n, size) * numbers_in(jaxpr, once=True) <= MOMENT:
+        # The host would be long at the random bits of more; without any, more are further calls of the same program.
+        if (max(n, size) if is_random(jaxpr) else size) * numbers_in(jaxpr, once=True) <= MOMENT:
             some = structure.unflatten([_padded(leaf[:size], size) for leaf in leaves])
             program = self._side_by_side(n * numbers, some, *shared)
         blocks = range(0, max(n, 1), size)
@@ -199,9 +201,11 @@ def _rest(parts: Apart) -> ByWork:
 
 def _size(n: int, numbers: int) -> int:
     """Of a call: the next number of draws of which there are programs, as far as those not asked for cost little."""
-    if n >= MAX_DRAWS or numbers >= DEAR:
+    if numbers >= DEAR:
         return min(max(n, 1), MAX_DRAWS)
-    return MIN_DRAWS if n <= MIN_DRAWS else MAX_DRAWS if numbers <= LIGHT else 1 << (n - 1).bit_length()
+    if numbers > LIGHT:  # a call computes for milliseconds, and further ones of the same program cost no more
+        return min(max(1 << (n - 1).bit_length(), MIN_DRAWS), SOME_DRAWS)
+    return MIN_DRAWS if n <= MIN_DRAWS else MAX_DRAWS
 
 
 def _first(leaf: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ def _followed(
 
     for equation in jaxpr.eqns:
         given, name = [read(atom) for atom in equation.invars], equation.primitive.name
-        if name in ("jit", "pjit") and _is_random(equation.params["jaxpr"].jaxpr):
+        if name in ("jit", "pjit") and is_random(equation.params["jaxpr"].jaxpr):
             inner = equation.params["jaxpr"]
             made = _followed(inner.jaxpr, inner.consts, given, count, steps, otherwise)
         elif makers := _makers(equation, given):
@@ -139,10 +139,11 @@ def _followed(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _is_random(jaxpr: Any) -> bool:
+def is_random(jaxpr: Any) -> bool:
+    """Whether a program makes random bits, outside of its loops."""
     return any(
         equation.primitive.name.startswith("random_")
-        or (equation.primitive.name in ("jit", "pjit") and _is_random(equation.params["jaxpr"].jaxpr))
+        or (equation.primitive.name in ("jit", "pjit") and is_random(equation.params["jaxpr"].jaxpr))
         for equation in jaxpr.eqns
     )
 
