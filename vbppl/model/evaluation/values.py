@@ -37,7 +37,7 @@ def prior_draws(number: Array, model: Any, params: dict[str, Any], raw: Array) -
 def latent_draws(number: Array, model: Any, raw: Array) -> dict[str, Array]:
     """The same of the latent sites alone: what is observed is as it is, and costs no draws."""
     sites = model.trace(from_prior(jax.random.fold_in(wrap(raw), number)))
-    return {name: site.value for name, site in sites.items() if site.kind == "sample" and not site.observed}
+    return values_of({name: site for name, site in sites.items() if site.kind == "sample" and not site.observed})
 
 
 @jax.jit
