@@ -12,9 +12,11 @@ the exact covariances, which mean field alone cannot have. With `H_n = Hess l(z_
     H_loc,loc = -mean H_n,   H_loc,sd = -mean H_n diag(s_n),
     H_sd,sd   = -mean diag(s_n) H_n diag(s_n) - diag(mean s_n g_n).
 
-Up to `DENSE_DIM` dimensions `H` is formed and factored; beyond, each quantity is solved for by
-conjugate gradients on Hessian-vector products. Where `H` is not positive definite there is no
-linear response, and none is made up.
+Up to `DENSE_DIM` dimensions `H` is formed and factored. Columns of `H_n` are differences of the gradient, which is
+compiled already, a quarter and half a standard deviation away, extrapolated to none (Richardson). Second derivatives,
+a program of their own, are asked for only where these leave the least eigenvalue in doubt. Beyond, each quantity is
+solved for by conjugate gradients on Hessian-vector products. Where `H` is not positive definite there is no linear
+response, and none is made up.
 
 `curvature` is the same with third derivatives averaged to nothing: `K = -sd E[Hess l] sd` has a diagonal of ones at
 the optimum, and the covariance is `sd K^-1 sd`. It costs gradients only, so every mean-field fit is judged by it.
@@ -46,6 +48,8 @@ from vbppl.target.target import Target, shapes_of, with_fixed_parameterisations
 
 DENSE_DIM = 128
 DRAWS = 64
+STEPS, WEIGHTS = (0.25, 0.5), (4 / 3, -1 / 3)  # sds, and what their differences count: errors of the fourth order
+CLEAR = 1e-3  # the least eigenvalue, as a share of the largest, beside which the differences' rounding is nothing
 CG_STEPS, CG_TOLERANCE = 500, 1e-6
 SMALLEST = 1e-8  # of the largest eigenvalue, in units of the guide's own sds
 AT_ONCE = 64  # scalars whose slopes are found side by side
@@ -108,33 +112,61 @@ def linear_response(
       ModelError: there are so many scalars that their covariances do not fit in memory.
     """
     # Second derivatives in coordinates that are data take three times as long to compile.
-    target, dim, dtype = with_fixed_parameterisations(target), target.dim, jnp.result_type(float)
+    fixed, dim, dtype = with_fixed_parameterisations(target), target.dim, jnp.result_type(float)
     draws = max(DRAWS, 4 * dim) if dim <= DENSE_DIM else DRAWS
     # Fewer draws than two a dimension cannot have exact second moments.
     make = whitened_draws if draws >= 2 * dim else latin_hypercube
     noise = make(rng, draws, dim).astype(dtype)
     eta = np.concatenate([loc, log_sd]).astype(dtype)
-    labels, slopes = _slopes(target, eta, noise, tuple(names))
+    labels, slopes = _slopes(fixed, eta, noise, tuple(names))
     # In units of the guide's own sds the Hessian of a Gaussian density with no correlations is the identity.
     units = np.concatenate([np.exp(log_sd), np.full(dim, 0.5**0.5)])
     scaled = slopes.astype(np.float64) * units
     if dim <= DENSE_DIM:
-        solved, reason = _solve_densely(target, eta, noise, units, scaled)
+        values, vectors = _eigen(_by_differences(target, eta, noise))
+        if not values[0] > CLEAR * values[-1]:
+            values, vectors = _eigen(np.asarray(_hessian(fixed, eta, noise), np.float64) * units[:, None] * units)
+        solved, reason = _solve_densely(values, vectors, scaled)
     else:
-        solved, reason = _solve_by_cg(target, eta, noise, units, scaled)
+        solved, reason = _solve_by_cg(fixed, eta, noise, units, scaled)
     return LinearResponse(labels, scaled @ solved if not reason else np.zeros((0, 0)), reason)
 
 
-def _solve_densely(
-    target: Target, eta: np.ndarray, noise: np.ndarray, units: np.ndarray, slopes: np.ndarray
-) -> tuple[np.ndarray, str]:
-    hessian = np.asarray(_hessian(target, eta, noise), np.float64) * units[:, None] * units
-    if not np.isfinite(hessian).all():
+def _solve_densely(values: np.ndarray, vectors: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, str]:
+    if not np.isfinite(values).all():
         return slopes.T, "the Hessian of the bound is not finite"
-    values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
     if values[0] <= SMALLEST * values[-1]:
         return slopes.T, f"the Hessian of the bound is not positive definite (least eigenvalue {values[0]:.2g})"
     return vectors @ ((vectors.T @ slopes.T) / values[:, None]), ""
+
+
+def _eigen(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, rising, and eigenvectors; not numbers where the Hessian is not finite."""
+    if not np.isfinite(hessian).all():
+        return np.full(len(hessian), np.nan), hessian
+    return np.linalg.eigh((hessian + hessian.T) / 2)
+
+
+def _by_differences(target: Target, eta: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """`H` in units of the guide's own sds, `(2 dim, 2 dim)`, by gradients alone."""
+    (loc, log_sd), noise = np.split(eta.astype(np.float64), 2), noise.astype(np.float64)
+    sd, draws, dim = np.exp(log_sd), *noise.shape
+    found, half = np.zeros((2 * dim, 2 * dim)), 0.5**0.5
+    signed = np.array([sign * step for step in STEPS for sign in (1, -1)])
+    for j in range(dim):
+        at = np.repeat(noise[None], len(signed), axis=0)
+        at[:, :, j] += signed[:, None]
+        points = (loc + sd * at).astype(eta.dtype).astype(np.float64)  # the steps that are really taken
+        slope = (evaluate(target, points.reshape(-1, dim))[1] * sd).reshape(len(STEPS), 2, draws, dim)
+        away = (points[::2, :, j] - points[1::2, :, j]) / sd[j]
+        column = np.tensordot(WEIGHTS, (slope[:, 0] - slope[:, 1]) / away[..., None], 1)  # of sd H_n sd, `(draws, dim)`
+        found[:dim, j] = -column.mean(axis=0)
+        found[dim:, j] = -half * (noise * column).mean(axis=0)
+        found[:dim, dim + j] = -half * (noise[:, j, None] * column).mean(axis=0)
+        found[dim:, dim + j] = -(noise * column * noise[:, j, None]).mean(axis=0) / 2
+    slope = evaluate(target, loc + sd * noise)[1] * sd
+    found[dim:, dim:] -= np.diag((noise * slope).mean(axis=0)) / 2
+    return found
 
 
 def _solve_by_cg(
