@@ -16,6 +16,7 @@ import pytest
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.inference.stochastic import step, svi
+from vbppl.posterior import weighted_draws
 from vbppl.target import batched
 
 pytestmark = pytest.mark.filterwarnings("ignore::vbppl.VbpplWarning")
@@ -65,6 +66,28 @@ def test_a_warm_fit_asks_the_device_seldom_and_makes_no_program(monkeypatch):
     assert calls[:32] == [48] * 16 + [16] * 16
     assert calls.count(8 * 256) >= 1
     assert len(calls) <= 170  # 153 measured; 176 when each of these was a call
+
+
+def test_a_warm_automatic_fit_asks_for_little(monkeypatch):
+    """Of the density, and for values on the supports, each draw's of which are computed once."""
+    vb.fit(SCHOOLS)
+    calls, seen, evaluated, values_of = [], [], batched.BatchedDensity.__call__, weighted_draws.values_of
+
+    def counted(density, z, *args, **kwargs):
+        calls.append(z.shape[0] * z.shape[1])
+        return evaluated(density, z, *args, **kwargs)
+
+    def asked(target, z):
+        seen.append(len(z))
+        return values_of(target, z)
+
+    monkeypatch.setattr(batched.BatchedDensity, "__call__", counted)
+    monkeypatch.setattr(weighted_draws, "values_of", asked)
+    posterior = vb.fit(SCHOOLS, seed=4)
+    assert posterior.report.verdict == "good"
+    assert len(calls) <= 210  # 197 measured; 368 when it was fitted anew before hyperparameters were structured
+    assert sum(calls) <= 41_000  # 39,129 points; 76,216 then
+    assert seen == [2048, 2048]  # once for the normal, and for what came in its place
 
 
 def test_other_step_sizes_and_numbers_of_steps_compile_nothing(compilations):

@@ -53,6 +53,8 @@ def spans_processes(mesh: Mesh | None) -> bool:
 
 def put(tree: PyTree, mesh: Mesh | None = None) -> PyTree:
     """The arrays on the device, and on all of `mesh` if there is one; what is spread stays where it lies."""
+    if mesh is None and mesh_of(tree) is None:
+        return jax.device_put(tree)  # all leaves by one call
 
     def placed(leaf: Any) -> Any:
         if _is_placed(leaf) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:

@@ -1,8 +1,9 @@
 """What is tried where the report is poor and the guide was ours to choose: the remedies of `remedies/`.
 
-Where the starts disagreed, or nothing converged, draws of the prior are starts too. A series is one whatever else is
-tried, and given its hyperparameters has an answer of its own. Sites whose priors have heavy tails are seen by their
-quantiles. Rows that no coordinates can move
+Hyperparameters that depend on the scales among them come first of all, after a first look: where they are good, nothing
+is fitted anew. Then all remedies in order. Where the starts disagreed, or nothing converged, draws of the prior are
+starts too. A series is one whatever else is tried, and given its hyperparameters has an answer of its own. Sites whose
+priors have heavy tails are seen by their quantiles. Rows that no coordinates can move
 (non-centred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
 coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
@@ -15,13 +16,16 @@ by the two that cost little where its own report sees a standard deviation that 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
+from vbppl.fitting.prepare import judge_solution
+from vbppl.fitting.remedies.choice import better_of
 from vbppl.fitting.remedies.components import add_components, go_back
+from vbppl.fitting.remedies.costs import costing
 from vbppl.fitting.remedies.from_prior import begin_at_prior
-from vbppl.fitting.remedies.hypers import structure_hypers
+from vbppl.fitting.remedies.hypers import can_structure, structure_hypers
 from vbppl.fitting.remedies.margins import shape_margins
 from vbppl.fitting.remedies.modes import mix_modes
 from vbppl.fitting.remedies.parameterisations import reparameterise
@@ -29,6 +33,7 @@ from vbppl.fitting.remedies.rows import condition_rows
 from vbppl.fitting.remedies.series import condition_series
 from vbppl.fitting.remedies.tails import in_its_parameterisation, see_by_quantiles
 from vbppl.inference.deterministic.beyond.mixture import is_of_normals
+from vbppl.inference.deterministic.beyond.series import is_series
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport
@@ -49,17 +54,54 @@ REMEDIES = (
 )
 
 
-def escalate(
+class Structured(NamedTuple):
+    """What came of structuring the hyperparameters of a normal: not good by itself, so others are tried before it."""
+
+    phi: Any
+    after: Solution
+    report: AnyReport
+
+
+def goes_on_at_once(plan: Plan, problem: Any, solution: Solution) -> bool:
+    """Whether a first look at a solution is enough to go on by: see `judged_or_structured`."""
+    is_ours = plan.is_automatic and isinstance(plan.settings, Deterministic)
+    return is_ours and can_structure(solution) and not is_series(problem.targets[0])
+
+
+def judged_or_structured(
     plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport, Structured | None]:
+    """After a first look that is not good: structured hyperparameters, if these are good, else the whole report.
+
+    Doubts and other coordinates, which cost more than all before, are then not looked into. What is neither good nor
+    left out goes with the whole report, for `escalate`.
+    """
+    if report.verdict == "good":
+        return solution, report, None
+    after, again = (solution, report) if watch.is_over else structure_hypers(plan, problem, solution, report, watch)
+    if again.verdict == "good":
+        return after, again, None
+    tried = Structured(solution.phi, after, again) if after.guide is not solution.guide else None
+    # What was left out is noted, and not tried from here again.
+    return *judge_solution(costing(solution, after) if tried else after, problem.raw_keys[0], watch), tried
+
+
+def escalate(
+    plan: Plan,
+    problem: Any,
+    solution: Solution,
+    report: AnyReport,
+    watch: Watch,
+    tried: Structured | None = None,
 ) -> tuple[Solution, AnyReport]:
-    """A better solution with its report, if there is one; else the same."""
-    better, report = _remedied(plan, problem, solution, report, watch)
+    """A better solution with its report, if there is one; else the same. `tried` is what is known already."""
+    better, report = _remedied(plan, problem, solution, report, watch, tried)
     lost = [note for note in solution.notes if note.topic == "precision" and note not in better.notes]
     return (better.noted(*lost[0]) if lost else better), report
 
 
 def _remedied(
-    plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
+    plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch, tried: Structured | None
 ) -> tuple[Solution, AnyReport]:
     """Remedy after remedy, until one brings an answer or time is over."""
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
@@ -72,7 +114,11 @@ def _remedied(
         if is_of_normals(solution):
             plan = dataclasses.replace(plan, normal=(solution, report))
         try:
-            solution, report = remedy(plan, problem, solution, report, watch)
+            if remedy is structure_hypers and tried is not None and solution.phi is tried.phi:
+                after = costing(tried.after, solution)
+                solution, report = better_of(solution, report, after, tried.report.beside(after))
+            else:
+                solution, report = remedy(plan, problem, solution, report, watch)
             plan, problem = in_its_parameterisation(plan, problem, solution)
         except KeyboardInterrupt:  # what earlier remedies have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report

@@ -18,7 +18,7 @@ from vbppl.core.watch import Watch
 from vbppl.data.source import mesh_of
 from vbppl.fitting.advice import Cause, advised, causes_of, check_proper
 from vbppl.fitting.call import call_of, circumstances
-from vbppl.fitting.escalate import escalate
+from vbppl.fitting.escalate import escalate, goes_on_at_once, judged_or_structured
 from vbppl.fitting.plan import AnyGuide, Method, Plan, Start, check_call, plan
 from vbppl.fitting.precision import computing_in, continued_in_float64, in_session_precision, requested_precision
 from vbppl.fitting.prepare import check_begun, explaining, judge_solution, prepare, solved_from_prior
@@ -100,7 +100,8 @@ def fit(
                 (solution,) = planned.solve(problem, watch)
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
-        solution, report = judge_solution(check_begun(solution, watch), raw, watch)
+        solution = check_begun(solution, watch)
+        solution, report = judge_solution(solution, raw, watch, goes_on_at_once(planned, problem, solution))
         solution, report, causes = _bettered(planned, problem, solution, report, watch, model, precision)
     calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
     posterior = in_session_precision(Posterior(solution, advised(report, causes), calls=calls), model)
@@ -119,11 +120,15 @@ def _bettered(
     """The answer that stands or a better one, its report, and what is wrong with the model where it is poor."""
     watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer
     try:
+        tried = None
+        if goes_on_at_once(planned, problem, solution):
+            with suited_to(solution.target.dim):
+                solution, report, tried = judged_or_structured(planned, problem, solution, report, watch)
         if precision == "auto":
             problem, solution, report = continued_in_float64(planned, problem, solution, report, model, watch)
         with computing_in(getattr(problem, "precision", None)), suited_to(solution.target.dim):
             check_proper(solution, report)
-            solution, report = escalate(planned, problem, solution, report, watch)
+            solution, report = escalate(planned, problem, solution, report, watch, tried)
             return solution, report, causes_of(model, solution, report)
     except KeyboardInterrupt:
         if watch.agreed:

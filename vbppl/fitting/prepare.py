@@ -186,10 +186,12 @@ def check_begun(solution: Solution, watch: Watch) -> Solution:
     return dataclasses.replace(solution, phi=watch.agreed(solution.phi))  # several processes, to the last bit
 
 
-def judge_solution(solution: Solution, raw: np.ndarray, watch: Watch) -> tuple[Solution, Report | Unjudged]:
+def judge_solution(
+    solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: bool = False
+) -> tuple[Solution, Report | Unjudged]:
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
     watch.doing("judging")
-    report = judge(solution, raw, watch)
+    report = judge(solution, raw, watch, at_first_look)
     if report.cut_short:
         text = f"{solution.status.text}; interrupted before it was judged"
         status = dataclasses.replace(solution.status, reason=report.cut_short, converged=False, text=text)

@@ -54,13 +54,19 @@ TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
 
-def judge(solution: Solution, raw: np.ndarray, watch: Watch = Watch()) -> Report | Unjudged:  # noqa: B008 -- frozen
+def judge(
+    solution: Solution,
+    raw: np.ndarray,
+    watch: Watch = Watch(),  # noqa: B008 -- frozen
+    at_first_look: bool = False,
+) -> Report | Unjudged:
     """How good a solution is, from fresh draws of its guide.
 
     Args:
       solution: what a solver gave back.
       raw: the key of the whole fit.
       watch: where its deadline would pass, by what draws have taken so far, doubts are not looked into with more.
+      at_first_look: whether doubts are left open altogether; what is good at a first look is good.
 
     Returns:
       the report; one that knows nothing, and is therefore poor, where a person interrupts: the fit is not lost.
@@ -68,7 +74,7 @@ def judge(solution: Solution, raw: np.ndarray, watch: Watch = Watch()) -> Report
     began = time.perf_counter()
     try:
         with np.errstate(all="ignore"), suited_to(solution.target.dim):  # what is not finite is told by the report
-            found = _judged(solution, raw, watch)
+            found = _judged(solution, raw, watch, at_first_look)
     except KeyboardInterrupt:
         if not watch.keeps:
             raise
@@ -76,7 +82,7 @@ def judge(solution: Solution, raw: np.ndarray, watch: Watch = Watch()) -> Report
     return dataclasses.replace(found, seconds=time.perf_counter() - began)
 
 
-def _judged(solution: Solution, raw: np.ndarray, watch: Watch) -> Report | Unjudged:
+def _judged(solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: bool) -> Report | Unjudged:
     """By the questions that the guide allows: none of a point, row by row where it is amortised."""
     guide, phi, target = solution.guide, solution.phi, solution.target
     elbo = bound.elbo(guide, phi, target, raw)
@@ -84,10 +90,10 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch) -> Report | Unjud
         return Unjudged(elbo, why=POINT)
     if weighs_rows(guide, phi, target):
         return judge_rows(solution, elbo, raw, watch)
-    return _judged_whole(solution, elbo, raw, watch)
+    return _judged_whole(solution, elbo, raw, watch, at_first_look)
 
 
-def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch) -> Report:
+def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch, at_first_look: bool) -> Report:
     """By draws of all coordinates together."""
     guide, phi, target = solution.guide, solution.phi, solution.target
     rng, began = host_generator(raw, "judge"), time.perf_counter()
@@ -100,13 +106,9 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     if evaluations_of(guide):  # of a guide that asks for the density itself no more than a report holds on to
         most = min(most, max(KEPT // target.dim, MIN_DRAWS_WIDE))
     drawn = draw(guide, phi, target, rng, min(most, DRAWS if target.dim <= WEIGHTLESS_DIM else MIN_DRAWS_WIDE))
-    judged, _ = _report(found, drawn)
-    if not judged.draws.pareto_k < TRUSTED_K and reaches_out(guide, target):
-        # A few heavy weights may be all rounding: far out a density in single precision can be any number.
-        told_apart = drawn.without_rounded(target)
-        if not np.array_equal(told_apart.log_p, drawn.log_p):
-            drawn = told_apart
-            judged, _ = _report(found, drawn)
+    drawn, judged, errors = _looked_at(found, drawn)
+    if at_first_look and judged.verdict != "good":
+        return _kept(judged)
     # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
     # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.
     for wanted in IN_DOUBT:
@@ -123,16 +125,29 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
             judged = dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
             break
         further = draw_more(guide, phi, target, rng, more, judged.draws)
-        drawn = drawn.joined(further.without_rounded(target) if reaches_out(guide, target) else further)
-        judged, _ = _report(found, drawn)
+        drawn = drawn.joined(further.without_rounded() if reaches_out(guide, target) else further)
+        judged, _, errors = _report(found, drawn)
     if judged.verdict == "good" and TAIL_DIM < target.dim <= SOME_TAILS_DIM and bend is STRAIGHT:
         # Of one heavy tail among so many coordinates the weights of a few thousand draws tell next to nothing.
         ridges = _tail(normal_of(base, base_phi), target, along=quantities.unlike_a_normal(judged.draws))
-        judged, _ = _report(dataclasses.replace(found, tail=ridges), drawn)
+        judged, _, errors = _report(dataclasses.replace(found, tail=ridges), drawn)
+    judged = dataclasses.replace(judged, worst_told_apart=errors.told_apart)
     if judged.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
         affordable = DRAWS if watch.is_over else max(most, DRAWS)
         judged = _corrected_by_linear_response(found, found.curved.factor, judged, affordable, rng)
     return _kept(judged)
+
+
+def _looked_at(found: _Found, drawn: Drawn) -> tuple[Drawn, Report, Errors]:
+    """The report on the first draws, without those that rounding cannot tell apart where they may be what is heavy."""
+    judged, _, errors = _report(found, drawn)
+    if judged.draws.pareto_k < TRUSTED_K or not reaches_out(found.solution.guide, found.solution.target):
+        return drawn, judged, errors
+    # A few heavy weights may be all rounding: far out a density in single precision can be any number.
+    told_apart = drawn.without_rounded()
+    if not told_apart.weighs_like(judged.draws):
+        judged, _, errors = _report(found, told_apart)
+    return told_apart, judged, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +167,10 @@ def _kept(judged: Report) -> Report:
     return dataclasses.replace(judged, draws=judged.draws.few())
 
 
-def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
-    """What the draws show, with the verdict, and whether averages over the weighted draws are right."""
+def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool, Errors]:
+    """What the draws show, with the verdict, whether averages over the weighted draws are right, and all errors."""
     solution, draws = found.solution, drawn.weighed()
-    errors = quantities.errors(solution.target, draws, _factor(found, draws))
+    errors = quantities.errors(solution.target, draws, _factor(found, draws), lambda: drawn.values)
     judged = Report(
         found.elbo,
         draws,
@@ -165,7 +180,6 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
         log_sd_error=_worst(errors.log_sd, errors.log_sd_se, errors),
         tail=found.tail,
         told_apart=quantities.classifier_accuracy(draws),
-        worst_told_apart=errors.told_apart,
         widened=found.curved.widened,
         least_eigenvalue=found.curved.least,
         log_weight_sd=draws.log_weight_sd,
@@ -177,7 +191,7 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool]:
     advice = (*report.to_decenter(solution.target), report.SAMPLER)
     # A tail is weighed where there are draws in it.
     mendable = mends(draws, errors) and (judged.tail_is_met or reaches_out(solution.guide, solution.target))
-    return decided(judged, errors, mendable, advice), mendable
+    return decided(judged, errors, mendable, advice), mendable, errors
 
 
 def _factor(found: _Found, draws: WeightedDraws) -> np.ndarray | None:
@@ -217,7 +231,7 @@ def _corrected_by_linear_response(
     normal = normal_of(FullRank(), gaussian)
     nearer = dataclasses.replace(found, tail=_tail(normal, target), curved=Curvature(), normal=normal)
     count = max(n for n in (DRAWS, *IN_DOUBT[:2]) if n <= affordable)
-    again, mendable = _report(nearer, draw(FullRank(), gaussian, target, rng, count))
+    again, mendable, _ = _report(nearer, draw(FullRank(), gaussian, target, rng, count))
     if again.verdict == "corrected" or (again.verdict == "good" and mendable):
         text = (
             "weighed are draws of the normal with the linear-response covariance, since mean field has no correlations"

@@ -78,8 +78,7 @@ class Errors:
       log_sd_se: its standard error.
       name: of each by its number.
       unreached: the largest log sd error that the weights do not show, and so cannot mend; none, usually.
-      told_apart: how often an ideal judge tells a draw of the guide from one of the posterior by the one quantity by
-        which that is easiest; one half is a perfect guide.
+      compared: what `told_apart` is found by.
     """
 
     mean: np.ndarray
@@ -87,20 +86,34 @@ class Errors:
     log_sd: np.ndarray
     log_sd_se: np.ndarray
     name: Callable[[int], str]
-    told_apart: Worst
+    compared: Callable[[], Worst]
     unreached: float = 0.0
 
+    @functools.cached_property
+    def told_apart(self) -> Worst:
+        """How often an ideal judge tells a draw of the guide from one of the posterior by the best one quantity.
 
-def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> Errors:
+        One half is a perfect guide. No verdict depends on it, so that it is looked at where it is told.
+        """
+        return self.compared()
+
+
+def errors(
+    target: Target,
+    draws: WeightedDraws,
+    factor: np.ndarray | None,
+    known: Callable[[], Mapping[str, np.ndarray]] | None = None,
+) -> Errors:
     """By how much the guide is wrong in each quantity that has a spread.
 
     Args:
       target: what was fitted.
       draws: weighed.
       factor: of the guide's covariance, `(dim, dim)`, where it is known: for the directions.
+      known: the values of the draws on the supports, where somebody has them.
     """
     few = target.layout.reported and len(draws) * max(sum(map(math.prod, shapes_of(target).values())), 1) <= MAX_NUMBERS
-    values = values_of(target, draws.z) if few else {}
+    values = (known() if known else values_of(target, draws.z)) if few else {}
     columns, name = _columns(target, draws, factor, values)
     weights, own = draws.weights * len(draws), draws.own
     width = max(CHUNK // len(draws), 1)
@@ -118,8 +131,8 @@ def errors(target: Target, draws: WeightedDraws, factor: np.ndarray | None) -> E
     worse = (more > 0) & (np.abs(by_cumulants) + 2 * its_se > LOG_SD_ERROR)
     log_sd, log_sd_se = np.where(worse, by_cumulants, log_sd), np.where(worse, its_se, log_sd_se)
     excess = np.maximum(np.abs(mean) - 2 * mean_se, np.abs(log_sd) - 2 * log_sd_se)
-    apart, unreached = _told_apart(columns, draws, excess, name), float(np.abs(by_cumulants[beyond]).max(initial=0.0))
-    return Errors(mean, mean_se, log_sd, log_sd_se, name, apart, unreached)
+    compared, unreached = functools.partial(_told_apart, columns, draws, excess, name), np.abs(by_cumulants[beyond])
+    return Errors(mean, mean_se, log_sd, log_sd_se, name, compared, float(unreached.max(initial=0.0)))
 
 
 def _columns(
@@ -212,13 +225,14 @@ def _by_cumulants(x: np.ndarray, draws: WeightedDraws) -> tuple[np.ndarray, np.n
 
     NaN where it does not hold or is not needed: there is no spread, `log w` is far from normal, or dims are few.
     """
+    unknown = np.full(x.shape[1], np.nan)
+    if draws.z.shape[1] < MANY_DIMS:  # the weights do reach, and their averages need no assumption
+        return unknown, unknown
     own = draws.own & np.isfinite(draws.log_p - draws.log_q)
     log_w, t = (draws.log_p - draws.log_q)[own], x[own].astype(np.float64)
     log_w = log_w - log_w.mean() if len(log_w) else log_w
-    unknown = np.full(x.shape[1], np.nan)
     skewed = (log_w**3).mean() / (log_w**2).mean() ** 1.5 if len(log_w) >= MIN_DRAWS else np.nan
-    # In few dims the weights do reach, and their averages need no assumption.
-    if draws.z.shape[1] < MANY_DIMS or not SKEWED[0] < skewed < SKEWED[1]:
+    if not SKEWED[0] < skewed < SKEWED[1]:
         return unknown, unknown
     t = (t - t.mean(axis=0)) / t.std(axis=0)
     square = t**2 - 1

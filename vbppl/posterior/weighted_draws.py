@@ -63,15 +63,14 @@ def values_of(target: Target, z: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def told_apart(target: Target, z: np.ndarray) -> np.ndarray:
-    """At which of the points `z` the values on the supports still tell where they are, `(draws,)`.
+def told_apart(target: Target, z: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    """At which of the points `z` their `values` on the supports still tell where they are, `(draws,)`.
 
     Where they do not, the density is one of rounded numbers: a non-centred `mu + tau z` with `tau = 1e-11` is `mu`
     whatever `z`, and its log density does not fall with `z`.
     """
     if not target.layout.reported:
         return np.ones(len(z), bool)
-    values = values_of(target, z)
     again = np.asarray(target.unconstrain({slot.name: values[slot.name] for slot in target.layout.slots}), np.float64)
     return np.all(np.abs(again - z) <= ROUNDED * (1 + np.abs(z)), axis=1)
 
@@ -262,13 +261,26 @@ class Ellipsoid:
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Points of the guide and of what surrounds it, with their log densities; `weighed` makes draws of them."""
+    """Points of the guide and of what surrounds it, with their log densities; `weighed` makes draws of them.
 
+    `parts` are those of which they were joined, or which these are with other densities: their values are known.
+    """
+
+    target: Target
     z: np.ndarray
     log_p: np.ndarray
     log_q: np.ndarray
     own: np.ndarray
     proposals: tuple[tuple[int, Callable[[np.ndarray], np.ndarray]], ...] = ()
+    parts: tuple[Drawn, ...] = ()
+
+    @functools.cached_property
+    def values(self) -> Mapping[str, np.ndarray]:
+        """On the supports, `(draws, ...)` of each site; of what was joined only where it is not known yet."""
+        if not any("values" in part.__dict__ for part in self.parts):
+            return values_of(self.target, self.z)
+        each = [part.values for part in self.parts]
+        return each[0] if len(each) == 1 else {name: np.concatenate([one[name] for one in each]) for name in each[0]}
 
     def weighed(self) -> WeightedDraws:
         """As draws of the mixture that has as many of each."""
@@ -277,16 +289,24 @@ class Drawn:
             log_m = np.logaddexp(log_m, math.log(count / len(self.z)) + log_density(self.z))
         return WeightedDraws.of(self.z, self.log_p, self.log_q, log_m, self.own)
 
-    def without_rounded(self, target: Target) -> Drawn:
+    def without_rounded(self) -> Drawn:
         """The same, but that points which rounding cannot tell apart have no density."""
-        return dataclasses.replace(self, log_p=np.where(told_apart(target, self.z), self.log_p, -np.inf))
+        log_p = np.where(told_apart(self.target, self.z, self.values), self.log_p, -np.inf)
+        return dataclasses.replace(self, log_p=log_p, parts=(self,))
+
+    def weighs_like(self, other: WeightedDraws) -> bool:
+        """Whether `other`, the same points with other densities, would be judged alike."""
+        mine, changed = self.weighed(), self.log_p != other.log_p
+        moved = np.abs(mine.weights - other.weights).max(initial=0.0)
+        return not np.any(changed & self.own) and mine.pareto_k == other.pareto_k and bool(moved <= NOTHING)
 
     def joined(self, other: Drawn) -> Drawn:
         """These and others."""
-        parts = (
+        fields = (
             np.concatenate([getattr(each, name) for each in (self, other)]) for name in ("z", "log_p", "log_q", "own")
         )
-        return Drawn(*parts, proposals=(*self.proposals, *other.proposals))
+        proposals = (*self.proposals, *other.proposals)
+        return Drawn(self.target, *fields, proposals=proposals, parts=(self, other))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -355,7 +375,7 @@ def _own(guide: Guide, phi: PyTree, target: Target, rng: np.random.Generator, dr
     else:
         z = _rounded(phi, bent.at(fresh_draws(rng, draws, target.dim)))
         log_p, log_q = evaluate(target, z)[0], bent.log_density(z)
-    return Drawn(z, log_p, log_q, np.ones(len(z), bool))
+    return Drawn(target, z, log_p, log_q, np.ones(len(z), bool))
 
 
 def _others(
@@ -364,7 +384,7 @@ def _others(
     """Points that are not the guide's."""
     z, bent = _rounded(phi, z), Bent.of(guide, phi, target)
     log_q = bent.log_density(z) if bent else np.asarray(log_prob(guide, phi, z, target), np.float64)
-    return Drawn(z, evaluate(target, z)[0], log_q, np.zeros(len(z), bool), ((len(z), log_density),))
+    return Drawn(target, z, evaluate(target, z)[0], log_q, np.zeros(len(z), bool), ((len(z), log_density),))
 
 
 def _rounded(phi: PyTree, z: np.ndarray) -> np.ndarray:

@@ -8,6 +8,8 @@ from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import VERDICTS, AnyReport, Report
 
+KEPT = ", kept"
+
 
 def leaves_room(report: AnyReport, log_sd: float) -> bool:
     """Whether the report sees a standard deviation that is off by more than this, in its log."""
@@ -18,9 +20,14 @@ def unless_worse(
     problem: Problem, before: Solution, report: AnyReport, after: Solution, tried: Note, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """A richer solution and its report, where that is no worse; else what there was, and what was `tried`."""
-    topic, text = tried
-    after, new_report = judge_solution(after.noted(topic, f"{text}, kept"), problem.raw_keys[0], watch)
-    if new_report.cut_short or VERDICTS.index(new_report.verdict) < VERDICTS.index(report.verdict):
-        before = before.noted(topic, f"{text}, but would be {new_report.verdict}")
-        return before, report.beside(before)
-    return after, new_report
+    after, again = judge_solution(after.noted(tried.topic, f"{tried.text}{KEPT}"), problem.raw_keys[0], watch)
+    return better_of(before, report, after, again)
+
+
+def better_of(before: Solution, report: AnyReport, after: Solution, again: AnyReport) -> tuple[Solution, AnyReport]:
+    """The same of two that are judged: the last note of `after` is what was tried."""
+    if not again.cut_short and VERDICTS.index(again.verdict) >= VERDICTS.index(report.verdict):
+        return after, again
+    topic, text = after.notes[-1]
+    before = before.noted(topic, f"{text.removesuffix(KEPT)}, but would be {again.verdict}")
+    return before, report.beside(before)

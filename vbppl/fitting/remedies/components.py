@@ -8,7 +8,7 @@ import numpy as np
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.remedies.choice import leaves_room, unless_worse
+from vbppl.fitting.remedies.choice import KEPT, leaves_room, unless_worse
 from vbppl.guides.gaussian import normal_of
 from vbppl.inference import bound
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals
@@ -72,7 +72,7 @@ def go_back(
     best = dataclasses.replace(best, status=dataclasses.replace(best.status, **costs))
     for note in mixed[0].notes[len(normal[0].notes) :]:
         if note not in best.notes:
-            text = note.text.removesuffix(", kept").removesuffix(", left out")
+            text = note.text.removesuffix(KEPT).removesuffix(", left out")
             best = best.noted(note.topic, f"from the normal before, {text}, left out")
     return best, report.beside(best)
 

@@ -19,16 +19,21 @@ WORTHWHILE, BESIDE_GOOD = 0.02, 0.05  # nats, and where what there is is good: a
 # Of the worst log sd, by the report, from where on a good guide is bettered: on real posteriors what is a normal has
 # .01 to .05, and above .06 noises of regressions and scales of few groups were off by up to .26.
 ROOM = 0.06
+TOPIC = "hyperparameters"
+
+
+def can_structure(before: Solution) -> bool:
+    """Whether it is a normal at its optimum in which something drives something, and no other mode was met."""
+    is_normal = before.target.dim <= DIM and normal_of(before.guide, before.phi) is not None
+    alone = is_normal and before.status.converged and not before.other_modes.found
+    return alone and bool(hyperparameters_of(before.target)[0])
 
 
 def structure_hypers(
     plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """Bend what drives scales, and let what is beside it depend on it; keep that where new draws see a gain."""
-    is_normal = before.target.dim <= DIM and normal_of(before.guide, before.phi) is not None
-    if not (is_normal and before.status.converged) or before.other_modes.found:
-        return before, report
-    if not hyperparameters_of(before.target)[0]:  # nothing drives anything
+    if not can_structure(before) or any(note.topic == TOPIC for note in before.notes):  # it was left out
         return before, report
     if report.verdict == "good" and not leaves_room(report, ROOM):
         return before, report
@@ -37,7 +42,7 @@ def structure_hypers(
     if after.status.was_cut_short:
         return before, report
     gained = search.compared(x)
-    tried = Note("hyperparameters", f"a conditionally structured Gaussian gains {gained}")
+    tried = Note(TOPIC, f"a conditionally structured Gaussian gains {gained}")
     before, after = search.spent(before), search.spent(after)
     if gained.is_sure(BESIDE_GOOD if report.verdict == "good" else WORTHWHILE):
         return unless_worse(problem, before, report, after, tried, watch)
