@@ -513,9 +513,11 @@ def test_numpyros_handlers_around_a_whole_model_or_a_fit_are_refused(kind, given
     handler = getattr(vb.handlers, kind)
     with pytest.raises(ModelError, match=f"{kind} stands around the call of part, and does nothing"):
         handler(seeded(part, 0), **given)()
-    for fit in vb.fit, lambda model: vb.fit_many([model]):
-        with handler(**given), pytest.raises(ModelError, match=f"{kind} stands around vb.fit"):
-            fit(part())
+    calls = {"vb.fit": vb.fit, "vb.fit_many": lambda model: vb.fit_many([model]), "model.sample": vb.Model.sample}
+    calls |= {"model.log_joint": lambda model: model.log_joint({"mu": 0.3}), "vb.target": vb.target}
+    for what, call in calls.items():
+        with handler(**given), pytest.raises(ModelError, match=f"{kind} stands around {what}, and does nothing"):
+            call(part())
 
     def theirs():  # where a model of ours is a term, what is around is NumPyro's own
         numpyro.factor("ours", part().log_joint({"mu": 0.3}))

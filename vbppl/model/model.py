@@ -244,6 +244,7 @@ class Model(Program):
 
         Returns: for each sample and deterministic site an array `(n, ...)`.
         """
+        refuse_handlers("model.sample")
         of_kind("params", params, params is None or isinstance(params, Mapping), "a dict of values, posterior.params")
         check_numbers(whole := self.loaded(), observations=False)
         numbers = np.arange(whole_number("n", n), dtype=np.uint32)
@@ -261,6 +262,7 @@ class Model(Program):
         Raises:
           ModelError: a site has no value, or one of another shape; a name is unknown or observed.
         """
+        refuse_handlers("model.log_joint")
         return joint_density(*devices.put((self.loaded(), _as_values(values))))
 
     def __reduce__(self) -> Any:

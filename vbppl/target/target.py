@@ -37,6 +37,7 @@ from vbppl.data.source import Source
 from vbppl.distributions.location_scale import Parameterisation
 from vbppl.model import trace
 from vbppl.model.model import Model, check_applied
+from vbppl.model.outside.numpyro import refuse_handlers
 from vbppl.target import discrete
 from vbppl.target.axes import axes
 from vbppl.target.density import Terms, constrained, constrained_draws, log_density, made_params, run, unconstrained
@@ -224,6 +225,7 @@ def owned(leaf: Any) -> Any:
 def target(model: Model) -> Target:
     """The flat log density of `model`; works as it is in BlackJAX, Optimistix and the like."""
     check_applied(model)
+    refuse_handlers("vb.target")
     found = Target.of(model.loaded())
     discrete.check_rows(found)
     return found

@@ -70,11 +70,15 @@ def check_handlers(kind: str, site: str, around: int) -> None:
 
 
 def refuse_handlers(what: str, wrapped: Any = None) -> None:
-    """Refuse a call that no handler reaches: any around it, or with `wrapped` one that was made of that function."""
+    """Refuse a call that no handler reaches: any around it, or with `wrapped` one that was made of that function.
+
+    Where NumPyro runs a model of its own, which it traces, what is around is for that one.
+    """
     around = _stack()
-    if wrapped is not None and not (around and around[-1].fn is wrapped):
+    kinds = [type(handler).__name__ for handler in around]
+    if "trace" in kinds if wrapped is None else not (around and around[-1].fn is wrapped):
         return
-    if deaf := [kind for kind in (type(handler).__name__ for handler in around) if kind not in IDLE]:
+    if deaf := [kind for kind in kinds if kind not in IDLE]:
         mend = "Open it within the model, around the statements." if deaf[-1] in HEARD else HANDLERS.get(deaf[-1], MEND)
         raise ModelError(f"NumPyro's {deaf[-1]} stands around {what}, and does nothing to it.", mend=mend)
 
