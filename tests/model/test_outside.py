@@ -78,6 +78,83 @@ def test_what_has_changed_outside_is_seen_by_the_next_fit_and_what_has_not_compi
         assert compilations() == before
 
 
+class Plain:
+    """What a model reads at attributes of an object that is no dataclass, and of its class."""
+
+    shared = 0.0
+
+    def __init__(self):
+        self.y, self.table, self.inner, self.reads = 1.0, {"y": 1.0}, Slots(), 0
+
+    def __call__(self):
+        return self.own()
+
+    def own(self):
+        self.reads += 1
+        return self.y
+
+    @property
+    def same(self):
+        return self.y
+
+
+class Slots:
+    __slots__ = ("y",)
+
+    def __init__(self):
+        self.y = 1.0
+
+
+def y_of(thing):
+    return thing.y
+
+
+OBJECT = Plain()
+AT_OBJECTS = {
+    "OBJECT.y": (lambda: OBJECT.y, lambda: OBJECT),
+    "OBJECT.y by a helper": (lambda: y_of(OBJECT), lambda: OBJECT),
+    "OBJECT.y by a name": (lambda: getattr(OBJECT, "y"), lambda: OBJECT),  # noqa: B009
+    "OBJECT.y of many": (lambda: [each.y for each in (OBJECT,)][0], lambda: OBJECT),
+    "OBJECT.y by methods": (lambda: OBJECT.own(), lambda: OBJECT),
+    "OBJECT.y by a call": (lambda: OBJECT(), lambda: OBJECT),
+    "OBJECT.y by a property": (lambda: OBJECT.same, lambda: OBJECT),
+    "OBJECT.inner.y": (lambda: OBJECT.inner.y, lambda: OBJECT.inner),
+    "Plain.shared": (lambda: Plain.shared, lambda: Plain),
+}
+
+
+@pytest.mark.parametrize("what", AT_OBJECTS)
+def test_attributes_of_any_object_are_seen_or_refused(what):
+    read, of = AT_OBJECTS[what]
+    name = what.split(" ")[0]
+    setattr(of(), name.split(".")[-1], 1.0)
+    before = conjugate(read)()
+    setattr(of(), name.split(".")[-1], 3.0)
+    after = conjugate(read)()
+    assert dict(after.reads)[name] == "float 3.0" and "reads" not in str(after.reads)
+    assert float(after.log_joint({"x": 0.0})) == pytest.approx(stats.norm.logpdf([0.0, 3.0]).sum(), rel=1e-6)
+    with pytest.raises(vb.ModelError, match=f"^{name}, which the model reads from outside its arguments, has changed"):
+        before.log_joint({"x": 0.0})
+
+
+def test_attributes_of_an_argument_and_of_the_object_of_a_bound_method_are_seen():
+    class Study:
+        def __init__(self):
+            self.y = 1.0
+
+        def half(self):
+            vb.sample("y", dist.Normal(vb.sample("x", dist.Normal(0.0, 1.0)), 1.0), obs=y_of(self))
+
+    study = Study()
+    for made in (lambda: vb.model(Study.half)(study), lambda: vb.model(study.half)()):
+        study.y = 1.0
+        before = made()
+        study.y = 3.0
+        assert float(made().log_joint({"x": 0.0})) == pytest.approx(stats.norm.logpdf([0.0, 3.0]).sum(), rel=1e-6)
+        with pytest.raises(vb.ModelError, match=r"^(Study|)\.y, which the model reads"):
+            before.shapes()
+
+
 def test_a_closure_and_a_default_are_seen():
     y = 1.0
     closed = conjugate(lambda: y)

@@ -44,16 +44,17 @@ from vbppl.model.evaluation.starts import initial_params, initial_states
 from vbppl.model.evaluation.values import joint_density, own_params, prior_draws, site_densities
 from vbppl.model.graph.graph import Graph, graph_of
 from vbppl.model.handlers import in_mode
-from vbppl.model.labels.names import by_identity
+from vbppl.model.labels.names import Names, by_identity
 from vbppl.model.modules import crossing
 from vbppl.model.outside.dropped import told_if_dropped
 from vbppl.model.outside.numpyro import refuse_handlers
-from vbppl.model.outside.reading import Reading, reading, unchanged
+from vbppl.model.outside.reading import PLAIN, Reading, reading, unchanged
 from vbppl.model.primitives import Handler, Program, Site, current, interpreted, subsample
 from vbppl.model.shapes import all_rows, as_numbers
 from vbppl.model.trace import abstract_sites, check_numbers, traced
 
 P = ParamSpec("P")
+NO_OBJECTS = (*PLAIN, tuple, list, type(None))  # arguments in which there is nothing that could change
 
 
 class ModelFunction(Generic[P]):
@@ -134,7 +135,7 @@ class Model(Program):
       states: what the steps of a fit have left in modules and mutable values.
       training: raw key data while a fit makes steps; None elsewhere.
       missing: for each site of which entries are missing, which these are: see `missing/places.py`.
-      reads: what the function read from outside its arguments when it was applied: see `outside.py`.
+      reads: what the function read from outside its arguments when it was applied: see `outside/reading.py`.
     """
 
     arrays: tuple[Any, ...]
@@ -158,8 +159,9 @@ class Model(Program):
 
     @property
     def functions(self) -> tuple[Callable[..., Any], ...]:
-        """Its own, and those among its arguments."""
-        return (self.function, *filter(callable, map(value_of, self.settings)))
+        """Its own, and those among its arguments; objects too, whose attributes it may read."""
+        values = (value_of(setting) for setting in self.settings if not isinstance(setting, Names))
+        return (self.function, *(value for value in values if not isinstance(value, NO_OBJECTS)))
 
     @property
     def arguments(self) -> tuple[tuple, dict[str, Any]]:

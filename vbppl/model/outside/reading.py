@@ -3,7 +3,8 @@
 A compiled program holds for ever what stood there when it was compiled, as under `jax.jit`. So a model notes what its
 function reads when it is applied: other numbers are another model, with programs of its own, and numbers that change
 while a model is in use are refused by name. What a function changes itself (a counter, a list of notes) is not looked
-at; neither is what lies behind C code, generators, or attributes of objects that are no dataclasses.
+at; neither is what lies behind C code and generators, in attributes whose names the code computes, or in objects of
+installed packages that are no dataclasses.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import dataclasses
 import dis
 import functools
 import inspect
+import operator
 import random
+import sys
 import types
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -162,22 +165,39 @@ def _function_over(function: types.FunctionType, anew: Callable[[Any], Any], mad
 
 
 def _found(functions: Iterable[Callable[..., Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    seen: set[int] = set()
-    for function in functions:
-        _look("", function, Code(), found, seen, 0)
-    return found
+    functions, names = list(functions), Code()
+    while True:  # an object may be read by a function that is met after it
+        looking = _Looking(names, {}, set(), [], [])
+        for function in functions:
+            looking.at("", function, Code(), 0)
+        every = functools.reduce(operator.or_, looking.met, Code())
+        if not looking.objects or (every.attributes, every.stored) == (names.attributes, names.stored):
+            return looking.found
+        names = Code(attributes=every.attributes, stored=every.stored)
 
 
 @dataclasses.dataclass(frozen=True)
 class Code:
-    """What a function's instructions name: globals, attributes, what they assign, and whether they change a thing."""
+    """What a function's instructions name.
+
+    Attributes:
+      globals, attributes: which it reads; texts count as attributes, as in `getattr(settings, "scale")`.
+      assigned, stored: which variables outside of it, and which attributes, it sets.
+      changes: whether it changes a container.
+      masks: whether it writes `obs_mask=`.
+    """
 
     globals: frozenset[str] = frozenset()
     attributes: frozenset[str] = frozenset()
     assigned: frozenset[str] = frozenset()
+    stored: frozenset[str] = frozenset()
     changes: bool = False
-    masks: bool = False  # whether it writes `obs_mask=`
+    masks: bool = False
+
+    def __or__(self, other: Code) -> Code:
+        """Of both."""
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(self))
+        return Code(*(one | more for one, more in pairs))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -189,52 +209,75 @@ def _read_by(code: types.CodeType) -> Code:
     def named(*begins: str) -> frozenset[str]:
         return frozenset(step.argval for step in steps if step.opname.startswith(begins))
 
-    attributes = named("LOAD_ATTR", "LOAD_METHOD")
+    attributes, stored = named("LOAD_ATTR", "LOAD_METHOD"), named("STORE_ATTR")
     changes = bool(attributes & CHANGES) or any(s.opname in ("STORE_SUBSCR", "STORE_ATTR") for s in steps)
-    masks = any(part == "obs_mask" for const in code.co_consts for part in (const if type(const) is tuple else [const]))
-    own = Code(named("LOAD_GLOBAL"), attributes, named("STORE_GLOBAL", "STORE_DEREF"), changes, masks)
-    parts = [own, *inner]
-    every = (
-        frozenset[str]().union(*(getattr(p, field) for p in parts)) for field in ("globals", "attributes", "assigned")
-    )
-    changes, masks = (any(getattr(part, field) for part in parts) for field in ("changes", "masks"))
-    return Code(*every, changes=changes, masks=masks)
+    parts = [part for const in code.co_consts for part in (const if type(const) is tuple else [const])]
+    texts = frozenset(part for part in parts if isinstance(part, str))
+    assigned = named("STORE_GLOBAL", "STORE_DEREF")
+    own = Code(named("LOAD_GLOBAL"), attributes | texts, assigned, stored, changes, "obs_mask" in texts)
+    return functools.reduce(operator.or_, inner, own)
 
 
-def _look(name: str, value: Any, by: Code, found: dict[str, Any], seen: set[int], depth: int) -> None:
-    """Put what `value` holds, as the code `by` reads it, among what was found."""
-    if isinstance(value, PLAIN):
-        if not (depth and by.changes):
-            found[name] = value
-        return
-    if isinstance(value, (type, jax.core.Tracer)) or id(value) in seen or depth > DEPTH:
-        return
-    seen.add(id(value))
-    function = inspect.unwrap(value) if callable(value) else value
-    if is_array(value) or _is_noise(value):
-        found[name] = value
-    elif isinstance(function, types.FunctionType):
-        if not _is_library(function.__module__):
-            _look_into(name, function, found, seen, depth)
-    else:
-        for key, part in _parts(value, by):
-            _look(name + key, part, by, found, seen, depth + 1)
+@dataclasses.dataclass(frozen=True)
+class _Looking:
+    """A walk through what functions read.
 
+    Attributes:
+      names: the attributes that all of them read and set, as far as is known.
+      found: what was found, by its name.
+      seen: the identities of what was looked at.
+      met: the code of the functions and methods that were.
+      objects: the classes of a user's own objects that were.
+    """
 
-def _look_into(name: str, function: types.FunctionType, found: dict[str, Any], seen: set[int], depth: int) -> None:
-    by = _read_by(function.__code__)
-    if by.masks:
-        found[WORD] = True
-    outer = {key: function.__globals__[key] for key in sorted(by.globals) if key in function.__globals__}
-    for key, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            outer[key] = cell.cell_contents
-    for key, part in outer.items():
-        if key not in by.assigned:
-            _look(key, part, by, found, seen, 0)
-    defaults = {f"default {i}": part for i, part in enumerate(function.__defaults__ or ())}
-    for key, part in (defaults | (function.__kwdefaults__ or {})).items():
-        _look(f"{name or function.__name__}({key})", part, by, found, seen, 0)
+    names: Code
+    found: dict[str, Any]
+    seen: set[int]
+    met: list[Code]
+    objects: list[type]
+
+    def at(self, name: str, value: Any, by: Code, depth: int) -> None:
+        """Put what `value` holds, as the code `by` reads it, among what was found."""
+        if isinstance(value, PLAIN):
+            if not (depth and by.changes):
+                self.found[name] = value
+            return
+        if isinstance(value, jax.core.Tracer) or id(value) in self.seen or depth > DEPTH:
+            return
+        self.seen.add(id(value))
+        function = inspect.unwrap(value) if callable(value) else value
+        if is_array(value) or _is_noise(value):
+            self.found[name] = value
+        elif isinstance(function, types.FunctionType):
+            if not _is_library(function.__module__):
+                self.into(name, function, depth)
+        else:
+            kind = value if isinstance(value, type) else type(value)
+            if _is_own(kind.__module__):
+                by = by | self.names | _called(kind, (by | self.names).attributes)
+                self.objects.append(kind)
+                self.met.append(Code(attributes=by.attributes, stored=by.stored))
+            for key, part in _parts(value, by):
+                # Which attributes the code sets is known by their names; of what lies in containers it is not.
+                within = Code() if key.startswith(".") and isinstance(part, PLAIN) else by
+                self.at((name or (kind.__name__ if key.startswith(".") else "")) + key, part, within, depth + 1)
+
+    def into(self, name: str, function: types.FunctionType, depth: int) -> None:
+        """The same of all that a function names."""
+        by = _read_by(function.__code__)
+        self.met.append(by)
+        if by.masks:
+            self.found[WORD] = True
+        outer = {key: function.__globals__[key] for key in sorted(by.globals) if key in function.__globals__}
+        for key, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+            with contextlib.suppress(ValueError):  # a cell that is still empty
+                outer[key] = cell.cell_contents
+        for key, part in outer.items():
+            if key not in by.assigned:
+                self.at(key, part, by, 0)
+        defaults = {f"default {i}": part for i, part in enumerate(function.__defaults__ or ())}
+        for key, part in (defaults | (function.__kwdefaults__ or {})).items():
+            self.at(f"{name or function.__name__}({key})", part, by, 0)
 
 
 def _parts(value: Any, by: Code) -> Iterator[tuple[str, Any]]:
@@ -255,12 +298,54 @@ def _parts(value: Any, by: Code) -> Iterator[tuple[str, Any]]:
         yield from (("", value.func), (".args", value.args), (".keywords", value.keywords))
     elif isinstance(value, (types.MethodType, types.BuiltinMethodType)) and not isinstance(value.__self__, type):
         yield from (("", getattr(value, "__func__", None)), ("", value.__self__))
-    elif dataclasses.is_dataclass(value) or isinstance(value, types.SimpleNamespace):
+    elif _is_own((value if isinstance(value, type) else type(value)).__module__):
+        own = getattr(value, "__dict__", ()) if dataclasses.is_dataclass(type(value)) else ()
+        for key in sorted({*own, *by.attributes} - by.stored - {"__init__"}):
+            part = inspect.getattr_static(value, key, None)
+            if isinstance(part, types.MemberDescriptorType):  # of __slots__
+                yield f".{key}", getattr(value, key, None)
+            elif part is not None:
+                yield f".{key}", _function_of(part)
+    elif dataclasses.is_dataclass(type(value)) or isinstance(value, types.SimpleNamespace):
         yield from ((f".{key}", part) for key, part in getattr(value, "__dict__", {}).items())
+
+
+# What is called of an object without its name.
+UNNAMED = frozenset({"__call__", "__getitem__", "__iter__", "__len__", "__enter__", "__float__", "__array__"})
+
+
+def _called(kind: type, attributes: frozenset[str]) -> Code:
+    """What code that names these `attributes` runs of the methods of a class, and those of each other."""
+    found, names = Code(), frozenset[str]()
+    while more := (UNNAMED | attributes | found.attributes) - names - {"__init__"}:
+        names |= more
+        for name in more:
+            found = found | _read_by_call(_function_of(inspect.getattr_static(kind, name, None)))
+    return found
+
+
+def _read_by_call(function: Any) -> Code:
+    is_read = isinstance(function, types.FunctionType) and not _is_library(function.__module__)
+    return _read_by(function.__code__) if is_read else Code()
+
+
+def _function_of(part: Any) -> Any:
+    """Of what stands in a class: what a property or a class method runs; all else as it is."""
+    kept = {property: "fget", functools.cached_property: "func", classmethod: "__func__", staticmethod: "__func__"}
+    return getattr(part, kept[type(part)]) if type(part) in kept else part
 
 
 def _is_library(module: str | None) -> bool:
     return (module or "").partition(".")[0] in LIBRARIES
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_own(module: str | None) -> bool:
+    """Whether it is a user's, and neither Python's nor an installed package, whose classes are not followed."""
+    package = (module or "").partition(".")[0]
+    where = getattr(sys.modules.get(package), "__file__", None) or ""
+    is_installed = "site-packages" in where or "dist-packages" in where
+    return package not in LIBRARIES | sys.stdlib_module_names and not is_installed
 
 
 def _is_noise(value: Any) -> bool:
