@@ -226,20 +226,83 @@ def test_blocks_that_divide_the_rows_are_refused_as_others_are():
     )
 
 
-def test_in_a_step_of_a_scan_numbers_that_are_missing_are_refused():
-    @vb.model
-    def walk(y):
+@vb.model
+def walk(y, size=2, scale=1.0):
+    with vb.plate("series", size):
+
         def step(level, y):
             level = vb.sample("level", dist.Normal(level, 1.0))
-            vb.sample("y", dist.Normal(level, 1.0), obs=y, obs_mask=~jnp.isnan(y))
+            vb.sample("y", dist.Normal(level, scale), obs=y, obs_mask=~jnp.isnan(y))
             return level, None
 
-        vb.scan(step, 0.0, y)
+        vb.scan(step, jnp.zeros(size), y)
 
-    assert refused(lambda: walk(np.array([1.0, np.nan, 2.0])).shapes()) == (
-        "site 'y': obs_mask of a number in a step of vb.scan: how many are missing in all steps is not known in one.\n"
-        "  To mend it: Let what was not observed not count: dist.Normal(...).mask(m), with m among the xs."
+
+@vb.model
+def autoregression(y):
+    def step(before, y):
+        y = vb.sample("y", dist.Normal(0.5 * before, 1.0), obs=y, obs_mask=~jnp.isnan(y))
+        return y, None
+
+    vb.scan(step, 0.0, y)
+
+
+@vb.model
+def filled_up(y, at):
+    gap = vb.sample("gap", dist.ImproperUniform(dist.constraints.real, (), (len(at),)))
+
+    def step(before, y):
+        vb.sample("y", dist.Normal(0.5 * before, 1.0), obs=y)
+        return y, None
+
+    vb.scan(step, 0.0, jnp.asarray(y).at[at].set(gap))
+
+
+def with_gaps():
+    y = np.random.default_rng(0).normal(size=(6, 2))
+    y[[1, 2, 5], [0, 0, 1]] = np.nan
+    return y
+
+
+def test_outcomes_that_are_missing_in_steps_do_not_count_and_are_drawn():
+    y, level = with_gaps(), np.linspace(-1, 1, 12).reshape(6, 2)
+    expected = stats.norm.logpdf(np.diff(level, axis=0, prepend=0)).sum() + np.nansum(stats.norm.logpdf(y, level))
+    np.testing.assert_allclose(walk(y).log_joint({"level": level}), expected, rtol=1e-6)
+    draws = walk(y, scale=0.01).sample(20)
+    np.testing.assert_allclose(draws["y"], draws["level"], atol=0.06)
+
+
+@pytest.mark.slow
+def test_outcomes_that_are_missing_in_steps_are_integrated_out(x64):
+    """Against the density of the joint normal of what is there, and its conditional mean at what is not."""
+    y = with_gaps()
+    posterior = vb.fit(walk(y), "full_rank")
+    steps = np.arange(1, 7)
+    levels = np.minimum.outer(steps, steps)  # the covariance of a random walk
+    evidence, means = 0.0, []
+    for series in y.T:
+        there = np.flatnonzero(~np.isnan(series))
+        covariance = levels[np.ix_(there, there)] + np.eye(len(there))
+        evidence += stats.multivariate_normal.logpdf(series[there], np.zeros(len(there)), covariance)
+        means.append(levels[:, there] @ np.linalg.solve(covariance, series[there]))
+    # The posterior is a Gaussian, so that the bound is the log evidence.
+    np.testing.assert_allclose(posterior.elbo.value, evidence, atol=1e-6)
+    np.testing.assert_allclose(posterior.mean()["level"], np.transpose(means), atol=1e-6)
+    told = np.asarray(posterior.log_likelihood(n=5)["y"])
+    np.testing.assert_array_equal(np.any(told != 0, axis=0), ~np.isnan(y))
+    new = np.asarray(posterior.predict()["y"])[:, 1, 0]
+    assert abs(new.mean() - means[0][1]) < 4 * new.std() / 1000**0.5
+
+
+def test_what_is_missing_in_steps_and_computed_with_is_refused_with_its_mend():
+    y, at = np.array([1.0, np.nan, 2.0]), np.array([1])
+    assert refused(lambda: autoregression(y).shapes()) == (
+        "site 'y': the values of 'y' that are missing are integrated out, but 'y' is computed from them.\n"
+        "  To mend it: State them before the scan, without a density of their own, and observe what is filled up: "
+        "gap = vb.sample('gap', dist.ImproperUniform(dist.constraints.real, (), (len(at),))), y = y.at[at].set(gap)."
     )
+    expected = stats.norm.logpdf([1.0, 0.3, 2.0], [0.0, 0.5, 0.15]).sum()
+    np.testing.assert_allclose(filled_up(y, at).log_joint({"gap": [0.3]}), expected, rtol=1e-6)
 
 
 def test_side_by_side_go_data_of_which_as_many_are_missing():

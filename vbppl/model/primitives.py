@@ -224,7 +224,7 @@ def sample(
         `infer={"enumerate": "parallel"}` asks for just that, and may stand here.
       obs: the observed value, of exactly the site's shape; None for a latent variable.
       obs_mask: true where `obs` was observed, one truth value for each row. What is missing is imputed as a latent site
-        `<name>_unobserved` of shape `(missing, *event)`; whole numbers that are missing do not count.
+        `<name>_unobserved` of shape `(missing, *event)`; missing whole numbers, and all in steps, do not count.
       sample_shape: independent copies to the left of the batch.
       dims: names of the axes that no plate owns: `("feature",)`, or with labels `{"feature": ["age", "weight"]}`.
 

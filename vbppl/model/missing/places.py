@@ -23,6 +23,16 @@ from vbppl.core.types import Array
 WORD = "obs_mask="  # under which a model notes that its function writes it
 
 
+SUMMED = (
+    "Leave these rows out; or, where they do not count there either, compute with the data themselves and not with "
+    "what the statement returns."
+)
+INTEGRATED = (
+    "State them before the scan, without a density of their own, and observe what is filled up: "
+    "gap = vb.sample('gap', dist.ImproperUniform(dist.constraints.real, (), (len(at),))), y = y.at[at].set(gap)."
+)
+
+
 def located(model: Any) -> Any:
     """The same model, with the places of what its statements call missing; as it is where none does.
 
@@ -34,7 +44,7 @@ def located(model: Any) -> Any:
         return model
     shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
-    left_out: list[str] = []
+    left_out: list[Any] = []
 
     def masks(coordinate: Array, summed: Array, leaves: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         found: dict[str, Array] = {}
@@ -51,11 +61,12 @@ def located(model: Any) -> Any:
     depends = dependence(closed.jaxpr, origins={closed.jaxpr.invars[1]: 1})[len(found) :]
     names = [name for name in sorted(computed) for _ in jax.tree.leaves(computed[name])]
     if used := [name for name, does in zip(names, depends) if does]:
+        name, is_discrete = left_out[0].name, left_out[0].dist.is_discrete
         raise ModelError(
-            f"the values of '{left_out[0]}' that are missing are summed out, but '{used[0]}' is computed from them.",
+            f"the values of '{name}' that are missing are {'summed' if is_discrete else 'integrated'} out, but "
+            f"'{used[0]}' is computed from them.",
             site=used[0],
-            mend="Leave these rows out; or, where they do not count there either, compute with the data themselves and "
-            "not with what the statement returns.",
+            mend=SUMMED if is_discrete else INTEGRATED,
         )
     known = Known.of(closed.jaxpr, closed.consts, closed.jaxpr.invars[:2])
     numbers = known(None, None, *(leaf if devices.is_here(leaf) else None for leaf in leaves))
@@ -74,16 +85,16 @@ def _places(masks: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(~mask).astype(np.int32) for name, mask in masks.items() if mask is not None}
 
 
-def _noting(found: dict[str, Array], left_out: list[str], coordinate: Array, summed: Array) -> Any:
+def _noting(found: dict[str, Array], left_out: list[Any], coordinate: Array, summed: Array) -> Any:
     """The handler that notes masks, and answers latent sites with points that hang on `coordinate`.
 
-    What hangs on discrete values that are missing hangs on `summed`.
+    What hangs on values that are missing and left out hangs on `summed`.
     """
 
     def interpret(site: Any) -> Any:
         support: Any = getattr(site.dist, "support", None)
         if site.kind == "missing" and site.dist is not None:
-            left_out.append(site.name)
+            left_out.append(site)
             return dataclasses.replace(site, value=site.value + summed)
         if site.kind == "missing":
             found[site.name] = site.value

@@ -2,7 +2,8 @@
 
 Continuous entries where the mask is false are a latent site `<name>_unobserved` of shape `(missing, *event)`, in the
 order of the rows, with the distributions of their rows; the value of the statement has them in their places. Discrete
-ones are summed out, which is to leave them out: they may not be computed with, and are drawn in predictions.
+ones are summed out, and in a step of a scan continuous ones integrated, which is to leave them out: they may not be
+computed with, and are drawn in predictions.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     """
     dist, obs = site.dist, site.value
     site = dataclasses.replace(site, dist=dist.mask(mask))
-    if dist.is_discrete:
+    if dist.is_discrete or is_left_out(run, mask):
         said, answer = run.handler(dataclasses.replace(site, kind="missing")), run.ask(site)
         return said.value if said.value is not obs else answer.value
-    _check_place(run, site, mask)
+    _check_place(run, site)
     if isinstance(mask, np.ndarray):  # the function closes over it
         at: Any = np.flatnonzero(~mask)
     elif site.name in run.missing:
@@ -90,8 +91,8 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     return whole
 
 
-def _check_place(run: Any, site: Any, mask: ArrayLike) -> None:
-    """Numbers that are missing are latent in all rows and steps at once, so a part of these has none."""
+def _check_place(run: Any, site: Any) -> None:
+    """Numbers that are missing are latent in all rows at once, so a part of these has none."""
     partial = [frame for frame in site.frames if run.sites[frame.name].value is not None]
     if partial:
         raise ModelError(
@@ -100,9 +101,8 @@ def _check_place(run: Any, site: Any, mask: ArrayLike) -> None:
             site=site.name,
             mend="Fit without batch_size=; or leave out rows of which only an outcome is missing: dist.mask(m).",
         )
-    if getattr(run, "step", None) is not None and not isinstance(mask, np.ndarray):
-        raise ModelError(
-            "obs_mask of a number in a step of vb.scan: how many are missing in all steps is not known in one.",
-            site=site.name,
-            mend="Let what was not observed not count: dist.Normal(...).mask(m), with m among the xs.",
-        )
+
+
+def is_left_out(run: Any, mask: ArrayLike) -> bool:
+    """Whether numbers that are missing are integrated out: in a step of a scan, which does not know how many."""
+    return getattr(run, "step", None) is not None and not isinstance(mask, np.ndarray)
