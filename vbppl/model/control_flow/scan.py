@@ -67,7 +67,7 @@ def scan(
     (1000, 6)
     """
     run = run_of("scan(...)")
-    for name in foreign:
+    for name in set(foreign) - {"history"}:  # NumPyro's: how far back it looks for discrete sites, which ours finds
         mend = FOREIGN.get(name, "Write scan(step, init, xs, length=n).")
         raise TypeError(f"scan has no argument {name}=.\n  To mend it: {mend}")
     of_kind("step", step, callable(step), "a function (carry, x) -> (carry, y)")
@@ -84,7 +84,6 @@ def scan(
 # What others' scans take, and what says it here.
 FOREIGN: Mapping[str, str] = {
     "reverse": "Turn xs round, x[::-1], and what comes back.",
-    "history": "Let the carry hold the values of earlier steps that a step needs.",
     "unroll": "Leave it out: steps are computed side by side where that can be.",
 }
 
