@@ -123,6 +123,11 @@ LEFT_OUT = {
         "Rayleigh has no parameters, but some were given.\n"
         "  To mend it: Write them in the class as fields, each with a type: loc: float = 0.0.",
     ),
+    "no __init__": (
+        lambda: rayleigh(["__annotations__"], __init__=lambda self, scale: None)(2.0),
+        "Rayleigh sets its parameters in an __init__ of its own.\n"
+        "  To mend it: Leave it out, and write them in the class as fields: scale: float = 0.0.",
+    ),
     "the shape in _sample": (
         lambda: rayleigh(_sample=lambda self, key, shape: jax.random.uniform(key))(np.ones(3)).to_event(),
         "site 'x': the draws of Rayleigh have the wrong shape.\n  returned: ()\n  wanted:   (3,)\n"

@@ -457,7 +457,7 @@ def test_a_support_that_depends_on_a_discrete_site():
 site 'y': summing out would need 729,000,000 joint values of z0 (30) x z1 (30) x z2 (30) x z3 (30) x z4 (30) x z5 (30) \
 in 4 rows, 2,916,000,000 numbers; the limit is 67,108,864.
   To mend it: Let fewer discrete sites meet in one statement, give them fewer values, or put independent ones into a \
-plate; a state that is handed on from step to step is not for one site each.
+plate; write a state that is handed on from step to step with vb.scan.
 """
 )
 @vb.model

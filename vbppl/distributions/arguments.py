@@ -87,6 +87,9 @@ def check_call(cls: type, count: int, given: Iterable[str]) -> None:
     if not known:
         mend = "Write them in the class as fields, each with a type: loc: float = 0.0."
         raise TypeError(f"{cls.__name__} has no parameters, but some were given.\n  To mend it: {mend}")
+    if getattr(cls, "__dataclass_fields__", None) == {}:
+        mend = f"Leave it out, and write them in the class as fields: {known[0]}: float = 0.0."
+        raise TypeError(f"{cls.__name__} sets its parameters in an __init__ of its own.\n  To mend it: {mend}")
     if count > len(known):
         mend = f"Write {cls.__name__}({', '.join(f'{name}=...' for name in known)})."
         raise TypeError(

@@ -175,7 +175,7 @@ def check_size(variables: Sequence[Variable], rows: int, site: str | None = None
         f"{joint * rows:,} numbers; the limit is {NUMBERS:,}.",
         site=site or variables[0].name,
         mend="Let fewer discrete sites meet in one statement, give them fewer values, or put independent ones into a "
-        "plate; a state that is handed on from step to step is not for one site each.",
+        "plate; write a state that is handed on from step to step with vb.scan.",
     )
 
 
