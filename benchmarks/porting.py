@@ -27,6 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,8 @@ import vbppl as vb
 from benchmarks import machine
 from benchmarks.porting_data import CALLS, Call
 from vbppl.model.handlers import from_prior
+from vbppl.model.primitives import run_of
+from vbppl.model.shapes import plated
 
 POINTS, CLOSE = 20, 1e-5
 FLAX = """
@@ -245,16 +248,32 @@ def their_density(model: Callable, call: Call, first: dict, params: Mapping[str,
     from numpyro.infer.util import _guess_max_plate_nesting, log_density
 
     args, kwargs = call
+    model = _plain(model)
     at_first = handlers.substitute(handlers.seed(model, 0), data={**params, **first})
     trace = handlers.trace(at_first).get_trace(*args, **kwargs)
-    plates = {name: site["args"] for name, site in trace.items() if site["type"] == "plate"}
-    rows = {name: jnp.arange(size) for name, (size, shown) in plates.items() if shown not in (None, size)}
-    seeded = handlers.seed(handlers.substitute(model, data=rows), 0)  # all rows of a plate that is shown in part
+    seeded = handlers.seed(model, 0)
     if any(site["type"] == "sample" and not site["is_observed"] and site["fn"].is_discrete for site in trace.values()):
         dims = _guess_max_plate_nesting(trace)
         seeded, log_density = enum(config_enumerate(seeded), first_available_dim=-dims - 1), summed
     params = {**params, **{name: site["value"] for name, site in trace.items() if site["type"] == "mutable"}}
     return jax.jit(lambda values: log_density(seeded, args, kwargs, {**params, **values})[0])
+
+
+def _plain(model: Callable) -> Callable:
+    """The same where plates show all their rows, and sites are what they are called: no `reparam` does anything."""
+    import numpyro
+
+    init = numpyro.plate.__init__
+
+    def shown(self: Any, name: str, size: int, subsample_size: Any = None, dim: int | None = None) -> None:
+        init(self, name, size, None, dim)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        idle = mock.patch.object(numpyro.handlers.reparam, "process_message", lambda self, message: None)
+        with mock.patch.object(numpyro.plate, "__init__", shown), idle:
+            return model(*args, **kwargs)
+
+    return run
 
 
 def applied(function: Callable, call: Call, raw: Call) -> tuple[vb.Model, Call, str]:
@@ -272,8 +291,8 @@ def applied(function: Callable, call: Call, raw: Call) -> tuple[vb.Model, Call, 
 
 
 def reason_of(error: BaseException) -> str:
-    """What it says, in short."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:140]}".replace("|", "/")
+    """What it says, in its first line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}".replace("|", "/")
 
 
 def _words_of(source: str, name: str) -> list[str]:
@@ -287,11 +306,18 @@ def broadcast(name: str, d: Any, obs: Any = None, **settings: Any) -> Any:
     """`vb.sample` as a user writes it where an observation was meant to broadcast."""
     if obs is not None:
         batch = jnp.broadcast_shapes(d.batch_shape, jnp.shape(obs)[: jnp.ndim(obs) - len(d.event_shape)])
+        batch = plated(batch, run_of("sample").frames)
         d, obs = d.expand(batch), jnp.broadcast_to(obs, (*batch, *d.event_shape))
     return vb.sample(name, d, obs=obs, **settings)
 
 
-BROADCAST = types.SimpleNamespace(**{**vars(vb), "sample": broadcast})
+def module(name: str, net: Any, shape: tuple[int, ...]) -> Callable:
+    """What a user writes for `numpyro.module`."""
+    return functools.partial(net[1], vb.param(name + "$params", net[0](jax.random.key(0), shape)[1]))
+
+
+WORDS = {"sample": broadcast, "handlers": getattr(vb, "handlers", None), "module": module}
+OURS = types.SimpleNamespace(**vars(vb) | WORDS)
 
 
 def example(clone: Path, file: str, name: str) -> Row:
@@ -322,7 +348,7 @@ def _example(clone: Path, file: str, name: str) -> Row:
                 model, used, how = applied(ours[name], call, raw)
                 how = "imports but for `dist`" + how
             elif "obs has shape" in str(error):
-                ours["numpyro"] = BROADCAST
+                ours["numpyro"] = OURS
                 model, used, how = applied(ours[name], call, raw)
                 how = "obs broadcast in our words" + how
             else:
@@ -395,11 +421,12 @@ def in_ours(value: Any, words: Any) -> Any:
     theirs, ours = numpyro.distributions, vb.distributions
     if isinstance(value, functools.partial):
         return functools.partial(in_ours(value.func, words), *value.args, **value.keywords)
-    modules = {"numpyro": words, "numpyro.distributions": ours, "numpyro.distributions.constraints": ours.constraints}
+    modules = {"numpyro": words, "numpyro.distributions": ours}
+    modules |= {f"numpyro.distributions.{each}": getattr(ours, each) for each in ("constraints", "transforms")}
     if isinstance(value, types.ModuleType):
         return modules.get(value.__name__, value)
-    if isinstance(value, type) and value is getattr(theirs, value.__name__, None):
-        return getattr(ours, value.__name__)
+    if isinstance(value, type) and value.__module__.startswith(theirs.__name__):
+        return getattr(ours, value.__name__, getattr(ours.transforms, value.__name__, value))
     if not isinstance(value, types.FunctionType) or not value.__module__.startswith("test_"):
         name = getattr(value, "__name__", "")
         mine = name in ("sample", "param", "plate", "deterministic", "factor", "scan", "subsample")
@@ -442,16 +469,22 @@ def tested(clone: Path, file: str) -> Iterator[Row]:
             try:
                 ours, used, how = applied(in_ours(model, vb), call, raw)
                 how = "imports" + how
-            except vb.ModelError as error:
-                if "obs has shape" not in str(error):
+            except (vb.ModelError, AttributeError) as error:
+                how = next((how for said, how in SAID.items() if said in str(error)), "")
+                if not how:
                     raise
-                ours, used, how = applied(in_ours(model, BROADCAST), call, raw)
-                how = "obs broadcast in our words" + how
+                try:
+                    ours, used, more = applied(in_ours(model, OURS), call, raw)
+                except Exception:
+                    how = ""
+                    raise error from None
+                how += " in our words" + more
             yield Row(file, test, how, compared(model, ours, used))
         except Exception as error:
             yield Row(file, test, how, float("inf"), reason_of(error))
 
 
+SAID = {"obs has shape": "obs broadcast", "no attribute 'module'": "module"}
 TESTS = ("test_autoguide", "test_svi", "test_mcmc")
 
 
