@@ -491,3 +491,19 @@ def test_scans_in_scans_are_of_lengths_of_their_own():
     x = RNG.normal(size=(2, 3))
     expected = stats.norm.logpdf(x.ravel() - 0.5 * np.append(0.0, x.ravel()[:-1])).sum()
     np.testing.assert_allclose(triples().log_joint({"x": x}), expected, rtol=1e-5)
+
+
+def test_numpyros_history_may_stay_where_the_carry_looks_two_steps_back():
+    @vb.model
+    def second_order(y):
+        a = vb.sample("a", dist.Normal(np.zeros(2), 1.0).to_event(1))
+
+        def step(before, y):
+            vb.sample("y", dist.Normal(a[0] * before[0] + a[1] * before[1], 1.0), obs=y)
+            return (before[1], y), None
+
+        vb.scan(step, (y[0], y[1]), y[2:], history=2)
+
+    y, a = np.array([0.3, -0.4, 1.0, 0.2, 0.9]), np.array([0.2, 0.7])
+    expected = stats.norm.logpdf(a).sum() + stats.norm.logpdf(y[2:], a[0] * y[:-2] + a[1] * y[1:-1]).sum()
+    np.testing.assert_allclose(second_order(y).log_joint({"a": a}), expected, rtol=1e-6)
