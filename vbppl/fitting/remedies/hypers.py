@@ -15,7 +15,7 @@ from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import AnyReport
 
 DIM = 256  # dims up to which the search costs less than the fit before it
-WORTHWHILE, BESIDE_GOOD = 0.02, 0.05  # nats, and where what there is is good: a plain Gaussian is the simpler answer
+WORTHWHILE = 0.02  # nats
 # Of the worst log sd, by the report, from where on a good guide is bettered: on real posteriors what is a normal has
 # .01 to .05, and above .06 noises of regressions and scales of few groups were off by up to .26.
 ROOM = 0.06
@@ -44,7 +44,7 @@ def structure_hypers(
     gained = search.compared(x)
     tried = Note(TOPIC, f"a conditionally structured Gaussian gains {gained}")
     before, after = search.spent(before), search.spent(after)
-    if gained.is_sure(BESIDE_GOOD if report.verdict == "good" else WORTHWHILE):
+    if gained.is_sure(WORTHWHILE):
         return unless_worse(problem, before, report, after, tried, watch)
     before = before.noted(tried.topic, f"{tried.text}, left out")
     return before, report.beside(before)
