@@ -46,13 +46,22 @@ class Candidate(NamedTuple):
         return np.arange(len(self.old), len(self.at))
 
 
+def log_evidence_of(seen: Evaluated) -> float:
+    """By the weights of the draws, nats."""
+    return float(log_sum(np.add(*_terms(seen)).ravel()))
+
+
 def excess(seen: Evaluated) -> tuple[np.ndarray, float]:
     """`(w - 1)_+` of each draw, times its share of the mixture, `(k, draws)`; their sum is the total variation."""
-    log_share = np.broadcast_to(seen.at.log_weights[:, None] - np.log(seen.f.shape[1]), seen.f.shape)
-    f = np.where(np.isfinite(seen.f), seen.f, -np.inf)
-    log_evidence = log_sum((f + log_share).ravel())
+    (f, log_share), log_evidence = _terms(seen), log_evidence_of(seen)
     over = np.maximum(np.exp(np.minimum(f - log_evidence, 50.0)) - 1, 0) * np.exp(log_share)
     return over, float(over.sum())
+
+
+def _terms(seen: Evaluated) -> tuple[np.ndarray, np.ndarray]:
+    """Of each draw `log p - log q`, and its share of the mixture in logs."""
+    log_share = np.broadcast_to(seen.at.log_weights[:, None] - np.log(seen.f.shape[1]), seen.f.shape)
+    return np.where(np.isfinite(seen.f), seen.f, -np.inf), log_share
 
 
 def candidates(seen: Evaluated, log_density: Callable[[np.ndarray], np.ndarray]) -> list[Candidate]:

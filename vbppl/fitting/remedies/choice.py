@@ -9,6 +9,7 @@ from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import VERDICTS, AnyReport, Report
 
 KEPT = ", kept"
+CLEARLY = 0.1  # nats by which a solution is nearer
 
 
 def leaves_room(report: AnyReport, log_sd: float) -> bool:
@@ -26,7 +27,10 @@ def unless_worse(
 
 def better_of(before: Solution, report: AnyReport, after: Solution, again: AnyReport) -> tuple[Solution, AnyReport]:
     """The same of two that are judged: the last note of `after` is what was tried."""
-    if not again.cut_short and VERDICTS.index(again.verdict) >= VERDICTS.index(report.verdict):
+    # What is nearer and has to be corrected shows that "good" was luck.
+    nearer = again.verdict == "corrected" and again.elbo.value > report.elbo.value + CLEARLY
+    no_worse = VERDICTS.index(again.verdict) >= VERDICTS.index(report.verdict)
+    if not again.cut_short and (no_worse or nearer):
         return after, again
     topic, text = after.notes[-1]
     before = before.noted(topic, f"{text.removesuffix(KEPT)}, but would be {again.verdict}")

@@ -19,6 +19,8 @@ WORTHWHILE = 0.02  # nats
 # Of the worst log sd, by the report, from where on a good guide is bettered: on real posteriors what is a normal has
 # .01 to .05, and above .06 noises of regressions and scales of few groups were off by up to .26.
 ROOM = 0.06
+# Nats to the posterior, as the log weights' spread has them, from where on it is too: fewer draws than tell of a scale.
+APART = 0.1
 TOPIC = "hyperparameters"
 
 
@@ -35,7 +37,7 @@ def structure_hypers(
     """Bend what drives scales, and let what is beside it depend on it; keep that where new draws see a gain."""
     if not can_structure(before) or any(note.topic == TOPIC for note in before.notes):  # it was left out
         return before, report
-    if report.verdict == "good" and not leaves_room(report, ROOM):
+    if report.verdict == "good" and not (leaves_room(report, ROOM) or report.log_weight_sd**2 / 2 > APART):
         return before, report
     search = Search(dataclasses.replace(problem, targets=[before.target]), 0, before)
     after, x = search.climbed(watch)

@@ -20,7 +20,7 @@ from vbppl.core.keys import host_generator
 from vbppl.core.numerics import mixtures, natural_gradient
 from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.numerics.mixtures import Components, Evaluated
-from vbppl.core.numerics.new_components import Candidate, candidates, excess
+from vbppl.core.numerics.new_components import Candidate, candidates, excess, log_evidence_of
 from vbppl.core.watch import Watch, last, result_of
 from vbppl.guides.gaussian import FullRank, is_normal, normal_of
 from vbppl.guides.mixture import Mixture
@@ -36,7 +36,7 @@ from vbppl.inference.solution import Mode, Note, NotSearched, Progress, Searched
 
 MIN_DRAWS, DRAWS_A_DIM, MAX_DRAWS = 128, 16, 2048  # draws of a component: at least, for each dim, and at most
 SETS, FRESH = 4, 2048  # of fresh draws behind a choice; all of them together
-GAIN = 0.01  # nats that one more component must gain
+GAIN, LEFT, LESS = 0.01, 0.02, 0.0025  # nats that one more component must gain; to be gained, above which less will do
 COMPONENTS, NEGLIGIBLE = 12, 0.002  # at most; the weight below which one is left out
 NEAR = 0.03  # total variation that is near enough
 ENOUGH, AT_LAST = 1e-3, 1e-5  # nats to gain at the end of an ascent, and of the last one
@@ -133,15 +133,18 @@ class Ascent(Continued):
         rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in range(len(at)))
         return mixtures.evaluate(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
 
-    def gain(self, at: Components, other: Components) -> Estimate:
+    def gain(self, at: Components, other: Components, sets: int = SETS) -> Estimate:
         """By how many nats a mixture is better than another on common fresh draws."""
         most = max(len(at), len(other))
-        gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in range(SETS)]
+        gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in range(sets)]
         return Estimate.of(gains)
 
-    def is_better(self, at: Components, other: Components) -> bool:
+    def is_better(self, at: Components, other: Evaluated) -> bool:
         """Does a mixture surely gain over another what one more component is worth?"""
-        return self.gain(at, other).is_sure(GAIN)
+        gain, least = self.gain(at, other.at), worth(other)
+        if gain.value > least and not gain.is_sure(least):  # more draws may tell
+            gain = self.gain(at, other.at, 4 * SETS)
+        return gain.is_sure(least)
 
     # The stages
 
@@ -208,8 +211,10 @@ class Ascent(Continued):
             if best is None:
                 break
             what, seen = best
-            after = yield from self.ascended(where._replace(seen=seen, tried=where.tried + 1))
-            if self.number or self.is_better(after.seen.at, where.seen.at):
+            # Where each gains little, all have to move for one more: to where it can be told.
+            tolerance = ENOUGH if worth(where.seen) == GAIN else AT_LAST
+            after = yield from self.ascended(where._replace(seen=seen, tried=where.tried + 1), tolerance)
+            if self.number or self.is_better(after.seen.at, where.seen):
                 where, failures, excluded = after, 0, set[str]()
             else:  # it would be the best once more
                 where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
@@ -229,7 +234,7 @@ class Ascent(Continued):
         if not every:
             return None
         each, seen = max(every, key=lambda pair: _promise(pair[1]))
-        if not (self.number or _promise(seen) > where.seen.bound + GAIN / 2):
+        if not (self.number or _promise(seen) > where.seen.bound + worth(where.seen) / 2):
             return None
         at = mixtures.reweighed(seen)
         return each.what, mixtures.evaluate(self.log_p, at, seen.noise, (seen.log_p, seen.gradient), each.new[:0])
@@ -292,6 +297,11 @@ def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched
         held = (*held, Mode(0.0, away(ends[0], apart[0]), apart[0]))
         searched = dataclasses.replace(searched, orders=1, exchangeable=())
     return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
+
+
+def worth(seen: Evaluated) -> float:
+    """What one more component must gain, nats: of a ring each gains little, and all together much."""
+    return LESS if log_evidence_of(seen) - seen.bound > LEFT else GAIN
 
 
 def _promise(seen: Evaluated) -> float:
