@@ -7,6 +7,7 @@ In order; a file imports only from those above it:
 
 - `weighted_draws`: draws of a guide and of what surrounds it, and what they weigh.
 - `quantities`: what a user reads off, and by how much the guide has it wrong.
+- `short_chains`: what Markov chains from an answer's draws move, which was not the posterior's.
 - `report`: the numbers, the limits that decide, the sentences for each reason, and how all is shown.
 - `response`: how the answer would move: the covariances that mean field leaves out, priors and rows.
 - `row_evidence`: each row by itself, where all latent variables stand in one plate.

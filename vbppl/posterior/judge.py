@@ -32,6 +32,7 @@ from vbppl.posterior.quantities import WEIGHTLESS_DIM, Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
 from vbppl.posterior.response.linear_response import Curvature, curvature
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
+from vbppl.posterior.short_chains import CHAINS, MIN_CHAINS, PRICE, errors_by_chains
 from vbppl.posterior.weighted_draws import (
     ENOUGH,
     KEPT,
@@ -49,6 +50,7 @@ from vbppl.target.target import Target
 CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
 MIN_DRAWS, MIN_DRAWS_WIDE = 256, 448  # of an expensive density, or guide
+SHARE = 2  # of the fit's gradients, those that short chains may take
 WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at, and some where all seems good
 POINT = "a MAP estimate is a point: there is no distribution to judge"
@@ -135,7 +137,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     if judged.verdict in ("poor", "unknown") and found.curved.factor is not None and solution.status.converged:
         affordable = DRAWS if watch.is_over else max(most, DRAWS)
         judged = _corrected_by_linear_response(found, found.curved.factor, judged, affordable, rng)
-    return _kept(judged)
+    return _kept(_after_chains(found, judged, most, raw, watch))
 
 
 def _looked_at(found: _Found, drawn: Drawn) -> tuple[Drawn, Report, Errors]:
@@ -160,6 +162,21 @@ class _Found:
     curved: Curvature
     normal: tuple[np.ndarray, np.ndarray] | None
     bend: Bend = STRAIGHT
+
+
+def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, watch: Watch) -> Report:
+    """The same, but for an answer that short chains find wrong: it is poor. So many draws at `most` are affordable."""
+    target, draws = found.solution.target, judged.draws
+    if judged.verdict not in ("good", "corrected") or most < CHEAP or watch.is_over:
+        return judged
+    chains = min(max(found.solution.status.gradients // SHARE // PRICE, MIN_CHAINS), CHAINS)
+    answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
+    off, _ = report.error_reasons(errors_by_chains(target, answer, _factor(found, draws), chains, rng))
+    if not off:
+        return judged
+    reasons = (*(f"as short Markov chains from its draws show, {each}" for each in off), *judged.reasons)
+    advice = (*report.to_decenter(target), report.SAMPLER)
+    return dataclasses.replace(judged, verdict="poor", reasons=reasons, advice=advice)
 
 
 def _kept(judged: Report) -> Report:

@@ -112,9 +112,7 @@ def errors(
       factor: of the guide's covariance, `(dim, dim)`, where it is known: for the directions.
       known: the values of the draws on the supports, where somebody has them.
     """
-    few = target.layout.reported and len(draws) * max(sum(map(math.prod, shapes_of(target).values())), 1) <= MAX_NUMBERS
-    values = (known() if known else values_of(target, draws.z)) if few else {}
-    columns, name = _columns(target, draws, factor, values)
+    columns, name = _columns(target, draws.z, factor, known)
     weights, own = draws.weights * len(draws), draws.own
     width = max(CHUNK // len(draws), 1)
     every = range(0, columns.shape[1], width)
@@ -135,23 +133,51 @@ def errors(
     return Errors(mean, mean_se, log_sd, log_sd_se, name, compared, float(unreached.max(initial=0.0)))
 
 
+def differences(
+    target: Target, before: np.ndarray, after: np.ndarray, starts: np.ndarray, factor: np.ndarray | None
+) -> Errors:
+    """By how much what is read off `after` exceeds what is read off `before`, `(points, dim)` each: of pairs.
+
+    As errors, in units of `before`. Pairs that have one of the `starts`, `(points,)`, in common are not independent.
+    """
+    (x, name), (y, _) = (_columns(target, z, factor) for z in (before, after))
+    mu, sigma = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
+    sigma = np.where(sigma <= SMALLEST * np.finfo(jnp.result_type(float)).eps * np.abs(mu), np.nan, sigma)
+    x, y = (x - mu) / sigma, (y - mu) / sigma
+    mean, variance = y.mean(axis=0), y.var(axis=0)
+    alike = np.unique(starts, return_inverse=True)[1]
+
+    def error(influence: np.ndarray) -> np.ndarray:
+        sums = np.zeros((alike.max() + 1, x.shape[1]))
+        np.add.at(sums, alike, influence - influence.mean(axis=0))
+        return np.sqrt((sums**2).sum(axis=0)) / len(x)
+
+    log_sd_se = error(((y - mean) ** 2 / variance - x**2) / 2)
+    return Errors(mean, error(y - x), np.log(variance) / 2, log_sd_se, name, lambda: Worst(0.5, "none"))
+
+
 def _columns(
-    target: Target, draws: WeightedDraws, factor: np.ndarray | None, values: Mapping[str, np.ndarray]
+    target: Target,
+    z: np.ndarray,
+    factor: np.ndarray | None,
+    known: Callable[[], Mapping[str, np.ndarray]] | None = None,
 ) -> tuple[np.ndarray, Callable[[int], str]]:
-    """All quantities, `(draws, quantities)`, and what each is called: coordinates where there are no values."""
-    outline, columns, known = [], [], axes_of(target)
+    """All quantities at `z`, `(draws, quantities)`, and what each is called: coordinates where values are too many."""
+    outline, columns, axes = [], [], axes_of(target)
+    few = target.layout.reported and len(z) * max(sum(map(math.prod, shapes_of(target).values())), 1) <= MAX_NUMBERS
+    values = (known() if known else values_of(target, z)) if few else {}
     if values:
-        for site, value in {**values, **_by_quantiles(target, draws.z)}.items():
-            told = functools.partial(_told, known, site, value.shape[1:])
+        for site, value in {**values, **_by_quantiles(target, z)}.items():
+            told = functools.partial(_told, axes, site, value.shape[1:])
             outline.append((value[0].size, told))
             columns.append(value.reshape(len(value), -1))
     else:
         outline.append((target.dim, lambda i: coordinate_names(target)[i]))
-        columns.append(draws.z)
+        columns.append(z)
     directions = narrow_directions(factor)
     if len(directions):
         outline.append((len(directions), lambda i: _contrast(directions[i], target)))
-        columns.append(draws.z @ (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T)
+        columns.append(z @ (directions / np.linalg.norm(directions, axis=1, keepdims=True)).T)
     ends = np.cumsum([size for size, _ in outline])
 
     def name(i: int) -> str:

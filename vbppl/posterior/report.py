@@ -316,7 +316,7 @@ def decided(report: Report, found: Errors, mendable: bool, usual_advice: tuple[s
       mendable: whether weighing is known to mend what is wrong.
       usual_advice: what to try where it does not.
     """
-    off, unknown = _error_reasons(found)
+    off, unknown = error_reasons(found)
     missed, fatal = _shape_reasons(report), solver_reasons(report.status, report.other_modes)
     if report.other_modes.held:
         missed.append("there are several modes; the guide holds those that the restarts found, and there may be more")
@@ -329,7 +329,7 @@ def decided(report: Report, found: Errors, mendable: bool, usual_advice: tuple[s
     return dataclasses.replace(report, verdict=verdict, reasons=reasons, advice=usual_advice)
 
 
-def _error_reasons(found: Errors) -> tuple[list[str], list[str]]:
+def error_reasons(found: Errors) -> tuple[list[str], list[str]]:
     """What is off, and what could not be measured: the worst of each."""
     off, unknown = [], []
     both = (

@@ -142,6 +142,12 @@ class WeightedDraws:
         return self.trusted or (self.rise <= LITTLE and self.ess >= ENOUGH)
 
     @property
+    def unweighed(self) -> WeightedDraws:
+        """The guide's own, each of which weighs the same: the guide itself as an answer."""
+        mine = self.own & np.isfinite(self.log_p)
+        return dataclasses.replace(self, log_weight=np.where(mine, -np.log(max(mine.sum(), 1)), -np.inf))
+
+    @property
     def worth(self) -> str:
         """Why not, in words."""
         return f": {len(self):,} draws are worth {self.ess:,.0f}, with a Pareto k of {self.pareto_k:.2f}"
