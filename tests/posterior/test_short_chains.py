@@ -98,7 +98,7 @@ def test_a_scale_too_narrow_is_told_and_not_exaggerated(narrow, accused):
     z[:, 7] *= narrow
     found = short_chains.errors_by_chains(target, alike(z), None, 1_000, rng)
     assert 0.7 * -np.log(narrow) < found.log_sd[7] < -np.log(narrow) + 4 * (found.log_sd_se[7] + 1 / 2_000**0.5)
-    off, _ = error_reasons(found)
+    off, _ = error_reasons(found, beyond=0.0)
     assert bool(off) == accused and all("z[7]" in each for each in off)
 
 
@@ -111,10 +111,13 @@ def test_an_answer_that_chains_move_is_poor_whatever_its_weights_said():
     solution, card = posterior.solution, posterior.check()
     found = judge._Found(solution, card.elbo, card.tail, judge.Curvature(), None)
     assert judge._after_chains(found, card, 10_000, raw_key(0), Watch()) is card and card.verdict == "good"
-    half = dataclasses.replace(card, draws=dataclasses.replace(card.draws, z=card.draws.z * np.array([1.0, 0.4, 1.0])))
+    draws = dataclasses.replace(card.draws, z=card.draws.z * np.array([1.0, 0.4, 1.0]))
+    half = dataclasses.replace(card, draws=draws, log_weight_sd=0.5)
     accused = judge._after_chains(found, half, 10_000, raw_key(0), Watch())
     assert accused.verdict == "poor" and accused.advice and "Markov chains" in accused.reasons[0]
     assert "the sd of slope[1] is off by" in accused.reasons[0]
+    alike = dataclasses.replace(half, log_weight_sd=0.1)  # .005 nats apart: chains are not asked
+    assert judge._after_chains(found, alike, 10_000, raw_key(0), Watch()) is alike
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
 MIN_DRAWS, MIN_DRAWS_WIDE = 256, 448  # of an expensive density, or guide
 SHARE = 2  # of the fit's gradients, those that short chains may take
+NEAR = 0.01  # nats to the posterior, by the log weights, under which nothing leads from where draws come to elsewhere
 WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at, and some where all seems good
 POINT = "a MAP estimate is a point: there is no distribution to judge"
@@ -169,9 +170,12 @@ def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, wat
     target, draws = found.solution.target, judged.draws
     if judged.verdict not in ("good", "corrected") or most < CHEAP or watch.is_over:
         return judged
+    if judged.verdict == "good" and judged.log_weight_sd**2 / 2 < NEAR:
+        return judged
     chains = min(max(found.solution.status.gradients // SHARE // PRICE, MIN_CHAINS), CHAINS)
     answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
-    off, _ = report.error_reasons(errors_by_chains(target, answer, _factor(found, draws), chains, rng))
+    # What is far from chance and beyond a limit: chains have not come to their end, so the error itself is larger.
+    off, _ = report.error_reasons(errors_by_chains(target, answer, _factor(found, draws), chains, rng), beyond=0.0)
     if not off:
         return judged
     reasons = (*(f"as short Markov chains from its draws show, {each}" for each in off), *judged.reasons)

@@ -329,8 +329,8 @@ def decided(report: Report, found: Errors, mendable: bool, usual_advice: tuple[s
     return dataclasses.replace(report, verdict=verdict, reasons=reasons, advice=usual_advice)
 
 
-def error_reasons(found: Errors) -> tuple[list[str], list[str]]:
-    """What is off, and what could not be measured: the worst of each."""
+def error_reasons(found: Errors, beyond: float = 2.0) -> tuple[list[str], list[str]]:
+    """What is off, so many standard errors beyond its limit, and what could not be measured: the worst of each."""
     off, unknown = [], []
     both = (
         ("mean", np.abs(found.mean), found.mean_se, MEAN_ERROR),
@@ -338,7 +338,7 @@ def error_reasons(found: Errors) -> tuple[list[str], list[str]]:
     )
     for what, value, se, limit in both:
         open_ = ~(value + 2 * se <= limit) & ~np.isnan(found.mean)
-        wrong = np.flatnonzero(open_ & (value - 2 * se > limit))
+        wrong = np.flatnonzero(open_ & (value - beyond * se > limit))
         if len(wrong):
             worst = int(wrong[np.argmax((value - 2 * se)[wrong])])
             off.append(f"the {what} of {found.name(worst)} is off by {_amount(found, worst, what)}")
