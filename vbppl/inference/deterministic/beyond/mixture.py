@@ -92,8 +92,8 @@ class Ascent(Continued):
         return self._solution(where, cut)
 
     def gained(self, after: Solution) -> Estimate:
-        """By how many nats a mixture's bound lies above that of what it began with, on common fresh draws."""
-        return self.gain(components_of(after), self.first)
+        """By how many nats a mixture's bound lies above that of what it began with, on draws that chose nothing."""
+        return self.gain(components_of(after), self.first, range(4 * SETS, 5 * SETS))
 
     @property
     def is_affordable(self) -> bool:
@@ -133,18 +133,24 @@ class Ascent(Continued):
         rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in range(len(at)))
         return mixtures.evaluate(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
 
-    def gain(self, at: Components, other: Components, sets: int = SETS) -> Estimate:
+    def gain(self, at: Components, other: Components, sets: range = range(SETS)) -> Estimate:  # noqa: B008 -- frozen
         """By how many nats a mixture is better than another on common fresh draws."""
         most = max(len(at), len(other))
-        gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in range(sets)]
+        gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in sets]
         return Estimate.of(gains)
 
-    def is_better(self, at: Components, other: Evaluated) -> bool:
+    def is_better(self, at: Components, other: Components, least: float) -> bool:
         """Does a mixture surely gain over another what one more component is worth?"""
-        gain, least = self.gain(at, other.at), worth(other)
+        gain = self.gain(at, other)
         if gain.value > least and not gain.is_sure(least):  # more draws may tell
-            gain = self.gain(at, other.at, 4 * SETS)
+            gain = self.gain(at, other, range(4 * SETS))
         return gain.is_sure(least)
+
+    def worth(self, seen: Evaluated) -> float:
+        """What one more component must gain, nats: of a ring each gains little, and all together much."""
+        # The draws that a mixture was fitted to see less than it lacks, never more.
+        every = [seen] if lacking(seen) > LEFT else [self.fresh(seen.at, n, len(seen.at)) for n in range(SETS)]
+        return LESS if np.mean([lacking(each) for each in every]) > LEFT else GAIN
 
     # The stages
 
@@ -203,25 +209,28 @@ class Ascent(Continued):
 
     def grown(self, where: Where) -> Stage:
         """With new components, while they pay or until there are as many as were asked for."""
-        failures, excluded = 0, set[str]()
+        failures, excluded, least = 0, set[str](), np.nan
         while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS) and self.is_affordable:
             if self.number is None and excess(where.seen)[1] < NEAR:
                 break
-            best = yield from self.best_of(where, excluded)
+            least = least if failures else self.worth(where.seen)
+            best = yield from self.best_of(where, excluded, least)
             if best is None:
                 break
             what, seen = best
             # Where each gains little, all have to move for one more: to where it can be told.
-            tolerance = ENOUGH if worth(where.seen) == GAIN else AT_LAST
+            tolerance = AT_LAST if least < GAIN else ENOUGH
             after = yield from self.ascended(where._replace(seen=seen, tried=where.tried + 1), tolerance)
-            if self.number or self.is_better(after.seen.at, where.seen):
+            if self.number or self.is_better(after.seen.at, where.seen.at, least):
                 where, failures, excluded = after, 0, set[str]()
             else:  # it would be the best once more
                 where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
                 excluded.add(what)
         return where
 
-    def best_of(self, where: Where, excluded: set[str]) -> Generator[Where, None, tuple[str, Evaluated] | None]:
+    def best_of(
+        self, where: Where, excluded: set[str], least: float
+    ) -> Generator[Where, None, tuple[str, Evaluated] | None]:
         """The candidate that promises most after some steps of its own, if one promises anything."""
         asked = candidates(where.seen, lambda z: self.log_p(z[None])[0][0])
         every = [(each, self.tried(where, each)) for each in asked if each.what not in excluded]
@@ -234,7 +243,7 @@ class Ascent(Continued):
         if not every:
             return None
         each, seen = max(every, key=lambda pair: _promise(pair[1]))
-        if not (self.number or _promise(seen) > where.seen.bound + worth(where.seen) / 2):
+        if not (self.number or _promise(seen) > where.seen.bound + least / 2):
             return None
         at = mixtures.reweighed(seen)
         return each.what, mixtures.evaluate(self.log_p, at, seen.noise, (seen.log_p, seen.gradient), each.new[:0])
@@ -299,9 +308,9 @@ def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched
     return dataclasses.replace(searched, found=left, held=(*searched.held, *held))
 
 
-def worth(seen: Evaluated) -> float:
-    """What one more component must gain, nats: of a ring each gains little, and all together much."""
-    return LESS if log_evidence_of(seen) - seen.bound > LEFT else GAIN
+def lacking(seen: Evaluated) -> float:
+    """The nats by which a bound lies below the evidence, by the weights of its draws."""
+    return log_evidence_of(seen) - seen.bound
 
 
 def _promise(seen: Evaluated) -> float:
