@@ -73,6 +73,16 @@ def one_by_one(y, days):
         vb.sample("y", dist.Normal(a[:, None] + b[:, None] * days, sigma).to_event(1), obs=y)
 
 
+@vb.model
+def by_hand(y, days):
+    """The same, non-centred by hand."""
+    mu, tau, factor, sigma = hypers()
+    with vb.plate("subject", len(y)):
+        z = vb.sample("z", dist.Normal(jnp.zeros(2), 1.0).to_event(1))
+        b = mu + z @ (tau[:, None] * factor).T
+        vb.sample("y", dist.Normal(b[:, :1] + b[:, 1:] * days, sigma).to_event(1), obs=y)
+
+
 def by_quadrature(y, days, points, width):
     """The log evidence, and means and sds of (tau, correlation, sigma).
 
