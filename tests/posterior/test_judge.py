@@ -318,3 +318,16 @@ def test_the_card_is_html_in_a_notebook():
     page = fit("schools", "full_rank").check()._repr_html_()
     assert re.match("<p><b style='[^']*background:#cf222e[^']*'>verdict: poor</b>", page) and "try: " in page
     assert "<details><summary>details</summary><div" in page
+
+
+def test_a_first_look_that_is_not_good_leaves_doubts_open_and_is_whole_where_time_is_over():
+    """Of a banana."""
+    target = vb.density(lambda z: -(z[0] ** 2) / 2 - (z[1] - z[0] ** 2) ** 2 / 2, 2)
+    solution = vb.fit(target, "full_rank").solution
+    looks = [judge.judge(solution, raw_key(0), watch, at_first_look=True) for watch in (Watch(), Watch(deadline=-1.0))]
+    assert [len(look.draws) for look in looks] == 2 * [judge.DRAWS] and len(
+        judge.judge(solution, raw_key(0)).draws
+    ) > judge.DRAWS
+    assert [bool(look.notes) for look in looks] == [False, True] and looks[1].notes[0].topic == "judging"
+    assert all("nan" not in str(look) and look.verdict != "good" for look in looks)
+    assert " alone: " in str(looks[1]) and " alone: " not in str(looks[0])

@@ -12,10 +12,12 @@ import vbppl as vb
 import vbppl.distributions as dist
 from benchmarks.posteriors.kinds import items_of
 from vbppl.core.keys import raw_key
+from vbppl.core.numerics.draws import fresh_draws
 from vbppl.core.watch import Watch
 from vbppl.posterior import judge, quantities, short_chains
 from vbppl.posterior.quantities import SIGNIFICANT
 from vbppl.posterior.report import error_reasons
+from vbppl.posterior.short_chains import STEPS
 from vbppl.posterior.weighted_draws import Ellipsoid, WeightedDraws
 
 ROWS = 4
@@ -46,7 +48,7 @@ def test_chains_leave_exact_draws_of_a_funnel_as_they_are():
         rng = np.random.default_rng(seed)
         z = of_funnel(rng, 2_000)
         with np.errstate(invalid="ignore", over="ignore"):  # as in `judge`
-            after = short_chains.moved(target, z, Ellipsoid.around(z, np.full(2_000, 5e-4)), rng)
+            after = short_chains.moved(target, z, Ellipsoid.around(z, np.full(2_000, 5e-4)), rng, Watch())
         each = [np.concatenate([np.tanh(at), np.sin(3 * at), np.abs(at[:, :1]) > 2], axis=1) for at in (z, after)]
         moves.append(each[1] - each[0])
         assert np.mean(np.any(z != after, axis=1)) > 0.7
@@ -62,7 +64,7 @@ def test_right_draws_are_not_accused_and_errors_are_standard():
     for seed in range(25):
         rng = np.random.default_rng(seed)
         z = scales * rng.standard_normal((256, 3))
-        after = short_chains.moved(target, z, Ellipsoid.around(z, np.full(256, 1 / 256)), rng)
+        after = short_chains.moved(target, z, Ellipsoid.around(z, np.full(256, 1 / 256)), rng, Watch())
         found = quantities.differences(target, z, after, np.arange(256), None)
         scores.append([found.mean / found.mean_se, found.log_sd / found.log_sd_se])
     assert np.std(scores) == pytest.approx(1.0, abs=4 / (2 * 150) ** 0.5)
@@ -75,7 +77,7 @@ def test_a_density_that_rounding_makes_infinite_draws_no_chain_to_itself():
     z = np.log(rng.gamma(0.5, size=(400, 3)))
     target = vb.density(lambda z: jnp.sum(jnp.where(z < -30, jnp.inf, 0.5 * z - jnp.exp(z))), 3)
     with np.errstate(invalid="ignore", over="ignore"):
-        after = short_chains.moved(target, z, Ellipsoid(np.zeros(3), 20 * np.eye(3)), rng)
+        after = short_chains.moved(target, z, Ellipsoid(np.zeros(3), 20 * np.eye(3)), rng, Watch())
     assert after.min() > -30 and np.any(after != z)
 
 
@@ -90,13 +92,35 @@ def test_starts_in_common_count_once():
     np.testing.assert_allclose(ten.log_sd_se, one.log_sd_se, rtol=1e-6)
 
 
+def test_few_starts_are_not_mirror_images_of_each_other(monkeypatch):
+    """Draws are antithetic: 128 of 1,536, evenly in their order, were 64 pairs, and errors 1.2 times as told."""
+    z, seen = fresh_draws(np.random.default_rng(0), 1_536, 2), []
+    monkeypatch.setattr(short_chains, "moved", lambda _, z, *__: seen.append(z) or z)
+    for seed in range(5):
+        target, rng = vb.density(lambda z: -0.5 * jnp.sum(z**2), 2), np.random.default_rng(seed)
+        short_chains.errors_by_chains(target, alike(z), None, 128, rng, Watch())
+        mirrored = np.any(np.all(np.abs(seen[-1][:, None] + seen[-1]) < 1e-12, axis=2), axis=1)
+        assert len(np.unique(seen[-1], axis=0)) == 128 and mirrored.mean() < 0.3  # .08 by chance
+
+
+def test_where_time_is_over_chains_end_with_their_last_whole_move(monkeypatch):
+    target, asked = vb.density(lambda z: -0.5 * jnp.sum(z**2), 2), []
+    over = type("Over", (Watch,), {"is_over": property(lambda _: asked.append(1) or len(asked) > STEPS + 3)})()
+    z = np.random.default_rng(0).standard_normal((50, 2))
+    cut = short_chains.moved(target, z, Ellipsoid(np.zeros(2), np.eye(2)), np.random.default_rng(1), over)
+    monkeypatch.setattr(short_chains, "MOVES", 1)
+    one = short_chains.moved(target, z, Ellipsoid(np.zeros(2), np.eye(2)), np.random.default_rng(1), Watch())
+    np.testing.assert_array_equal(cut, one)
+    assert len(asked) == STEPS + 4 and np.any(one != z)
+
+
 @pytest.mark.parametrize("narrow, accused", [(0.8, False), (0.6, True)])
 def test_a_scale_too_narrow_is_told_and_not_exaggerated(narrow, accused):
     """In one of 20 dims draws are too narrow, by log(1 / .8) = .22, which is within the limit of .30, or .51."""
     target, rng = vb.density(lambda z: -0.5 * jnp.sum(z**2), 20), np.random.default_rng(1)
     z = rng.standard_normal((1_000, 20))
     z[:, 7] *= narrow
-    found = short_chains.errors_by_chains(target, alike(z), None, 1_000, rng)
+    found = short_chains.errors_by_chains(target, alike(z), None, 1_000, rng, Watch())
     assert 0.7 * -np.log(narrow) < found.log_sd[7] < -np.log(narrow) + 4 * (found.log_sd_se[7] + 1 / 2_000**0.5)
     off, _ = error_reasons(found, beyond=0.0)
     assert bool(off) == accused and all("z[7]" in each for each in off)
@@ -116,6 +140,7 @@ def test_an_answer_that_chains_move_is_poor_whatever_its_weights_said():
     accused = judge._after_chains(found, half, 10_000, raw_key(0), Watch())
     assert accused.verdict == "poor" and accused.advice and "Markov chains" in accused.reasons[0]
     assert "the sd of slope[1] is off by" in accused.reasons[0]
+    assert np.isnan(accused.log_evidence)  # by weights that have been seen to be wrong
     alike = dataclasses.replace(half, log_weight_sd=0.1)  # .005 nats apart: chains are not asked
     assert judge._after_chains(found, alike, 10_000, raw_key(0), Watch()) is alike
 

@@ -110,7 +110,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
         most = min(most, max(KEPT // target.dim, MIN_DRAWS_WIDE))
     drawn = draw(guide, phi, target, rng, min(most, DRAWS if target.dim <= WEIGHTLESS_DIM else MIN_DRAWS_WIDE))
     drawn, judged, errors = _looked_at(found, drawn)
-    if at_first_look and judged.verdict != "good":
+    if at_first_look and judged.verdict != "good" and not watch.is_over:  # after which nobody looks again
         return _kept(judged)
     # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
     # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.
@@ -174,13 +174,14 @@ def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, wat
         return judged
     chains = min(max(found.solution.status.gradients // SHARE // PRICE, MIN_CHAINS), CHAINS)
     answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
+    moved = errors_by_chains(target, answer, _factor(found, draws), chains, rng, watch)
     # What is far from chance and beyond a limit: chains have not come to their end, so the error itself is larger.
-    off, _ = report.error_reasons(errors_by_chains(target, answer, _factor(found, draws), chains, rng), beyond=0.0)
+    off, _ = report.error_reasons(moved, beyond=0.0)
     if not off:
         return judged
     reasons = (*(f"as short Markov chains from its draws show, {each}" for each in off), *judged.reasons)
     advice = (*report.to_decenter(target), report.SAMPLER)
-    return dataclasses.replace(judged, verdict="poor", reasons=reasons, advice=advice)
+    return dataclasses.replace(judged, verdict="poor", reasons=reasons, advice=advice, log_evidence=np.nan)
 
 
 def _kept(judged: Report) -> Report:

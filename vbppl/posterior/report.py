@@ -222,7 +222,7 @@ class Report:
             worst = f"; by {self.worst_told_apart.name} alone: {self.worst_told_apart.value:.0%}"
             lines.append(
                 f"an ideal judge tells guide from posterior in {self.told_apart:.0%} of draws (50% is perfect)"
-                + (worst if self.worst_told_apart.name != "none" else "")
+                + (worst if self.worst_told_apart.value > 0.5 else "")
             )
         loss, evidence = max(self.log_evidence - self.elbo.value, 0.0), "log evidence unknown"
         if np.isfinite(self.log_evidence):

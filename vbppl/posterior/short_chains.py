@@ -21,6 +21,7 @@ import dataclasses
 
 import numpy as np
 
+from vbppl.core.watch import Watch
 from vbppl.posterior import quantities
 from vbppl.posterior.quantities import SIGNIFICANT, Errors
 from vbppl.posterior.weighted_draws import Ellipsoid, WeightedDraws
@@ -34,8 +35,8 @@ OF_FEW = 0.2  # a log sd's standard error where six chains make all of it: of on
 LONGEST, SHORTEST = 1.8, 0.6  # a step's length, between which it is log-uniform, in units of dim^(-1/4)
 
 
-def moved(target: Target, z: np.ndarray, around: Ellipsoid, rng: np.random.Generator) -> np.ndarray:
-    """Where chains from `z`, `(chains, dim)`, come; in units of `around`."""
+def moved(target: Target, z: np.ndarray, around: Ellipsoid, rng: np.random.Generator, watch: Watch) -> np.ndarray:
+    """Where chains from `z`, `(chains, dim)`, come, in units of `around`; by whole moves, while there is time."""
 
     def density(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         log_p, gradient = evaluate(target, around.at(e))
@@ -52,6 +53,8 @@ def moved(target: Target, z: np.ndarray, around: Ellipsoid, rng: np.random.Gener
         momentum = begun = rng.standard_normal(e.shape)
         at, there = e, (log_p, slope)
         for _ in range(STEPS):
+            if watch.is_over:
+                return around.at(e)
             momentum = momentum + step / 2 * there[1]
             at = at + step * momentum
             there = density(at)
@@ -64,20 +67,23 @@ def moved(target: Target, z: np.ndarray, around: Ellipsoid, rng: np.random.Gener
 
 
 def errors_by_chains(
-    target: Target, answer: WeightedDraws, factor: np.ndarray | None, chains: int, rng: np.random.Generator
+    target: Target, draws: WeightedDraws, factor: np.ndarray | None, chains: int, rng: np.random.Generator, watch: Watch
 ) -> Errors:
     """By how much an answer is wrong at least, by chains from its draws; nothing where that may be chance.
 
     Args:
       target: what was fitted.
-      answer: draws with the weights that they have in it.
+      draws: those of the answer, with the weights that they have in it.
       factor: of its covariance, where it is known: for the directions.
       chains: how many there are.
       rng: for starts and moves.
+      watch: where its deadline passes, chains are shorter.
     """
-    starts, counting = answer.chosen(rng, chains), answer.counting
-    before = np.asarray(answer.z[starts], np.float64)
-    after = moved(target, before, Ellipsoid.around(answer.z[counting], answer.weights[counting]), rng)
+    # Draws are antithetic: in their own order each of few starts would have its mirror image among them.
+    order, counting = rng.permutation(len(draws)), draws.counting
+    starts = order[dataclasses.replace(draws, log_weight=draws.log_weight[order]).chosen(rng, chains)]
+    before = np.asarray(draws.z[starts], np.float64)
+    after = moved(target, before, Ellipsoid.around(draws.z[counting], draws.weights[counting]), rng, watch)
     found = quantities.differences(target, before, after, starts, factor)
     mean = np.where(np.abs(found.mean) > SIGNIFICANT * found.mean_se, found.mean, 0.0)
     is_sure = (np.abs(found.log_sd) > SIGNIFICANT * found.log_sd_se) & (found.log_sd_se < OF_FEW)
