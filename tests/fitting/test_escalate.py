@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +27,7 @@ from vbppl.fitting.remedies.modes import mix_modes
 from vbppl.fitting.remedies.parameterisations import reparameterise
 from vbppl.fitting.remedies.series import condition_series
 from vbppl.guides.low_rank import LowRank
+from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic.beyond.mixture import Ascent
 from vbppl.posterior import judge
 
@@ -235,6 +237,55 @@ def test_hyperparameters_that_are_structured_but_not_good_are_searched_for_once(
     entry = next(entry for entry in ENTRIES if entry.name == "schools-noncentred")
     fit = measure(entry, store.load()[entry.name], entry.model())
     assert (fit.guide, fit.verdict, fit.right, len(searches)) == ("ConditionallyStructured", "corrected", True, 1)
+
+
+def judged(card, verdict, elbo, se=0.001):
+    return dataclasses.replace(card, verdict=verdict, elbo=Estimate(elbo, se))
+
+
+@pytest.fixture(scope="module")
+def normal():
+    return vb.fit(vb.density(lambda z: -jnp.sum(z**2) / 2, 2), "full_rank")
+
+
+@pytest.mark.parametrize(
+    "verdict, elbo, se, kept",
+    [
+        ("good", -1.2, 0.001, True),
+        ("corrected", -0.8, 0.001, True),  # what is nearer and has to be corrected shows that "good" was luck
+        ("corrected", -0.95, 0.001, False),
+        ("corrected", -0.8, 0.06, False),
+        ("poor", 0.0, 0.001, False),
+    ],
+)
+def test_a_good_answer_gives_way_to_no_worse_or_to_a_nearer_one_that_is_corrected(normal, verdict, elbo, se, kept):
+    before, card = normal.solution, judged(normal.report, "good", -1.0)
+    after = before.noted("mixture", "a mixture, kept")
+    found, report = choice.better_of(before, card, after, judged(card, verdict, elbo, se))
+    assert report.verdict == (verdict if kept else "good") and (found is after) == kept
+    assert kept or str(report.notes[-1]) == f"mixture: a mixture, but would be {verdict}"
+
+
+@pytest.mark.parametrize("whole, kept", [("poor", True), ("corrected", False)])
+def test_a_first_look_decides_against_nothing(normal, monkeypatch, whole, kept):
+    """It says "unknown" where more draws say "poor": what is poor too, and nearer, is then still there."""
+    at = plan(vb.density(lambda z: -jnp.sum(z**2) / 2, 2))
+    before, card = normal.solution, normal.report
+    bent = dataclasses.replace(paid(before, 10), guide=vb.guides.Copula()).noted(hypers.TOPIC, "gains .3 nats, kept")
+
+    def structured(plan, problem, solution, report, watch):
+        return choice.better_of(solution, report, bent, judged(card, "poor", -0.7))
+
+    monkeypatch.setattr(escalate, "structure_hypers", structured)
+    monkeypatch.setattr(escalate, "judge_solution", lambda solution, *_: (solution, judged(card, whole, -1.0)))
+    problem = types.SimpleNamespace(raw_keys=[raw_key(0)])
+    at, solution, report = escalate.judged_or_structured(at, problem, before, judged(card, "unknown", -1.0), Watch())
+    assert solution.phi is before.phi and report.verdict == whole
+    assert solution.status.gradients == before.status.gradients + 10
+    monkeypatch.setattr(hypers, "can_structure", lambda _: True)
+    found, report = hypers.structure_hypers(at, None, solution, report, Watch())
+    assert (found.guide is bent.guide) == kept and report.verdict == whole
+    assert found.status.gradients == before.status.gradients + 10
 
 
 def test_beside_weighted_draws_a_banana_is_held_by_a_mixture_within_a_budget(monkeypatch):

@@ -16,12 +16,11 @@ by the two that cost little where its own report sees a standard deviation that 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judge_solution
-from vbppl.fitting.remedies.choice import better_of
 from vbppl.fitting.remedies.components import add_components, go_back
 from vbppl.fitting.remedies.costs import costing
 from vbppl.fitting.remedies.from_prior import begin_at_prior
@@ -54,14 +53,6 @@ REMEDIES = (
 )
 
 
-class Structured(NamedTuple):
-    """What came of structuring the hyperparameters of a normal: not good by itself, so others are tried before it."""
-
-    phi: Any
-    after: Solution
-    report: AnyReport
-
-
 def goes_on_at_once(plan: Plan, problem: Any, solution: Solution) -> bool:
     """Whether a first look at a solution is enough to go on by: see `judged_or_structured`."""
     is_ours = plan.is_automatic and isinstance(plan.settings, Deterministic)
@@ -70,38 +61,35 @@ def goes_on_at_once(plan: Plan, problem: Any, solution: Solution) -> bool:
 
 def judged_or_structured(
     plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
-) -> tuple[Solution, AnyReport, Structured | None]:
+) -> tuple[Plan, Solution, AnyReport]:
     """After a first look that is not good: structured hyperparameters, if these are good, else the whole report.
 
-    Doubts and other coordinates, which cost more than all before, are then not looked into. What is neither good nor
-    left out goes with the whole report, for `escalate`.
+    Doubts and other coordinates, which cost more than all before, are then not looked into. What gains anything and is
+    not good goes with the plan, for its turn among the remedies; what gains nothing is noted, and not tried again.
     """
-    if report.verdict == "good":
-        return solution, report, None
-    after, again = (solution, report) if watch.is_over else structure_hypers(plan, problem, solution, report, watch)
+    if report.verdict == "good" or watch.is_over:
+        return plan, solution, report
+    # A first look decides against nothing: the whole report will.
+    after, again = structure_hypers(plan, problem, solution, dataclasses.replace(report, verdict="poor"), watch)
     if again.verdict == "good":
-        return after, again, None
-    tried = Structured(solution.phi, after, again) if after.guide is not solution.guide else None
-    # What was left out is noted, and not tried from here again.
-    return *judge_solution(costing(solution, after) if tried else after, problem.raw_keys[0], watch), tried
+        return plan, after, again
+    if after.guide is not solution.guide:
+        plan = dataclasses.replace(plan, structured=(solution.phi, after, again))
+        after = costing(solution, after)
+    return plan, *judge_solution(after, problem.raw_keys[0], watch)
 
 
 def escalate(
-    plan: Plan,
-    problem: Any,
-    solution: Solution,
-    report: AnyReport,
-    watch: Watch,
-    tried: Structured | None = None,
+    plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
-    """A better solution with its report, if there is one; else the same. `tried` is what is known already."""
-    better, report = _remedied(plan, problem, solution, report, watch, tried)
+    """A better solution with its report, if there is one; else the same."""
+    better, report = _remedied(plan, problem, solution, report, watch)
     lost = [note for note in solution.notes if note.topic == "precision" and note not in better.notes]
     return (better.noted(*lost[0]) if lost else better), report
 
 
 def _remedied(
-    plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch, tried: Structured | None
+    plan: Plan, problem: Any, solution: Solution, report: AnyReport, watch: Watch
 ) -> tuple[Solution, AnyReport]:
     """Remedy after remedy, until one brings an answer or time is over."""
     if not (plan.is_automatic and isinstance(plan.settings, Deterministic)):
@@ -114,11 +102,7 @@ def _remedied(
         if is_of_normals(solution):
             plan = dataclasses.replace(plan, normal=(solution, report))
         try:
-            if remedy is structure_hypers and tried is not None and solution.phi is tried.phi:
-                after = costing(tried.after, solution)
-                solution, report = better_of(solution, report, after, tried.report.beside(after))
-            else:
-                solution, report = remedy(plan, problem, solution, report, watch)
+            solution, report = remedy(plan, problem, solution, report, watch)
             plan, problem = in_its_parameterisation(plan, problem, solution)
         except KeyboardInterrupt:  # what earlier remedies have found stays
             return solution.noted("ended", "interrupted while a better answer was looked for"), report

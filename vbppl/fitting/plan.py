@@ -107,6 +107,8 @@ class Plan:
       checkpoint: a file in which a stochastic fit keeps itself.
       tries_pseudo_data: movable sites may be seen by pseudo-data too: `inference/deterministic/pseudo_data.py`.
       normal: while the answer is bettered, the last normal or mixture of such, with its report; none before.
+      structured: the parameters of a normal whose hyperparameters were structured after a first look at it, what came
+        of that, and its report, where it was not good by itself.
     """
 
     guide: Guide
@@ -119,6 +121,7 @@ class Plan:
     checkpoint: PathLike | None = None
     tries_pseudo_data: bool = False
     normal: tuple[Solution, AnyReport] | None = None
+    structured: tuple[Any, Solution, AnyReport] | None = None
 
     def threads(self, target: Target) -> contextlib.AbstractContextManager[Any]:
         """While this is solved: those that suit the linear algebra of a solver on the host; of others, as they are."""

@@ -9,12 +9,13 @@ from vbppl.inference.solution import Note, Solution
 from vbppl.posterior.report import VERDICTS, AnyReport, Report
 
 KEPT = ", kept"
-CLEARLY = 0.1  # nats by which a solution is nearer
+CLEARLY = 0.1  # nats by which a solution is nearer, beyond two standard errors of both bounds
 
 
-def leaves_room(report: AnyReport, log_sd: float) -> bool:
-    """Whether the report sees a standard deviation that is off by more than this, in its log."""
-    return isinstance(report, Report) and abs(report.log_sd_error.value) > log_sd
+def leaves_room(report: AnyReport, log_sd: float, apart: float = float("inf")) -> bool:
+    """Whether the report sees a log sd that is off by more than this, or log weights by more nats `apart`."""
+    off, weights = (report.log_sd_error.value, report.log_weight_sd) if isinstance(report, Report) else (0.0, 0.0)
+    return abs(off) > log_sd or weights**2 / 2 > apart
 
 
 def unless_worse(
@@ -28,7 +29,7 @@ def unless_worse(
 def better_of(before: Solution, report: AnyReport, after: Solution, again: AnyReport) -> tuple[Solution, AnyReport]:
     """The same of two that are judged: the last note of `after` is what was tried."""
     # What is nearer and has to be corrected shows that "good" was luck.
-    nearer = again.verdict == "corrected" and again.elbo.value > report.elbo.value + CLEARLY
+    nearer = again.verdict == "corrected" and again.elbo.least > report.elbo.value + 2 * report.elbo.se + CLEARLY
     no_worse = VERDICTS.index(again.verdict) >= VERDICTS.index(report.verdict)
     if not again.cut_short and (no_worse or nearer):
         return after, again

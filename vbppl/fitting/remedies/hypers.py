@@ -6,7 +6,8 @@ import dataclasses
 
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
-from vbppl.fitting.remedies.choice import leaves_room, unless_worse
+from vbppl.fitting.remedies.choice import better_of, leaves_room, unless_worse
+from vbppl.fitting.remedies.costs import costing
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.layers.conditionally_structured import hyperparameters_of
 from vbppl.inference.deterministic.beyond.conditionally_structured import Search
@@ -37,7 +38,10 @@ def structure_hypers(
     """Bend what drives scales, and let what is beside it depend on it; keep that where new draws see a gain."""
     if not can_structure(before) or any(note.topic == TOPIC for note in before.notes):  # it was left out
         return before, report
-    if report.verdict == "good" and not (leaves_room(report, ROOM) or report.log_weight_sd**2 / 2 > APART):
+    if plan.structured is not None and before.phi is plan.structured[0]:
+        after = costing(plan.structured[1], before)
+        return better_of(before, report, after, plan.structured[2].beside(after))
+    if report.verdict == "good" and not leaves_room(report, ROOM, APART):
         return before, report
     search = Search(dataclasses.replace(problem, targets=[before.target]), 0, before)
     after, x = search.climbed(watch)
