@@ -2,6 +2,13 @@
 
 The references are quadrature over the hyperparameters, rows integrated out in closed form or on a grid of their own;
 nothing here is from this library. `python tests/test_beyond_gaussian.py [CASE ...]` prints how close each fit comes.
+
+`ess` is the share of the guide's own draws that count when weighed, in the middle one of five sets of 20,000: how near
+the guide itself is, whatever the verdict. 0 is not asked: of survival, whose bound lies .14 nats low, .35 to .62 count,
+seed by seed, and of the shift, where some draws meet a density of zero, .59 to .74 (of single sets .17 to .75).
+
+Not among them: golf putts and rare events, which come out good while few of the guide's own draws count, and the bare
+funnel in ten dims without data, which is told to be poor.
 """
 
 from __future__ import annotations
@@ -23,7 +30,7 @@ import vbppl as vb
 import vbppl.distributions as dist
 
 MEAN = 0.1  # sds
-DRAWS = 20_000
+DRAWS, SETS = 100_000, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -320,7 +327,8 @@ def came(case: Case, seed: int) -> Came:
     log_p = jax.vmap(model.log_density)(draws["z"]) if hasattr(model, "log_density") else model.log_joint(draws)
     log_w = np.asarray(log_p - log_q, float)
     w = np.exp(log_w - log_w.max())
-    ess = w.sum() ** 2 / (w**2).sum() / DRAWS
+    # Of one set a single weight can be most of the squares, as far out in a banana's arms: of .96 it then makes .39.
+    ess = np.median([each.sum() ** 2 / (each**2).sum() / len(each) for each in np.split(w, SETS)])
     evidence = np.log(w.mean()) + log_w.max() - exact.log_evidence
     guide = type(posterior.guide).__name__
     gap = log_w.mean() - exact.log_evidence
@@ -341,7 +349,7 @@ def test_what_no_gaussian_fits_is_answered(name, seed):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", ["banana, 2", "banana, 10", "ring"])
 def test_bananas_and_rings_are_held_within_a_fiftieth_of_a_nat(name, seed):
-    """The mean over 20,000 draws of the guide; three standard errors of it are .004."""
+    """The mean over 100,000 draws of the guide; three standard errors of it are .002."""
     assert -0.02 - 0.004 < came(CASES[name], seed).gap < 0.004
 
 
