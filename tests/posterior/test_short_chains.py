@@ -143,6 +143,8 @@ def test_an_answer_that_chains_move_is_poor_whatever_its_weights_said():
     assert np.isnan(accused.log_evidence)  # by weights that have been seen to be wrong
     alike = dataclasses.replace(half, log_weight_sd=0.1)  # .005 nats apart: chains are not asked
     assert judge._after_chains(found, alike, 10_000, raw_key(0), Watch()) is alike
+    late = judge._after_chains(found, half, 10_000, raw_key(0), Watch(deadline=0.0))
+    assert late.verdict == "good" and "the time was over" in late.notes[0].text
 
 
 @pytest.mark.slow

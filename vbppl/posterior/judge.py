@@ -50,7 +50,7 @@ from vbppl.target.target import Target
 CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
 MIN_DRAWS, MIN_DRAWS_WIDE = 256, 448  # of an expensive density, or guide
-SHARE = 2  # of the fit's gradients, those that short chains may take
+SHARE, AFFORDED = 2, 2  # of the fit's gradients, those that short chains may take; for each draw that is affordable
 NEAR = 0.01  # nats to the posterior, by the log weights, under which nothing leads from where draws come to elsewhere
 WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at, and some where all seems good
@@ -168,11 +168,16 @@ class _Found:
 def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, watch: Watch) -> Report:
     """The same, but for an answer that short chains find wrong: it is poor. So many draws at `most` are affordable."""
     target, draws = found.solution.target, judged.draws
-    if judged.verdict not in ("good", "corrected") or most < CHEAP or watch.is_over:
+    if judged.verdict not in ("good", "corrected") or most < CHEAP:
         return judged
     if judged.verdict == "good" and judged.log_weight_sd**2 / 2 < NEAR:
         return judged
-    chains = min(max(found.solution.status.gradients // SHARE // PRICE, MIN_CHAINS), CHAINS)
+    if watch.is_over:
+        text = "no short Markov chains from its draws, as the time was over"
+        return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
+    # Gradients of a fit may be of minibatches; what draws of all rows cost is known by `most`.
+    gradients = min(found.solution.status.gradients // SHARE, AFFORDED * most)
+    chains = min(max(gradients // PRICE, MIN_CHAINS), CHAINS)
     answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
     moved = errors_by_chains(target, answer, _factor(found, draws), chains, rng, watch)
     # What is far from chance and beyond a limit: chains have not come to their end, so the error itself is larger.
