@@ -247,6 +247,17 @@ def autoregression(y):
     vb.scan(step, 0.0, y)
 
 
+def masked(y, there, word=None):
+    def written(before, row):
+        return vb.sample("y", dist.Normal(0.5 * before, 1.0), obs=row[0], obs_mask=row[1]), None
+
+    def hidden(before, row):
+        return vb.sample("y", dist.Normal(0.5 * before, 1.0), obs=row[0], **{word: row[1]}), None
+
+    step = hidden if word else written
+    return vb.model(lambda y, there: vb.scan(step, 0.0, (y, there)))(y, there)
+
+
 @vb.model
 def filled_up(y, at):
     gap = vb.sample("gap", dist.ImproperUniform(dist.constraints.real, (), (len(at),)))
@@ -303,6 +314,17 @@ def test_what_is_missing_in_steps_and_computed_with_is_refused_with_its_mend():
     )
     expected = stats.norm.logpdf([1.0, 0.3, 2.0], [0.0, 0.5, 0.15]).sum()
     np.testing.assert_allclose(filled_up(y, at).log_joint({"gap": [0.3]}), expected, rtol=1e-6)
+
+
+def test_what_is_missing_in_steps_is_looked_at_where_data_are_traced_and_where_the_word_is_hidden():
+    y, level = with_gaps(), np.zeros((6, 2))
+    expected = stats.norm.logpdf(level).sum() + np.nansum(stats.norm.logpdf(y))
+    traced = jax.jit(lambda y: walk(y).log_joint({"level": level}))(y)
+    np.testing.assert_allclose(traced, expected, rtol=1e-6)
+    # Numbers stand where something is missing, so that nothing else would show what is computed from them.
+    y, there = np.array([1.0, 0.0, 2.0]), np.array([True, False, True])
+    assert "'y' is computed from them" in refused(lambda: jax.jit(lambda y: masked(y, there).log_joint({}))(y))
+    assert "was not found when the model was applied" in refused(lambda: masked(y, there, "obs_" + "mask").shapes())
 
 
 def test_side_by_side_go_data_of_which_as_many_are_missing():

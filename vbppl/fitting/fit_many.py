@@ -157,7 +157,7 @@ def _check_datasets(datasets: Any) -> None:
 
 
 def _told(model: Model) -> str:
-    missing = [f"{len(places)} of '{name}' missing" for name, places in model.missing.items()]
+    missing = [f"{len(places)} of '{name}' missing" for name, places in model.missing.items() if places is not None]
     return ", ".join([repr(model), *missing])
 
 

@@ -134,7 +134,8 @@ class Model(Program):
       decentered: sites that are fitted in other coordinates: see `reparam.py`.
       states: what the steps of a fit have left in modules and mutable values.
       training: raw key data while a fit makes steps; None elsewhere.
-      missing: for each site of which entries are missing, which these are: see `missing/places.py`.
+      missing: for each site of which entries are missing, which these are, None where they are left out: see
+        `missing/places.py`.
       reads: what the function read from outside its arguments when it was applied: see `outside/reading.py`.
     """
 

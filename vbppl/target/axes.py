@@ -111,7 +111,7 @@ def axes(model: Any) -> Axes:
                 if dim in given:
                     put(dim, size, given[dim], site.name)
     for name, places in model.missing.items():
-        if len(places):  # what is missing is told by its rows
+        if places is not None and len(places):  # what is missing is told by its rows
             axis, batch = f"{name}_missing", outlines[name].batch
             if batch:  # one number outside of plates has no row
                 index = np.unravel_index(np.asarray(places), batch)

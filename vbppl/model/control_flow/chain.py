@@ -57,7 +57,7 @@ class _StepRun(Run):
     """The run of one step: its statements ask the handler of the run around it."""
 
     def __init__(self, outer: Run, step: Step):
-        super().__init__(outer.handler, outer.arguments)
+        super().__init__(outer.handler, outer.arguments, outer.missing)
         self.frames, self.prefix, self.step, self.handlers = outer.frames, outer.prefix, step, outer.handlers
         self.applied, self.dropped = outer.applied, outer.dropped
         self.sites = {name: site for name, site in outer.sites.items() if site.kind == "plate"}

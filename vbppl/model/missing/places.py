@@ -40,11 +40,11 @@ def located(model: Any) -> Any:
       ModelError: which these are does not follow from the arguments alone.
     """
     leaves, structure = jax.tree.flatten(dataclasses.replace(model, missing={}))
-    if not any(name == WORD for name, _ in model.reads) or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if not any(name == WORD for name, _ in model.reads):
         return model
     shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves]
 
-    left_out: list[Any] = []
+    left_out: dict[str, bool] = {}  # the sites whose missing values are, and which are discrete
 
     def masks(coordinate: Array, summed: Array, leaves: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         found: dict[str, Array] = {}
@@ -61,16 +61,19 @@ def located(model: Any) -> Any:
     depends = dependence(closed.jaxpr, origins={closed.jaxpr.invars[1]: 1})[len(found) :]
     names = [name for name in sorted(computed) for _ in jax.tree.leaves(computed[name])]
     if used := [name for name, does in zip(names, depends) if does]:
-        name, is_discrete = left_out[0].name, left_out[0].dist.is_discrete
+        is_discrete = next(iter(left_out.values()))
         raise ModelError(
-            f"the values of '{name}' that are missing are {'summed' if is_discrete else 'integrated'} out, but "
-            f"'{used[0]}' is computed from them.",
+            f"the values of {' or '.join(map(repr, left_out))} that are missing are "
+            f"{'summed' if is_discrete else 'integrated'} out, but '{used[0]}' is computed from them.",
             site=used[0],
             mend=SUMMED if is_discrete else INTEGRATED,
         )
+    checked = dict.fromkeys(left_out)  # nothing of them is latent
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return dataclasses.replace(model, missing=checked)
     known = Known.of(closed.jaxpr, closed.consts, closed.jaxpr.invars[:2])
     numbers = known(None, None, *(leaf if devices.is_here(leaf) else None for leaf in leaves))
-    return dataclasses.replace(model, missing=_places(dict(zip(sorted(found), numbers))))
+    return dataclasses.replace(model, missing=checked | _places(dict(zip(sorted(found), numbers))))
 
 
 def _places(masks: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
@@ -85,7 +88,7 @@ def _places(masks: dict[str, np.ndarray | None]) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(~mask).astype(np.int32) for name, mask in masks.items() if mask is not None}
 
 
-def _noting(found: dict[str, Array], left_out: list[Any], coordinate: Array, summed: Array) -> Any:
+def _noting(found: dict[str, Array], left_out: dict[str, bool], coordinate: Array, summed: Array) -> Any:
     """The handler that notes masks, and answers latent sites with points that hang on `coordinate`.
 
     What hangs on values that are missing and left out hangs on `summed`.
@@ -94,7 +97,7 @@ def _noting(found: dict[str, Array], left_out: list[Any], coordinate: Array, sum
     def interpret(site: Any) -> Any:
         support: Any = getattr(site.dist, "support", None)
         if site.kind == "missing" and site.dist is not None:
-            left_out.append(site)
+            left_out[site.name] = site.dist.is_discrete
             return dataclasses.replace(site, value=site.value + summed)
         if site.kind == "missing":
             found[site.name] = site.value

@@ -60,7 +60,11 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
     site = dataclasses.replace(site, dist=dist.mask(mask))
     if dist.is_discrete or is_left_out(run, mask):
         said, answer = run.handler(dataclasses.replace(site, kind="missing")), run.ask(site)
-        return said.value if said.value is not obs else answer.value
+        if said.value is not obs:  # the run that finds out what is computed from them
+            return said.value
+        if site.name not in run.missing:
+            raise _not_found(site)
+        return answer.value
     _check_place(run, site)
     if isinstance(mask, np.ndarray):  # the function closes over it
         at: Any = np.flatnonzero(~mask)
@@ -70,11 +74,7 @@ def partly_observed(run: Any, site: Any, mask: ArrayLike) -> Any:
         said = run.handler(type(site)("missing", site.name, value=mask, frames=site.frames))
         if said.value is None:  # the run that finds out
             return dist.support.replaced(jnp.asarray(obs, dist.dtype), ~jnp.asarray(mask))
-        raise ModelError(
-            "which values are missing was not found when the model was applied.",
-            site=site.name,
-            mend="Write obs_mask= in the model's function itself, and pass the mask as an argument.",
-        )
+        raise _not_found(site)
     if not len(at):
         return run.ask(site).value
     # It stands in no plate: what is given for it has no rows of theirs.
@@ -106,3 +106,11 @@ def _check_place(run: Any, site: Any) -> None:
 def is_left_out(run: Any, mask: ArrayLike) -> bool:
     """Whether numbers that are missing are integrated out: in a step of a scan, which does not know how many."""
     return getattr(run, "step", None) is not None and not isinstance(mask, np.ndarray)
+
+
+def _not_found(site: Any) -> ModelError:
+    return ModelError(
+        "which values are missing was not found when the model was applied.",
+        site=site.name,
+        mend="Write obs_mask= in the model's function itself, and pass the mask as an argument.",
+    )
