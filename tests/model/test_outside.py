@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
 import dataclasses
 import gc
 import random
@@ -135,6 +137,50 @@ def test_attributes_of_any_object_are_seen_or_refused(what):
     assert float(after.log_joint({"x": 0.0})) == pytest.approx(stats.norm.logpdf([0.0, 3.0]).sum(), rel=1e-6)
     with pytest.raises(vb.ModelError, match=f"^{name}, which the model reads from outside its arguments, has changed"):
         before.log_joint({"x": 0.0})
+
+
+class Looked:
+    """What a method without a name of its own reads of a module."""
+
+    def __call__(self):
+        return NUMBER
+
+    def __getattr__(self, name):
+        if name != "it":
+            raise AttributeError(name)
+        return NUMBER
+
+
+LOOKED = Looked()
+HELD = {
+    "a deque": (lambda held: held[0], lambda: collections.deque([1.0]), lambda held: held.__setitem__(0, 3.0)),
+    "a set": (max, lambda: {1.0}, lambda held: (held.clear(), held.add(3.0))),
+    "parsed arguments": (lambda held: held.y, lambda: argparse.Namespace(y=1.0), lambda held: setattr(held, "y", 3.0)),
+    "a call": (lambda held: held(), lambda: LOOKED, lambda held: put("helper", 3.0)),
+    "an attribute made when asked for": (lambda held: held.it, lambda: LOOKED, lambda held: put("helper", 3.0)),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_what_is_held_in_any_way_is_seen_by_the_next_fit(what):
+    read, made, change = HELD[what]
+    put("helper", 1.0)
+    held = made()
+    half = conjugate(lambda: read(held))
+    for value in 1.0, 3.0:
+        expected = stats.norm.logpdf([0.0, value]).sum()
+        assert float(half().log_joint({"x": 0.0})) == pytest.approx(expected, rel=1e-6)
+        change(held)
+
+
+def test_a_layer_of_nnx_that_a_model_closes_over_is_seen_by_the_next_fit():
+    nnx = pytest.importorskip("flax.nnx")
+    layer = nnx.Linear(1, 1, rngs=nnx.Rngs(0))
+    half = conjugate(lambda: layer(jnp.zeros(1))[0])
+    for value in 1.0, 3.0:
+        layer.bias[...] = jnp.array([value])
+        expected = stats.norm.logpdf([0.0, value]).sum()
+        assert float(half().log_joint({"x": 0.0})) == pytest.approx(expected, rel=1e-6)
 
 
 def test_attributes_of_an_argument_and_of_the_object_of_a_bound_method_are_seen():

@@ -3,12 +3,14 @@
 A compiled program holds for ever what stood there when it was compiled, as under `jax.jit`. So a model notes what its
 function reads when it is applied: other numbers are another model, with programs of its own, and numbers that change
 while a model is in use are refused by name. What a function changes itself (a counter, a list of notes) is not looked
-at; neither is what lies behind C code and generators, in attributes whose names the code computes, or in objects of
-installed packages that are no dataclasses.
+at; neither is what lies behind C code and generators, in containers within five others, in attributes whose names the
+code computes, or in objects of installed packages that are neither dataclasses nor pytrees.
 """
 
 from __future__ import annotations
 
+import argparse
+import collections
 import contextlib
 import dataclasses
 import dis
@@ -281,18 +283,19 @@ class _Looking:
 
 
 def _parts(value: Any, by: Code) -> Iterator[tuple[str, Any]]:
-    """What a module, a container, a table, a partial or bound function, or a dataclass holds, each with its name."""
+    """What a module, a container, a table, a partial or bound function, or an object holds, each with its name."""
     if isinstance(value, types.ModuleType):
         if value is random or value is np.random or (value is np and "random" in by.attributes):
             source = random.random.__self__ if value is random else np.random.normal.__self__
             yield (".random" if value is np else "", source)
         elif not _is_library(value.__name__):
             yield from ((f".{key}", getattr(value, key)) for key in sorted(by.attributes) if key in vars(value))
-    elif isinstance(value, Mapping) or hasattr(value, "columns"):
+    elif isinstance(value, Mapping) or hasattr(type(value), "columns"):
         yield from ((f"[{key!r}]", value[key]) for key in value)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, set, frozenset, collections.deque)):
+        value = sorted(value, key=repr) if isinstance(value, (set, frozenset)) else value
         yield from ((f"[{i}]", part) for i, part in enumerate(value))
-    elif hasattr(value, "__array__"):
+    elif hasattr(type(value), "__array__"):
         yield "", np.asarray(value)
     elif isinstance(value, functools.partial):
         yield from (("", value.func), (".args", value.args), (".keywords", value.keywords))
@@ -300,18 +303,21 @@ def _parts(value: Any, by: Code) -> Iterator[tuple[str, Any]]:
         yield from (("", getattr(value, "__func__", None)), ("", value.__self__))
     elif _is_own((value if isinstance(value, type) else type(value)).__module__):
         own = getattr(value, "__dict__", ()) if dataclasses.is_dataclass(type(value)) else ()
-        for key in sorted({*own, *by.attributes} - by.stored - {"__init__"}):
+        for key in sorted({*own, *by.attributes, *UNNAMED} - by.stored - {"__init__"}):
             part = inspect.getattr_static(value, key, None)
             if isinstance(part, types.MemberDescriptorType):  # of __slots__
                 yield f".{key}", getattr(value, key, None)
             elif part is not None:
                 yield f".{key}", _function_of(part)
-    elif dataclasses.is_dataclass(type(value)) or isinstance(value, types.SimpleNamespace):
+    elif dataclasses.is_dataclass(type(value)) or isinstance(value, (types.SimpleNamespace, argparse.Namespace)):
         yield from ((f".{key}", part) for key, part in getattr(value, "__dict__", {}).items())
+    else:  # of an installed package, as an NNX layer is
+        leaves = jax.tree_util.tree_flatten_with_path(value)[0]
+        yield from ((jax.tree_util.keystr(path), leaf) for path, leaf in leaves if path)
 
 
 # What is called of an object without its name.
-UNNAMED = frozenset({"__call__", "__getitem__", "__iter__", "__len__", "__enter__", "__float__", "__array__"})
+UNNAMED = frozenset(f"__{name}__" for name in "call getitem getattr iter len enter float array jax_array".split())
 
 
 def _called(kind: type, attributes: frozenset[str]) -> Code:
