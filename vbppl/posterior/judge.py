@@ -8,7 +8,8 @@ the average curvature of a mean-field bound.
 What the solver tells against its solution (not converged, other modes) makes it poor whatever the draws say.
 
 The draws that are weighed are no more than the gradients that the fit has taken, or than `CHEAP`; the bound itself, and
-linear response, draw besides.
+linear response, draw besides. Where a gradient is dear, half as many are weighed at first, and short chains are started
+only if these take no more than half of the fit's gradients.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vbppl.guides.layers.base import STRAIGHT, Bend, evaluations_of, unlayered
 from vbppl.guides.noise import Nothing
 from vbppl.inference import bound
 from vbppl.inference.bound import WORK, Estimate, work
+from vbppl.inference.deterministic.state import DEAR
 from vbppl.inference.solution import Note, Solution
 from vbppl.posterior import quantities, report
 from vbppl.posterior.quantities import WEIGHTLESS_DIM, Errors, Worst
@@ -108,7 +110,8 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     most = min(most, max(CHEAP, solution.status.gradients))
     if evaluations_of(guide):  # of a guide that asks for the density itself no more than a report holds on to
         most = min(most, max(KEPT // target.dim, MIN_DRAWS_WIDE))
-    drawn = draw(guide, phi, target, rng, min(most, DRAWS if target.dim <= WEIGHTLESS_DIM else MIN_DRAWS_WIDE))
+    few = DRAWS // 2 if target.data_size > DEAR else DRAWS  # more where these leave a doubt
+    drawn = draw(guide, phi, target, rng, min(most, few if target.dim <= WEIGHTLESS_DIM else MIN_DRAWS_WIDE))
     drawn, judged, errors = _looked_at(found, drawn)
     if at_first_look and judged.verdict != "good" and not watch.is_over:  # after which nobody looks again
         return _kept(judged)
@@ -177,7 +180,11 @@ def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, wat
         return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
     # Gradients of a fit may be of minibatches; what draws of all rows cost is known by `most`.
     gradients = min(found.solution.status.gradients // SHARE, AFFORDED * most)
-    chains = min(max(gradients // PRICE, MIN_CHAINS), CHAINS)
+    chains = gradients // PRICE
+    if chains < MIN_CHAINS and target.data_size > DEAR:  # they would cost more than all before
+        text = f"no short Markov chains, which would take {PRICE * MIN_CHAINS:,} gradients, each of them dear"
+        return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
+    chains = min(max(chains, MIN_CHAINS), CHAINS)
     answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
     moved = errors_by_chains(target, answer, _factor(found, draws), chains, rng, watch)
     # What is far from chance and beyond a limit: chains have not come to their end, so the error itself is larger.
