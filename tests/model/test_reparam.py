@@ -15,6 +15,7 @@ import scipy.stats as st
 import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
+from vbppl.distributions.location_scale import Parameterisation
 from vbppl.distributions.transforms import ExpTransform
 from vbppl.model.reparam import decenter, hierarchical_sites
 from vbppl.target.target import with_fixed_parameterisations
@@ -192,12 +193,94 @@ def test_only_a_location_scale_site_can_be_noncentred(model, name, such):
     )
 
 
-def test_a_function_of_a_location_scale_variable_is_none_itself():
+def test_a_function_that_mixes_or_bounds_a_location_scale_variable_is_none_itself():
     @vb.model
-    def lognormal():
+    def model():
         tau = vb.sample("tau", dist.HalfNormal(1.0))
-        vb.sample("x", dist.TransformedDistribution(dist.Normal(0.0, tau), ExpTransform()))
+        two = dist.Normal(0.0, tau).expand((2,)).to_event(1)
+        vb.sample("mixed", dist.TransformedDistribution(two, dist.transforms.StickBreakingTransform()))
+        vb.sample("positive", dist.TransformedDistribution(dist.HalfNormal(tau), ExpTransform()))
 
-    assert hierarchical_sites(lognormal()) == ()
+    assert hierarchical_sites(model()) == ()
     with pytest.raises(ModelError, match="such sites of this model: none"):
-        decenter(lognormal(), "x")
+        decenter(model(), "mixed")
+
+
+LINKED = {
+    "LogNormal": (dist.LogNormal, np.exp),
+    "wrapped": (lambda loc, s: dist.LogNormal(loc, s).expand((3,)).to_event(1).mask(True), np.exp),
+    "exp": (lambda loc, s: dist.TransformedDistribution(dist.StudentT(4.0, loc, s), ExpTransform()), np.exp),
+    "sigmoid": (
+        lambda loc, s: dist.TransformedDistribution(dist.Normal(loc, s), dist.transforms.SigmoidTransform()),
+        lambda u: 1 / (1 + np.exp(-u)),
+    ),
+    "two steps, of an event": (
+        lambda loc, s: dist.TransformedDistribution(
+            dist.Normal(loc, s).expand((3,)).to_event(1),
+            [ExpTransform(), dist.transforms.AffineTransform(1.0, -2.0)],
+        ),
+        lambda u: 1 - 2 * np.exp(u),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "family", ["LogNormal", *(pytest.param(name, marks=pytest.mark.slow) for name in LINKED if name != "LogNormal")]
+)
+def test_what_is_of_location_and_scale_in_its_supports_coordinates_is_seen_there(family, x64):
+    """The map as a formula; the density as that of the values, and the map's determinant by numerical derivatives."""
+    make, link = LINKED[family]
+
+    @vb.model
+    def model():
+        loc, tau = vb.sample("loc", dist.Normal(0.0, 1.0)), vb.sample("tau", dist.HalfNormal(1.0))
+        x = make(loc, tau)
+        vb.sample("x", x if x.shape() else x.expand((3,)))
+
+    target, rng = vb.target(model()), np.random.default_rng(0)
+    assert target.layout.movable == target.layout.funnels == ("x",)
+    for weight in (1.0, 0.0, 0.4):
+        form = Parameterisation(np.asarray(weight), rng.normal(size=3), np.array([0.0, 0.5, 3.0]))
+        target = target.replace(parameterisations={"x": form})
+        z = 0.7 * rng.standard_normal(5)
+        loc, scale = z[0], np.exp(z[1])
+        q = 1 + form.d * scale**2
+        u = (1 - weight) * loc + form.d * scale**2 / q * (form.y - loc) + scale ** (1 - weight) / np.sqrt(q) * z[2:]
+        values = target.constrain(z)
+        np.testing.assert_allclose(values["x"], link(u), rtol=1e-12)
+        np.testing.assert_allclose(target.unconstrain(values), z, atol=1e-9)
+        step = 1e-6 * np.eye(5)[2:]
+        slope = (target.constrain(z + step)["x"] - target.constrain(z - step)["x"]).diagonal() / 2e-6
+        expected = float(model().log_joint(values)) + z[1] + np.log(np.abs(slope)).sum()
+        assert float(target.log_density(z)) == pytest.approx(expected, rel=1e-7)
+
+
+def test_a_masked_log_normal_counts_by_its_map_alone_where_it_is_masked(x64):
+    @vb.model
+    def model():
+        tau = vb.sample("tau", dist.HalfNormal(1.0))
+        vb.sample("x", dist.LogNormal(0.0, tau).mask(np.array([True, False])))
+
+    z, scale = np.array([-0.3, 0.8, 1.1]), np.exp(-0.3)
+    expected = st.halfnorm.logpdf(scale) - 0.3 + st.norm.logpdf(0.8) + np.log(scale) + scale * 1.1
+    assert float(vb.target(decenter(model())).log_density(z)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", ["auto", "full_rank"])
+def test_a_log_normal_and_the_exponential_of_a_normal_are_fitted_alike(guide):
+    def written(law, value):
+        @vb.model
+        def model(y):
+            loc, tau = vb.sample("loc", dist.Normal(0.0, 1.0)), vb.sample("tau", dist.HalfNormal(1.0))
+            with vb.plate("row", len(y)):
+                vb.sample("y", dist.Poisson(3 * value(vb.sample("x", law(loc, tau)))), obs=y)
+
+        return vb.fit(model(np.array([1, 3, 8, 2])), guide)
+
+    one, other = written(dist.LogNormal, lambda x: x), written(dist.Normal, jnp.exp)
+    assert one.check().log_evidence == pytest.approx(other.check().log_evidence, abs=0.02)
+    assert one.elbo.value == pytest.approx(other.elbo.value, abs=0.02)
+    assert type(one.guide) is type(other.guide)
+    for name in ("loc", "tau"):
+        assert one.mean()[name] == pytest.approx(other.mean()[name], abs=0.02 * other.sd()[name])

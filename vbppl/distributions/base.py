@@ -50,15 +50,16 @@ class Distribution:
       domain: where `_log_density` holds: the support, or with its edge, where the formula has a limit.
       parameter_dims: for each parameter that is itself an event, how many of its rightmost
         dimensions do not belong to the batch (0 where not listed).
-      location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws; of a
-        multivariate normal the mean and the Cholesky factor; None of any other. Such a site can be seen non-centred
-        (`location_scale.py`).
+      in_coordinates: of a log-normal, say, `support.forward(v)` number by number, the distribution of `v`; else None.
+      location_scale: of a family `loc + scale u`, the pair of both, which broadcast with the draws; of a multivariate
+        normal the mean and the Cholesky factor; else that of `in_coordinates`, or None. It can be seen non-centred.
     """
 
     support: ClassVar[Bijector]
     event_dim: ClassVar[int] = 0
     parameter_dims: ClassVar[dict[str, int]] = {}
-    location_scale: ClassVar[tuple[ArrayLike, ArrayLike] | None] = None
+    in_coordinates: ClassVar[Distribution | None] = None
+    location_scale: Any = property(lambda self: getattr(self.in_coordinates, "location_scale", None))
     is_discrete: Any = property(operator.attrgetter("support.is_discrete"))
     has_rsample: Any = property(lambda self: not self.is_discrete)
     domain: Any = property(operator.attrgetter("support"))

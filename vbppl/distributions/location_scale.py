@@ -36,6 +36,10 @@ The density of the value is asked at its standard form, straight from `z`,
 
 which is `z` itself for `w = d = 0`. In 32 bits `loc + scale z` is `loc`, whatever `z`, where the scale is below 10^-7
 of it: by a difference of such values a non-centred density would not fall with `z` at all.
+
+What is of such a family only in the coordinates of its support, such as a log-normal in those of its logarithm, is
+moved there, and goes on from there as everywhere: `value` above is then the coordinate, and so is what `y` is beside.
+The density does not depend on whether a model says `LogNormal(loc, scale)`, or the exponential of a normal.
 """
 
 from __future__ import annotations
@@ -48,12 +52,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.pytree import pytree
+from vbppl.core.special import sum_rightmost
 from vbppl.core.types import Array, ArrayLike, Shape
-from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution, Wrapper
+from vbppl.distributions.base import Distribution, Wrapper
 from vbppl.distributions.constraints.base import as_float
-from vbppl.distributions.constraints.scalar import Affine, Real
+from vbppl.distributions.constraints.compose import Chain
+from vbppl.distributions.constraints.scalar import Affine, Real, real
 from vbppl.distributions.families.multivariate import MultivariateNormal, solve_lower
-from vbppl.distributions.families.real import LocationScale
+from vbppl.distributions.families.real import LocationScale, core_of
 
 # Numbers in a vector, up to which it has pseudo-data: their precisions take dim^2 numbers, and dim^3 work.
 MAX_VECTOR_DIM = 32
@@ -94,6 +100,16 @@ def bijector_of(dist: Any, form: Parameterisation | None, noncentred: bool = Fal
     """
     if dist.location_scale is None or (form is None and not noncentred):
         return dist.support
+    moved = _moved(dist, form)
+    return moved if core_of(dist).in_coordinates is None else Chain((moved, dist.support.of_numbers()))
+
+
+def moved_and_link(bijector: Any) -> tuple[Any, Any]:
+    """The two parts of such a bijector: what moves and stretches, and the map from there onto the values."""
+    return (bijector.parts[0], bijector.parts[1]) if isinstance(bijector, Chain) else (bijector, real)
+
+
+def _moved(dist: Any, form: Parameterisation | None) -> Real:
     loc, scale = dist.location_scale
     if vector_dim(dist):
         factor = jnp.asarray(scale)
@@ -242,7 +258,8 @@ def log_prob_at(dist: Any, form: Parameterisation | None, moved: Any, z: Array, 
 
     `moved` is the bijector that has made it.
     """
-    standard = _in_standard_units(dist)
+    moved, link = moved_and_link(moved)
+    standard = _in_standard_units(dist, link.forward_and_log_det(moved.forward(z))[1])
     if standard is None:  # a family of the user's own: only it knows its density
         return dist.log_prob(value)
     if form is None:
@@ -269,17 +286,28 @@ class _StandardUnits(Wrapper):
         return standard.log_prob(x) - jnp.log(core.scale)
 
 
-def core_of(dist: Any) -> Any:
-    """What the wrappers are around that leave a family's location and scale as they are."""
-    while isinstance(dist, (ExpandedDistribution, Independent, MaskedDistribution)):
-        dist = dist.base_dist
-    return dist
+@pytree
+class _Linked(Wrapper):
+    """`base_dist`, of whose log density goes what the map onto the values adds to it, number by number."""
+
+    base_dist: Distribution
+    log_det: Array
+
+    def log_prob(self, x):
+        return self.base_dist.log_prob(x) - sum_rightmost(self.log_det, self.event_dim)
 
 
-def _in_standard_units(dist: Any) -> Any:
-    """The same in the wrappers around it; None where the family inside is not known to move and stretch."""
+def _in_standard_units(dist: Any, log_det: ArrayLike = 0.0) -> Any:
+    """The same in the wrappers around it; None where the family inside is not known to move and stretch.
+
+    `log_det` is that of the map onto the values, for a family that is one `in_coordinates` only.
+    """
     core = core_of(dist)
-    if not isinstance(core, (LocationScale, MultivariateNormal)):
+    if core.in_coordinates is not None:
+        within = _in_standard_units(core.in_coordinates)
+        inner = None if within is None else _Linked(within, log_det)
+    else:
+        inner = _StandardUnits(core) if isinstance(core, (LocationScale, MultivariateNormal)) else None
+    if inner is None:
         return None
-    inner = _StandardUnits(core)
     return jax.tree.map(lambda part: inner if part is core else part, dist, is_leaf=lambda part: part is core)

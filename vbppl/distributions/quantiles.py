@@ -26,8 +26,7 @@ from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.constraints.base import as_float
 from vbppl.distributions.constraints.scalar import Positive, Real
 from vbppl.distributions.families.positive import HalfCauchy
-from vbppl.distributions.families.real import Cauchy
-from vbppl.distributions.location_scale import core_of
+from vbppl.distributions.families.real import Cauchy, core_of
 
 NEAREST = 1e-18  # angle, from where on slopes in 32 bits overflow: 8.8 sds out, where a quantile stands still
 

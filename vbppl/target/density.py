@@ -27,7 +27,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.types import Array
 from vbppl.distributions.kl import kl_by_coordinate, kl_divergence, normal_beside
-from vbppl.distributions.location_scale import Parameterisation, bijector_of, log_prob_at, vector_dim
+from vbppl.distributions.location_scale import Parameterisation, bijector_of, log_prob_at, moved_and_link, vector_dim
 from vbppl.distributions.quantiles import QUANTILES, by_quantiles
 from vbppl.model.arguments import leading_draws
 from vbppl.model.control_flow.hidden import Counted
@@ -102,7 +102,8 @@ class Term:
             # An affine map of a normal is a normal, whatever the family of the prior.
             if vector_dim(self.dist):
                 return normal_beside(self.dist, self.bijector.forward(loc), sd, self.bijector.matrix * sd[..., None, :])
-            loc, sd = self.bijector.forward(loc), self.bijector.scale * sd
+            moved, _ = moved_and_link(self.bijector)
+            loc, sd = moved.forward(loc), moved.scale * sd
         return normal_beside(self.dist, loc, sd)
 
 

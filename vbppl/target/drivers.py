@@ -18,12 +18,13 @@ from vbppl.target.target import Target
 def drivers_of(target: Target) -> frozenset[str]:
     """The latent sites on which the scale of a latent site depends, or whose support is not the real line.
 
-    By name. A scale is that of a location-scale family. Supports are real where log |dx/dz| does not depend on `z`.
+    By name. A scale is that of a location-scale family. Supports are real where log |dx/dz| does not depend on `z`;
+    what has a latent location or scale in its support's coordinates, as a log-normal, is no more bent than a normal.
     """
     leaves, structure = jax.tree.flatten(target.model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     latent = tuple(slot.name for slot in target.layout.slots)
-    return _drivers(structure, shapes, latent, jnp.result_type(float))
+    return _drivers(structure, shapes, latent, target.layout.movable, jnp.result_type(float))
 
 
 def heavy_tailed(target: Target) -> tuple[str, ...]:
@@ -38,7 +39,9 @@ def heavy_tailed(target: Target) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def _drivers(structure: Any, shapes: tuple[Any, ...], latent: tuple[str, ...], dtype: Any) -> frozenset[str]:
+def _drivers(
+    structure: Any, shapes: tuple[Any, ...], latent: tuple[str, ...], movable: tuple[str, ...], dtype: Any
+) -> frozenset[str]:
     def run(coordinates: dict[str, Array], leaves: Any) -> tuple[list[Array], dict[str, Array]]:
         def interpret(site: Site) -> Site:
             return at_point(coordinates.get(site.name, jnp.zeros((), dtype)))(site)
@@ -54,7 +57,7 @@ def _drivers(structure: Any, shapes: tuple[Any, ...], latent: tuple[str, ...], d
     closed, (scales, _) = jax.make_jaxpr(run, return_shape=True)(coordinates, shapes)
     reached = _reached(closed.jaxpr, sorted(latent))
     bent = {name for name, found in zip(sorted(latent), reached[len(scales) :]) if name in found}
-    return frozenset(bent.union(*reached[: len(scales)]))
+    return frozenset(bent.difference(movable).union(*reached[: len(scales)]))
 
 
 def _reached(jaxpr: Any, names: list[str]) -> list[frozenset[str]]:

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array
-from vbppl.distributions.location_scale import vector_dim
+from vbppl.distributions.location_scale import moved_and_link, vector_dim
 from vbppl.target.density import Evaluable, Term, run
 
 
 @pytree
 class Prior:
     """What a movable site's prior is at a point, block by block of what is moved together: a number, or a vector.
+
+    All in the coordinates in which it has a location and a scale: those of its support.
 
     Attributes:
       value: the site's, `(blocks, dim)`, as `loc` and `slope`.
@@ -43,7 +45,13 @@ def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
 
 
 def _prior_at(term: Term, value: Array) -> Prior:
-    slope_at = jax.grad(lambda value: jnp.sum(term.dist.log_prob(value)))
+    moved, link = moved_and_link(term.bijector)
+
+    def density(z: Array) -> Array:
+        value, log_det = link.forward_and_log_det(z)
+        return jnp.sum(term.dist.log_prob(value)) + jnp.sum(log_det)
+
+    value, slope_at = link.inverse(value), jax.grad(density)
     (loc, scale), is_vector = term.dist.location_scale, vector_dim(term.dist) > 0
     shape = value.shape if is_vector else (*value.shape, 1)  # of blocks
     # Blocks are independent given what comes before, so a column of all of them comes at once.
@@ -51,7 +59,7 @@ def _prior_at(term: Term, value: Array) -> Prior:
     along = jnp.broadcast_to(along, (shape[-1], *shape)).reshape(-1, *value.shape)
     columns = jax.vmap(lambda ones: jax.jvp(slope_at, (value,), (ones,))[1])(along)
     curvature = jnp.stack([column.reshape(shape) for column in columns], axis=-1)
-    scales = (scale, term.bijector.matrix) if is_vector else (scale, term.bijector.scale)
+    scales = (scale, moved.matrix) if is_vector else (scale, moved.scale)
     scales = tuple(jnp.broadcast_to(each, (*value.shape, shape[-1]) if is_vector else value.shape) for each in scales)
     vectors = (value, jnp.broadcast_to(loc, value.shape), slope_at(value))
     dim = shape[-1]

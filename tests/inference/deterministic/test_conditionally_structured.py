@@ -111,6 +111,17 @@ def test_drivers_are_scales_and_what_is_not_on_the_real_line(log_scale):
     assert hyperparameters_of(target) == ((0, 1), (2, 3), ((4, 5, 6), (7, 8)))
 
 
+def test_what_is_log_normal_under_a_latent_scale_is_a_row_and_drives_nothing():
+    @vb.model
+    def model():
+        tau, free = vb.sample("tau", dist.HalfNormal(1.0)), vb.sample("free", dist.LogNormal(0.0, 1.0))
+        with vb.plate("row", 2):
+            vb.sample("x", dist.LogNormal(0.0, tau * free))
+            vb.sample("other", dist.LogNormal(0.0, 1.0))
+
+    assert drivers_of(vb.target(model())) == {"tau", "free", "other"}
+
+
 def test_a_bare_density_has_no_drivers_and_is_bent_everywhere():
     assert hyperparameters_of(vb.density(lambda z: -jnp.sum(z**2), 3)) == ((), (0, 1, 2), ())
 

@@ -246,3 +246,45 @@ def test_a_child_whose_scale_is_known_and_tight_has_its_answer():
     assert abs(posterior.mean()["x"] - mean) < 0.1 * sd and posterior.sd()["x"] == pytest.approx(sd, rel=0.1)
     log_evidence = np.log(weight.sum() * (grid[1] - grid[0]))
     assert log_evidence - 0.15 < posterior.elbo.value <= log_evidence
+
+
+def test_log_normal_rows_under_a_latent_scale_are_fitted_as_quadrature_has_them():
+    """Counts with rates `3 x`: each row is integrated over the normal of log x, for each scale."""
+    y = np.array([1, 3, 8, 2])
+
+    @vb.model
+    def model(y):
+        tau = vb.sample("tau", dist.HalfNormal(1.0))
+        with vb.plate("row", len(y)):
+            vb.sample("y", dist.Poisson(3 * vb.sample("x", dist.LogNormal(0.0, tau))), obs=y)
+
+    tau = np.linspace(0, 6, 1201)[1:]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    rows = st.poisson.pmf(y, 3 * np.exp(tau[:, None, None] * nodes[:, None])) * weights[:, None] / weights.sum()
+    density = st.halfnorm.pdf(tau) * rows.sum(axis=1).prod(axis=-1)
+    evidence = np.trapezoid(density, tau)
+    mean = np.trapezoid(tau * density, tau) / evidence
+    sd = np.sqrt(np.trapezoid((tau - mean) ** 2 * density, tau) / evidence)
+    posterior = vb.fit(model(y))
+    assert posterior.check().verdict in ("good", "corrected")
+    assert posterior.check().log_evidence == pytest.approx(np.log(evidence), abs=0.02)
+    assert posterior.mean()["tau"] == pytest.approx(mean, abs=0.1 * sd)
+    assert np.log(posterior.sd()["tau"] / sd) == pytest.approx(0, abs=0.15)
+
+
+@pytest.mark.slow
+def test_the_rule_says_the_same_of_a_log_normal_as_of_the_normal_of_its_logarithm(x64):
+    def written(law, value):
+        @vb.model
+        def model():
+            mu, tau = vb.sample("mu", dist.Normal(0.0, 1.0)), vb.sample("tau", dist.HalfNormal(1.0))
+            with vb.plate("row", 3):
+                rate = value(vb.sample("x", law(mu, tau)))
+                vb.sample("y", dist.Poisson(3 * rate), obs=np.array([1, 8, 2]))
+
+        return ruled(model(), np.array([0.2, -0.4, 0.1, 0.6, -0.2]))
+
+    (one, at), (other, there) = written(dist.LogNormal, lambda x: x), written(dist.Normal, jnp.exp)
+    np.testing.assert_allclose(at, there, atol=1e-6)
+    for part in ("y", "d"):
+        np.testing.assert_allclose(getattr(one["x"], part), getattr(other["x"], part), rtol=1e-6)

@@ -31,6 +31,9 @@ class Chain(Bijector):
             dim = max(dim - part.event_dim, 0) + part.unconstrained_dim
         return dim
 
+    def of_numbers(self):
+        return Chain(tuple(part.of_numbers() for part in self.parts))
+
     def forward_and_log_det(self, z):
         x, log_dets = as_float(z), []
         for part in self.parts:

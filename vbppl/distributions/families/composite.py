@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from vbppl.distributions.constraints.base import Bijector, as_float
 from vbppl.distributions.constraints.compose import Chain
 from vbppl.distributions.constraints.scalar import Affine, Positive, Power, Real, SoftplusPositive, UnitInterval
 from vbppl.distributions.families.finite import Categorical
+from vbppl.distributions.families.real import LocationScale, core_of
 
 
 @pytree
@@ -33,7 +34,7 @@ class TransformedDistribution(Wrapper):
 
     base_distribution: Distribution
     transforms: tuple[Bijector, ...]
-    location_scale: ClassVar[None] = None  # that of `z` says nothing about what becomes of it
+    location_scale = Distribution.location_scale  # that of `z` says nothing yet about what becomes of it
 
     def __post_init__(self):
         super().__post_init__()
@@ -67,6 +68,11 @@ class TransformedDistribution(Wrapper):
     @property
     def support(self):
         return Chain((self.base_dist.support, *self.transforms))
+
+    @property
+    def in_coordinates(self):
+        is_known = isinstance(core_of(self.base_dist), LocationScale)
+        return self.base_dist if is_known and all(type(part) in _BY_NUMBER for part in self.transforms) else None
 
     def _sample(self, key, shape):
         z = self.base_dist._sample(key, tuple(self._chain.unconstrained_shape(shape)))
@@ -122,7 +128,8 @@ class TransformedDistribution(Wrapper):
         return self._chain.forward(self.base_dist.mean), lambda: self.base_dist.variance * jnp.square(scale)
 
 
-_MONOTONE = (Real, Affine, Positive, SoftplusPositive, UnitInterval, Power)
+_BY_NUMBER = (Real, Affine, Positive, SoftplusPositive, UnitInterval)  # from all real numbers
+_MONOTONE = (*_BY_NUMBER, Power)
 
 
 def _bounds(support: Any) -> tuple[ArrayLike, ArrayLike]:

@@ -30,6 +30,7 @@ from vbppl.core.special import (
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
 from vbppl.distributions.constraints.scalar import greater_than_eq, nonnegative, positive
+from vbppl.distributions.families.real import Normal
 from vbppl.distributions.samplers import log_gamma
 
 
@@ -58,6 +59,10 @@ class LogNormal(Distribution):
     loc: ArrayLike = 0.0
     scale: ArrayLike = 1.0
     support = positive
+
+    @property
+    def in_coordinates(self):
+        return Normal(self.loc, self.scale)
 
     def _sample(self, key, shape):
         return _representable(jnp.exp(self.loc + self.scale * jax.random.normal(key, shape, self.dtype)))

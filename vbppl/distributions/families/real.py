@@ -17,9 +17,16 @@ import numpy as np
 from vbppl.core.pytree import pytree
 from vbppl.core.special import FAR, HALF_LOG_TWO_PI, LOG_TWO, betaln, log1mexp, log1p_square, log_ndtr, log_tail
 from vbppl.core.types import Array, ArrayLike
-from vbppl.distributions.base import Distribution
+from vbppl.distributions.base import Distribution, ExpandedDistribution, Independent, MaskedDistribution
 from vbppl.distributions.constraints.scalar import real
 from vbppl.distributions.samplers import log_gamma
+
+
+def core_of(dist: Any) -> Any:
+    """What the wrappers are around that leave a family's location and scale as they are."""
+    while isinstance(dist, (ExpandedDistribution, Independent, MaskedDistribution)):
+        dist = dist.base_dist
+    return dist
 
 
 class LocationScale(Distribution):

@@ -41,6 +41,7 @@ from vbppl.core.programs.compiling import in_batches
 from vbppl.core.tables import Table, Tabled, labels, number
 from vbppl.core.types import Array, PyTree
 from vbppl.distributions.constraints.scalar import Positive
+from vbppl.distributions.families.real import core_of
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import normal_of
 from vbppl.guides.noise import Nothing
@@ -338,7 +339,7 @@ def _terms(terms: Terms) -> _Moves:
 def _widened(term: Term, value: Array) -> Array:
     """The derivative of the site's log prior by the log of its scale, up to a constant."""
     dist = term.dist
-    if dist.location_scale is not None:
+    if dist.location_scale is not None and core_of(dist).in_coordinates is None:
         loc = dist.location_scale[0]
     elif isinstance(dist.support, Positive):
         loc = 0.0
