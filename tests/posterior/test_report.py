@@ -9,8 +9,10 @@ import time
 
 import cases
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.scipy import stats
 
 import vbppl as vb
 from vbppl.core.keys import raw_key
@@ -63,6 +65,31 @@ def test_another_mode_makes_a_solution_poor_and_is_told_with_its_numbers(correla
     assert "restarts: 3, their bounds within 1.5 nats" in str(card)
     # Its places are arrays, which must not get into what a compiled program is found by.
     assert jax.jit(lambda solution: solution.phi + 1)(solution).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "share, moved, is_told",
+    [(3e-4, 0.0, False), (0.03, 0.0, True), (3e-4, 3.0, True)],
+    ids=["of no weight", "of three per cent", "not where it was met"],
+)
+def test_a_mode_counts_by_its_evidence_and_by_its_bound_where_that_is_not_known(share, moved, is_told):
+    """Of two normals, whose shares are known: the other is skewed in x, so its bound lies below its evidence."""
+
+    def log_density(z):
+        x, y = z[0] - 15.0, z[1] + 3.0
+        other = stats.norm.logpdf(jnp.exp(x) - 1.0, scale=0.5) + x - np.log(0.97725) + stats.norm.logpdf(y, scale=0.3)
+        both = jnp.log1p(-share) + stats.norm.logpdf(z).sum(), jnp.log(share) + other
+        return jnp.logaddexp(*both)
+
+    solution = vb.fit(vb.density(log_density, 2), "full_rank", start={"z": np.zeros(2)}).solution
+    place = np.array([[14.85 + moved, -3.0], np.log([0.55, 0.3])])
+    mode = Mode(float(0.2 - np.log(share)), 15.0, place)
+    card = judge.judge(other_modes(solution, Searched((mode,), 3, 8.0)), raw_key(0))
+    assert card.other_modes.found == ((mode,) if is_told else ())
+    assert card.verdict == ("poor" if is_told else "good")
+    if not is_told:
+        (note,) = (note.text for note in card.notes if note.topic == "modes")
+        assert float(re.search("holds (.*) of the evidence", note)[1]) == pytest.approx(share, rel=0.4)
 
 
 def test_modes_that_the_guide_holds_are_a_reason_but_not_fatal(correlated):

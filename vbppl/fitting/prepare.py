@@ -192,6 +192,10 @@ def judge_solution(
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
     watch.doing("judging")
     report = judge(solution, raw, watch, at_first_look)
+    if isinstance(report, Report):  # the judge may have found of some modes that they hold nothing
+        told = (note for note in report.notes if note.topic == "modes")
+        notes = tuple(dict.fromkeys((*solution.notes, *told)))
+        solution = dataclasses.replace(solution, other_modes=report.other_modes, notes=notes)
     if report.cut_short:
         text = f"{solution.status.text}; interrupted before it was judged"
         status = dataclasses.replace(solution.status, reason=report.cut_short, converged=False, text=text)

@@ -5,7 +5,8 @@ sds of what a user reads off are compared with the guide's (`quantities`). What 
 elsewhere: another mode by the restarts of the solver, a heavy tail along the ridges of the density, correlations by
 the average curvature of a mean-field bound.
 
-What the solver tells against its solution (not converged, other modes) makes it poor whatever the draws say.
+What the solver tells against its solution (not converged, other modes) makes it poor whatever the draws say. A mode
+that is known to hold next to nothing of the evidence is none.
 
 The draws that are weighed are no more than the gradients that the fit has taken, or than `CHEAP`; the bound itself, and
 linear response, draw besides. Where a gradient is dear, half as many are weighed at first, and short chains are started
@@ -15,20 +16,22 @@ only if these take no more than half of the fit's gradients.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import numpy as np
 
 from vbppl.core.keys import host_generator
+from vbppl.core.numerics.draws import fresh_draws
 from vbppl.core.programs.threads import suited_to
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank, MeanField, normal_of
 from vbppl.guides.layers.base import STRAIGHT, Bend, evaluations_of, unlayered
 from vbppl.guides.noise import Nothing
 from vbppl.inference import bound
-from vbppl.inference.bound import WORK, Estimate, work
+from vbppl.inference.bound import WORK, Estimate, log_prob, work
 from vbppl.inference.deterministic.state import DEAR
-from vbppl.inference.solution import Note, Solution
+from vbppl.inference.solution import Mode, Note, Solution
 from vbppl.posterior import quantities, report
 from vbppl.posterior.quantities import WEIGHTLESS_DIM, Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
@@ -56,6 +59,9 @@ SHARE, AFFORDED = 2, 2  # of the fit's gradients, those that short chains may ta
 NEAR = 0.01  # nats to the posterior, by the log weights, under which nothing leads from where draws come to elsewhere
 WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at, and some where all seems good
+NEGLIGIBLE = 0.01  # of the evidence, in all other modes together
+MODE_DRAWS, MODE_ROUNDS = 2_048, 2  # at another mode, each time around where the weights of the last said that it is
+SAME_BOUND = 1.0  # nats, within which a normal at another mode has the bound with which it was met
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
 
@@ -95,7 +101,46 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: bo
         return Unjudged(elbo, why=POINT)
     if weighs_rows(guide, phi, target):
         return judge_rows(solution, elbo, raw, watch)
-    return _judged_whole(solution, elbo, raw, watch, at_first_look)
+    return _judged_whole(_without_negligible(solution, elbo, raw), elbo, raw, watch, at_first_look)
+
+
+def _without_negligible(solution: Solution, elbo: Estimate, raw: np.ndarray) -> Solution:
+    """The solution, without those of the other modes met that are known to hold next to nothing; which is noted."""
+    modes, rng = solution.other_modes, host_generator(raw, "modes")
+    # A guide that asks for the density itself is too dear to be asked so often.
+    if not modes.found or evaluations_of(solution.guide) or not reaches_out(solution.guide, solution.target):
+        return solution
+    left = list[Mode]()
+    for mode in modes.found:
+        log_share = np.nan if mode.factor is not None else _log_evidence_at(mode, solution, elbo, rng) - elbo.value
+        if log_share < math.log(NEGLIGIBLE / len(modes.found)):
+            text = f"another mode, {mode.away:.0f} sd away, holds {math.exp(log_share):.1g} of the evidence: left out"
+            solution = solution.noted("modes", text)
+        else:
+            left.append(mode)
+    return dataclasses.replace(solution, other_modes=dataclasses.replace(modes, found=tuple(left)))
+
+
+def _log_evidence_at(mode: Mode, solution: Solution, elbo: Estimate, rng: np.random.Generator) -> float:
+    """The log evidence where a mode's normal is denser than the guide, in nats, at most; not a number if unknown.
+
+    By draws of Student's t there, and far out. The mode's bound cannot say it: the evidence may be far higher.
+    """
+    guide, phi, target = solution.guide, solution.phi, solution.target
+    around, draws = Ellipsoid(mode.place[0].astype(np.float64), np.diag(np.exp(mode.place[1]))), MODE_DRAWS
+    normal, found = around, WeightedDraws.none(target.dim)
+    z = normal.at(fresh_draws(rng, draws, target.dim))
+    met = np.mean(evaluate(target, z)[0] - normal.log_normal(z))
+    if not met > elbo.value - mode.lower - SAME_BOUND:  # it was met in other coordinates, or beside a far lower bound
+        return np.nan
+    for _ in range(MODE_ROUNDS):
+        z = np.concatenate([around.student(rng, draws // 2), around.far(rng, draws // 2)])
+        log_q, log_m = np.asarray(log_prob(guide, phi, z, target), np.float64), around.log_student(z) - math.log(2)
+        log_m = np.logaddexp(log_m, around.log_far(z) - math.log(2))
+        log_p = np.where(normal.log_normal(z) > log_q, evaluate(target, z)[0], -np.inf)
+        found = WeightedDraws.of(z, log_p, log_q, log_m, np.zeros(draws, bool))
+        around = Ellipsoid.around(z, found.weights)
+    return found.log_evidence + 3 / math.sqrt(found.ess) if found.tells_evidence else np.nan
 
 
 def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch, at_first_look: bool) -> Report:
