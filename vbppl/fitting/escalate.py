@@ -6,11 +6,12 @@ starts too. A series is one whatever else is tried, and given its hyperparameter
 priors have heavy tails are seen by their quantiles. Rows that no coordinates can move
 (non-centred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
-coordinates of hierarchical sites; in those that were kept, hyperparameters that depend on the scales among them, where
-the report is no better than corrected, as for rows; margins that are not a normal's; and last a mixture of Gaussians,
-also where weighted draws are an answer already, but the guide is none, and for a price beside what the fit took.
-Where what came in the place of a normal is no answer, a mixture is tried from that normal too. A good guide is bettered
-by the two that cost little where its own report sees a standard deviation that is off.
+coordinates of hierarchical sites; in those that were kept, a Laplace approximation of rows beside these sites, and
+hyperparameters that depend on the scales among them, where the report is no better than corrected, as for rows; margins
+that are not a normal's; and last a mixture of Gaussians, also where weighted draws are an answer already, but the guide
+is none, and for a price beside what the fit took. Where what came in the place of a normal is no answer, a mixture is
+tried from that normal too. A good guide is bettered by the two that cost little where its own report sees a standard
+deviation that is off.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from vbppl.fitting.remedies.hypers import can_structure, structure_hypers
 from vbppl.fitting.remedies.margins import shape_margins
 from vbppl.fitting.remedies.modes import mix_modes
 from vbppl.fitting.remedies.parameterisations import reparameterise
-from vbppl.fitting.remedies.rows import condition_rows
+from vbppl.fitting.remedies.rows import condition_other_rows, condition_rows
 from vbppl.fitting.remedies.series import condition_series
 from vbppl.fitting.remedies.tails import in_its_parameterisation, see_by_quantiles
 from vbppl.inference.deterministic.beyond.mixture import is_of_normals
@@ -46,6 +47,7 @@ REMEDIES = (
     (condition_rows, NOT_GOOD),
     (mix_modes, NO_ANSWER),
     (reparameterise, NO_ANSWER),
+    (condition_other_rows, NO_ANSWER),
     (structure_hypers, ALWAYS),
     (shape_margins, NO_ANSWER),
     (add_components, ALWAYS),

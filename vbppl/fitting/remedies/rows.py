@@ -27,10 +27,23 @@ def condition_rows(
 
     Where a site is movable, other coordinates do as much for less, and where nothing is a row, bent hyperparameters.
     """
+    moves = before.target.layout.movable and (plan.tries_pseudo_data or len(plan.parameterisations) > 1)
+    return (before, report) if moves else _conditioned(problem, before, report, watch)
+
+
+def condition_other_rows(
+    plan: Plan, problem: Problem, before: Solution, report: AnyReport, watch: Watch
+) -> tuple[Solution, AnyReport]:
+    """The same in the coordinates of movable sites that were kept, where there are rows beside these."""
+    layout = before.target.layout
+    is_beside = layout.movable and any(slot.plates and slot.name not in layout.movable for slot in layout.slots)
+    return _conditioned(problem, before, report, watch) if is_beside else (before, report)
+
+
+def _conditioned(problem: Problem, before: Solution, report: AnyReport, watch: Watch) -> tuple[Solution, AnyReport]:
     target = before.target
     is_normal = target.dim <= DIM and normal_of(before.guide, before.phi) is not None
-    moves = target.layout.movable and (plan.tries_pseudo_data or len(plan.parameterisations) > 1)
-    if not (is_normal and before.status.converged) or moves or not drivers_of(target):
+    if not (is_normal and before.status.converged) or not drivers_of(target):
         return before, report
     if not hyperparameters_of(target)[2]:  # nothing is a row
         return before, report
