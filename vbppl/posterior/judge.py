@@ -139,6 +139,8 @@ def _log_evidence_at(mode: Mode, solution: Solution, elbo: Estimate, rng: np.ran
         log_m = np.logaddexp(log_m, around.log_far(z) - math.log(2))
         log_p = np.where(normal.log_normal(z) > log_q, evaluate(target, z)[0], -np.inf)
         found = WeightedDraws.of(z, log_p, log_q, log_m, np.zeros(draws, bool))
+        if not found.ess >= ENOUGH:
+            return np.nan
         around = Ellipsoid.around(z, found.weights)
     return found.log_evidence + 3 / math.sqrt(found.ess) if found.tells_evidence else np.nan
 
