@@ -56,6 +56,7 @@ CHEAP = 3_000  # evaluations that any fit is worth
 DRAWS, IN_DOUBT = 2_048, (CHEAP, 8_192, 24_576)  # draws, and all of them where there is doubt, and where that stays
 MIN_DRAWS, MIN_DRAWS_WIDE = 256, 448  # of an expensive density, or guide
 SHARE, AFFORDED = 2, 2  # of the fit's gradients, those that short chains may take; for each draw that is affordable
+WITNESSES = 2  # sets of chains that must find an answer wrong: of many quantities in many fits one will by chance
 NEAR = 0.01  # nats to the posterior, by the log weights, under which nothing leads from where draws come to elsewhere
 WORTH = 2_000  # effective draws that are answer enough
 TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at, and some where all seems good
@@ -101,14 +102,22 @@ def _judged(solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: bo
         return Unjudged(elbo, why=POINT)
     if weighs_rows(guide, phi, target):
         return judge_rows(solution, elbo, raw, watch)
-    return _judged_whole(_without_negligible(solution, elbo, raw), elbo, raw, watch, at_first_look)
+    return _judged_whole(_without_negligible(solution, elbo, raw, watch), elbo, raw, watch, at_first_look)
 
 
-def _without_negligible(solution: Solution, elbo: Estimate, raw: np.ndarray) -> Solution:
+def _affordable(solution: Solution) -> float:
+    """Draws of which the density may be asked: intermediate values grow with the data, and so does their price."""
+    guide, phi, target = solution.guide, solution.phi, solution.target
+    return WORK / max(work(guide, phi, target) + 10 * target.dim, 1)
+
+
+def _without_negligible(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch) -> Solution:
     """The solution, without those of the other modes met that are known to hold next to nothing; which is noted."""
     modes, rng = solution.other_modes, host_generator(raw, "modes")
     # A guide that asks for the density itself is too dear to be asked so often.
     if not modes.found or evaluations_of(solution.guide) or not reaches_out(solution.guide, solution.target):
+        return solution
+    if watch.is_over or _affordable(solution) < (1 + MODE_ROUNDS) * MODE_DRAWS * len(modes.found):
         return solution
     left = list[Mode]()
     for mode in modes.found:
@@ -152,8 +161,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     base, base_phi, bend = unlayered(guide, phi, target)
     normal = normal_of(base, base_phi) if 0 < target.dim <= quantities.DIRECTION_DIM else None
     found = _Found(solution, elbo, _tail(normal, target, bend), curvature(guide, phi, target, raw), normal, bend)
-    # Intermediate values grow with the data, and so does the price of a draw.
-    most = int(np.clip(WORK / max(work(guide, phi, target) + 10 * target.dim, 1), MIN_DRAWS, IN_DOUBT[-1]))
+    most = int(np.clip(_affordable(solution), MIN_DRAWS, IN_DOUBT[-1]))
     most = min(most, max(CHEAP, solution.status.gradients))
     if evaluations_of(guide):  # of a guide that asks for the density itself no more than a report holds on to
         most = min(most, max(KEPT // target.dim, MIN_DRAWS_WIDE))
@@ -233,11 +241,13 @@ def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, wat
         return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
     chains = min(max(chains, MIN_CHAINS), CHAINS)
     answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
-    moved = errors_by_chains(target, answer, _factor(found, draws), chains, rng, watch)
-    # What is far from chance and beyond a limit: chains have not come to their end, so the error itself is larger.
-    off, _ = report.error_reasons(moved, beyond=0.0)
-    if not off:
-        return judged
+    off = list[str]()
+    for _ in range(WITNESSES):
+        moved = errors_by_chains(target, answer, _factor(found, draws), chains, rng, watch)
+        # What is far from chance and beyond a limit: chains have not come to their end, so the error itself is larger.
+        off, _ = report.error_reasons(moved, beyond=0.0)
+        if not off:
+            return judged
     reasons = (*(f"as short Markov chains from its draws show, {each}" for each in off), *judged.reasons)
     advice = (*report.to_decenter(target), report.SAMPLER)
     return dataclasses.replace(judged, verdict="poor", reasons=reasons, advice=advice, log_evidence=np.nan)
