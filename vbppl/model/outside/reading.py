@@ -368,7 +368,8 @@ def _digest(value: Any) -> str:
     if not is_array(value):
         return f"{type(value).__name__} {value!r:.80}" + ("" if len(repr(value)) <= 80 else archive.digest(repr(value)))
     if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
+        with jax.ensure_compile_time_eval():  # a model may be read while a gradient of it is traced
+            value = jax.random.key_data(value)
     kind = f"{value.dtype}{list(value.shape)}"
     # NumPy's repr leaves out the middle of a long array.
     return f"{kind} {archive.digest(value if np.asarray(value).dtype.kind in 'biufcV' else repr(value.tolist()))}"
