@@ -9,6 +9,7 @@ import numpy as np
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.remedies.choice import KEPT, leaves_room, unless_worse
+from vbppl.fitting.remedies.costs import COSTS
 from vbppl.guides.gaussian import normal_of
 from vbppl.inference import bound
 from vbppl.inference.deterministic.beyond.mixture import Ascent, components_of, is_of_normals
@@ -67,7 +68,7 @@ def go_back(
     (best, report), (left, _) = sorted(((before, report), mixed), key=_worth, reverse=True)
     costs = {
         name: getattr(best.status, name) + getattr(left.status, name) - getattr(normal[0].status, name)
-        for name in ("gradients", "seconds", "compiling")  # both went on from the normal, and hold its cost
+        for name in COSTS  # both went on from the normal, and hold its cost
     }
     best = dataclasses.replace(best, status=dataclasses.replace(best.status, **costs))
     for note in mixed[0].notes[len(normal[0].notes) :]:
