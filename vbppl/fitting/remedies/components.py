@@ -71,10 +71,9 @@ def go_back(
         for name in COSTS  # both went on from the normal, and hold its cost
     }
     best = dataclasses.replace(best, status=dataclasses.replace(best.status, **costs))
-    for note in mixed[0].notes[len(normal[0].notes) :]:
-        if note not in best.notes:
-            text = note.text.removesuffix(KEPT).removesuffix(", left out")
-            best = best.noted(note.topic, f"from the normal before, {text}, left out")
+    for note in [one for one in mixed[0].notes[len(normal[0].notes) :] if one not in best.notes]:
+        text = note.text.removesuffix(KEPT).removesuffix(", left out")
+        best = best.noted(note.topic, f"from the normal before, {text}, left out")
     return best, report.beside(best)
 
 
