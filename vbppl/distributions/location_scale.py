@@ -32,10 +32,10 @@ With a weight `w`, and the same in other units of the value,
 
 The density of the value is asked at its standard form, straight from `z`,
 
-    u = (value - loc) / scale = scale^-w (z / sqrt(q) - w loc scale^(w - 1)) + r / scale (y - loc),
+    u = (value - loc) / scale = (scale^(1 - w) / sqrt(q) z - w loc) / scale + r / scale (y - loc),
 
-which is `z` itself for `w = d = 0`. In 32 bits `loc + scale z` is `loc`, whatever `z`, where the scale is below 10^-7
-of it: by a difference of such values a non-centred density would not fall with `z` at all.
+where for `w = d = 0` only `z` is left. In 32 bits `loc + scale z` is `loc`, whatever `z`, where the scale is below
+10^-7 of it: by a difference of such values a non-centred density would not fall with `z` at all.
 
 What is of such a family only in the coordinates of its support, such as a log-normal in those of its logarithm, is
 moved there, and goes on from there as everywhere: `value` above is then the coordinate, and so is what `y` is beside.
@@ -111,37 +111,40 @@ def moved_and_link(bijector: Any) -> tuple[Any, Any]:
 
 def _moved(dist: Any, form: Parameterisation | None) -> Real:
     loc, scale = dist.location_scale
+    if form is None:
+        return AffineVectors(loc, jnp.asarray(scale)) if vector_dim(dist) else Affine(loc, scale)
     if vector_dim(dist):
         factor = jnp.asarray(scale)
-        if form is None:
-            return AffineVectors(loc, factor)
         return MovedVectors(loc, factor, form.weight, *_pull_of_vectors(form, loc, factor))
-    if form is None:
-        return Affine(loc, scale)
-    pull, shrunk, q = _pull_of(form, scale)
-    log_scale = (1 - form.weight) * jnp.log(scale)
-    moved = (1 - form.weight) * loc + pull * scale * (form.y - loc)
-    return _Moved(moved, jnp.exp(log_scale) * shrunk, log_scale - jnp.log(q) / 2)
+    log_unit, weighted = jnp.log(scale), form.weight * loc
+    # Not the scale's square, which overflows at half of the way: zero times infinity would be no number.
+    drawn = form.d * scale
+    q = 1 + drawn * scale
+    pulled, log_scale = drawn / q * (form.y - loc), log_unit - form.weight * log_unit - jnp.log(q) / 2
+    return MovedNumbers(loc - weighted + scale * pulled, jnp.exp(log_scale), log_scale, weighted, log_unit, pulled)
 
 
 @pytree
-class _Moved(Affine):
-    """Of which the log of the scale is known: its own logarithm would take as long to compile as the rest."""
+class MovedNumbers(Affine):
+    """Numbers in coordinates that are data: `loc + scale z` is the value.
+
+    Of the scale the log is known: its own logarithm would take as long to compile as the rest. The others are of the
+    standard form: `w loc`, the log of the family's scale, and `r / scale (y - loc)`.
+    """
 
     log_scale: ArrayLike
+    weighted: ArrayLike
+    log_unit: ArrayLike
+    pulled: ArrayLike
 
     def forward_and_log_det(self, z):
         x = self.loc + self.scale * z
         return x, jnp.broadcast_to(self.log_scale, x.shape)
 
-
-def _pull_of(form: Parameterisation, scale: ArrayLike) -> tuple[Array, Array, Array]:
-    """How far pseudo-data draw a value to themselves, `r / scale`, and narrow it, `1 / sqrt(q)`; `q`."""
-    # Not the scale's square, which overflows at half of the way: zero times infinity would be no number.
-    drawn = form.d * scale
-    q = 1 + drawn * scale
-    shrunk = 1 / jnp.sqrt(q)
-    return drawn * shrunk * shrunk, shrunk, q
+    def standard(self, z: Array) -> Array:
+        """`(value - loc) / scale` of the family."""
+        # Not divided by the scale, whose square in the slope is no number any more where it is small.
+        return (self.scale * z - self.weighted) * jnp.exp(-self.log_unit) + self.pulled
 
 
 @pytree
@@ -258,18 +261,14 @@ def log_prob_at(dist: Any, form: Parameterisation | None, moved: Any, z: Array, 
 
     `moved` is the bijector that has made it.
     """
-    moved, link = moved_and_link(moved)
-    standard = _in_standard_units(dist, link.forward_and_log_det(moved.forward(z))[1])
+    log_det: ArrayLike = 0.0
+    if isinstance(moved, Chain):
+        moved, link = moved_and_link(moved)
+        log_det = link.forward_and_log_det(moved.forward(z))[1]
+    standard = _in_standard_units(dist, log_det)
     if standard is None:  # a family of the user's own: only it knows its density
         return dist.log_prob(value)
-    if form is None:
-        return standard.log_prob(z)
-    if isinstance(moved, MovedVectors):
-        return standard.log_prob(moved.standard(z))
-    (loc, scale), weight = dist.location_scale, form.weight
-    log_scale, (pull, shrunk, _) = jnp.log(scale), _pull_of(form, scale)
-    u = jnp.exp(-weight * log_scale) * (z * shrunk - weight * loc * jnp.exp((weight - 1) * log_scale))
-    return standard.log_prob(u + pull * (form.y - loc))
+    return standard.log_prob(z if form is None else moved.standard(z))
 
 
 @pytree

@@ -21,7 +21,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.numerics import lbfgs
-from vbppl.target.batched import BLOCK, BatchedDensity, evaluate
+from vbppl.target.batched import BLOCK, BatchedDensity, evaluation
 from vbppl.target.density import nonfinite_sites
 from vbppl.target.target import Target, parameterisations_of
 
@@ -153,9 +153,10 @@ def _uphill(
 
 def climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
     """The highest point, `(dim,)`, that candidates `z`, `(points, dim)`, come by, and its log density."""
+    evaluated = evaluation(target)
 
     def density(z: np.ndarray) -> Evaluated:
-        log_p, gradient = evaluate(target, z[0])
+        log_p, gradient = evaluated(z[0])
         return log_p[None], gradient[None]
 
     climb = _uphill(density, _Climb.from_points(z[None]), density(z[None]), CLIMB)
@@ -193,10 +194,10 @@ def mode_above(target: Target, z: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def _climbed(target: Target, z: np.ndarray) -> tuple[np.ndarray, float]:
-    eps = float(np.finfo(jnp.result_type(float)).eps)
+    eps, evaluated = float(np.finfo(jnp.result_type(float)).eps), evaluation(target)
 
     def negated(z: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_p, gradient = evaluate(target, z)
+        log_p, gradient = evaluated(z)
         return -log_p, -gradient
 
     def rounding(value: np.ndarray) -> np.ndarray:

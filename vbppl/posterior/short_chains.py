@@ -25,7 +25,7 @@ from vbppl.core.watch import Watch
 from vbppl.posterior import quantities
 from vbppl.posterior.quantities import SIGNIFICANT, Errors
 from vbppl.posterior.weighted_draws import Ellipsoid, WeightedDraws
-from vbppl.target.batched import evaluate
+from vbppl.target.batched import evaluation
 from vbppl.target.target import Target
 
 CHAINS, MIN_CHAINS = 1_024, 128
@@ -37,9 +37,10 @@ LONGEST, SHORTEST = 1.8, 0.6  # a step's length, between which it is log-uniform
 
 def moved(target: Target, z: np.ndarray, around: Ellipsoid, rng: np.random.Generator, watch: Watch) -> np.ndarray:
     """Where chains from `z`, `(chains, dim)`, come, in units of `around`; by whole moves, while there is time."""
+    evaluated = evaluation(target)
 
     def density(e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_p, gradient = evaluate(target, around.at(e))
+        log_p, gradient = evaluated(around.at(e))
         # Far out rounding makes infinite densities, which no chain would leave again.
         log_p = np.where(log_p < np.inf, log_p, -np.inf)
         # Where there is no slope none is followed: a rule of the place alone, so that every way can be gone back.
