@@ -375,6 +375,24 @@ def test_the_filters_own_slopes_are_numerical_ones_and_so_are_the_slopes_of_thes
     check_grads(jax.jit(lambda tables: jax.grad(weighed)(tables).same), (tables,), order=1, modes=["fwd"])
 
 
+def test_points_side_by_side_have_the_slopes_of_each_by_itself(x64):
+    rng = np.random.default_rng(0)
+    shapes = {"first": (3, 2), "same": (3, 3, 2), "of_new": (2, 3, 2), "of_both": (2, 3, 3, 2)}
+    tables = hidden.Tables(**{name: jnp.array(rng.normal(size=shape)) for name, shape in shapes.items()})
+
+    def evidence(x):  # all but the first step's table are one for all points
+        with hidden.slopes_backward():
+            return jnp.sum(hidden.forward(tables._replace(first=x)).increments)
+
+    slopes, x = jax.jit(jax.grad(evidence)), rng.normal(size=(2, 2, *shapes["first"]))  # two groups of two points
+    found = jax.jit(jax.vmap(jax.vmap(jax.grad(evidence))))(x)
+    np.testing.assert_allclose(found, [[slopes(one) for one in group] for group in x], rtol=1e-12)
+    # Forward over reverse, many directions at one point: as Laplace asks.
+    x, step = x[0, 0], rng.normal(size=shapes["first"])
+    along = jnp.sum(jax.jit(jax.hessian(evidence))(x) * step, axis=(2, 3))
+    np.testing.assert_allclose(along, (slopes(x + 1e-5 * step) - slopes(x - 1e-5 * step)) / 2e-5, atol=1e-8)
+
+
 def test_a_state_that_cannot_be_has_no_slope_and_spoils_none(x64):
     wall = jnp.log(jnp.array([[1.0, 0.0], [0.5, 0.5]]))  # once in 0, never in 1
     tables = hidden.Tables(jnp.log(jnp.array([0.5, 0.5])), wall, jnp.array([[-1.0, -2.0], [-jnp.inf, -0.5]]), None)

@@ -84,7 +84,8 @@ def check_rows(target: Evaluable) -> None:
     Raises:
       ModelError: one does, and which.
     """
-    if not target.layout.summed or target.model.sources:  # what is read in parts cannot be looked at side by side
+    # Without a plate there are no rows; and what is read in parts cannot be looked at side by side.
+    if not (target.layout.summed and target.layout.plates) or target.model.sources:
         return
     mixed = devices.readable(_mixed(target, np.zeros(2, np.uint32)))
     for name in (name for name, is_mixed in mixed.items() if is_mixed):

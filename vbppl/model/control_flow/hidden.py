@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -146,8 +146,40 @@ def slopes_backward() -> Iterator[None]:
         _backward.reset(token)
 
 
+def _points_behind(run: Callable[..., Any]) -> Callable[..., Any]:
+    """Let `run` have points that are evaluated side by side as one more of the rows, the last.
+
+    JAX would put them in front of a step's few states, which takes twice as long: loops in a step go along the last.
+    """
+
+    def with_points(*inputs: Any) -> Any:
+        leaves, structure = jax.tree.flatten(inputs)  # JAX's rule for slopes takes None for a leaf
+        made: list[Any] = []  # how what `run` makes is put together
+
+        def plain(*leaves: Array) -> list[Array]:
+            found, whole = jax.tree.flatten(run(*structure.unflatten(leaves)))
+            made.append(whole)
+            return found
+
+        flat = jax.custom_batching.custom_vmap(plain)
+
+        @flat.def_vmap
+        def of_points(_: int, batched: list[bool], *leaves: Array) -> tuple[list[Array], list[bool]]:
+            if not any(batched):
+                return (same := plain(*leaves)), [False] * len(same)
+            behind = [jnp.moveaxis(leaf, 0, -1) if has else leaf[..., None] for leaf, has in zip(leaves, batched)]
+            found = [jnp.moveaxis(leaf, -1, 0) for leaf in flat(*behind)]
+            return found, [True] * len(found)
+
+        found = flat(*leaves)
+        return made[-1].unflatten(found)
+
+    return with_points
+
+
 def _filter(tables: Tables) -> tuple[Forward, Array]:
     """With the log probabilities of each state given the observations before its step, of all but the first."""
+    shapes = [leaf.shape[leaf.ndim - tables.first.ndim :] for leaf in jax.tree.leaves(tables)]
 
     def normalised(alpha: Array) -> tuple[Array, Array]:
         total = log_sum(alpha, 0)
@@ -159,7 +191,7 @@ def _filter(tables: Tables) -> tuple[Forward, Array]:
         alpha, total = normalised(predicted + of_new)
         return alpha, (alpha, total, predicted)
 
-    alpha, total = normalised(tables.first)
+    alpha, total = normalised(jnp.broadcast_to(tables.first, jnp.broadcast_shapes(*shapes)))
     _, (alphas, totals, predicted) = jax.lax.scan(step, alpha, (tables.of_new, tables.of_both))
     return Forward(jnp.concatenate([alpha[None], alphas]), jnp.concatenate([total[None], totals])), predicted
 
@@ -183,19 +215,20 @@ def _back(kept: tuple[Tables, Array, Array], slopes: Forward) -> tuple[Tables]:
         return (jnp.sum(joint, 1), of_same + joint), (of_new, None if of_both is None else joint)
 
     inputs = (alphas[:-1], alphas[1:], predicted, tables.of_both, slopes.alphas[1:], slopes.increments[1:])
-    nothing = jnp.zeros_like(alphas[0]), jnp.zeros_like(tables.same)
+    nothing = jnp.zeros_like(alphas[0]), jnp.zeros_like(alphas, shape=(len(alphas[0]), *alphas.shape[1:]))
     (of_alpha, of_same), (of_new, of_both) = jax.lax.scan(step, nothing, inputs, reverse=True)
     first = of_unnormalised(of_alpha + slopes.alphas[0], slopes.increments[0], alphas[0])
     return (Tables(first, of_same, of_new, of_both),)
 
 
 def _kept(tables: Tables) -> tuple[Forward, tuple[Tables, Array, Array]]:
-    found, predicted = _filter(tables)
+    found, predicted = _filter_of_points(tables)
     return found, (tables, found.alphas, predicted)
 
 
-_with_own_slopes = jax.custom_vjp(lambda tables: _filter(tables)[0])
-_with_own_slopes.defvjp(_kept, _back)
+_filter_of_points = _points_behind(_filter)
+_with_own_slopes = jax.custom_vjp(lambda tables: _filter_of_points(tables)[0])
+_with_own_slopes.defvjp(_kept, _points_behind(_back))
 
 
 def drawn(tables: Tables, key: Array) -> Array:
