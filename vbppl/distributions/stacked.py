@@ -149,7 +149,8 @@ class EachSupport(Bijector):
         return tuple(shape)
 
     def describe(self):
-        return f"{self.chain.first.support} at each step"
+        said = " at each step"
+        return str(self.chain.first.support).removesuffix(said) + said
 
 
 def first_step(dist: Any) -> Distribution:
