@@ -93,7 +93,7 @@ class Coupling:
 
 
 FLOW = Flow(Coupling(np.array([[0.3, 0.1], [-0.2, 0.4], [0.5, -0.6], [0.2, 0.3]])))
-STRUCTURED = (Conditional((1,), (0, 3)), Affine((1, 0, 3, 2)), SinhArcsinh((1, 0, 3)))
+STRUCTURED = (Conditional((1, 0), (0, 3)), Affine((1, 0, 3, 2)), SinhArcsinh((1, 0, 3)))
 NESTED = (Conditional((0,), ()), Affine((0,)), SinhArcsinh((0,)), NewtonStep((0,), ((1,), (2, 3))))
 LAYERS = {
     "sinh_arcsinh": SinhArcsinh(),

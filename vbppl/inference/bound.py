@@ -69,6 +69,20 @@ class Estimate(NamedTuple):
         return f"<p>{self} nats</p>"
 
 
+class Gain(NamedTuple):
+    """What the bound gains, and how many times as much log weights then vary."""
+
+    bound: Estimate
+    spread: float
+
+    def __str__(self) -> str:
+        return f"{self.bound.in_words}, log weights vary {self.spread:.2f} times as much"
+
+    def is_sure(self, least: float) -> bool:
+        """Is it so much, beyond two standard errors, and do weights not vary more?"""
+        return self.bound.is_sure(least) and self.spread <= 1
+
+
 class Weighed(NamedTuple):
     """Independent draws `z`, `(draws, dim)`, and the log densities of target and guide there, `(draws,)`: float64."""
 

@@ -1,8 +1,9 @@
-"""Which latent sites drive the scales of others, and which have heavy tails: from one abstract run each."""
+"""Which latent sites drive others, and in which order, and which have heavy tails: from one abstract run each."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -21,6 +22,27 @@ def drivers_of(target: Target) -> frozenset[str]:
     By name. A scale is that of a location-scale family. Supports are real where log |dx/dz| does not depend on `z`;
     what has a latent location or scale in its support's coordinates, as a log-normal, is no more bent than a normal.
     """
+    return _found(target)[0]
+
+
+def driving_order(
+    target: Target, hypers: Iterable[tuple[str, Iterable[int]]]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The places of drivers among hyperparameters, which have their places by name, and of what these drive.
+
+    First come the drivers on which a scale depends, be it of what was observed: how well the other drivers are known
+    depends on these (the rates of a curve on the noise about it), so that these others are in both lists.
+    """
+    drivers, scales = _found(target)
+    ranked = list[int](), list[int](), list[int]()
+    for name, places in hypers:
+        ranked[0 if name in drivers & scales else 1 if name in drivers else 2].extend(places)
+    first, others, driven = (tuple(places) for places in ranked)
+    return first + others, others + driven if first else driven
+
+
+def _found(target: Target) -> tuple[frozenset[str], frozenset[str]]:
+    """The drivers, and the latent sites on which any scale depends."""
     leaves, structure = jax.tree.flatten(target.model)
     shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
     latent = tuple(slot.name for slot in target.layout.slots)
@@ -41,23 +63,29 @@ def heavy_tailed(target: Target) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=256)
 def _drivers(
     structure: Any, shapes: tuple[Any, ...], latent: tuple[str, ...], movable: tuple[str, ...], dtype: Any
-) -> frozenset[str]:
-    def run(coordinates: dict[str, Array], leaves: Any) -> tuple[list[Array], dict[str, Array]]:
+) -> tuple[frozenset[str], frozenset[str]]:
+    def run(coordinates: dict[str, Array], leaves: Any) -> tuple[list[Array], list[Array], dict[str, Array]]:
         def interpret(site: Site) -> Site:
             return at_point(coordinates.get(site.name, jnp.zeros((), dtype)))(site)
 
         found = jax.tree.unflatten(structure, leaves).trace(interpret)
         mine = {name: found[name] for name in latent}
-        scales = [site.dist.location_scale[1] for site in mine.values() if site.dist.location_scale is not None]
+        others = [s for name, s in found.items() if s.kind == "sample" and name not in mine]
+        scales, seen = (
+            [site.dist.location_scale[1] for site in sites if site.dist.location_scale is not None]
+            for sites in (mine.values(), others)
+        )
         z = {name: jnp.full(s.dist.support.unconstrained_shape(s.shape), coordinates[name]) for name, s in mine.items()}
         dets = {name: s.dist.support.forward_and_log_det(z[name])[1] for name, s in mine.items()}
-        return scales, dets
+        return scales, seen, dets
 
     coordinates = {name: jax.ShapeDtypeStruct((), dtype) for name in latent}
-    closed, (scales, _) = jax.make_jaxpr(run, return_shape=True)(coordinates, shapes)
+    closed, (scales, seen, _) = jax.make_jaxpr(run, return_shape=True)(coordinates, shapes)
     reached = _reached(closed.jaxpr, sorted(latent))
-    bent = {name for name, found in zip(sorted(latent), reached[len(scales) :]) if name in found}
-    return frozenset(bent.difference(movable).union(*reached[: len(scales)]))
+    count = len(scales)
+    bent = {name for name, found in zip(sorted(latent), reached[count + len(seen) :]) if name in found}
+    drivers = frozenset(bent.difference(movable).union(*reached[:count]))
+    return drivers, frozenset[str]().union(*reached[: count + len(seen)])
 
 
 def _reached(jaxpr: Any, names: list[str]) -> list[frozenset[str]]:

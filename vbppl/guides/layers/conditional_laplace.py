@@ -18,10 +18,10 @@ from vbppl.guides.base import Start
 from vbppl.guides.gaussian import MeanField
 from vbppl.guides.layers.affine import Affine
 from vbppl.guides.layers.base import Layer, Layered
-from vbppl.guides.layers.conditional import Conditional
+from vbppl.guides.layers.conditional import Conditional, distinct
 from vbppl.guides.layers.newton_step import NewtonStep
 from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
-from vbppl.target.drivers import drivers_of
+from vbppl.target.drivers import driving_order
 from vbppl.target.target import Target
 
 
@@ -53,13 +53,12 @@ class ConditionalLaplace(Layered):
 
     def over(self, target: Target, blocks: tuple[tuple[int, ...], ...], is_chain: bool = False) -> ConditionalLaplace:
         """The same with its layers; what is in no block is a hyperparameter. In a chain a block may meet the next."""
-        rows, names = {place for block in blocks for place in block}, drivers_of(target)
-        drivers, driven = list[int](), list[int]()
-        for slot in target.layout.slots:
-            places = [place for place in range(slot.start, slot.stop) if place not in rows]
-            (drivers if slot.name in names else driven).extend(places)
-        hypers = (*drivers, *driven)
-        layers = Conditional(tuple(drivers), tuple(driven)), Affine(hypers), SinhArcsinh(hypers)
+        rows = {place for block in blocks for place in block}
+        slots = {slot.name: range(slot.start, slot.stop) for slot in target.layout.slots}
+        given = {name: [place for place in places if place not in rows] for name, places in slots.items()}
+        drivers, driven = driving_order(target, given.items())
+        hypers = distinct(drivers, driven)
+        layers = Conditional(drivers, driven), Affine(hypers), SinhArcsinh(hypers)
         return dataclasses.replace(self, layers=(*layers, NewtonStep(hypers, blocks, is_chain)) if blocks else layers)
 
     def init(self, target: Target, start: Start) -> PyTree:

@@ -18,9 +18,9 @@ from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
 from vbppl.guides.layers.affine import Affine
 from vbppl.guides.layers.base import Layer, Layered
-from vbppl.guides.layers.conditional import Conditional
+from vbppl.guides.layers.conditional import Conditional, distinct
 from vbppl.guides.layers.sinh_arcsinh import SinhArcsinh
-from vbppl.target.drivers import drivers_of
+from vbppl.target.drivers import driving_order
 from vbppl.target.target import Target
 
 
@@ -29,7 +29,8 @@ class ConditionallyStructured(Layered):
     """A full-rank Gaussian whose hyperparameters are bent, and depend on the scales among them.
 
     Hyperparameters are the latent sites outside plates; those on which the scale of a latent site depends, or whose
-    support is not the whole real line, drive the others. See the head of this file's module.
+    support is not the whole real line, drive the others, first of all those on which any scale depends, be it of what
+    was observed: they drive these others too. See the head of this file's module.
 
     Attributes:
       base: standard normals, which stay what they are.
@@ -48,8 +49,9 @@ class ConditionallyStructured(Layered):
     def over(self, target: Target) -> ConditionallyStructured:
         """The same with its layers, which follow from the model: nothing is evaluated."""
         drivers, driven, rows = hyperparameters_of(target)
-        order = (*drivers, *driven, *(place for row in rows for place in row))
-        layers = Conditional(drivers, driven, rows), Affine(order), SinhArcsinh((*drivers, *driven))
+        hypers = distinct(drivers, driven)
+        order = (*hypers, *(place for row in rows for place in row))
+        layers = Conditional(drivers, driven, rows), Affine(order), SinhArcsinh(hypers)
         return dataclasses.replace(self, layers=layers)
 
 
@@ -60,14 +62,13 @@ def resolved(guide: Guide, target: Target) -> Guide:
 
 def hyperparameters_of(target: Target) -> tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]:
     """The places of drivers, of the hyperparameters that they drive, and of all the others, site by site."""
-    layout, names = target.layout, drivers_of(target)
-    drivers, driven, rows = list[int](), list[int](), list[tuple[int, ...]]()
+    layout, hypers, rows = target.layout, list[tuple[str, range]](), list[tuple[int, ...]]()
     for slot in layout.slots:
         places, one = range(slot.start, slot.stop), slot.stop - slot.start == 1
         # What moves with its own scale is a row, plate or not; a single one may be a hyperparameter all the same.
         is_hyper = not slot.plates and (one or slot.name not in layout.movable)
         if is_hyper:
-            (drivers if slot.name in names else driven).extend(places)
+            hypers.append((slot.name, places))
         else:
             rows.append(tuple(places))
-    return tuple(drivers), tuple(driven), tuple(rows)
+    return (*driving_order(target, hypers), tuple(rows))

@@ -106,11 +106,11 @@ class NestedFamily:
         step = {name: np.asarray(part, dtype) for name, part in step.items()}
         return {"base": np.zeros((2, self._target.dim), dtype), "layers": (*layers, step)}
 
-    def log_weights(self, evaluate: Evaluate, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """`log p - log q` at draws, `(draws,)`, without the normals' constant."""
-        z, log_det = self.nested.guide.bend(self.phi(x, np.float64), noise, self._target)
+    def bent(self, x: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where noise goes, `(draws, dim)`, and log |det| of the way."""
         self.gradients += len(noise) * (1 + self.nested.step.products)
-        return evaluate(np.asarray(z))[0] + log_det + (noise**2).sum(axis=1) / 2
+        z, log_det = self.nested.guide.bend(self.phi(x, np.float64), noise, self._target)
+        return np.asarray(z, np.float64), np.asarray(log_det, np.float64)
 
     def bound(self, evaluate: Evaluate, x: np.ndarray, noise: np.ndarray) -> tuple[float, np.ndarray]:
         """The bound on these draws, without the normals' constant, and its gradient in `x`."""

@@ -35,10 +35,10 @@ from vbppl.core.numerics.draws import fresh_draws, whitened_draws
 from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.watch import Watch, last
 from vbppl.guides.gaussian import FullRank, Gaussian
-from vbppl.guides.layers.conditional import MAX_LOG_SD_CHANGE, alike
+from vbppl.guides.layers.conditional import MAX_LOG_SD_CHANGE, alike, allowed, distinct
 from vbppl.guides.layers.conditionally_structured import ConditionallyStructured, hyperparameters_of
 from vbppl.guides.layers.sinh_arcsinh import log_cosh
-from vbppl.inference.bound import Estimate
+from vbppl.inference.bound import Estimate, Gain
 from vbppl.inference.deterministic.continued import Continued, one_by_one
 from vbppl.inference.deterministic.fixed_draws import solve_full_rank
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
@@ -49,7 +49,8 @@ MIN_DRAWS, DRAWS_A_DIM = 1024, 4  # draws, and for each dimension
 # Of L-BFGS, and nats still to gain: too few by what it has met of the curvature. At 1e-3 a density of the family was
 # left .014 nats away, at 1e-4 .001, for a third more gradients.
 STEPS, ENOUGH = 60, 1e-4
-SETS = 4  # of other draws, by which the draws' noise is told, and the gain
+SETS = 4  # of other draws, by which the gain is told
+LOOKED = 256  # of the draws, by which it is told how far others would move what a user reads
 
 # `(points, dim)` to log densities `(points,)` and gradients `(points, dim)`.
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -97,13 +98,13 @@ class Moved(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Where the parameters are in a flat vector, and what they make of noise: `order`, `drivers`, `hypers` counted.
+    """Where the parameters are in a flat vector, and what they make of noise: `order`, with so many `hypers` first.
 
-    `alike` has of each row the number of its site.
+    `may` says which driver moves which of these, `(driven, drivers)`; `alike` has of each row the number of its site.
     """
 
     order: np.ndarray
-    drivers: int
+    may: np.ndarray
     hypers: int
     alike: np.ndarray
     loc: np.ndarray
@@ -119,11 +120,11 @@ class Family:
         normal: tuple[np.ndarray, np.ndarray],
     ) -> Family:
         """In units of a normal `(loc, factor)`; the others are places, those of rows site by site."""
-        hypers = (*drivers, *driven)
+        hypers = distinct(drivers, driven)
         order = np.array([*hypers, *(place for row in rows for place in row)], int)
         # Triangular in this order, so that what a driver is depends on its own noise and on drivers' alone.
         lower = FullRank().factor(FullRank().of(normal[0][order], normal[1][order]))
-        return cls(order, len(drivers), len(hypers), alike(rows), normal[0][order], np.asarray(lower))
+        return cls(order, allowed(drivers, driven), len(hypers), alike(rows), normal[0][order], np.asarray(lower))
 
     @property
     def dim(self) -> int:
@@ -133,8 +134,13 @@ class Family:
     @property
     def sizes(self) -> list[int]:
         """How many numbers of each kind: means, log diagonal, what is below it, slopes, bows, widths, bends."""
-        pairs, widths = (self.hypers - self.drivers) * self.drivers, self._sites * self.drivers
+        pairs, widths = int(self.may.sum()), self._sites * self.drivers
         return [self.dim, self.dim, self.dim * (self.dim - 1) // 2, pairs, pairs, widths, 3 * self.hypers]
+
+    @property
+    def drivers(self) -> int:
+        """How many there are; the first of them nothing drives."""
+        return self.may.shape[1]
 
     @property
     def _sites(self) -> int:
@@ -151,33 +157,34 @@ class Family:
     def parts(self, x: np.ndarray) -> Parts:
         """The parameters."""
         move, diagonal, below, slope, bow, width, bend = np.split(x, np.cumsum(self.sizes)[:-1])
-        inner, shape = np.diag(np.exp(diagonal)), (self.hypers - self.drivers, self.drivers)
+        inner, pairs = np.diag(np.exp(diagonal)), np.zeros((2, *self.may.shape))
+        pairs[:, self.may] = slope, bow
         inner[np.tril_indices(self.dim, -1)] = below
         loc, factor = self.loc + self.factor @ move, self.factor @ inner
         wide = width.reshape(self._sites, self.drivers)
-        return Parts(loc, factor, slope.reshape(shape), bow.reshape(shape), wide, bend.reshape(3, self.hypers))
+        return Parts(loc, factor, pairs[0], pairs[1], wide, bend.reshape(3, self.hypers))
 
     def gradient(self, x: np.ndarray, by: Parts) -> np.ndarray:
         """The gradient in `x` from that in the parameters."""
         diagonal = np.exp(x[self.dim : 2 * self.dim])
         # Above its diagonal `M` is zero, whatever its slope there.
-        inner = self.factor.T @ by.factor
+        inner, may = self.factor.T @ by.factor, self.may
         whole = [self.factor.T @ by.loc, np.diagonal(inner) * diagonal, inner[np.tril_indices(self.dim, -1)]]
-        return np.concatenate([*whole, by.slope.ravel(), by.bow.ravel(), by.width.ravel(), by.bend.ravel()])
+        return np.concatenate([*whole, by.slope[may], by.bow[may], by.width.ravel(), by.bend.ravel()])
 
-    def log_weights(self, evaluate: Evaluate, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """`log p - log q` at draws, `(draws,)`, without the normals' constant."""
+    def bent(self, x: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where noise goes, `(draws, dim)`, and log |det| of the way."""
         there = self.moved(self.parts(x), noise)
-        return evaluate(there.z)[0] + there.log_det + (noise**2).sum(axis=1) / 2
+        return there.z, there.log_det
 
     def moved(self, at: Parts, noise: np.ndarray) -> Moved:
         """Noise on its way to `z`."""
-        drivers, hypers = self.drivers, self.hypers
+        drivers, hypers, free = self.drivers, self.hypers, self.hypers - len(self.may)
         slopes = np.concatenate([at.slope, at.width[self.alike]])
         log_sd = MAX_LOG_SD_CHANGE * np.tanh(noise[:, :drivers] @ slopes.T / MAX_LOG_SD_CHANGE)
         t = noise.copy()
-        t[:, drivers:] *= np.exp(log_sd)
-        t[:, drivers:hypers] += (noise[:, :drivers] ** 2 - 1) @ at.bow.T
+        t[:, free:] *= np.exp(log_sd)
+        t[:, free:hypers] += (noise[:, :drivers] ** 2 - 1) @ at.bow.T
         y, sd = t @ at.factor.T, np.linalg.norm(at.factor[:hypers], axis=1)
         v = y[:, :hypers] / sd
         bent = Bent.of(v, at.bend)
@@ -195,9 +202,9 @@ class Family:
 
     def _backwards(self, at: Parts, noise: np.ndarray, by_z: np.ndarray, there: Moved) -> Parts:
         """From the density's gradient at the draws to that of the bound in the parameters."""
-        drivers, hypers, count, bent = self.drivers, self.hypers, len(noise), there.bent
+        hypers, driven, count, bent = self.hypers, len(self.may), len(noise), there.bent
         # Each `by_...` is the slope of every draw's term; a row of `L` moves `s` besides what it moves in `y`.
-        g, x, v, sd = noise[:, :drivers], noise[:, drivers:], there.v, there.sd
+        g, x, v, sd = noise[:, : self.drivers], noise[:, hypers - driven :], there.v, there.sd
         by_hyper, root, tanh = by_z[:, :hypers], np.sqrt(1 + v**2), np.tanh(bent.scaled)
         slope, cosh = np.exp(bent.log_slope), np.exp(log_cosh(bent.scaled))
         by_skew = by_hyper * sd * cosh + tanh / bent.tail
@@ -207,13 +214,12 @@ class Family:
         by_y = np.concatenate([by_v / sd, by_z[:, hypers:]], axis=1)
         by_factor = by_y.T @ there.t / count + np.diag(1 / np.diagonal(at.factor))
         by_factor[:hypers] += (by_sd / sd)[:, None] * at.factor[:hypers]
-        by_t, driven = (by_y @ at.factor)[:, drivers:], hypers - drivers
+        by_t = (by_y @ at.factor)[:, hypers - driven :]
         by_log_sd = (by_t * np.exp(there.log_sd) * x + 1) * (1 - (there.log_sd / MAX_LOG_SD_CHANGE) ** 2)
         by_slopes = by_log_sd.T @ g / count
         by_width = np.zeros_like(at.width)
         np.add.at(by_width, self.alike, by_slopes[driven:])
-        tails = (by_tail * bent.below).mean(axis=0), (by_tail * ~bent.below).mean(axis=0)
-        bend = np.stack([by_skew.mean(axis=0), *tails])
+        bend = np.stack([by.mean(axis=0) for by in (by_skew, by_tail * bent.below, by_tail * ~bent.below)])
         by_bow = by_t[:, :driven].T @ (g**2 - 1) / count
         return Parts(by_z.mean(axis=0), by_factor, by_slopes[:driven], by_bow, by_width, bend)
 
@@ -236,20 +242,6 @@ class Climb(NamedTuple):
     decrement: float
     draw_noise: float = np.nan
     reason: str = "capped"
-
-
-class Gain(NamedTuple):
-    """What the bound gains, and how many times as much log weights then vary."""
-
-    bound: Estimate
-    spread: float
-
-    def __str__(self) -> str:
-        return f"{self.bound.in_words}, log weights vary {self.spread:.2f} times as much"
-
-    def is_sure(self, least: float) -> bool:
-        """Is it so much, beyond two standard errors, and do weights not vary more?"""
-        return self.bound.is_sure(least) and self.spread <= 1
 
 
 class Search(Continued):
@@ -311,7 +303,7 @@ class Search(Continued):
         for number in range(SETS):
             rng = host_generator(self.raw, f"conditional, compared {number}")
             noise = fresh_draws(rng, self.draws // 2, self.dim)
-            rich, plain = self.family.log_weights(self.evaluate, x, noise), self._plain(noise)
+            rich, plain = self._log_weights(x, noise), self._plain(noise)
             gains.append(float(np.mean(rich - plain)))
             weights.append((rich, plain))
         # A better bound whose weights vary more has fitted its draws, or made a tail too light.
@@ -319,11 +311,16 @@ class Search(Continued):
         return Gain(Estimate.of(gains), float(sds[0] / sds[1]))
 
     def _plain(self, noise: np.ndarray) -> np.ndarray:
-        """`log p - log q` of the Gaussian at draws, `(draws,)`, without the normals' constant."""
-        return self.family.log_weights(self.evaluate, self.first.x, noise)
+        """The same of the Gaussian."""
+        return self._log_weights(self.first.x, noise)
+
+    def _log_weights(self, x: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """`log p - log q` at draws, `(draws,)`, without the normals' constant."""
+        z, log_det = self.family.bent(x, noise)
+        return self.evaluate(z)[0] + log_det + (noise**2).sum(axis=1) / 2
 
     def _steps(self) -> Any:
-        preconditioner, family = self.family.preconditioner, self.family
+        preconditioner, family, bounds = self.family.preconditioner, self.family, ()
 
         def negated(x: np.ndarray, searches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             value, gradient = family.bound(self.evaluate, x[0], self._noise)
@@ -331,7 +328,6 @@ class Search(Continued):
 
         # No scale changes by more than e in one step.
         longest = lbfgs.no_longer_than(1.0, slice(family.dim, None))
-        bounds = ()
         steps = lbfgs.descend(
             negated, self.first.x[None], lambda x, _: preconditioner[None], self.rounding, ENOUGH, STEPS, longest
         )
@@ -346,13 +342,19 @@ class Search(Continued):
 
     def _draw_noise(self, at: lbfgs.Minima, preconditioner: np.ndarray) -> float:
         """How far other draws would move a mean, in sds, or a log sd, at the worst."""
-        # The curvature met on the way tells how far a slope that is not zero there would move the optimum.
-        moves = []
+        # By the curvature met on the way, and all parameters at once: they make up for one another.
+        moves, (mean, sd) = [], self._moments(at.x[0])
         for number in range(2):
             rng = host_generator(self.raw, f"conditional, looked {number}")
             slope = -self.family.bound(self.evaluate, at.x[0], self._whitened(rng))[1] - at.gradient[0]
-            moves.append(at.newton(slope[None], preconditioner[None], np.zeros(1, int))[0][: 2 * self.family.dim])
-        return float(np.sqrt(np.mean(np.square(moves), axis=0)).max())
+            there = self._moments(at.x[0] + at.newton(slope[None], preconditioner[None], np.zeros(1, int))[0])
+            moves.append([(there[0] - mean) / sd, np.log(there[1] / sd)])
+        return float(np.nan_to_num(np.sqrt(np.mean(np.square(moves), axis=0)).max(), nan=np.inf, posinf=np.inf))
+
+    def _moments(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and sd of each coordinate, by the same few draws whatever the parameters."""
+        z, _ = self.family.bent(x, self._noise[:LOOKED])
+        return z.mean(axis=0), z.std(axis=0)
 
     def spent(self, solution: Solution, *others: Solution) -> Solution:
         """Together with what the family asked for by a program of its own."""

@@ -29,6 +29,7 @@ from vbppl.core.numerics import lbfgs
 from vbppl.core.numerics.draws import whitened_draws
 from vbppl.core.watch import Watch, last
 from vbppl.guides.gaussian import START_SD
+from vbppl.guides.layers.conditional import allowed
 from vbppl.guides.layers.conditional_laplace import ConditionalLaplace
 from vbppl.inference.deterministic.beyond.conditional_laplace import (
     Nested,
@@ -182,8 +183,8 @@ class SeriesSearch(NestedSearch):
         guide = ConditionalLaplace().over(self.target, self._chain.blocks, is_chain=True)
         layer, step = guide.layers[0], guide.layers[-1]
         order, rows = np.array(step.given, int), step.rows  # pyright: ignore[reportAttributeAccessIssue] -- a NewtonStep
-        drivers = len(layer.drivers)  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
-        hyper = Family(np.arange(len(order)), drivers, len(order), np.zeros(0, int), loc[order], np.eye(len(order)))
+        may, many = allowed(layer.drivers, layer.driven), len(order)  # pyright: ignore[reportAttributeAccessIssue] -- a Conditional
+        hyper = Family(np.arange(many), may, many, np.zeros(0, int), loc[order], np.eye(many))
         # Ten times as wide as each is given the others, so that no pivot is cut off before sds are known.
         begins = {
             "mean": loc[rows],
