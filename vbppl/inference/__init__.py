@@ -8,6 +8,7 @@ In order:
 
 - `solution`: what a solver gives back, and what it tells on the way.
 - `bound`: the bound and draws from fresh noise, for any guide: every choice between fits is made by it.
+- `redrawn`: points of which each block was drawn several times given the hyperparameters, and what they weigh.
 - `initialization`: where a fit begins.
 - `deterministic`: on fixed draws to the end, or from the path to a mode.
 - `stochastic`: by noisy steps: minibatches, learnt params, networks.

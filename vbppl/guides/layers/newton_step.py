@@ -32,9 +32,9 @@ import numpy as np
 
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array, PyTree
-from vbppl.guides.base import Start, is_traced
+from vbppl.guides.base import Guide, Start, is_traced
 from vbppl.guides.gaussian import start_log_sd
-from vbppl.guides.layers.base import Layer, taken
+from vbppl.guides.layers.base import Layer, Layered, taken
 from vbppl.guides.layers.elimination import Factor
 from vbppl.target.batched import BUFFER, CALL, compiler_options, in_full_precision, on_accelerator, points_side_by_side
 from vbppl.target.layout import Apart
@@ -239,6 +239,12 @@ class NewtonStep(Layer):
 
     def _log_det(self, psi: PyTree, factor: Factor) -> AnyArray:
         return (psi["log_sd"] + psi["log_scale"]).sum() - factor.log_det()
+
+
+def step_to_blocks(guide: Guide) -> NewtonStep | None:
+    """The last layer of a guide, where it is a step to blocks that do not meet."""
+    last = guide.layers[-1] if isinstance(guide, Layered) and guide.layers else None
+    return last if isinstance(last, NewtonStep) and not last.is_chain else None
 
 
 def _exp(x: AnyArray) -> AnyArray:
