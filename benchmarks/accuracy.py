@@ -50,7 +50,9 @@ TRANSLATED = ("schools", "schools-noncentred", "diabetes", "beetles", "pumps")
 
 def measurements(full: bool) -> list[Measurement]:
     """All ways of one posterior, then the next."""
-    names = [entry.name for entry in ENTRIES if not (entry.file or entry.label) and (full or entry.name in QUICK)]
+    known = store.load()
+    plain = [entry.name for entry in ENTRIES if not (entry.file or entry.label) and entry.name in known]
+    names = [name for name in plain if full or name in QUICK]
     return [
         Measurement("accuracy", peer, how, {"posterior": name, "peer": peer, "how": how}, 300.0 if full else 120.0)
         for name in names
