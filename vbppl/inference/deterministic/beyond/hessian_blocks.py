@@ -3,7 +3,7 @@
 Given the hyperparameters the rows of a hierarchy do not speak to each other: the Hessian of the log density by the rows
 is block diagonal, one block for each row. The blocks are the connected components of its pattern, wherever a model
 has its plates. It is met by differences of the gradient that is compiled already, at a draw of a Gaussian fit, where no
-entry is zero by chance.
+entry is zero by chance, and at its mirror image: where the scale of rows is small their parts seem not to interact.
 
 What is a hyperparameter: first the drivers (`target/drivers`); then, while a component is larger than `MAX_BLOCK_DIM`,
 the site in it that has the most neighbours, as a mean has that all rows share.
@@ -36,7 +36,7 @@ def blocks_of(target: Target, normal: tuple[np.ndarray, np.ndarray], gradient: G
       target: the density.
       normal: mean and factor of a Gaussian that was fitted to it.
       gradient: of the log density at points `(points, dim)`.
-      noise: standard normals, `(dim,)`, for the draw at which the Hessian is looked at.
+      noise: standard normals, `(dim,)`, for the draw at which, and at whose mirror image, the Hessian is looked at.
     """
     layout, names = target.layout, drivers_of(target)
     slots = [np.arange(slot.start, slot.stop) for slot in layout.slots]
@@ -67,15 +67,16 @@ def _tied(
     dim, inverse = len(loc), np.linalg.pinv(factor)
     sd = 1 / np.sqrt((inverse**2).sum(axis=0))  # of each coordinate given all others
     ways = STEP * sd[among][:, None] * np.eye(dim)[among]
-    points = loc + factor @ noise + np.concatenate([ways, -ways])
-    points = points.astype(jnp.result_type(float)).astype(np.float64)  # the steps that are really taken
-    slope, away = np.split(gradient(points), 2), np.split(points, 2)
-    length = (away[0] - away[1])[np.arange(len(among)), among]
-    hessian = np.zeros((dim, dim))
-    hessian[among] = (slope[0] - slope[1]) / length[:, None]
-    size = np.sqrt(np.maximum(np.abs(np.diagonal(hessian)), MIN_PRECISION / sd**2))
-    # What is not finite may be anything.
-    one = ~(np.abs(hessian) <= TIED * size * size[:, None])
+    hessian, one = np.zeros((dim, dim)), np.zeros((dim, dim), bool)
+    for draw in (factor @ noise, -factor @ noise):
+        points = loc + draw + np.concatenate([ways, -ways])
+        points = points.astype(jnp.result_type(float)).astype(np.float64)  # the steps that are really taken
+        slope, away = np.split(gradient(points), 2), np.split(points, 2)
+        length = (away[0] - away[1])[np.arange(len(among)), among]
+        hessian[among] = (slope[0] - slope[1]) / length[:, None]
+        size = np.sqrt(np.maximum(np.abs(np.diagonal(hessian)), MIN_PRECISION / sd**2))
+        # What is not finite may be anything.
+        one |= ~(np.abs(hessian) <= TIED * size * size[:, None])
     return (one | one.T) & ~np.eye(dim, dtype=bool)
 
 
