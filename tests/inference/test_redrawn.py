@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vbppl as vb
 from benchmarks.posteriors.further import dogs_each_of
+from vbppl.core.keys import raw_key
+from vbppl.core.watch import Watch
 from vbppl.guides.layers.newton_step import NewtonStep, step_to_blocks
+from vbppl.inference.bound import Estimate
 from vbppl.inference.redrawn import redrawn
+from vbppl.inference.solution import NotSearched, Status
+from vbppl.posterior.judge import _with_blocks_redrawn
+from vbppl.posterior.report import Report
+from vbppl.posterior.weighted_draws import WeightedDraws
 from vbppl.target.batched import evaluate
 
 COUNTS = np.array([0.0, 4.0, 1.0, 7.0])
@@ -60,12 +69,20 @@ def test_redrawn_blocks_weigh_as_quadrature_says_and_vary_less(guide):
     assert weight.std() < 0.8 * np.exp(plain - log_evidence).std()
 
 
-@pytest.mark.slow
-def test_a_step_in_the_density_that_gradients_do_not_see_has_no_weight(guide):
-    target = vb.density(lambda z: counted(z) - 5.0 * (z[1] > -1.0), 5)
-    z, _, log_weight = redrawn(*guide, target, np.random.default_rng(0), 200)
-    lost = ~np.isfinite(log_weight)
-    assert 0.1 < lost.mean() < 0.9
+@pytest.mark.parametrize("of", [lambda z: z[1] * z[2], lambda z: -5.0 * (z[1] > -1.0)], ids=["blocks meet", "a step"])
+def test_what_gradients_or_blocks_miss_of_the_density_leaves_no_weight(guide, of):
+    target = vb.density(lambda z: counted(z) + of(z), 5)
+    assert np.isneginf(redrawn(*guide, target, np.random.default_rng(0), 200)[2]).all()
+
+
+@pytest.mark.parametrize(("seconds", "noted"), [(5.0, ["as the time was over"]), (None, [])])
+def test_a_report_stays_where_time_or_what_blocks_miss_forbids_another(guide, seconds, noted):
+    target = vb.density(lambda z: counted(z) + z[1] * z[2], 5)
+    status = Status("done", True, "", 0, 200_000, seconds=100.0)  # so that half a minute would go into redrawing
+    solution = SimpleNamespace(guide=guide[0], phi=guide[2], target=target)
+    known = Report(Estimate(0.0, 0.1), WeightedDraws.none(5), NotSearched("no"), log_weight_sd=1.0, status=status)
+    again = _with_blocks_redrawn(SimpleNamespace(solution=solution), known, raw_key(0), Watch.lasting(seconds))
+    assert [note.text.split(", ")[-1] for note in again.notes] == noted and again.verdict == known.verdict
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ What each block contributes is told for all at once, since the gradient by one d
     log f_b(x_bm) - log f_b(x_b1) = int_0^1 g_b(x_1 + t (x_m - x_1))^T (x_m - x_1)_b dt,
 
 by the rule of Gauss and Legendre. All blocks together are the difference of two log densities, which are asked for
-besides: where that is not met, a point has no weight.
+besides, at each draw and at the point whose blocks are chosen from several: the first shows where the rule does not
+come to the integral, the second where blocks do meet, which the pattern of one Hessian need not show. A point at which
+either is not met has no weight; since that is a bias, none has where these are more than one in fifty.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from vbppl.core.numerics.draws import fresh_draws
 from vbppl.core.types import PyTree
 from vbppl.guides.base import in_dtype_of
 from vbppl.guides.layers.base import Layered
+from vbppl.guides.layers.conditional import alike
 from vbppl.guides.layers.newton_step import NewtonStep
-from vbppl.target.batched import evaluate
+from vbppl.target.batched import evaluation
 from vbppl.target.target import Target
 
 TIMES, NODES = 8, 3  # draws of each block, and points of the rule between two
 PRICE = TIMES + (TIMES - 1) * NODES + 1  # evaluations of the density for each point, but for the guide's own
-MET = 0.1  # nats, to which the rule must come
+MET, LOST = 0.1, 0.02  # nats, to which both must come; the share of points at which they may not
 
 
 def redrawn(
@@ -40,25 +43,33 @@ def redrawn(
 
     The guide's last layer is the `step`.
     """
-    noise = np.stack([fresh_draws(rng, draws, target.dim) for _ in range(TIMES)])
-    noise[1:, :, list(step.given)] = noise[0, :, list(step.given)].T
-    noise = np.asarray(in_dtype_of(phi, noise), np.float64)
-    z, log_det = guide.bend(phi, in_dtype_of(phi, noise.reshape(-1, target.dim)), target)
-    z, log_det = np.asarray(z, np.float64).reshape(noise.shape), np.asarray(log_det, np.float64)[:draws]
+    evaluated, given, number = evaluation(target), list(step.given), alike(step.blocks)
+    first, blocks = fresh_draws(rng, draws, target.dim), (draws, len(step.blocks))
 
-    log_p = evaluate(target, z[0])[0]
-    ratio, is_met = np.zeros(noise.shape), np.isfinite(log_p)
-    for m in range(1, TIMES):
+    def at(noise: np.ndarray) -> list[np.ndarray]:
+        noise = in_dtype_of(phi, noise)
+        return [np.asarray(part, np.float64) for part in (*guide.bend(phi, noise, target), noise**2 / 2)]
+
+    def by_block(x: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(x[:, step.rows], np.searchsorted(number, np.arange(blocks[1])), axis=1)
+
+    z, log_det, half = at(first)
+    log_p = evaluated(z)[0]
+    log_weight = log_p + log_det + half.sum(axis=1) + target.dim / 2 * np.log(2 * np.pi)
+    is_met, points, gained, total, best = np.isfinite(log_p), z.copy(), 0.0, np.zeros(blocks), rng.gumbel(size=blocks)
+    for _ in range(TIMES - 1):
+        noise = fresh_draws(rng, draws, target.dim)
+        noise[:, given] = first[:, given]
+        there, _, its_half = at(noise)
+        way, gain = there - z, np.zeros(z.shape)
         for node, weight in zip(*np.polynomial.legendre.leggauss(NODES)):
-            way = z[m] - z[0]
-            ratio[m] += weight / 2 * evaluate(target, z[0] + (node + 1) / 2 * way)[1] * way
-        is_met &= np.abs(ratio[m].sum(axis=1) - (evaluate(target, z[m])[0] - log_p)) < MET  # never without a number
-    ratio += (noise**2 - noise[0] ** 2) / 2
-    by_block = np.stack([ratio[:, :, list(block)].sum(axis=2) for block in step.blocks], axis=2)
-    log_weight = log_p + log_det + (noise[0] ** 2).sum(axis=1) / 2 + target.dim / 2 * np.log(2 * np.pi)
-    log_weight += (np.logaddexp.reduce(by_block, axis=0) - np.log(TIMES)).sum(axis=1)
-
-    chosen, points = np.argmax(by_block + rng.gumbel(size=by_block.shape), axis=0), z[0].copy()
-    for number, block in enumerate(step.blocks):
-        points[:, list(block)] = z[chosen[:, number], np.arange(draws)][:, list(block)]
-    return points, evaluate(target, points)[0], np.where(is_met, log_weight, -np.inf)
+            gain += weight / 2 * evaluated(z + (node + 1) / 2 * way)[1] * way
+        is_met &= np.abs(log_p + gain.sum(axis=1) - evaluated(there)[0]) < MET  # never without a number
+        total = np.logaddexp(total, log_w := by_block(gain + its_half - half))
+        # The greatest of log weights and Gumbel's noise is one of them, as often as it weighs.
+        is_next = (score := log_w + rng.gumbel(size=blocks)) > best
+        best, gained = np.maximum(best, score), np.where(is_next, by_block(gain), gained)
+        points[:, step.rows] = np.where(is_next[:, number], there[:, step.rows], points[:, step.rows])
+    log_weight += (total - np.log(TIMES)).sum(axis=1)
+    is_met &= np.abs(log_p + np.sum(gained, axis=1) - (known := evaluated(points)[0])) < MET
+    return points, known, np.where(is_met & (is_met.mean() >= 1 - LOST), log_weight, -np.inf)

@@ -10,7 +10,7 @@ that is known to hold next to nothing of the evidence is none.
 
 The draws that are weighed are no more than the gradients that the fit has taken, or than `CHEAP`; the bound itself, and
 linear response, draw besides. Where a gradient is dear, half as many are weighed at first, and short chains are started
-only if these take no more than half of the fit's gradients.
+only if these take no more than half of the fit's gradients; so many again may go into blocks that are drawn again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,7 @@ TAIL_DIM, SOME_TAILS_DIM = 64, 1024  # dims up to which all ridges are looked at
 NEGLIGIBLE = 0.01  # of the evidence, in all other modes together
 MODE_DRAWS, MODE_ROUNDS = 2_048, 2  # at another mode, each time around where the weights of the last said that it is
 SAME_BOUND = 1.0  # nats, within which a normal at another mode has the bound with which it was met
+WEIGHED = "draws", "log_evidence", "ess", "pareto_k"  # what a report tells of other draws than the guide's
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
 
@@ -187,7 +189,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
         # Compiling, which the first draws may have brought, makes these look dearer, never cheaper.
         if watch.is_over_in((time.perf_counter() - began) * more / len(judged.draws)):
             text = f"by {len(judged.draws):,} draws only, as the time was over; in doubt there would be {most:,}"
-            judged = dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
+            judged = _noted(judged, text)
             break
         further = draw_more(guide, phi, target, rng, more, judged.draws)
         drawn = drawn.joined(further.without_rounded() if reaches_out(guide, target) else further)
@@ -232,26 +234,31 @@ def _with_blocks_redrawn(found: _Found, judged: Report, raw: np.ndarray, watch: 
     """The same; but of rows given hyperparameters with weights of blocks that are drawn again, if these are worth it.
 
     A guide `APART` from the posterior is off by up to .45 sd, and what it lacks adds up over its rows: weights of whole
-    draws see half of it. Where those of redrawn blocks can be trusted the answer is theirs.
+    draws see half of it. Where those of redrawn blocks can be trusted the answer is theirs. The errors then told are of
+    these draws unweighed: of hyperparameters the guide's, of rows smaller ones, as blocks are chosen by their weights.
     """
     guide, phi, target = found.solution.guide, found.solution.phi, found.solution.target
     step = step_to_blocks(guide)
-    if step is None or not judged.log_weight_sd**2 / 2 > APART or watch.is_over:
+    if step is None or not judged.log_weight_sd**2 / 2 > APART:
         return judged
-    price = PRICE_REDRAWN + TIMES * evaluations_of(guide)
-    count = min(judged.status.gradients // (SHARE * price), 2 * DRAWS) // 2 * 2
-    if count < DRAWS // 2 or solver_reasons(judged.status, judged.other_modes):
+    price, status = PRICE_REDRAWN + TIMES * evaluations_of(guide), judged.status
+    count = min(status.gradients // (SHARE * price), 2 * DRAWS, KEPT // target.dim) // 2 * 2
+    if count < DRAWS // 2 or solver_reasons(status, judged.other_modes):
         return judged
+    if watch.is_over_in(status.seconds * count * price / status.gradients):
+        return _noted(judged, "blocks of rows were not drawn again, as the time was over")
     z, log_p, log_weight = redrawn(guide, step, phi, target, host_generator(raw, "redrawn"), count)
+    if not np.isfinite(log_weight).any():
+        return judged
     again, mendable, _ = _report(found, Drawn(target, z, log_p, log_p - log_weight, np.ones(count, bool)))
-    is_better = mendable and again.verdict in ("good", "corrected")
-    if not (is_better and again.log_evidence - found.elbo.value > APART):
+    is_better, lacks = mendable and again.verdict in ("good", "corrected"), again.log_evidence - found.elbo.value
+    if not (is_better and lacks > APART):
         return judged
     text = f"weighed are draws of which each block of rows was drawn {TIMES} times, given the hyperparameters"
-    told = ("draws", "log_evidence", "mean_error", "log_sd_error", "ess", "pareto_k", "reasons")
-    known = {name: getattr(again, name) for name in told}
-    notes = (Note("judging", text), *judged.notes)
-    return dataclasses.replace(judged, **known, verdict="corrected", advice=(report.CORRECTED,), notes=notes)
+    known = {name: getattr(again, name) for name in (*WEIGHED, "mean_error", "log_sd_error")}
+    # What is off by little in each quantity is the guide's distance all the same.
+    reasons = again.reasons or (f"errors of rows given their hyperparameters add up to {lacks:.2f} nats",)
+    return _noted(judged, text, verdict="corrected", reasons=reasons, advice=(report.CORRECTED,), **known)
 
 
 def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, watch: Watch) -> Report:
@@ -262,14 +269,12 @@ def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, wat
     if judged.verdict == "good" and judged.log_weight_sd**2 / 2 < NEAR:
         return judged
     if watch.is_over:
-        text = "no short Markov chains from its draws, as the time was over"
-        return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
+        return _noted(judged, "no short Markov chains from its draws, as the time was over")
     # Gradients of a fit may be of minibatches; what draws of all rows cost is known by `most`.
-    gradients = min(found.solution.status.gradients // SHARE, AFFORDED * most)
-    chains = gradients // PRICE
+    chains = min(found.solution.status.gradients // SHARE, AFFORDED * most) // PRICE
     if chains < MIN_CHAINS and target.data_size > DEAR:  # they would cost more than all before
         text = f"no short Markov chains, which would take {PRICE * MIN_CHAINS:,} gradients, each of them dear"
-        return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes))
+        return _noted(judged, text)
     chains = min(max(chains, MIN_CHAINS), CHAINS)
     answer, rng = draws.unweighed if judged.verdict == "good" else draws, host_generator(raw, "chains")
     off = list[str]()
@@ -282,6 +287,11 @@ def _after_chains(found: _Found, judged: Report, most: int, raw: np.ndarray, wat
     reasons = (*(f"as short Markov chains from its draws show, {each}" for each in off), *judged.reasons)
     advice = (*report.to_decenter(target), report.SAMPLER)
     return dataclasses.replace(judged, verdict="poor", reasons=reasons, advice=advice, log_evidence=np.nan)
+
+
+def _noted(judged: Report, text: str, **changed: Any) -> Report:
+    """The same with other values, and what judging did by itself."""
+    return dataclasses.replace(judged, notes=(Note("judging", text), *judged.notes), **changed)
 
 
 def _kept(judged: Report) -> Report:
@@ -310,10 +320,9 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool, Errors]:
         status=solution.status,
         notes=solution.notes,
     )
-    advice = (*report.to_decenter(solution.target), report.SAMPLER)
     # A tail is weighed where there are draws in it.
     mendable = mends(draws, errors) and (judged.tail_is_met or reaches_out(solution.guide, solution.target))
-    return decided(judged, errors, mendable, advice), mendable, errors
+    return decided(judged, errors, mendable, (*report.to_decenter(solution.target), report.SAMPLER)), mendable, errors
 
 
 def _factor(found: _Found, draws: WeightedDraws) -> np.ndarray | None:
@@ -347,27 +356,16 @@ def _corrected_by_linear_response(
 
     Draws of the Gaussian with the linear-response covariance then stand in the place of the guide's.
     """
-    solution = found.solution
-    phi, target = solution.phi, solution.target
+    phi, target = found.solution.phi, found.solution.target
     gaussian = FullRank().of(np.asarray(MeanField().loc(phi), np.float64), factor).astype(phi.dtype)
     normal = normal_of(FullRank(), gaussian)
     nearer = dataclasses.replace(found, tail=_tail(normal, target), curved=Curvature(), normal=normal)
     count = max(n for n in (DRAWS, *IN_DOUBT[:2]) if n <= affordable)
     again, mendable, _ = _report(nearer, draw(FullRank(), gaussian, target, rng, count))
     if again.verdict == "corrected" or (again.verdict == "good" and mendable):
-        text = (
-            "weighed are draws of the normal with the linear-response covariance, since mean field has no correlations"
-        )
-        return dataclasses.replace(
-            judged,
-            draws=again.draws,
-            log_evidence=again.log_evidence,
-            ess=again.ess,
-            pareto_k=again.pareto_k,
-            verdict="corrected",
-            advice=(report.CORRECTED, "guide='full_rank'"),
-            notes=(Note("judging", text), *judged.notes),
-        )
+        text = "weighed are draws of the normal with the linear-response covariance: mean field has no correlations"
+        known = {name: getattr(again, name) for name in WEIGHED}
+        return _noted(judged, text, verdict="corrected", advice=(report.CORRECTED, "guide='full_rank'"), **known)
     return judged
 
 

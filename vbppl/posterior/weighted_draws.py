@@ -82,7 +82,7 @@ class WeightedDraws:
     Attributes:
       z: the draws, `(draws, dim)`.
       log_p: the target's log density at each, `(draws,)`, in nats; not finite where there is none.
-      log_q: the guide's.
+      log_q: the guide's; where blocks were drawn again (`inference/redrawn`), `log_p` less the log of what they weigh.
       log_proposal: that of the mixture they come from.
       log_weight: of each, Pareto-smoothed: the exponentials sum to one.
       pareto_k: the shape of the tail of the weights; minus infinity where the largest are all but even.

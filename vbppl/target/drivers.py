@@ -15,6 +15,8 @@ from vbppl.model.handlers import at_point
 from vbppl.model.primitives import Site
 from vbppl.target.target import Target
 
+Places = tuple[int, ...]
+
 
 def drivers_of(target: Target) -> frozenset[str]:
     """The latent sites on which the scale of a latent site depends, or whose support is not the real line.
@@ -25,9 +27,7 @@ def drivers_of(target: Target) -> frozenset[str]:
     return _found(target)[0]
 
 
-def driving_order(
-    target: Target, hypers: Iterable[tuple[str, Iterable[int]]]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def driving_order(target: Target, hypers: Iterable[tuple[str, Iterable[int]]]) -> tuple[Places, Places]:
     """The places of drivers among hyperparameters, which have their places by name, and of what these drive.
 
     First come the drivers on which a scale depends, be it of what was observed: how well the other drivers are known

@@ -165,7 +165,7 @@ def _points_behind(run: Callable[..., Any]) -> Callable[..., Any]:
 
         @flat.def_vmap
         def of_points(_: int, batched: list[bool], *leaves: Array) -> tuple[list[Array], list[bool]]:
-            if not any(batched):
+            if not any(batched):  # as where one point has many directions
                 return (same := plain(*leaves)), [False] * len(same)
             behind = [jnp.moveaxis(leaf, 0, -1) if has else leaf[..., None] for leaf, has in zip(leaves, batched)]
             found = [jnp.moveaxis(leaf, -1, 0) for leaf in flat(*behind)]
