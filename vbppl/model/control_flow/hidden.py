@@ -10,6 +10,10 @@ goes from step to step, in logarithms and normalised (Rabiner 1989, "A tutorial 
 it is divided by is the density of a step's observations given those before. Posterior states are drawn from the last to
 the first (Frühwirth-Schnatter 1994); their probabilities are the slopes of the log sum. In plates each row has a state
 of its own: all rows have the same value at a time, and tables have the rows behind.
+
+Steps come one after the other. By an associative scan (Hassan, Särkkä and García-Fernández 2021, "Temporal
+parallelization of inference in hidden Markov models") they need not, but it multiplies tables where this adds vectors:
+with three states and 10^4 steps a gradient took two cores 4.7 times the CPU time, and 32 seconds to compile for 1.
 """
 
 from __future__ import annotations
