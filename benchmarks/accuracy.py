@@ -31,6 +31,7 @@ from benchmarks.posteriors.table import RIGHT, RIGHT_LOG_SD, errors, is_right, s
 NEAR = 0.1  # nats
 AS_GOOD = 0.05  # sds, and logs of sds: a peer's error that is less by more than this is better
 CUT = 1e3  # where the picture ends
+NO_NUMBER = 1e9  # in the place of an error that is not finite
 NEARLY_ALL = 0.9  # of the posteriors, which a way is to be asked for that the README shows
 QUICK = ("schools-noncentred", "beetles")
 LONG = ("SVI, mean field, tuned", "SVI, full rank, tuned", "Pathfinder, 8 paths")  # ways that a quick look leaves out
@@ -93,7 +94,7 @@ def measure(seed: int, posterior: str, peer: str, how: str) -> dict[str, Any]:
 
 def _told(off: Any) -> dict[str, Any]:
     """A number that is not finite would be no JSON."""
-    cut = {name: float(min(getattr(off, name), 1e9)) for name in ("mean", "log_sd")}
+    cut = {name: float(min(getattr(off, name), NO_NUMBER)) for name in ("mean", "log_sd")}
     return cut | {"worst": off.mean_name, "widest": off.log_sd_name}
 
 
@@ -181,8 +182,8 @@ def _by_way(rows: list[Row]) -> str:
                 how,
                 len(some),
                 sum(row["right"] for row in some),
-                spread(some, "mean", ".2f"),
-                spread(some, "log_sd", ".2f"),
+                _error(some, "mean"),
+                _error(some, "log_sd"),
                 f"{sum(gap < NEAR for gap in gaps)} of {len(gaps)}" if gaps else "",
                 spread(some, "cpu"),
                 f"{len(good)}, {wrong} wrong" if any(row["says"] for row in some) else "says nothing",
@@ -238,6 +239,10 @@ def _against_the_clock(rows: list[Row]) -> str:
             )
         lines.append(line)
     return f"Cold CPU seconds: to within 0.1 nat of the family's best bound; to a verdict.\n\n{markdown(head, lines)}"
+
+
+def _error(rows: list[Row], key: str) -> str:
+    return spread(rows, key, ".2f").replace(format(NO_NUMBER, ".2f"), "no number")
 
 
 def targets(rows: list[Row]) -> str:
@@ -314,8 +319,8 @@ def _every(rows: list[Row]) -> str:
                     peer,
                     how,
                     ("yes" if right else "no") if len(some) == 1 else f"{right} of {len(some)}",
-                    spread(some, "mean", ".2f"),
-                    spread(some, "log_sd", ".2f"),
+                    _error(some, "mean"),
+                    _error(some, "log_sd"),
                     spread(gaps, "nats", ".2f"),
                     spread(some, "cpu"),
                     spread(some, "programs", ".0f"),
