@@ -165,6 +165,6 @@ def test_candidates_are_whole_mixtures_whose_old_components_come_first():
 
 def test_a_component_without_volume_has_no_density_and_the_others_have_theirs():
     flat, round_ = np.diag([1.0, 0.0]), np.eye(2)
-    log_each, _ = Components.of(np.zeros(2), [np.zeros(2), np.ones(2)], [flat, round_]).log_each(np.zeros((1, 2)))
+    log_each, _, _ = Components.of(np.zeros(2), [np.zeros(2), np.ones(2)], [flat, round_]).log_each(np.zeros((1, 2)))
     assert np.isnan(log_each[0, 0])
     np.testing.assert_allclose(log_each[0, 1], stats.norm.logpdf(-1.0) * 2)
