@@ -249,7 +249,7 @@ def _with_blocks_redrawn(found: _Found, judged: Report, raw: np.ndarray, watch: 
         return _noted(judged, "blocks of rows were not drawn again, as the time was over")
     z, log_p, log_weight = redrawn(guide, step, phi, target, host_generator(raw, "redrawn"), count)
     if not np.isfinite(log_weight).any():
-        return judged
+        return _noted(judged, "blocks of rows, drawn again, do not add up to the density: their weights are left out")
     again, mendable, _ = _report(found, Drawn(target, z, log_p, log_p - log_weight, np.ones(count, bool)))
     is_better, lacks = mendable and again.verdict in ("good", "corrected"), again.log_evidence - found.elbo.value
     if not (is_better and lacks > APART):
