@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import os
 
@@ -14,8 +15,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_opti
 import vbppl
 
 # By XLA's older code generator the tests take .8 of the CPU seconds. JAX 0.10, of the oldest Python, has it; of 0.12,
-# which has not, an unknown flag ends the process.
-OLDER_GENERATOR = "--xla_cpu_use_fusion_emitters=false"
+# which has not, an unknown flag ends the process. In one part, not in many for the cores that the other worker has, a
+# program compiles in .9 of them; under 0.12 that saves nothing.
+OLDER_GENERATOR = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +32,11 @@ WORDS = {name: getattr(vbppl, name) for name in ("model", "target")}
 
 
 def pytest_collection_finish() -> None:
-    """Give the words back: pytest makes every module that it collects an attribute of its package, over `vb.model`."""
+    """Give the words back: pytest makes every module that it collects an attribute of its package, over `vb.model`.
+
+    And spare the garbage collector what stays, the modules and tests, which it went through 30 times a second.
+    """
     for name, word in WORDS.items():
         setattr(vbppl, name, word)
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

@@ -30,7 +30,7 @@ def expected(cursor, steps):
     return jax.tree.map(np.asarray, ahead(raw_key(3), cursor))
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5, 11, 20])
+@pytest.mark.parametrize("steps", [3, 20, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 5, 11))])
 def test_feeds_hold_the_rows_of_the_stream_and_what_the_source_has_there(monkeypatch, steps):
     cursor = (np.array([2, 5], np.int32), np.array([1, 8], np.int32))
     rows, counts, found = expected(cursor, 11), [], {"column": [], "row": [], "x": []}

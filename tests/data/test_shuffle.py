@@ -21,7 +21,7 @@ def ahead(stream, seed, cursor, steps):
     return stream.ahead(jax.random.key(seed), cursor, steps)["row"]
 
 
-@settings(max_examples=6, deadline=None)  # each size is a program of its own
+@settings(max_examples=3, deadline=None)  # each size is a program of its own
 @given(st.data(), st.integers(1, 70), st.integers(0, 2**31 - 1))
 def test_every_row_is_shown_once_an_epoch_whatever_the_sizes(data, size, seed):
     length = data.draw(st.integers(1, size))
@@ -30,7 +30,7 @@ def test_every_row_is_shown_once_an_epoch_whatever_the_sizes(data, size, seed):
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(size), (3 * length, 1)))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 17, 1000, 65_536, 100_003])
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 100_003])
 def test_any_keys_name_a_permutation(size):
     keys = np.random.default_rng(size).integers(0, 2**32, (1, ROUNDS), np.uint32)
     shown = jax.jit(permuted, static_argnums=3)(keys, np.zeros(size, int), np.arange(size), size)

@@ -88,7 +88,10 @@ def sources(mapped):
     }
 
 
-@pytest.mark.parametrize("kind", ["memory map", "by arrays", "row by row", "wrapped", "pairs"])
+@pytest.mark.parametrize(
+    "kind",
+    ["memory map", "row by row", "pairs", *(pytest.param(kind, marks=SLOW) for kind in ("by arrays", "wrapped"))],
+)
 def test_a_source_gives_the_same_bits_as_the_array(kind, mapped, in_memory):
     posterior = vb.fit(sources(mapped)[kind], **SHORT)
     np.testing.assert_array_equal(posterior.phi, in_memory.phi)

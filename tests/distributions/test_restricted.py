@@ -106,10 +106,10 @@ def test_censored_densities_are_numpyros_where_it_has_digits():
     left, right = np.array([0, 0, 1, 0, 1], bool), np.array([0, 0, 0, 1, 1], bool)
     mine, other = dist.Weibull(0.5, 1.5), theirs.Weibull(0.5, 1.5)
     for kind in ("LeftCensoredDistribution", "RightCensoredDistribution"):
-        found, expected = (getattr(m, kind)(d, censored).log_prob(x) for m, d in ((dist, mine), (theirs, other)))
+        found, expected = (jit(getattr(m, kind)(d, censored).log_prob)(x) for m, d in ((dist, mine), (theirs, other)))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
-    found = dist.IntervalCensoredDistribution(mine, left, right).log_prob(pairs)
-    expected = theirs.IntervalCensoredDistribution(other, left, right).log_prob(pairs)
+    found = jit(dist.IntervalCensoredDistribution(mine, left, right).log_prob)(pairs)
+    expected = jit(theirs.IntervalCensoredDistribution(other, left, right).log_prob)(pairs)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-7)
 
 
@@ -120,15 +120,17 @@ def test_a_bound_that_is_not_looked_at_may_be_infinite_and_has_no_gradient():
         return jnp.sum(d.log_prob(rows))
 
     by_hand = lambda r: -2 * r + jnp.log1p(-jnp.exp(-r)) + jnp.log(jnp.exp(-r) - jnp.exp(-2 * r))  # noqa: E731
-    np.testing.assert_allclose(total(0.7), by_hand(0.7), rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(total)(0.7), jax.grad(by_hand)(0.7), rtol=1e-5)
+    (found, slope), (expected, slope_by_hand) = (jit(jax.value_and_grad(f))(0.7) for f in (total, by_hand))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope, slope_by_hand, rtol=1e-5)
 
 
 def test_a_censored_value_twenty_sds_out_counts_and_pulls():
     density = lambda loc: dist.RightCensoredDistribution(dist.Normal(loc, 1.0), True).log_prob(20.0)  # noqa: E731
-    np.testing.assert_allclose(density(0.0), stats.norm.logsf(20.0), rtol=1e-6)
+    value, slope = jit(jax.value_and_grad(density))(0.0)
+    np.testing.assert_allclose(value, stats.norm.logsf(20.0), rtol=1e-6)
     hazard = np.exp(stats.norm.logpdf(20.0) - stats.norm.logsf(20.0))
-    np.testing.assert_allclose(jax.grad(density)(0.0), hazard, rtol=1e-5)
+    np.testing.assert_allclose(slope, hazard, rtol=1e-5)
 
 
 @vb.model
@@ -167,8 +169,8 @@ def test_draws_of_a_truncated_distribution_have_the_slope_of_its_quantiles():
         return dist.LeftTruncatedDistribution(dist.Exponential(rate), low).sample(jax.random.key(3))
 
     low, rate = 2.0, 0.5
-    slopes = jax.grad(draw, argnums=(0, 1))(low, rate)
-    np.testing.assert_allclose(slopes, [1.0, -(draw(low, rate) - low) / rate], rtol=1e-3)
+    drawn, slopes = jit(jax.value_and_grad(draw, argnums=(0, 1)))(low, rate)
+    np.testing.assert_allclose(slopes, [1.0, -(drawn - low) / rate], rtol=1e-3)
 
 
 def test_a_truncated_latent_has_the_support_between_its_bounds():
@@ -176,12 +178,10 @@ def test_a_truncated_latent_has_the_support_between_its_bounds():
 
     @vb.model
     def one():
-        vb.sample("x", dist.TruncatedDistribution(dist.Gamma(2.0, 1.0), high=3.0))
+        vb.sample("x", dist.TruncatedDistribution(dist.Exponential(1.0), high=3.0))
 
-    posterior, exact = vb.fit(one(), "mean_field"), stats.gamma(2.0)
-    grid = np.linspace(0, 3, 20001)
-    mean = np.trapezoid(grid * exact.pdf(grid), grid) / exact.cdf(3.0)
-    assert abs(posterior.mean()["x"] - mean) < 0.1
+    posterior = vb.fit(one(), "mean_field")
+    assert abs(posterior.mean()["x"] - stats.truncexpon(3.0).mean()) < 0.1
 
 
 @pytest.mark.slow

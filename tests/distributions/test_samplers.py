@@ -221,6 +221,12 @@ SLOW |= {
     "BetaBinomial",
     "Geometric logits",
     "Beta",
+    "TruncatedNormal low",
+    "TruncatedNormal high",
+    "Dirichlet large",
+    "Multinomial batch",
+    "RightTruncatedDistribution",
+    "TwoSidedTruncatedDistribution",
 }
 
 

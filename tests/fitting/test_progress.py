@@ -247,7 +247,7 @@ def test_times_are_said_as_people_say_them(seconds, text):
 
 
 @pytest.mark.parametrize("method", ["auto", vb.Stochastic(steps=100)], ids=["auto", "stochastic"])
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
+@pytest.mark.parametrize("guide", ["mean_field", pytest.param("full_rank", marks=pytest.mark.slow)])
 def test_a_sign_changes_no_bit_of_the_answer(guide, method, log):
     read = log()
     model = cases.normal_normal(cases.PAIRS)

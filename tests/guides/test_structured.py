@@ -119,11 +119,12 @@ def ratings(y):
         vb.sample("y", dist.Normal(taste, 0.7), obs=vb.subsample(y))
 
 
-CROSSED = [MeanField(), Structured(("user", "item")), Structured("user")]
+CROSSED = {"mean_field": MeanField(), "both": Structured(("user", "item")), "users_alone": Structured("user")}
 
 
-@pytest.mark.parametrize("guide", CROSSED, ids=["mean_field", "both", "users_alone"])
-def test_crossed_plates_that_both_show_a_part_are_unbiased_too(guide, x64):
+@pytest.mark.parametrize("which", [pytest.param(each, marks=[pytest.mark.slow] * (each != "both")) for each in CROSSED])
+def test_crossed_plates_that_both_show_a_part_are_unbiased_too(which, x64):
+    guide = CROSSED[which]
     target, rng = Target.of(ratings(np.random.RandomState(0).randn(4, 3))), np.random.default_rng(0)
     target = target.replace(layout=target.layout.showing({"user": 2, "item": 2}))
     start = guide.init(target, Start(np.zeros(target.dim)))
@@ -137,10 +138,10 @@ def test_crossed_plates_that_both_show_a_part_are_unbiased_too(guide, x64):
         rows = {"user": np.array(users), "item": np.array(items)}
         shown = {"kind": sites["kind"][rows["user"]], "good": sites["good"][rows["item"]]}
         shown["taste"] = sites["taste"][np.ix_(rows["user"], rows["item"])]
-        if guide is CROSSED[2]:
+        if which == "users_alone":
             shown["good"] = sites["good"]  # shared: all of it is drawn at every step
         parts = [np.ravel(shown.get(name, sites[name])) for name in sites]
-        part = noise if guide is CROSSED[0] else noise[:, np.concatenate(parts)]
+        part = noise if which == "mean_field" else noise[:, np.concatenate(parts)]
         found.append(slope(phi, part, rows))
     mean = jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *found)
     for one, other in zip(jax.tree.leaves(mean), jax.tree.leaves(slope(phi, noise, {})), strict=True):
@@ -232,6 +233,7 @@ def gap_and_error(model, posterior):
     return gap.mean() - posterior.elbo.value, np.hypot(gap.std() / np.sqrt(len(gap)), posterior.elbo.se)
 
 
+@pytest.mark.slow  # in the fast suite each guide is asked in `test_protocol.py`
 def test_log_prob_stands_on_the_footing_of_log_joint(line_posterior):
     off, error = gap_and_error(line_of_groups(X, LINE_Y), line_posterior)
     assert abs(off) < 4.5 * error + 1e-3

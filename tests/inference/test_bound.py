@@ -44,7 +44,7 @@ def network(target: Target) -> tuple[Guide, dict]:
     return guide, guide.init(target, Start(np.zeros(target.dim)))
 
 
-@pytest.mark.parametrize("make", [table, network])
+@pytest.mark.parametrize("make", [table, pytest.param(network, marks=pytest.mark.slow)])
 def test_the_bound_of_many_rows_is_unbiased(make):
     """`E[exp x] = exp(LOC + SD^2 / 2)`: quantiles in the place of draws would be hundreds of nats above."""
     target = Target.of(counts(Y)).with_lengths({"row": BATCH})

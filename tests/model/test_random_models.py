@@ -64,7 +64,7 @@ def test_random_models(x64, part):
 
 def test_densities_of_a_few_small_random_models(x64):
     @seed(5)
-    @settings(max_examples=4, **HOW)
+    @settings(max_examples=2, **HOW)
     @given(specs(most=3, scans=1))
     def holds(spec: Spec) -> None:
         density_and_coordinates(spec)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats as st
+from quick import jit
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -195,9 +196,8 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("log_tau", [0.0, -25.0, -60.0])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_noncentred_density_falls_with_z_in_32_bits_however_small_the_scale(family, log_tau):
+def test_a_noncentred_density_falls_with_z_in_32_bits_however_small_the_scale(family):
     """Where `mu + tau z` is `mu`: beside the prior of mu and tau it is that of `z` itself, by SciPy."""
     make, standard = FAMILIES[family]
 
@@ -208,12 +208,15 @@ def test_a_noncentred_density_falls_with_z_in_32_bits_however_small_the_scale(fa
         with vb.plate("row", len(rows)):
             vb.sample("x", make(mu, tau).expand([len(rows), 2]).to_event(1).mask(True))
 
-    z, prior = np.array([4.0, log_tau, -2.0, 0.5, 1.0, 3.0]), st.norm.logpdf(4.0, 0, 5) + st.norm.logpdf(log_tau)
-    right = prior + standard.logpdf(z[2:]).sum()
     target = vb.target(vb.decenter(hierarchy(np.zeros(2))))
-    for seen in (target, with_fixed_parameterisations(target)):
-        assert float(seen.log_density(z)) == pytest.approx(right, rel=1e-5)
-        assert np.isfinite(jax.grad(seen.log_density)(jnp.asarray(z, jnp.result_type(float)))).all()
+    value_and_slope = jit(jax.value_and_grad(lambda z, seen: seen.log_density(z)))
+    for log_tau in (0.0, -25.0, -60.0):
+        z = np.array([4.0, log_tau, -2.0, 0.5, 1.0, 3.0])
+        right = st.norm.logpdf(4.0, 0, 5) + st.norm.logpdf(log_tau) + standard.logpdf(z[2:]).sum()
+        for seen in (target, with_fixed_parameterisations(target)):
+            value, slope = value_and_slope(z, seen)
+            assert float(value) == pytest.approx(right, rel=1e-5)
+            assert np.isfinite(slope).all()
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

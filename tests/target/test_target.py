@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats as st
+from quick import jit
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -49,7 +50,7 @@ def test_the_jacobian_is_the_determinant_of_the_map(x64):
     target = vb.target(all_supports())
     assert target.dim == 11
 
-    @jax.jit
+    @jit
     def run(z):
         determinant = jnp.linalg.slogdet(jax.jacfwd(lambda z: free(target.constrain(z)))(z))[1]
         values = target.constrain(z)

@@ -175,7 +175,7 @@ def test_a_density_that_is_minus_infinity_in_half_the_space_ends_and_is_not_call
     assert posterior.check().verdict == "poor"
 
 
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
+@pytest.mark.parametrize("guide", ["full_rank", pytest.param("mean_field", marks=pytest.mark.slow)])
 def test_an_improper_posterior_ends_and_is_refused_by_its_site(guide):
     @vb.model
     def improper():

@@ -54,7 +54,7 @@ def gradients(objective, guide, phi, target, draws, keys):
     return [np.asarray(leaf, float) for leaf in gradient(jax.random.split(jax.random.key(1), keys))]
 
 
-@pytest.mark.parametrize("draws", [1, 2, 16])
+@pytest.mark.parametrize("draws", [1, 16, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("objective", [ClosedForm(), StickingTheLanding()], ids=["closed", "sticking"])
 def test_bound_and_gradient_are_unbiased(objective, draws):
     phi, step = np.array([[-0.5], [-0.3]]), 1e-5

@@ -119,7 +119,9 @@ def scores(y):
         vb.sample("y", dist.Normal(z, 0.5), obs=vb.subsample(y))
 
 
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank", vb.guides.Structured("row")], ids=str)
+@pytest.mark.parametrize(
+    "guide", ["mean_field", vb.guides.Structured("row"), pytest.param("full_rank", marks=pytest.mark.slow)], ids=str
+)
 def test_what_moves_in_posterior_sds_needs_no_choice_of_a_step_size(guide):
     posterior = vb.fit(scores(np.linspace(-1, 1, 10)), guide, method=vb.Stochastic(steps=100, draws=1))
     assert posterior.status.gradients == 100 and "step size" not in "\n".join(posterior.check().details)

@@ -177,7 +177,9 @@ OPTIMIZERS = {
 
 
 @quiet
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "clip")) for name in OPTIMIZERS]
+)
 def test_any_optax_transformation_can_drive_the_fit(name):
     method = vb.Stochastic(optimizer=OPTIMIZERS[name], steps=3000, draws=4)
     loc, sd = cases.flat_moments(vb.fit(PAIRS, "mean_field", method=method))
@@ -194,7 +196,7 @@ def test_wrong_settings_are_refused():
         vb.Stochastic(every=2000, draws=1)
 
 
-@pytest.mark.parametrize("guide", ["mean_field", "full_rank"])
+@pytest.mark.parametrize("guide", ["full_rank", pytest.param("mean_field", marks=pytest.mark.slow)])
 def test_sticking_the_landing_ends_at_the_exact_posterior(guide, x64):
     posterior = vb.fit(FAR, guide, method=vb.Stochastic(sticking_the_landing=True, average=False, draws=1))
     assert posterior.mean()["x"] == pytest.approx(8.0, abs=1e-5)
@@ -375,7 +377,9 @@ def check(name, seed):
 
 
 @quiet
-@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name[0] in "257"])
+@pytest.mark.parametrize(
+    "name", ["2 normal-normal, full rank", "5 correlation 0.9, mean field", "7 logistic regression, mean field"]
+)
 def test_stochastic_steps_reach_the_known_optimum(name):
     check(name, 0)
 
