@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from vbppl.posterior.export import style
 from vbppl.posterior.export.style import (  # noqa: F401
@@ -17,7 +18,6 @@ from vbppl.posterior.export.style import (  # noqa: F401
     bare,
     density,
     ellipse,
-    intervals,
     rows,
     smoothed,
 )
@@ -32,6 +32,11 @@ def picture(width: float, height: float, **layout) -> tuple:
     """A figure and its axes, in this style; `layout` goes to `plt.subplots`."""
     plt.rcParams.update(PAPER)
     return plt.subplots(figsize=(width, height), **layout)
+
+
+def intervals(axes, draws, at, color: str = BLUE) -> None:
+    """For each column of `draws`, `(n, columns)`: 90% thin, 50% thick, the median a dot, at heights `at`."""
+    style.spans(axes, np.quantile(draws, style.LEVELS, axis=0), at, color)
 
 
 def save(figure, out: str | Path) -> None:

@@ -36,7 +36,7 @@ def raw_key(seed: Seed, name: str = "seed") -> np.ndarray:
 
 
 def wrap(raw: Array) -> Array:
-    """The key whose raw data is `raw`; for use inside compiled programs."""
+    """The keys whose raw data are `raw`, `(..., 2)`; for use inside compiled programs."""
     return jax.random.wrap_key_data(raw, impl="threefry2x32")
 
 

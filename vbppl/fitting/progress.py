@@ -28,23 +28,6 @@ WIDTH = 16  # characters of a bar
 UNREADABLE = contextlib.suppress(OSError, ValueError)  # a pipe or a file that nobody reads any more costs no fit
 
 
-class News(Protocol):
-    """What a solver tells of its steps: `vb.inference.Progress`, or the like of chains."""
-
-    step: int
-    of: int | None
-
-    @property
-    def stage(self) -> str:
-        """What the steps are for, in a few words."""
-        ...
-
-    @property
-    def said(self) -> str:
-        """What has come of them."""
-        ...
-
-
 @contextlib.contextmanager
 def watching(
     progress: bool | None = None, callback: Callable[[Progress], None] | None = None, seconds: float | None = None

@@ -196,7 +196,7 @@ def first_params(program: Model, target: Target) -> dict[str, Any]:
             f"a guide program speaks of values on the supports, so it cannot be fitted to {target}.",
             mend="Fit it to the model itself; a layer bends what a Gaussian guide says of the unconstrained vector.",
         )
-    check(program, target, abstract_sites(program))
+    check(target, abstract_sites(program))
     return program.initial_params()
 
 
@@ -252,7 +252,7 @@ def read(model: Model, reads: str | Callable[..., Any]) -> Any:
     return jax.tree.map(jnp.asarray, found)
 
 
-def check(program: Model, target: Target, sites: Mapping[str, Outline]) -> None:
+def check(target: Target, sites: Mapping[str, Outline]) -> None:
     """The guide must sample exactly the model's latent sites, each with the model's shape."""
     latent = {slot.name: slot.shape for slot in target.layout.slots}
     drawn = {s.name: s.shape for s in sites.values() if s.kind == "sample" and not s.observed}

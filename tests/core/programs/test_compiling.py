@@ -10,12 +10,12 @@ import pytest
 
 import vbppl as vb
 from vbppl.core.programs.compiling import (
-    DEAR,
     FEW_DRAWS,
     HEAVY,
-    LIGHT,
+    LARGE,
     MAX_DRAWS,
     MIN_DRAWS,
+    SMALL,
     ByWork,
     OverDraws,
     in_batches,
@@ -49,7 +49,7 @@ def test_any_number_of_draws_gives_what_vmap_gives(n, side_by_side, monkeypatch)
 NUMBERS = 1, 8, 9, 64, 65, 100, 128, 129, 257, 500, 600, 1000, 1024, 1025
 
 
-@pytest.mark.parametrize("numbers, programs", [(1, 2), (LIGHT, 5), (DEAR, len(NUMBERS) - 1)])
+@pytest.mark.parametrize("numbers, programs", [(1, 2), (SMALL, 5), (LARGE, len(NUMBERS) - 1)])
 def test_there_are_programs_of_few_sizes_where_draws_not_asked_for_cost_little(numbers, programs, compilations):
     """Of 8 and 1,024; of the powers of two from 8 to 256; and of each number up to 1,024."""
     over, before = OverDraws(lambda draw: (draw + jnp.zeros(numbers)).sum()), compilations()

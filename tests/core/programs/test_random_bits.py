@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vbppl.core.keys import wrap
 from vbppl.core.programs.compiling import OverDraws
-from vbppl.core.programs.random_bits import apart, hashed, wrap
+from vbppl.core.programs.random_bits import apart, hashed
 
 RAW = np.array([3, 0xFFFFFFFF], np.uint32)
 

@@ -22,7 +22,7 @@ from vbppl.core.programs.random_bits import Apart, apart, is_random
 MIN_DRAWS, SOME_DRAWS, MAX_DRAWS = 8, 256, 1024  # of a call, by what a draw costs
 FEW_DRAWS = 64  # side by side
 HEAVY = 10**8  # numbers that a program computes, above which care in compiling pays
-LIGHT, DEAR = 2 * 10**4, 10**6  # numbers of a draw: up to which draws that nobody asked for cost nothing, and too much
+SMALL, LARGE = 2 * 10**4, 10**6  # numbers of a draw, up to which draws that nobody asked for cost nothing, and too much
 MOMENT = 2**26  # numbers of all draws, up to which these are computed at once, and their random bits on the host
 TURNS = 32  # of a loop whose length nobody knows
 TOP = get_opaque_trace_state()  # nothing is traced
@@ -201,9 +201,9 @@ def _rest(parts: Apart) -> ByWork:
 
 def _size(n: int, numbers: int) -> int:
     """Of a call: the next number of draws of which there are programs, as far as those not asked for cost little."""
-    if numbers >= DEAR:
+    if numbers >= LARGE:
         return min(max(n, 1), MAX_DRAWS)
-    if numbers > LIGHT:  # a call computes for milliseconds, and further ones of the same program cost no more
+    if numbers > SMALL:  # a call computes for milliseconds, and further ones of the same program cost no more
         return min(max(1 << (n - 1).bit_length(), MIN_DRAWS), SOME_DRAWS)
     return MIN_DRAWS if n <= MIN_DRAWS else MAX_DRAWS
 

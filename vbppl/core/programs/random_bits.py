@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core import devices
+from vbppl.core.keys import wrap
 from vbppl.core.programs.known import MOVES
 from vbppl.core.programs.uniform import bind
 from vbppl.core.types import Shape
@@ -103,11 +104,6 @@ def apart(closed: Any) -> Apart:
         return list(map(told, _followed(closed.jaxpr, closed.consts, arguments, count, [], run)))
 
     return Apart(rest, steps, kept, read)
-
-
-def wrap(raw: Any) -> Any:
-    """The keys whose raw data are `raw`, `(..., 2)`."""
-    return jax.random.wrap_key_data(raw, impl="threefry2x32")
 
 
 def _followed(

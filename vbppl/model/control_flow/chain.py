@@ -231,7 +231,7 @@ class Chain:
         same = {at: site for at, site in now.items() if site.kind == stated[at].kind}
         if is_checked and same:
             told = along(tables([*same]), path)
-            own = sum(jax.vmap(functools.partial(_by_row, states, s))(_log_prob(s)) for s in same.values())
+            own = sum(jax.vmap(functools.partial(states.by_row, s))(_log_prob(s)) for s in same.values())
             apart = (jnp.abs(own - told) > SAME * (1.0 + jnp.abs(told))) | jnp.isneginf(own)
             mixed = jnp.any(jnp.isfinite(told) & apart)
             self.run.sites[states.name] = dataclasses.replace(self.run.sites[states.name], told={"mixed": mixed})
@@ -333,10 +333,6 @@ def _answers(states: States, number: Array) -> Answers:
 
 def _log_prob(site: Site) -> Array:
     return site.dist.log_prob(site.value) if site.kind == "sample" else site.value
-
-
-def _by_row(states: States, site: Site, log_prob: Array) -> Array:
-    return states.by_row(site, log_prob)
 
 
 def _value_of(whole: Array, site: Site) -> Any:

@@ -116,16 +116,11 @@ def several(
             yield given
 
 
-def intervals(axes: Any, draws: np.ndarray, at: Any, color: str = BLUE) -> None:
-    """For each column of `draws`, `(n, columns)`: 90% thin, 50% thick, the median a dot, at heights `at`."""
-    spans(axes, np.quantile(draws, LEVELS, axis=0), at, color)
-
-
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def spans(axes: Any, quantiles: np.ndarray, at: Any, color: str = BLUE) -> None:
-    """The same of quantiles at `LEVELS`, `(5, columns)`."""
+    """Of quantiles at `LEVELS`, `(5, columns)`, each at its height `at`: 90% thin, 50% thick, the median a dot."""
     low, quarter, middle, three, high = quantiles
     axes.hlines(at, low, high, color=color, lw=1.5)
     axes.hlines(at, quarter, three, color=color, lw=4)

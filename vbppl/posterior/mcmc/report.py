@@ -114,7 +114,7 @@ def judge_chains(
     status = Status(found.cut_short or "draws", not found.cut_short, text, found.steps, found.gradients, found.seconds)
     report = ChainReport(
         fitted.elbo,
-        _equal_weights(found, chains),
+        _equal_weights(found),
         getattr(fitted, "other_modes", solution.other_modes),
         log_evidence=fitted.log_evidence if isinstance(fitted, Report) else math.nan,
         ess=1.0,
@@ -156,7 +156,7 @@ def _worst(numbers: np.ndarray, names: list[str], which: object) -> Worst:
     return Worst(float(numbers[at]), names[at])
 
 
-def _equal_weights(found: Chains, chains: int) -> WeightedDraws:
+def _equal_weights(found: Chains) -> WeightedDraws:
     """The draws of one chain after the other, evenly thinned to as many as a report holds on to."""
     step = -(-found.z.size // KEPT) if found.z.size else 1
     z, log_p = found.z[:, ::step].reshape(-1, found.z.shape[2]), found.log_p[:, ::step].reshape(-1)
