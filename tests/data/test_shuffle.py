@@ -30,7 +30,9 @@ def test_every_row_is_shown_once_an_epoch_whatever_the_sizes(data, size, seed):
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(size), (3 * length, 1)))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 100_003])
+@pytest.mark.parametrize(
+    "size", [1, 2, 3, 16, 17, 100_003, *(pytest.param(size, marks=pytest.mark.slow) for size in (5, 1000, 65_536))]
+)
 def test_any_keys_name_a_permutation(size):
     keys = np.random.default_rng(size).integers(0, 2**32, (1, ROUNDS), np.uint32)
     shown = jax.jit(permuted, static_argnums=3)(keys, np.zeros(size, int), np.arange(size), size)
