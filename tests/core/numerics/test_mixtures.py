@@ -109,7 +109,7 @@ def test_components_that_stand_still_are_asked_for_no_gradients_and_do_not_move(
 
     noise = np.stack([whitened_draws(np.random.default_rng(k), 64, 2) for k in range(3)])
     seen = mixtures.evaluate(density, at, noise)
-    end = mixtures.ascend(density, seen, 0.0, np.array([2]), steps=3)
+    end = mixtures.ascend(density, seen, 0.0, still=2, steps=3)
     assert asked[0] == 3 and set(asked[1:]) == {1}
     np.testing.assert_array_equal(end.at.loc[:2], at.loc[:2])
     assert end.bound > seen.bound
@@ -165,6 +165,6 @@ def test_candidates_are_whole_mixtures_whose_old_components_come_first():
 
 def test_a_component_without_volume_has_no_density_and_the_others_have_theirs():
     flat, round_ = np.diag([1.0, 0.0]), np.eye(2)
-    log_each, _, _ = Components.of(np.zeros(2), [np.zeros(2), np.ones(2)], [flat, round_]).log_each(np.zeros((1, 2)))
+    log_each = Components.of(np.zeros(2), [np.zeros(2), np.ones(2)], [flat, round_]).log_each(np.zeros((1, 2)))
     assert np.isnan(log_each[0, 0])
     np.testing.assert_allclose(log_each[0, 1], stats.norm.logpdf(-1.0) * 2)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -32,6 +32,8 @@ from vbppl.core.watch import end_of
 STEPS, SCALES = 60, 6  # steps at most; halvings of one step
 MAX_LENGTH = 4.0
 LEVEL, STALLS = 1e-3, 4  # nats by which J may fall in a step; steps without so much of a rise that end an ascent
+CACHED = 2**16  # numbers of whitened points that a processor's cache holds beside what is computed from them
+TURNS, SETTLED = 30, 1e-5  # of the search for weights, at most; a move of the log weights that ends it
 
 # `log_p` `(k, draws)` and its gradient `(k, draws, dim)`, and what gives them at `z`, `(k, draws, dim)`.
 Known: TypeAlias = tuple[np.ndarray, np.ndarray]
@@ -74,31 +76,50 @@ class Components:
         parts = ([*getattr(self, name), *getattr(other, name)] for name in ("loc", "factor"))
         return Components.of(np.concatenate(log_weights), *parts)
 
-    def points(self, noise: np.ndarray) -> np.ndarray:
-        """`z` of each component, `(k, draws, dim)`, from `noise` of that shape."""
-        return self.loc[:, None] + noise @ self.factor.swapaxes(1, 2)
+    def points(self, noise: np.ndarray, first: int = 0) -> np.ndarray:
+        """`z` of each component from number `first` on, `(k, draws, dim)`, from `noise` of that shape."""
+        return self.loc[first:, None] + noise @ self.factor[first:].swapaxes(1, 2)
 
-    def log_each(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The log density of each component at `z`, `(points, k)`, its `L^-1 (z - mu)`, `(k, points, dim)`, and `L^-1`.
+    def log_each(self, z: np.ndarray, score: np.ndarray | None = None) -> np.ndarray:
+        """The log density of each component at `z`, `(points, k)`; the mixture's gradient goes into `score`, `z`'s like.
 
         NaN of one that has no volume, as a step after a density without a total mass may make it.
         """
         log_det = np.linalg.slogdet(self.factor)[1]
         inverse = np.linalg.inv(np.where(np.isfinite(log_det)[:, None, None], self.factor, np.nan))
-        # By products of matrices: einsum, which goes number by number, was half of a fit.
-        residual = (z - self.loc[:, None]) @ inverse.swapaxes(1, 2)
-        log_norm = -log_det - self.dim / 2 * math.log(2 * math.pi)
-        return log_norm - np.sum(residual**2, axis=2).T / 2, residual, inverse
+        rows, shift = inverse.reshape(-1, self.dim), (inverse @ (self.loc - self.loc[0])[..., None]).reshape(-1, 1)
+        log_norm, log_each = -log_det - self.dim / 2 * math.log(2 * math.pi), np.empty((len(z), len(self)))
+        # The way of all components is one product of matrices, for as many points as stay in a cache: four times as
+        # quick as a product for each component and all points.
+        size = max(CACHED // len(rows), 32)
+        for start in range(0, len(z), size):
+            part = slice(start, start + size)
+            residual = (rows @ (z[part] - self.loc[0]).T - shift).reshape(len(self), self.dim, -1)
+            log_each[part] = log_norm - np.sum(residual**2, axis=1).T / 2
+            if score is not None:
+                weighed = self.log_weights + log_each[part]
+                residual *= np.exp(weighed - log_sum(weighed)[:, None]).T[:, None]
+                score[part] = -(rows.T @ residual.reshape(len(rows), -1)).T
+        return log_each
 
     def log_density(self, z: np.ndarray) -> np.ndarray:
         """Of the mixture, `(points,)`."""
-        return log_sum(self.log_weights + self.log_each(z)[0])
+        return log_sum(self.log_weights + self.log_each(z))
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean `(dim,)` and sd of each coordinate `(dim,)`."""
         mean = self.weights @ self.loc
         squares = np.sum(self.factor**2, axis=2) + (self.loc - mean) ** 2
         return mean, np.sqrt(self.weights @ squares)
+
+
+class Still(NamedTuple):
+    """What is known of components that stand still, the first ones of a mixture: as in `Evaluated`."""
+
+    z: np.ndarray
+    log_p: np.ndarray
+    gradient: np.ndarray
+    log_each: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,16 +129,18 @@ class Evaluated:
     Attributes:
       at: the mixture.
       noise: the draws, `(k, draws, dim)`.
+      z: the points, of that shape.
       log_p: the target's log density at the points, `(k, draws)`.
       gradient: its gradient, `(k, draws, dim)`.
       log_each: the log density of each component there, `(k, draws, k)`.
       f: `log p - log q`, `(k, draws)`.
-      whitened: `L_k^T grad f`, `(k, draws, dim)`.
+      whitened: `L_k^T grad f`, `(k, draws, dim)`; NaN of components that stand still, as their `h` and `A`.
       seen: `F`, `h` and `A` of each, as the iterates of a single Gaussian.
     """
 
     at: Components
     noise: np.ndarray
+    z: np.ndarray
     log_p: np.ndarray
     gradient: np.ndarray
     log_each: np.ndarray
@@ -133,54 +156,63 @@ class Evaluated:
     @property
     def decrement(self) -> float:
         """The nats still to gain, to second order."""
-        return self.left(np.arange(len(self.at)))
+        return self.left(0)
 
-    def left(self, moving: np.ndarray) -> float:
-        """The same by moving these components, and all weights."""
+    def left(self, first: int) -> float:
+        """The same by moving the components from number `first` on, and all weights."""
         weights, bound = self.at.weights, self.seen.bound
-        return float(weights[moving] @ self.seen.decrement[moving] + weights @ (bound - self.bound) ** 2 / 2)
+        return float(weights[first:] @ self.seen.decrement[first:] + weights @ (bound - self.bound) ** 2 / 2)
+
+    def known(self, chosen: np.ndarray | slice) -> Still:
+        """Of some components, for a mixture in which they are the first and stand still."""
+        log_each = self.log_each[chosen][..., chosen]
+        return Still(self.z[chosen], self.log_p[chosen], self.gradient[chosen], log_each)
 
 
-def evaluate(
-    density: Density, at: Components, noise: np.ndarray, known: Known | None = None, moving: np.ndarray | None = None
-) -> Evaluated:
+def evaluate(density: Density, at: Components, noise: np.ndarray, still: Still | None = None) -> Evaluated:
     """The bound of a mixture and its gradients on `noise`, `(k, draws, dim)`.
 
     Args:
       density: of the target.
       at: the mixture.
       noise: the draws of each component.
-      known: `log_p` and `gradient` of the components that stand still, in their places.
-      moving: the numbers of the others; all by default.
+      still: what is known of its first components, where these are not to move: then the way of points to components
+        is only gone where one of both is new.
     """
-    moving = np.arange(len(at)) if moving is None else moving
-    z = at.points(noise)
-    log_p, gradient = np.empty(z.shape[:2]), np.empty(z.shape)
-    if known is not None:
-        still = np.setdiff1d(np.arange(len(at)), moving)
-        # The components that stand still are the first ones, so they have kept their numbers.
-        log_p[still], gradient[still] = known[0][still], known[1][still]
-    if len(moving):
-        log_p[moving], gradient[moving] = density(z[moving])
-    log_each, residual, inverse = at.log_each(z.reshape(-1, at.dim))
-    log_q = log_sum(at.log_weights + log_each)
-    rho = np.exp(at.log_weights + log_each - log_q[:, None])
-    score = -np.sum((rho.T[..., None] * residual) @ inverse, axis=0).reshape(z.shape)
-    f, whitened = log_p - log_q.reshape(log_p.shape), (gradient - score) @ at.factor
-    cross = whitened.swapaxes(1, 2) @ noise / noise.shape[1]
-    covariance_gradient = (cross + cross.swapaxes(1, 2)) / 2
-    seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), whitened.mean(axis=1), covariance_gradient)
-    return Evaluated(at, noise, log_p, gradient, log_each.reshape(*log_p.shape, -1), f, whitened, seen)
+    first = 0 if still is None else len(still.z)
+    z = at.points(noise[first:], first)
+    (log_p, gradient), score = density(z), np.empty((len(z) * z.shape[1], at.dim))
+    log_each = at.log_each(z.reshape(-1, at.dim), score).reshape(*z.shape[:2], -1)
+    factor, score = at.factor[first:], score.reshape(z.shape)
+    whitened = (gradient - score) @ factor
+    cross = whitened.swapaxes(1, 2) @ noise[first:] / noise.shape[1]
+    slopes = whitened.mean(axis=1), (cross + cross.swapaxes(1, 2)) / 2
+    if still is not None:
+        theirs = at.take(np.arange(first, len(at))).log_each(still.z.reshape(-1, at.dim))
+        theirs = np.concatenate([still.log_each, theirs.reshape(*still.log_p.shape, len(z))], axis=2)
+        pairs = (still.z, z), (still.log_p, log_p), (still.gradient, gradient), (theirs, log_each)
+        z, log_p, gradient, log_each = (np.concatenate(pair) for pair in pairs)
+        whitened, *slopes = (_after_nan(part, first) for part in (whitened, *slopes))
+    f = log_p - log_sum(at.log_weights + log_each)
+    seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), *slopes)
+    return Evaluated(at, noise, z, log_p, gradient, log_each, f, whitened, seen)
 
 
-def reweighed(seen: Evaluated, turns: int = 30) -> Components:
+def _after_nan(part: np.ndarray, first: int) -> np.ndarray:
+    return np.concatenate([np.full((first, *part.shape[1:]), np.nan), part])
+
+
+def reweighed(seen: Evaluated) -> Components:
     """The mixture with the weights that raise the bound most on draws that have been looked at: no gradients."""
-    log_weights = seen.at.log_weights
-    for _ in range(turns):
+    log_weights, top = seen.at.log_weights, seen.log_each.max(axis=2, keepdims=True)
+    density, level = np.exp(seen.log_each - top), seen.log_p - top[..., 0]
+    for _ in range(TURNS):
         # Of far components this is the optimum in one step; of near ones it goes there by degrees.
-        f = (seen.log_p - log_sum(log_weights + seen.log_each)).mean(axis=1)
+        f = (level - np.log(density @ np.exp(log_weights))).mean(axis=1)
         move = np.clip(f - np.exp(log_weights) @ f, -1, 1)
         log_weights = log_weights + move - log_sum(log_weights + move)
+        if not np.abs(move).max() > SETTLED:
+            break
     return dataclasses.replace(seen.at, log_weights=log_weights)
 
 
@@ -191,38 +223,38 @@ def rebound(seen: Evaluated, at: Components) -> float:
 
 
 def ascents(
-    density: Density, first: Evaluated, tolerance: float, moving: np.ndarray | None = None, steps: int = STEPS
+    density: Density, first: Evaluated, tolerance: float, still: int = 0, steps: int = STEPS
 ) -> Iterator[Evaluated]:
-    """Natural-gradient steps of all components and weights, each halved until J does not fall.
+    """Natural-gradient steps of components and weights, each halved until J does not fall.
 
     Args:
       density: of the target.
       first: a look at where to begin.
       tolerance: stop when this many nats are still to gain.
-      moving: the components that move; all by default.
+      still: so many of the first components stand still.
       steps: at most.
 
     Yields:
       each look, `first` among them.
     """
-    everyone = np.arange(len(first.at)) if moving is None else moving
-    now, length, idle, best = first, np.ones(len(everyone)), 0, first.bound
+    moving = np.arange(still, len(first.at))
+    known = first.known(slice(still)) if still else None
+    now, length, idle, best = first, np.ones(len(moving)), 0, first.bound
     yield now
     for _ in range(steps):
-        if now.left(everyone) <= tolerance or idle >= STALLS or not np.isfinite(now.seen.decrement[everyone]).all():
+        if now.left(still) <= tolerance or idle >= STALLS or not np.isfinite(now.seen.decrement[moving]).all():
             return
         scale, new = 1.0, None
         for _ in range(SCALES):
-            further, known = moved(now, length, scale, everyone), (now.log_p, now.gradient)
-            tried = evaluate(density, further, first.noise, known, everyone)
-            if tried.bound >= now.bound - LEVEL and np.isfinite(tried.seen.decrement[everyone]).all():
+            tried = evaluate(density, moved(now, length, scale, moving), first.noise, known)
+            if tried.bound >= now.bound - LEVEL and np.isfinite(tried.seen.decrement[moving]).all():
                 new = tried
                 break
             scale /= 2
         # The normal end: see the head of this file.
         if new is None:
             return
-        before, after = now.seen.take(everyone), new.seen.take(everyone)
+        before, after = now.seen.take(moving), new.seen.take(moving)
         length = np.clip(next_length(before, after, length * scale), 0.1, MAX_LENGTH)
         idle = 0 if new.bound > best + LEVEL else idle + 1
         now, best = new, max(best, new.bound)

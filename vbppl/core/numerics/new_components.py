@@ -122,7 +122,7 @@ def _splits(seen: Evaluated, k: int) -> list[Candidate]:
 def _residuals(seen: Evaluated) -> list[Candidate]:
     """A further component where draws weigh too much, by all of them and by parts that lie together."""
     over, total = excess(seen)
-    z, over = seen.at.points(seen.noise).reshape(-1, seen.at.dim), over.ravel()
+    z, over = seen.z.reshape(-1, seen.at.dim), over.ravel()
     if not total > 0:
         return []
     weight, every = float(np.clip(total, 0.01, 0.5)), np.ones(len(z), bool)

@@ -61,6 +61,21 @@ class Where(NamedTuple):
 Stage: TypeAlias = Generator[Where, None, Where]
 
 
+class _Tried(NamedTuple):
+    """A candidate, a look at it, and the mixture with the best weights, with what its bound then promises to be."""
+
+    candidate: Candidate
+    seen: Evaluated
+    at: Components
+    promise: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, seen: Evaluated) -> _Tried:
+        """Of a look."""
+        at = mixtures.reweighed(seen)
+        return cls(candidate, seen, at, mixtures.rebound(seen, at))
+
+
 def solve_mixture(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  # noqa: B008 -- frozen
     """Fit a mixture to each target: of as many components as `problem.guide` asks for, or as pay."""
 
@@ -233,28 +248,29 @@ class Ascent(Continued):
     ) -> Generator[Where, None, tuple[str, Evaluated] | None]:
         """The candidate that promises most after some steps of its own, if one promises anything."""
         asked = candidates(where.seen, lambda z: self.log_p(z[None])[0][0])
-        every = [(each, self.tried(where, each)) for each in asked if each.what not in excluded]
-        every = [(each, seen) for each, seen in every if np.isfinite(_promise(seen))]
+        every = [_Tried.of(each, self.tried(where, each)) for each in asked if each.what not in excluded]
+        every = [one for one in every if np.isfinite(one.promise)]
         for steps, count in ((TRIED, len(every)), (CLIMBED, 2)):
-            every = sorted(every, key=lambda pair: -_promise(pair[1]))[:count]
-            for number, (each, seen) in enumerate(every):
-                every[number] = each, mixtures.ascend(self.log_p, seen, 0.0, each.new, steps)
+            every = sorted(every, key=lambda one: -one.promise)[:count]
+            for number, one in enumerate(every):
+                climbed = mixtures.ascend(self.log_p, one.seen, 0.0, len(one.candidate.old), steps)
+                every[number] = _Tried.of(one.candidate, climbed)
                 yield where
         if not every:
             return None
-        each, seen = max(every, key=lambda pair: _promise(pair[1]))
-        if not (self.number or _promise(seen) > where.seen.bound + least / 2):
+        best = max(every, key=lambda one: one.promise)
+        if not (self.number or best.promise > where.seen.bound + least / 2):
             return None
-        at = mixtures.reweighed(seen)
-        return each.what, mixtures.evaluate(self.log_p, at, seen.noise, (seen.log_p, seen.gradient), each.new[:0])
+        seen = best.seen
+        return best.candidate.what, mixtures.evaluate(lambda z: (seen.log_p, seen.gradient), best.at, seen.noise)
 
     def tried(self, where: Where, each: Candidate) -> Evaluated:
         """A candidate where it begins, with new draws for new components: those of the old ones are known."""
         seen, first = where.seen, COMPONENTS * (1 + where.tried)
         new = self.noise([first + number for number in range(len(each.new))], seen.noise.shape[1])
-        noise = np.concatenate([seen.noise[each.old], new])
-        known = seen.log_p[each.old], seen.gradient[each.old]
-        return mixtures.evaluate(self.log_p, each.at, noise, known, each.new)
+        return mixtures.evaluate(
+            self.log_p, each.at, np.concatenate([seen.noise[each.old], new]), seen.known(each.old)
+        )
 
     def moves(self, seen: Evaluated) -> float:
         """By how many sds other draws would move the mean of the mixture: the steps that they would make."""
@@ -311,11 +327,6 @@ def told(searched: Searched | NotSearched, at: Components, cut: str) -> Searched
 def lacking(seen: Evaluated) -> float:
     """The nats by which a bound lies below the evidence, by the weights of its draws."""
     return log_evidence_of(seen) - seen.bound
-
-
-def _promise(seen: Evaluated) -> float:
-    """The bound with the best weights."""
-    return mixtures.rebound(seen, mixtures.reweighed(seen))
 
 
 def is_of_normals(solution: Solution) -> bool:
