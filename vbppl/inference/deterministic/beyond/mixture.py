@@ -44,7 +44,8 @@ NEARLY = 0.1  # the same, where an ascent that is out of steps may count as ende
 DEEPEST = 10.0  # nats below the mean log density among the first guide's draws: as low as a cliff leads
 BEYOND = 0.9  # of a component's draws: with more of them beyond a cliff it has left the density
 SAME = 0.25  # nats between components that are one
-TRIED, CLIMBED, FAILURES = 3, 9, 2  # steps of all candidates, and of the best two; failures in a row that are the end
+TRIED, CLIMBED, FAILURES = 3, 9, 2  # steps of all candidates, and of the best; failures in a row that are the end
+CANDIDATES = 64  # numbers of sets of draws that are kept for the candidates of one turn
 MATTERS = 0.05  # sds that other draws would move the answer, above which there may be more of them
 
 
@@ -62,18 +63,31 @@ Stage: TypeAlias = Generator[Where, None, Where]
 
 
 class _Tried(NamedTuple):
-    """A candidate, a look at it, and the mixture with the best weights, with what its bound then promises to be."""
+    """What may be better, a look at it, and the mixture with the best weights, with what its bound then promises to be.
 
-    candidate: Candidate
+    The first components are `old` ones of the mixture that it is to better, by their numbers there.
+    """
+
+    what: str
+    old: np.ndarray
     seen: Evaluated
     at: Components
     promise: float
 
     @classmethod
-    def of(cls, candidate: Candidate, seen: Evaluated) -> _Tried:
+    def of(cls, what: str, old: np.ndarray, seen: Evaluated) -> _Tried:
         """Of a look."""
         at = mixtures.reweighed(seen)
-        return cls(candidate, seen, at, mixtures.rebound(seen, at))
+        return cls(what, old, seen, at, mixtures.rebound(seen, at))
+
+    def beside(self, other: _Tried, now: Evaluated) -> _Tried:
+        """With the new components of another, too, where that is known: at no gradients."""
+        old = np.intersect1d(self.old, other.old)
+        looks = [(now, old), *((one.seen, np.arange(len(one.old), len(one.at))) for one in (self, other))]
+        parts = zip(*((seen.at.log_weights[k], seen.at.loc[k], seen.at.factor[k]) for seen, k in looks))
+        known = [np.concatenate([getattr(seen, of)[k] for seen, k in looks]) for of in ("noise", "log_p", "gradient")]
+        at = Components.of(*(np.concatenate(part) for part in parts))
+        return _Tried.of(self.what, old, mixtures.evaluate(lambda z: (known[1], known[2]), at, known[0]))
 
 
 def solve_mixture(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  # noqa: B008 -- frozen
@@ -236,7 +250,8 @@ class Ascent(Continued):
             # Where each gains little, all have to move for one more: to where it can be told.
             tolerance = AT_LAST if least < GAIN else ENOUGH
             after = yield from self.ascended(where._replace(seen=seen, tried=where.tried + 1), tolerance)
-            if self.number or self.is_better(after.seen.at, where.seen.at, least):
+            more = len(after.seen.at) - len(where.seen.at)
+            if self.number or self.is_better(after.seen.at, where.seen.at, more * least):
                 where, failures, excluded = after, 0, set[str]()
             else:  # it would be the best once more
                 where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
@@ -246,31 +261,45 @@ class Ascent(Continued):
     def best_of(
         self, where: Where, excluded: set[str], least: float
     ) -> Generator[Where, None, tuple[str, Evaluated] | None]:
-        """The candidate that promises most after some steps of its own, if one promises anything."""
+        """What promises most after some steps of new components, if anything does: a candidate, or some together."""
         asked = candidates(where.seen, lambda z: self.log_p(z[None])[0][0])
-        every = [_Tried.of(each, self.tried(where, each)) for each in asked if each.what not in excluded]
-        every = [one for one in every if np.isfinite(one.promise)]
-        for steps, count in ((TRIED, len(every)), (CLIMBED, 2)):
-            every = sorted(every, key=lambda one: -one.promise)[:count]
-            for number, one in enumerate(every):
-                climbed = mixtures.ascend(self.log_p, one.seen, 0.0, len(one.candidate.old), steps)
-                every[number] = _Tried.of(one.candidate, climbed)
-                yield where
+        every = [self.tried(where, place, one) for place, one in enumerate(asked) if one.what not in excluded]
+        every = yield from self.climbing(where, every, TRIED)
         if not every:
             return None
-        best = max(every, key=lambda one: one.promise)
+        first = self.joined(where, every, least)
+        (best, *_) = yield from self.climbing(where, [first, *every[1:2]] if first is every[0] else [first], CLIMBED)
         if not (self.number or best.promise > where.seen.bound + least / 2):
             return None
         seen = best.seen
-        return best.candidate.what, mixtures.evaluate(lambda z: (seen.log_p, seen.gradient), best.at, seen.noise)
+        return best.what, mixtures.evaluate(lambda z: (seen.log_p, seen.gradient), best.at, seen.noise)
 
-    def tried(self, where: Where, each: Candidate) -> Evaluated:
+    def climbing(self, where: Where, every: list[_Tried], steps: int) -> Generator[Where, None, list[_Tried]]:
+        """After some steps of new components beside the old ones, those first that promise most."""
+        climbed = []
+        for one in every:
+            if np.isfinite(one.promise):
+                seen = mixtures.ascend(self.log_p, one.seen, 0.0, len(one.old), steps)
+                climbed.append(_Tried.of(one.what, one.old, seen))
+            yield where
+        return sorted(climbed, key=lambda one: -one.promise)
+
+    def joined(self, where: Where, every: list[_Tried], least: float) -> _Tried:
+        """The first of what was tried, and all that is worth a component beside it."""
+        now, room = every[0], (self.number or COMPONENTS) - len(where.seen.at)
+        for other in every[1:]:
+            if len(np.union1d(now.old, other.old)) == len(where.seen.at):  # they replace no component both
+                both = now.beside(other, where.seen)
+                if len(both.at) - len(where.seen.at) <= room and both.promise > now.promise + least:
+                    now = both
+        return now
+
+    def tried(self, where: Where, place: int, each: Candidate) -> _Tried:
         """A candidate where it begins, with new draws for new components: those of the old ones are known."""
-        seen, first = where.seen, COMPONENTS * (1 + where.tried)
+        seen, first = where.seen, CANDIDATES * (1 + where.tried) + 2 * place
         new = self.noise([first + number for number in range(len(each.new))], seen.noise.shape[1])
-        return mixtures.evaluate(
-            self.log_p, each.at, np.concatenate([seen.noise[each.old], new]), seen.known(each.old)
-        )
+        noise = np.concatenate([seen.noise[each.old], new])
+        return _Tried.of(each.what, each.old, mixtures.evaluate(self.log_p, each.at, noise, seen.known(each.old)))
 
     def moves(self, seen: Evaluated) -> float:
         """By how many sds other draws would move the mean of the mixture: the steps that they would make."""
