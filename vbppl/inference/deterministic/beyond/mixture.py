@@ -80,6 +80,14 @@ class _Tried(NamedTuple):
         at = mixtures.reweighed(seen)
         return cls(what, old, seen, at, mixtures.rebound(seen, at))
 
+    def whole(self) -> Evaluated:
+        """With the best weights, and the slopes of all components: at no gradients."""
+        return mixtures.evaluate(lambda z: (self.seen.log_p, self.seen.gradient), self.at, self.seen.noise)
+
+    def names(self, last: int) -> list[int]:
+        """Of the components: their numbers before, and of new ones those from `last` on."""
+        return [*self.old.tolist(), *range(last, last + len(self.at) - len(self.old))]
+
     def beside(self, other: _Tried, now: Evaluated) -> _Tried:
         """With the new components of another, too, where that is known: at no gradients."""
         old = np.intersect1d(self.old, other.old)
@@ -156,23 +164,29 @@ class Ascent(Continued):
         """A mixture, as fixed draws see it."""
         return mixtures.evaluate(self.log_p, at, self.noise(list(range(len(at))), draws or self.draws))
 
-    def fresh(self, at: Components, number: int, most: int) -> Evaluated:
-        """The same on fresh draws, which are common to mixtures of up to `most` components."""
-        draws = max(FRESH // SETS // most, 2 * self.dim, 32) // 2 * 2
-        rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in range(len(at)))
+    def fresh(self, at: Components, number: int, most: int, names: Sequence[int] | None = None) -> Evaluated:
+        """The same on fresh draws, common to mixtures of up to `most` components where these have the same `names`."""
+        draws, names = max(FRESH // SETS // most, 2 * self.dim, 32) // 2 * 2, names or range(len(at))
+        rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in names)
         return mixtures.evaluate(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
 
-    def gain(self, at: Components, other: Components, sets: range = range(SETS)) -> Estimate:  # noqa: B008 -- frozen
-        """By how many nats a mixture is better than another on common fresh draws."""
+    def gain(
+        self,
+        at: Components,
+        other: Components,
+        sets: range = range(SETS),  # noqa: B008 -- frozen
+        names: Sequence[int] | None = None,
+    ) -> Estimate:
+        """By how many nats a mixture is better than another on common fresh draws: `names` of its components there."""
         most = max(len(at), len(other))
-        gains = [self.fresh(at, n, most).bound - self.fresh(other, n, most).bound for n in sets]
+        gains = [self.fresh(at, n, most, names).bound - self.fresh(other, n, most).bound for n in sets]
         return Estimate.of(gains)
 
-    def is_better(self, at: Components, other: Components, least: float) -> bool:
-        """Does a mixture surely gain over another what one more component is worth?"""
-        gain = self.gain(at, other)
+    def is_better(self, at: Components, other: Components, least: float, names: Sequence[int]) -> bool:
+        """Does a mixture surely gain over another what its further components are worth?"""
+        gain = self.gain(at, other, names=names)
         if gain.value > least and not gain.is_sure(least):  # more draws may tell
-            gain = self.gain(at, other, range(4 * SETS))
+            gain = self.gain(at, other, range(4 * SETS), names)
         return gain.is_sure(least)
 
     def worth(self, seen: Evaluated) -> float:
@@ -246,21 +260,18 @@ class Ascent(Continued):
             best = yield from self.best_of(where, excluded, least)
             if best is None:
                 break
-            what, seen = best
+            last, more = len(where.seen.at), len(best.at) - len(where.seen.at)
             # Where each gains little, all have to move for one more: to where it can be told.
             tolerance = AT_LAST if least < GAIN else ENOUGH
-            after = yield from self.ascended(where._replace(seen=seen, tried=where.tried + 1), tolerance)
-            more = len(after.seen.at) - len(where.seen.at)
-            if self.number or self.is_better(after.seen.at, where.seen.at, more * least):
+            after = yield from self.ascended(where._replace(seen=best.whole(), tried=where.tried + 1), tolerance)
+            if self.number or self.is_better(after.seen.at, where.seen.at, more * least, best.names(last)):
                 where, failures, excluded = after, 0, set[str]()
             else:  # it would be the best once more
                 where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
-                excluded.add(what)
+                excluded.add(best.what)
         return where
 
-    def best_of(
-        self, where: Where, excluded: set[str], least: float
-    ) -> Generator[Where, None, tuple[str, Evaluated] | None]:
+    def best_of(self, where: Where, excluded: set[str], least: float) -> Generator[Where, None, _Tried | None]:
         """What promises most after some steps of new components, if anything does: a candidate, or some together."""
         asked = candidates(where.seen, lambda z: self.log_p(z[None])[0][0])
         every = [self.tried(where, place, one) for place, one in enumerate(asked) if one.what not in excluded]
@@ -269,10 +280,7 @@ class Ascent(Continued):
             return None
         first = self.joined(where, every, least)
         (best, *_) = yield from self.climbing(where, [first, *every[1:2]] if first is every[0] else [first], CLIMBED)
-        if not (self.number or best.promise > where.seen.bound + least / 2):
-            return None
-        seen = best.seen
-        return best.what, mixtures.evaluate(lambda z: (seen.log_p, seen.gradient), best.at, seen.noise)
+        return best if self.number or best.promise > where.seen.bound + least / 2 else None
 
     def climbing(self, where: Where, every: list[_Tried], steps: int) -> Generator[Where, None, list[_Tried]]:
         """After some steps of new components beside the old ones, those first that promise most."""
