@@ -21,7 +21,6 @@ from vbppl.core.programs.compiling import ByWork, in_batches
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.guides.base import Draws, Guide, in_dtype_of, is_traced
 from vbppl.guides.layers.base import evaluations_of
-from vbppl.guides.mixture import Mixture
 from vbppl.guides.networks import network_size
 from vbppl.guides.noise import Noise
 from vbppl.guides.structured import AT_ONCE
@@ -336,8 +335,9 @@ def _drawn(
 
 def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> Array:
     """The guide's log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
-    # A mixture's is computed on the host, without a program for each number of draws.
-    return (guide.log_prob if isinstance(guide, Mixture) else functools.partial(_log_prob, guide))(phi, z, target)
+    if guide.noise(target).picks:  # a mixture's is computed on the host, without a program for each number of draws
+        return guide.log_prob(phi, z, target)
+    return _log_prob(guide, phi, z, target)
 
 
 _log_prob = ByWork(lambda guide, phi, z, target: guide.log_prob(phi, jnp.asarray(z), target))

@@ -81,7 +81,7 @@ class Components:
         return self.loc[first:, None] + noise @ self.factor[first:].swapaxes(1, 2)
 
     def log_each(self, z: np.ndarray, score: np.ndarray | None = None) -> np.ndarray:
-        """The log density of each component at `z`, `(points, k)`; the mixture's gradient goes into `score`, `z`'s like.
+        """The log density of each component at `z`, `(points, k)`; the gradient of the mixture's goes into `score`.
 
         NaN of one that has no volume, as a step after a density without a total mass may make it.
         """
