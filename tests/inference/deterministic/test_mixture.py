@@ -90,13 +90,16 @@ def test_a_mode_of_two_scales_that_is_not_the_best_one_is_held_in_both():
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
-def test_a_banana_by_as_many_as_pay(seed):
-    """Evidence 1; means 0, variances 1 and 1 + 2."""
+def test_a_banana_by_as_many_as_pay(seed, monkeypatch):
+    """Evidence 1; means 0, variances 1 and 1 + 2. Where several new components pay beside each other, one turn has all."""
+    turns, is_better = [], mixture.Ascent.is_better
+    monkeypatch.setattr(mixture.Ascent, "is_better", lambda *given: turns.append(is_better(*given)) or turns[-1])
     posterior = vb.fit(vb.density(banana, 2), vb.guides.Mixture(), seed=seed)
     mean, sd = values(posterior)
     assert -0.02 < posterior.elbo.value + 2 * posterior.elbo.se and posterior.elbo.value < 0.01
     assert posterior.report.verdict in ("good", "corrected")
     assert np.abs(mean / sd).max() < 0.1 and np.abs(np.log(sd / np.sqrt([1.0, 3.0]))).max() < 0.12
+    assert 1 <= sum(turns) < len(posterior.phi["log_weights"]) - 1
 
 
 def test_so_many_components_as_were_asked_for():
@@ -211,7 +214,7 @@ def test_what_rises_on_few_fixed_draws_and_falls_on_others_is_left_out():
     log_w = stats.norm.logpdf(z).sum(axis=1) - special.logsumexp(np.array(each), axis=0, b=at.weights[:, None])
     assert log_w.mean() < -0.001
     assert ascent.gain(at, ascent.first).value == pytest.approx(log_w.mean(), abs=4 * log_w.std() / 200 + 0.001)
-    assert not ascent.is_better(at, ascent.first, mixture.LESS)
+    assert not ascent.is_better(at, ascent.first, mixture.LESS, [0, 1])
 
 
 @pytest.mark.parametrize(

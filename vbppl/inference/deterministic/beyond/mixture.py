@@ -3,8 +3,8 @@
 It begins with the full-rank fit and the other modes and widths that restarts have met, each at its own optimum; weights
 by the evidence that each accounts for, never by the height of its density, since in many dims a narrow mode is high.
 All climb together (`core/numerics/mixtures`). New components (`new_components`) climb a few steps while the old stand
-still, at the price of their own draws; the best climbs on with all. It is kept where it gains on fresh draws: on few
-fixed ones a bound can rise while the truth falls.
+still, at the price of their own draws; the best, with all that promise more beside it, climbs on with all. They are
+kept where they gain on fresh draws: on few fixed ones a bound can rise while the truth falls.
 """
 
 from __future__ import annotations
@@ -190,7 +190,12 @@ class Ascent(Continued):
         return gain.is_sure(least)
 
     def worth(self, seen: Evaluated) -> float:
-        """What one more component must gain, nats: of a ring each gains little, and all together much."""
+        """What one more component must gain, nats: of a ring each gains little, and all together much.
+
+        The last one has no others after it.
+        """
+        if len(seen.at) == COMPONENTS - 1:
+            return GAIN
         # The draws that a mixture was fitted to see less than it lacks, never more.
         every = [seen] if lacking(seen) > LEFT else [self.fresh(seen.at, n, len(seen.at)) for n in range(SETS)]
         return LESS if np.mean([lacking(each) for each in every]) > LEFT else GAIN
