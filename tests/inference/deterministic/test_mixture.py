@@ -91,7 +91,7 @@ def test_a_mode_of_two_scales_that_is_not_the_best_one_is_held_in_both():
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_a_banana_by_as_many_as_pay(seed, monkeypatch):
-    """Evidence 1; means 0, variances 1 and 1 + 2. Where several new components pay beside each other, one turn has all."""
+    """Evidence 1; means 0, variances 1 and 1 + 2. One turn has several components where each pays beside the others."""
     turns, is_better = [], mixture.Ascent.is_better
     monkeypatch.setattr(mixture.Ascent, "is_better", lambda *given: turns.append(is_better(*given)) or turns[-1])
     posterior = vb.fit(vb.density(banana, 2), vb.guides.Mixture(), seed=seed)
