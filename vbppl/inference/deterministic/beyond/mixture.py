@@ -94,7 +94,8 @@ class _Tried(NamedTuple):
         looks = [(now, old), *((one.seen, np.arange(len(one.old), len(one.at))) for one in (self, other))]
         parts = zip(*((seen.at.log_weights[k], seen.at.loc[k], seen.at.factor[k]) for seen, k in looks))
         known = [np.concatenate([getattr(seen, of)[k] for seen, k in looks]) for of in ("noise", "log_p", "gradient")]
-        at = Components.of(*(np.concatenate(part) for part in parts))
+        log_weights, loc, factor = (np.concatenate(part) for part in parts)
+        at = Components.of(log_weights, list(loc), list(factor))
         return _Tried.of(self.what, old, mixtures.evaluate(lambda z: (known[1], known[2]), at, known[0]))
 
 
