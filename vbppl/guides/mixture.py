@@ -17,7 +17,7 @@ import numpy as np
 from vbppl.core.errors import whole_number
 from vbppl.core.numerics.mixtures import Components
 from vbppl.core.pytree import pytree, static
-from vbppl.core.types import AnyArray, Array
+from vbppl.core.types import AnyArray
 from vbppl.guides.base import Draws, Guide, Start, is_traced
 from vbppl.guides.gaussian import FullRank, normal_of
 from vbppl.guides.noise import Noise, Normals
@@ -67,11 +67,16 @@ class Mixture(Guide):
 
     def log_prob(self, phi: Mapping[str, Any], z: Any, target: Target | None = None) -> AnyArray:
         if is_traced((phi, z)):
-            return _log_prob(dict(phi), jnp.asarray(z))
+            each = jax.vmap(FullRank().log_prob, (0, None))(phi["components"], jnp.asarray(z))
+            return jax.scipy.special.logsumexp(normalised(phi["log_weights"])[:, None] + each, axis=0)
         # On the host without a program, of which each number of draws would be another one.
+        return self.normals(phi).log_density(np.asarray(z, np.float64))
+
+    @staticmethod
+    def normals(phi: Mapping[str, Any]) -> Components:
+        """The mixture on the host, in float64."""
         each = [normal_of(FullRank(), part) for part in np.asarray(phi["components"])]
-        found = Components.of(np.asarray(phi["log_weights"], np.float64), *zip(*each))
-        return found.log_density(np.asarray(z, np.float64))
+        return Components.of(np.asarray(phi["log_weights"], np.float64), *zip(*each))
 
 
 def normalised(log_weights: AnyArray) -> AnyArray:
@@ -79,9 +84,3 @@ def normalised(log_weights: AnyArray) -> AnyArray:
     xp = log_weights.__array_namespace__()
     top = log_weights.max()
     return log_weights - top - xp.log(xp.exp(log_weights - top).sum())
-
-
-@jax.jit
-def _log_prob(phi: dict[str, Array], z: Array) -> Array:
-    each = jax.vmap(FullRank().log_prob, (0, None))(phi["components"], z)
-    return jax.scipy.special.logsumexp(normalised(phi["log_weights"])[:, None] + each, axis=0)

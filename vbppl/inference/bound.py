@@ -333,7 +333,7 @@ def _drawn(
     return _few_at_once(some, noise, side_by_side)
 
 
-def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> Array:
+def log_prob(guide: Guide, phi: PyTree, z: AnyArray, target: Target) -> AnyArray:
     """The guide's log density of `z`, `(draws, dim)`, in unconstrained space: `(draws,)`."""
     if guide.noise(target).picks:  # a mixture's is computed on the host, without a program for each number of draws
         return guide.log_prob(phi, z, target)

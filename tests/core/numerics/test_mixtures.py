@@ -48,6 +48,16 @@ def test_density_and_moments_are_scipys_and_the_slope_of_the_density_is_the_nume
     np.testing.assert_allclose(np.sqrt(second - mean**2), sd, rtol=1e-9)
 
 
+def test_the_density_keeps_its_digits_far_from_the_origin_and_with_components_far_apart():
+    """Means of 1e8 sds, 1e4 sds apart: of squares that were multiplied out no digit would be left."""
+    noise = np.random.default_rng(0).standard_normal((3, 20, 2))
+    at = a_mixture()
+    at = Components.of(np.log([0.2, 0.5, 0.3]), list(1e8 + 1e4 * at.loc), list(at.factor))
+    own = np.log(at.weights) - np.linalg.slogdet(at.factor)[1] - np.log(2 * np.pi)
+    expected = own[:, None] - np.sum(noise**2, axis=2) / 2
+    np.testing.assert_allclose(at.log_density(at.points(noise).reshape(-1, 2)), expected.ravel(), atol=1e-6)
+
+
 def test_for_one_component_a_step_is_that_of_full_rank():
     rng = np.random.default_rng(0)
     noise = whitened_draws(rng, 64, 3)[None]
@@ -166,7 +176,7 @@ def test_candidates_are_whole_mixtures_whose_old_components_come_first():
     for each in found:
         assert each.at.weights.sum() == pytest.approx(1.0)
         np.testing.assert_array_equal(each.at.loc[: len(each.old)], at.loc[each.old])
-        assert len(each.new) in (1, 2) and np.isfinite(each.at.factor).all()
+        assert len(each.at) - len(each.old) in (1, 2) and np.isfinite(each.at.factor).all()
 
 
 def test_a_component_without_volume_has_no_density_and_the_others_have_theirs():

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -38,6 +38,8 @@ TURNS, SETTLED = 30, 1e-5  # of the search for weights, at most; a move of the l
 # `log_p` `(k, draws)` and its gradient `(k, draws, dim)`, and what gives them at `z`, `(k, draws, dim)`.
 Known: TypeAlias = tuple[np.ndarray, np.ndarray]
 Density: TypeAlias = Callable[[np.ndarray], Known]
+# A look at a mixture, and the numbers of the components there that stand still.
+Still: TypeAlias = "tuple[Evaluated, np.ndarray]"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,15 +115,6 @@ class Components:
         return mean, np.sqrt(self.weights @ squares)
 
 
-class Still(NamedTuple):
-    """What is known of components that stand still, the first ones of a mixture: as in `Evaluated`."""
-
-    z: np.ndarray
-    log_p: np.ndarray
-    gradient: np.ndarray
-    log_each: np.ndarray
-
-
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
     """What fixed draws say of a mixture.
@@ -163,11 +156,6 @@ class Evaluated:
         weights, bound = self.at.weights, self.seen.bound
         return float(weights[first:] @ self.seen.decrement[first:] + weights @ (bound - self.bound) ** 2 / 2)
 
-    def known(self, chosen: np.ndarray | slice) -> Still:
-        """Of some components, for a mixture in which they are the first and stand still."""
-        log_each = self.log_each[chosen][..., chosen]
-        return Still(self.z[chosen], self.log_p[chosen], self.gradient[chosen], log_each)
-
 
 def evaluate(density: Density, at: Components, noise: np.ndarray, still: Still | None = None) -> Evaluated:
     """The bound of a mixture and its gradients on `noise`, `(k, draws, dim)`.
@@ -176,30 +164,27 @@ def evaluate(density: Density, at: Components, noise: np.ndarray, still: Still |
       density: of the target.
       at: the mixture.
       noise: the draws of each component.
-      still: what is known of its first components, where these are not to move: then the way of points to components
-        is only gone where one of both is new.
+      still: where the first components have been looked at, if these are not to move: then the way of points to
+        components is only gone where one of both is new.
     """
-    first = 0 if still is None else len(still.z)
+    first = 0 if still is None else len(still[1])
     z = at.points(noise[first:], first)
     (log_p, gradient), score = density(z), np.empty((len(z) * z.shape[1], at.dim))
     log_each = at.log_each(z.reshape(-1, at.dim), score).reshape(*z.shape[:2], -1)
-    factor, score = at.factor[first:], score.reshape(z.shape)
-    whitened = (gradient - score) @ factor
+    whitened = (gradient - score.reshape(z.shape)) @ at.factor[first:]
     cross = whitened.swapaxes(1, 2) @ noise[first:] / noise.shape[1]
     slopes = whitened.mean(axis=1), (cross + cross.swapaxes(1, 2)) / 2
     if still is not None:
-        theirs = at.take(np.arange(first, len(at))).log_each(still.z.reshape(-1, at.dim))
-        theirs = np.concatenate([still.log_each, theirs.reshape(*still.log_p.shape, len(z))], axis=2)
-        pairs = (still.z, z), (still.log_p, log_p), (still.gradient, gradient), (theirs, log_each)
-        z, log_p, gradient, log_each = (np.concatenate(pair) for pair in pairs)
-        whitened, *slopes = (_after_nan(part, first) for part in (whitened, *slopes))
+        before, old = still
+        known = [part[old] for part in (before.z, before.log_p, before.gradient)]
+        theirs = at.take(np.arange(first, len(at))).log_each(known[0].reshape(-1, at.dim))
+        theirs = theirs.reshape(*known[1].shape, len(z))
+        known.append(np.concatenate([before.log_each[old][..., old], theirs], axis=2))
+        z, log_p, gradient, log_each = (np.concatenate(pair) for pair in zip(known, (z, log_p, gradient, log_each)))
+        whitened, *slopes = (np.insert(part, [0] * first, np.nan, axis=0) for part in (whitened, *slopes))
     f = log_p - log_sum(at.log_weights + log_each)
     seen = Iterates.at(at.loc, at.factor, f.mean(axis=1), *slopes)
     return Evaluated(at, noise, z, log_p, gradient, log_each, f, whitened, seen)
-
-
-def _after_nan(part: np.ndarray, first: int) -> np.ndarray:
-    return np.concatenate([np.full((first, *part.shape[1:]), np.nan), part])
 
 
 def reweighed(seen: Evaluated) -> Components:
@@ -238,7 +223,7 @@ def ascents(
       each look, `first` among them.
     """
     moving = np.arange(still, len(first.at))
-    known = first.known(slice(still)) if still else None
+    known = (first, np.arange(still)) if still else None
     now, length, idle, best = first, np.ones(len(moving)), 0, first.bound
     yield now
     for _ in range(steps):

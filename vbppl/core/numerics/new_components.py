@@ -40,11 +40,6 @@ class Candidate(NamedTuple):
     at: Components
     old: np.ndarray
 
-    @property
-    def new(self) -> np.ndarray:
-        """The numbers of the new components."""
-        return np.arange(len(self.old), len(self.at))
-
 
 def log_evidence_of(seen: Evaluated) -> float:
     """By the weights of the draws, nats."""

@@ -36,6 +36,7 @@ from vbppl.inference.solution import Mode, Note, NotSearched, Progress, Searched
 
 MIN_DRAWS, DRAWS_A_DIM, MAX_DRAWS = 128, 16, 2048  # draws of a component: at least, for each dim, and at most
 SETS, FRESH = 4, 2048  # of fresh draws behind a choice; all of them together
+FIRST = range(SETS)  # of the sets: those that are asked first
 GAIN, LEFT, LESS = 0.01, 0.02, 0.0025  # nats that one more component must gain; to be gained, above which less will do
 COMPONENTS, NEGLIGIBLE = 12, 0.002  # at most; the weight below which one is left out
 NEAR = 0.03  # total variation that is near enough
@@ -60,6 +61,7 @@ class Where(NamedTuple):
 
 
 Stage: TypeAlias = Generator[Where, None, Where]
+Names: TypeAlias = Sequence[int] | None  # by which components get their fresh draws; their places by default
 
 
 class _Tried(NamedTuple):
@@ -90,13 +92,13 @@ class _Tried(NamedTuple):
 
     def beside(self, other: _Tried, now: Evaluated) -> _Tried:
         """With the new components of another, too, where that is known: at no gradients."""
-        old = np.intersect1d(self.old, other.old)
-        looks = [(now, old), *((one.seen, np.arange(len(one.old), len(one.at))) for one in (self, other))]
-        parts = zip(*((seen.at.log_weights[k], seen.at.loc[k], seen.at.factor[k]) for seen, k in looks))
-        known = [np.concatenate([getattr(seen, of)[k] for seen, k in looks]) for of in ("noise", "log_p", "gradient")]
-        log_weights, loc, factor = (np.concatenate(part) for part in parts)
+        old, parts = np.intersect1d(self.old, other.old), []
+        for look, k in [(now, old), *((one.seen, np.arange(len(one.old), len(one.at))) for one in (self, other))]:
+            each = look.at.log_weights, look.at.loc, look.at.factor, look.noise, look.log_p, look.gradient
+            parts.append([part[k] for part in each])
+        log_weights, loc, factor, noise, log_p, gradient = (np.concatenate(part) for part in zip(*parts))
         at = Components.of(log_weights, list(loc), list(factor))
-        return _Tried.of(self.what, old, mixtures.evaluate(lambda z: (known[1], known[2]), at, known[0]))
+        return _Tried.of(self.what, old, mixtures.evaluate(lambda z: (log_p, gradient), at, noise))
 
 
 def solve_mixture(problem: Problem, watch: Watch = Watch()) -> list[Solution]:  # noqa: B008 -- frozen
@@ -165,27 +167,21 @@ class Ascent(Continued):
         """A mixture, as fixed draws see it."""
         return mixtures.evaluate(self.log_p, at, self.noise(list(range(len(at))), draws or self.draws))
 
-    def fresh(self, at: Components, number: int, most: int, names: Sequence[int] | None = None) -> Evaluated:
+    def fresh(self, at: Components, number: int, most: int, names: Names = None) -> Evaluated:
         """The same on fresh draws, common to mixtures of up to `most` components where these have the same `names`."""
         draws, names = max(FRESH // SETS // most, 2 * self.dim, 32) // 2 * 2, names or range(len(at))
         rngs = (host_generator(self.raw, f"fresh {number} of component {k}") for k in names)
         return mixtures.evaluate(self.log_p, at, np.stack([fresh_draws(rng, draws, self.dim) for rng in rngs]))
 
-    def gain(
-        self,
-        at: Components,
-        other: Components,
-        sets: range = range(SETS),  # noqa: B008 -- frozen
-        names: Sequence[int] | None = None,
-    ) -> Estimate:
+    def gain(self, at: Components, other: Components, sets: range = FIRST, names: Names = None) -> Estimate:
         """By how many nats a mixture is better than another on common fresh draws: `names` of its components there."""
         most = max(len(at), len(other))
         gains = [self.fresh(at, n, most, names).bound - self.fresh(other, n, most).bound for n in sets]
         return Estimate.of(gains)
 
-    def is_better(self, at: Components, other: Components, least: float, names: Sequence[int]) -> bool:
-        """Does a mixture surely gain over another what its further components are worth?"""
-        gain = self.gain(at, other, names=names)
+    def is_better(self, at: Components, other: Components, least: float, names: Names) -> bool:
+        """Does a mixture surely gain over another `least` nats for each further component?"""
+        gain, least = self.gain(at, other, names=names), least * (len(at) - len(other))
         if gain.value > least and not gain.is_sure(least):  # more draws may tell
             gain = self.gain(at, other, range(4 * SETS), names)
         return gain.is_sure(least)
@@ -266,11 +262,10 @@ class Ascent(Continued):
             best = yield from self.best_of(where, excluded, least)
             if best is None:
                 break
-            last, more = len(where.seen.at), len(best.at) - len(where.seen.at)
             # Where each gains little, all have to move for one more: to where it can be told.
             tolerance = AT_LAST if least < GAIN else ENOUGH
             after = yield from self.ascended(where._replace(seen=best.whole(), tried=where.tried + 1), tolerance)
-            if self.number or self.is_better(after.seen.at, where.seen.at, more * least, best.names(last)):
+            if self.number or self.is_better(after.seen.at, where.seen.at, least, best.names(len(where.seen.at))):
                 where, failures, excluded = after, 0, set[str]()
             else:  # it would be the best once more
                 where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
@@ -311,9 +306,9 @@ class Ascent(Continued):
     def tried(self, where: Where, place: int, each: Candidate) -> _Tried:
         """A candidate where it begins, with new draws for new components: those of the old ones are known."""
         seen, first = where.seen, CANDIDATES * (1 + where.tried) + 2 * place
-        new = self.noise([first + number for number in range(len(each.new))], seen.noise.shape[1])
+        new = self.noise(list(range(first, first + len(each.at) - len(each.old))), seen.noise.shape[1])
         noise = np.concatenate([seen.noise[each.old], new])
-        return _Tried.of(each.what, each.old, mixtures.evaluate(self.log_p, each.at, noise, seen.known(each.old)))
+        return _Tried.of(each.what, each.old, mixtures.evaluate(self.log_p, each.at, noise, (seen, each.old)))
 
     def moves(self, seen: Evaluated) -> float:
         """By how many sds other draws would move the mean of the mixture: the steps that they would make."""
@@ -380,10 +375,6 @@ def is_of_normals(solution: Solution) -> bool:
 
 def components_of(solution: Solution) -> Components:
     """The Gaussian or the mixture that a solution is, in float64."""
-    phi = solution.phi
-    if isinstance(phi, dict):
-        each = [normal_of(FullRank(), np.asarray(part)) for part in phi["components"]]
-        log_weights = np.asarray(phi["log_weights"], np.float64)
-    else:
-        each, log_weights = [normal_of(solution.guide, phi)], np.zeros(1)
-    return Components.of(log_weights, *zip(*each))
+    if isinstance(solution.phi, dict):
+        return Mixture.normals(solution.phi)
+    return Components.of(np.zeros(1), *zip(*[normal_of(solution.guide, solution.phi)]))
