@@ -15,9 +15,11 @@ import vbppl as vb
 import vbppl.distributions as dist
 from vbppl.core.keys import raw_key
 from vbppl.core.numerics.mixtures import Components
+from vbppl.core.numerics.new_components import candidates
 from vbppl.core.watch import Watch
 from vbppl.fitting.remedies import components
 from vbppl.guides.gaussian import FullRank
+from vbppl.inference.bound import Estimate
 from vbppl.inference.deterministic import fixed_draws
 from vbppl.inference.deterministic.beyond import mixture
 from vbppl.inference.deterministic.problem import Deterministic, Problem
@@ -215,17 +217,52 @@ def test_what_rises_on_few_fixed_draws_and_falls_on_others_is_left_out():
     assert log_w.mean() < -0.001
     assert ascent.gain(at, ascent.first).value == pytest.approx(log_w.mean(), abs=4 * log_w.std() / 200 + 0.001)
     assert not ascent.is_better(at, ascent.first, mixture.LESS, [0, 1])
+    # In other places components still meet the draws that they had.
+    assert (
+        np.abs(ascent.gain(at.take([1, 0]), at, names=[1, 0])).max() < 1e-12 < abs(ascent.gain(at.take([1, 0]), at)[0])
+    )
+
+
+def at_first():
+    """An ascent on a banana, that begins with one normal."""
+    problem = Problem([vb.density(banana, 2)], Deterministic(), np.zeros((1, 0)), None, [raw_key(0)])
+    (before,) = fixed_draws.solve_full_rank(problem)
+    ascent = mixture.Ascent(problem, before)
+    return ascent, mixture.Where(ascent.evaluated(ascent.first), ())
+
+
+def test_two_candidates_together_promise_the_bound_of_their_mixture_and_join_where_each_pays():
+    ascent, where = at_first()
+    asked = [
+        one for one in candidates(where.seen, lambda z: ascent.log_p(z[None])[0][0]) if one.what.startswith("part")
+    ]
+    one, other = (ascent.tried(where, place, each) for place, each in enumerate(asked[:2]))
+    spent, both = ascent.density.gradients[0], one.beside(other, where.seen)
+    z, at = both.seen.z, both.at
+    log_p = stats.norm.logpdf(z[..., 0]) + stats.norm.logpdf(z[..., 1], z[..., 0] ** 2 - 1)
+    each = [stats.multivariate_normal(loc, factor @ factor.T).logpdf(z) for loc, factor in zip(at.loc, at.factor)]
+    log_q = special.logsumexp(np.array(each), axis=0, b=at.weights[:, None, None])
+    assert len(at) == 3 and both.promise == pytest.approx(at.weights @ (log_p - log_q).mean(axis=1), abs=1e-4)
+    gain = both.promise - one.promise
+    assert gain > 0.01 and spent == ascent.density.gradients[0]
+    assert len(ascent.joined(where, [one, other], 0.9 * gain).at) == 3
+    assert ascent.joined(where, [one, other], 1.1 * gain) is one
+
+
+def test_each_of_several_further_components_has_to_pay(monkeypatch):
+    ascent, _ = at_first()
+    monkeypatch.setattr(ascent, "gain", lambda *_, **names: Estimate(0.0075, 0.0001))
+    assert ascent.is_better(range(3), range(1), mixture.LESS, [])
+    assert not ascent.is_better(range(4), range(1), mixture.LESS, [])
 
 
 @pytest.mark.parametrize(
-    ("fitted", "others", "least"), [(0.03, 0.0, "LESS"), (0.01, 0.03, "LESS"), (0.01, 0.01, "GAIN")]
+    ("fitted", "others", "most", "least"),
+    [(0.03, 0.0, 12, "LESS"), (0.01, 0.03, 12, "LESS"), (0.01, 0.01, 12, "GAIN"), (0.03, 0.03, 2, "GAIN")],
 )
-def test_what_a_mixture_lacks_is_asked_of_draws_that_it_was_not_fitted_to(monkeypatch, fitted, others, least):
+def test_what_a_mixture_lacks_is_asked_of_draws_that_it_was_not_fitted_to(monkeypatch, fitted, others, most, least):
     """Those that it was fitted to saw .017 of the .030 nats that three components of a banana lacked, and no need."""
-    target = vb.density(lambda z: log_normal(z, 0.0, 1.0), 2)
-    problem = Problem([target], Deterministic(), np.zeros((1, 0)), None, [raw_key(0)])
-    (before,) = fixed_draws.solve_full_rank(problem)
-    ascent = mixture.Ascent(problem, before)
-    seen = ascent.evaluated(ascent.first)
+    ascent, (seen, *_) = at_first()
+    monkeypatch.setattr(mixture, "COMPONENTS", most)
     monkeypatch.setattr(mixture, "lacking", lambda each: fitted if each is seen else others)
     assert ascent.worth(seen) == getattr(mixture, least)
