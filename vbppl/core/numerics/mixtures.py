@@ -91,8 +91,8 @@ class Components:
         inverse = np.linalg.inv(np.where(np.isfinite(log_det)[:, None, None], self.factor, np.nan))
         rows, shift = inverse.reshape(-1, self.dim), (inverse @ (self.loc - self.loc[0])[..., None]).reshape(-1, 1)
         log_norm, log_each = -log_det - self.dim / 2 * math.log(2 * math.pi), np.empty((len(z), len(self)))
-        # The way of all components is one product of matrices, for as many points as stay in a cache: four times as
-        # quick as a product for each component and all points.
+        # The way of all components is one product of matrices, for as many points as stay in a cache: 1.2 to 2.7 times
+        # as quick as a product for each component and all points, and in less memory.
         size = max(CACHED // len(rows), 32)
         for start in range(0, len(z), size):
             part = slice(start, start + size)
