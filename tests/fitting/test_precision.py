@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats as st
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -144,3 +145,66 @@ def test_an_answer_that_the_sessions_dtype_has_no_places_for_is_poor_and_says_so
     assert report.verdict == "poor"
     assert "in float32, which the posterior is given back in, the places of mu lie" in report.reasons[0]
     assert seen == {jnp.zeros(1).dtype}  # a callback sees the session as it is
+
+
+@vb.model
+def field(x, y):
+    """A smooth field, seen with noise at its points: pseudo-data are then the data, and the guide nearly right."""
+    scale, length = vb.sample("scale", dist.LogNormal(0.0, 1.0)), vb.sample("length", dist.LogNormal(0.0, 1.0))
+    kernel = scale**2 * jnp.exp(-0.5 * ((x[:, None] - x) / length) ** 2) + 1e-6 * jnp.eye(len(x))
+    f = vb.sample("f", dist.MultivariateNormal(jnp.zeros(len(x)), kernel))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(f, 0.3), obs=y)
+
+
+def by_quadrature(x, y):
+    """Log evidence, and means and sds of scale and length, on a grid of their logarithms, the field integrated out."""
+    logs = np.linspace(-5, 5, 161)
+    square = (x[:, None] - x) ** 2
+    height = np.array(
+        [
+            [
+                st.multivariate_normal.logpdf(
+                    y, cov=np.exp(2 * s - square / (2 * np.exp(2 * k))) + (1e-6 + 0.09) * np.eye(len(x))
+                )
+                + st.norm.logpdf([s, k]).sum()
+                for k in logs
+            ]
+            for s in logs
+        ]
+    )
+    mass = np.exp(height - height.max())
+    found = [np.average(np.exp(logs), weights=mass.sum(axis=axis)) for axis in (1, 0)]
+    squares = [np.average(np.exp(2 * logs), weights=mass.sum(axis=axis)) for axis in (1, 0)]
+    evidence = height.max() + np.log(mass.sum() * (logs[1] - logs[0]) ** 2)
+    return evidence, np.array(found), np.sqrt(squares - np.square(found))
+
+
+@pytest.mark.slow
+def test_a_part_of_the_posterior_that_rounding_cuts_off_is_found():
+    """Where the scale is large the prior's factor does not exist in 32 bits, and the density is no number."""
+    x = np.linspace(0, 5, 40)
+    y = np.sin(x) + 0.3 * np.random.default_rng(0).normal(size=40)
+    posterior = vb.fit(field(x, y))
+    evidence, mean, sd = by_quadrature(x, y)
+    (note,) = [note for note in posterior.check().notes if note.topic == "precision"]
+    assert "have no density for rounding in float32, so it went on in float64" in str(note)
+    assert posterior.report.verdict == "good"
+    assert posterior.report.log_evidence == pytest.approx(evidence, abs=0.02)
+    draws = posterior.sample(4000)
+    for name, where, wide in zip(("scale", "length"), mean, sd):
+        assert abs(draws[name].mean() - where) < 0.15 * wide
+        assert draws[name].std() == pytest.approx(wide, rel=0.2)
+
+
+def test_a_density_that_is_zero_in_any_precision_does_not_bring_double_precision():
+    """A wall that the model keeps silent about: the guide's draws beyond it have no density, and that is right."""
+
+    @vb.model
+    def walled(y):
+        x = vb.sample("x", dist.Normal(0.0, 1.0))
+        vb.factor("wall", jnp.where(x > 0, 0.0, -jnp.inf))
+        vb.sample("y", dist.Normal(x, 1.0), obs=y)
+
+    posterior = vb.fit(walled(0.5))
+    assert not [note for note in posterior.check().notes if note.topic == "precision"]

@@ -62,7 +62,7 @@ from vbppl.distributions.families.multivariate import MultivariateNormal, solve_
 from vbppl.distributions.families.real import LocationScale, core_of
 
 # Numbers in a vector, up to which it has pseudo-data: their precisions take dim^2 numbers, and dim^3 work.
-MAX_VECTOR_DIM = 32
+MAX_VECTOR_DIM = 128
 
 
 @pytree
@@ -228,24 +228,30 @@ def _pull_of_vectors(form: Parameterisation, loc: ArrayLike, factor: Array) -> t
     return _times(shrunk, _times_transposed(shrunk, _times_transposed(drawn, away))), shrunk
 
 
+@jax.custom_jvp
 def _factor_of_inverse(rows: Array) -> Array:
     """The lower triangular `C` with `C C' = (I + B' B)^-1` for `rows` `B`, `(..., rank, dim)`.
 
-    One row after the other (Carlson 1973, "Fast triangular formulation of the square root filter"). `B' B` itself is
-    never formed: where it is large and singular, a Cholesky factor of the sum would lose the identity to rounding.
+    The inverse of `L` with `L' L = I + B' B`: what orthogonal columns leave of `B` over the identity, found from the
+    last column to the first. `B' B` itself is never formed: where it is large and singular, a Cholesky factor of the
+    sum would lose the identity to rounding.
     """
     dim = rows.shape[-1]
-    eye, below = jnp.eye(dim, dtype=rows.dtype), jnp.asarray(np.tri(dim, k=-1), rows.dtype)
+    eye = jnp.broadcast_to(jnp.eye(dim, dtype=rows.dtype), (*rows.shape[:-2], dim, dim))
+    upper = jnp.linalg.qr(jnp.concatenate([rows, eye], axis=-2)[..., ::-1], mode="r")
+    upper *= jnp.sign(jnp.diagonal(upper, axis1=-2, axis2=-1))[..., None]
+    return jax.lax.linalg.triangular_solve(upper[..., ::-1, ::-1], eye, left_side=True, lower=True)
 
-    def step(factor: Array, row: Array) -> tuple[Array, None]:
-        row = _times_transposed(factor, row)
-        after = 1 + jnp.square(row) @ below
-        both = after + jnp.square(row)
-        lower = below * row[..., None] * (row / jnp.sqrt(both * after))[..., None, :]
-        return factor @ (jnp.sqrt(after / both)[..., None] * eye - lower), None
 
-    first = jnp.broadcast_to(eye, (*rows.shape[:-2], dim, dim))
-    return jax.lax.scan(step, first, jnp.moveaxis(rows, -2, 0), unroll=min(rows.shape[-2], 4))[0]
+@_factor_of_inverse.defjvp
+def _factor_of_inverse_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """`dC = -C P(S + S')` with `S = (B C)' dB C`, and `P` the lower triangle with half of the diagonal."""
+    (rows,), (change,) = primals, tangents
+    factor = _factor_of_inverse(rows)
+    one_way = jnp.einsum("...ki,...kj->...ij", rows @ factor, change @ factor)
+    both = one_way + one_way.swapaxes(-2, -1)
+    half = jnp.asarray(np.tri(rows.shape[-1]) - np.eye(rows.shape[-1]) / 2, rows.dtype)
+    return factor, -factor @ (half * both)
 
 
 def _times(matrix: Array, x: Array) -> Array:

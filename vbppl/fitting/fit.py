@@ -120,12 +120,11 @@ def _bettered(
     """The answer that stands or a better one, its report, and what is wrong with the model where it is poor."""
     watch = dataclasses.replace(watch, keeps=False)  # from here on there is an answer
     try:
-        if goes_on_at_once(planned, problem, solution):
-            with suited_to(solution.target.dim):
-                planned, solution, report = judged_or_structured(planned, problem, solution, report, watch)
         if precision == "auto":
             problem, solution, report = continued_in_float64(planned, problem, solution, report, model, watch)
         with computing_in(getattr(problem, "precision", None)), suited_to(solution.target.dim):
+            if goes_on_at_once(planned, problem, solution):
+                planned, solution, report = judged_or_structured(planned, problem, solution, report, watch)
             check_proper(solution, report)
             solution, report = escalate(planned, problem, solution, report, watch)
             return solution, report, causes_of(model, solution, report)

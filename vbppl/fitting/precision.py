@@ -3,7 +3,9 @@
 In 32 bits a sum of a million terms is known to a tenth of a nat, a place at 10^5 to a hundredth, and a kernel that is
 nearly singular has no Cholesky factor. Where such a fit is not good, or its bound is that large, some draws are
 evaluated once more beside where they lie: by the gradients at both points one knows by how much the log density should
-differ. What is left is rounding. Nothing is compiled for that, and double precision is for this fit alone.
+differ. What is left is rounding. Nothing is compiled for that, and double precision is for this fit alone. Draws that
+have no density at all are asked for it in double precision, whatever the verdict: weights of the others cannot tell
+that a part of the posterior is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 
 from vbppl.core import devices
 from vbppl.core.watch import Watch
+from vbppl.fitting.escalate import goes_on_at_once
 from vbppl.fitting.plan import Method, Plan
 from vbppl.fitting.prepare import judge_solution, prepare
 from vbppl.inference.deterministic.problem import Deterministic, Problem
@@ -38,6 +41,7 @@ DIVERGED = 1e12  # nats, or in unconstrained space
 COARSE = 0.05  # sds between a place and the next one that the dtype has
 TOO_COARSE = 0.25  # the same, beyond which no answer can be given in it
 POINTS, STEP = 64, 0.03  # draws that are looked at; how far on the way to the next one is looked again
+LOST = 0.01  # of the guide's draws: so many without a density are asked whether they have one in double precision
 
 WENT_ON = ", so it went on in float64 (precision='session' leaves that out)"
 
@@ -66,7 +70,7 @@ def continued_in_float64(
     may = isinstance(plan.settings, Deterministic) and jnp.result_type(float) != np.float64
     if not may or solution.status.was_cut_short or watch.is_over or not isinstance(report, Report) or report.cut_short:
         return problem, solution, report
-    if not (limit := limit_of(solution, report)):
+    if not (limit := limit_of(solution, report) or _lost_draws(solution, report, model)):
         return problem, solution, report
     with computing_in("float64"):
         # The user's own data, which were rounded too.
@@ -86,7 +90,7 @@ def continued_in_float64(
         if after.status.was_cut_short:
             return problem, solution, report
         after = _joined(solution, after, is_place).noted("precision", f"{limit}{WENT_ON}")
-        after, again = judge_solution(after, problem.raw_keys[0], watch)
+        after, again = judge_solution(after, problem.raw_keys[0], watch, goes_on_at_once(plan, double, after))
     return (problem, solution, report) if again.cut_short else (double, after, again)
 
 
@@ -120,6 +124,24 @@ def limit_of(solution: Solution, report: Report) -> str:
     return f"rounding in {dtype} moves the log density by {noise:.2g} nats" if noise > NOISE else ""
 
 
+def _lost_draws(solution: Solution, report: Report, model: Model | Target) -> str:
+    """How many of the guide's draws have a density in double precision alone, in words; "" where few or none have."""
+    draws, dtype = report.draws, jnp.result_type(float)
+    if not draws.lost > LOST:
+        return ""
+    z = draws.z[draws.own & ~np.isfinite(draws.log_p)][:POINTS]
+    with jax.enable_x64(True):
+        log_p, _ = evaluate(_seen_alike(model, solution.target), z.astype(np.float64))
+    share = draws.lost * float(np.mean(np.isfinite(log_p)))
+    return f"{share:.0%} of the guide's draws have no density for rounding in {dtype}" if share > LOST else ""
+
+
+def _seen_alike(model: Model | Target, target: Target) -> Target:
+    """The density of a model in the coordinates of a target that was made from it, in the precision of the moment."""
+    plain = seen_by_quantiles(Target.of(model), target.layout.by_quantiles)
+    return reparameterised(plain, parameterisations_of(target)).replace(params=target.params)
+
+
 def _in_double(phi: Any) -> Any:
     """The parameters of any guide in double precision."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), phi)
@@ -151,8 +173,7 @@ def in_session_precision(posterior: Posterior, model: Model | Target) -> Posteri
         lambda leaf: np.asarray(leaf, dtype) if jnp.issubdtype(np.asarray(leaf).dtype, np.floating) else leaf,
         (posterior.phi, posterior.target.params, held),
     )
-    plain = seen_by_quantiles(Target.of(model), posterior.target.layout.by_quantiles)
-    target = reparameterised(plain, parameterisations_of(posterior.target)).replace(params=params)
+    target = _seen_alike(model, posterior.target).replace(params=params)
     double = jax.tree.map(
         lambda leaf: (
             np.asarray(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) and devices.mesh_of(leaf) is None else leaf

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import PyTree
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,3 +235,30 @@ class Solution:
     def noted(self, topic: str, text: str) -> Solution:
         """The same with one more note."""
         return dataclasses.replace(self, notes=(*self.notes, Note(topic, text)))
+
+
+def in_its_precision(function: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
+    """A function of a posterior, computed in double precision where its fit went on in it and the session does not.
+
+    What is found is narrowed to the session's dtypes. In these alone draws may have no values, where a factor of a
+    kernel that is nearly singular does not exist.
+    """
+
+    @functools.wraps(function)
+    def computed(posterior: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        solution = posterior.solution
+        if solution.in_double is None or jnp.result_type(float) == np.float64:
+            return function(posterior, *args, **kwargs)
+        with jax.enable_x64(True):
+            phi = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), solution.phi)
+            exact = dataclasses.replace(solution, target=solution.in_double, phi=phi, in_double=None)
+            found = function(dataclasses.replace(posterior, solution=exact), *args, **kwargs)
+            return jax.tree.map(_narrowed, found)
+
+    return computed
+
+
+def _narrowed(leaf: Any) -> Any:
+    """An array in 32 bits, where it has 64; all else as it is."""
+    dtype = str(getattr(leaf, "dtype", ""))
+    return leaf.astype(dtype.replace("64", "32")) if dtype in ("float64", "int64", "uint64") else leaf

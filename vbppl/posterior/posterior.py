@@ -20,7 +20,7 @@ from vbppl.guides import networks
 from vbppl.guides.base import Guide
 from vbppl.inference import bound
 from vbppl.inference.bound import Estimate
-from vbppl.inference.solution import Solution, Status
+from vbppl.inference.solution import Solution, Status, in_its_precision
 from vbppl.model import predictive
 from vbppl.model.model import Model
 from vbppl.posterior.by_row import ByRow, check_count
@@ -101,6 +101,7 @@ class Posterior(ByRow, Framed, Sensitive):
         """Why the fit ended, and what happened on the way."""
         return self.solution.status
 
+    @in_its_precision
     def sample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
         """`n` draws: for each site `(n, ...)`; the same for the same `seed`, an int or a JAX key.
 
@@ -212,6 +213,7 @@ class Posterior(ByRow, Framed, Sensitive):
         rng = host_generator(np.zeros(2, np.uint32), "linear response")
         return linear_response(self.target, loc, log_sd, self._of_a_point(names), rng)
 
+    @in_its_precision
     def resample(self, n: int = 1000, seed: Seed = 0) -> dict[str, Any]:
         """`n` draws of `seed` weighed by importance, whatever the verdict: as `sample` of weighted draws or of chains.
 
@@ -225,6 +227,7 @@ class Posterior(ByRow, Framed, Sensitive):
         found = resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
         return self.target.complete(found, n, raw_key(seed))
 
+    @in_its_precision
     def predict(
         self, model: Model | None = None, n: int = 1000, seed: Seed = 0, draws: Mapping[str, Any] | None = None
     ) -> dict[str, Array]:
@@ -246,10 +249,11 @@ class Posterior(ByRow, Framed, Sensitive):
         of_kind("draws", draws, draws is None or isinstance(draws, Mapping), "a dict of draws by the sites' names")
         predictive.check_in_memory(model)
         model = model.in_training(model_of(self.target).states, None)
-        values, z, anew = self._transfer(model, n, seed, draws)
+        values, z, anew = _transfer(self, model, n, seed, draws)
         forms = {name: Parameterisation(each.weight) for name, each in self.target.parameterisations.items()}
         return predictive.predict(model, values, packed_params(self.target), raw_key(seed), n, z, forms, anew)
 
+    @in_its_precision
     def log_likelihood(self, n: int = 1000, seed: Seed = 0) -> dict[str, Array]:
         """The log density of each observation, in nats, at `n` draws of `seed`: `(n, rows)` for each observed site.
 
@@ -269,26 +273,29 @@ class Posterior(ByRow, Framed, Sensitive):
     def _repr_html_(self) -> str:
         return _page(self)
 
-    def _transfer(self, model: Model, n: int, seed: Seed, draws: Mapping[str, Any] | None) -> networks.Transfer:
-        """Draws of the latent sites at the data of `model`: those given, the guide's at these data, or the answer's."""
-        layout = self.target.layout
-        names = [*(slot.name for slot in layout.slots), *layout.summed]
-        if draws is None:
-            rng = host_generator(raw_key(seed), "posterior")
-            read_anew = networks.at_other_data(self.guide, self.phi, self.target, model, rng, n)
-            if read_anew is not None:
-                return read_anew
-            draws = self.sample(n, seed)
-        missing = [name for name in names if name not in draws]
-        if missing:
-            raise KeyError(f"draws have no site {missing[0]!r}; the latent sites are {', '.join(names)}.")
-        return networks.Transfer({name: jnp.asarray(draws[name]) for name in names})
-
     def _latent(self, n: int, seed: Seed = 0) -> dict[str, Any]:
         """Draws of all but what depends on discrete sites."""
         if self.is_corrected and isinstance(self.report, Report):
             return resampled(self.target, self.report.draws, host_generator(raw_key(seed), "resample"), n)
         return bound.sample(self.guide, self.phi, self.target, host_generator(raw_key(seed), "posterior"), n)
+
+
+def _transfer(
+    posterior: Posterior, model: Model, n: int, seed: Seed, draws: Mapping[str, Any] | None
+) -> networks.Transfer:
+    """Draws of the latent sites at the data of `model`: those given, the guide's at these data, or the answer's."""
+    layout = posterior.target.layout
+    names = [*(slot.name for slot in layout.slots), *layout.summed]
+    if draws is None:
+        rng = host_generator(raw_key(seed), "posterior")
+        read_anew = networks.at_other_data(posterior.guide, posterior.phi, posterior.target, model, rng, n)
+        if read_anew is not None:
+            return read_anew
+        draws = posterior.sample(n, seed)
+    missing = [name for name in names if name not in draws]
+    if missing:
+        raise KeyError(f"draws have no site {missing[0]!r}; the latent sites are {', '.join(names)}.")
+    return networks.Transfer({name: jnp.asarray(draws[name]) for name in names})
 
 
 def _page(posterior: Posterior) -> str:
@@ -298,6 +305,7 @@ def _page(posterior: Posterior) -> str:
     return f"<p>{html.escape(repr(posterior)[1:-1])}</p>{table}{report}"
 
 
+@in_its_precision
 def _table_draws(posterior: Posterior) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Draws with weights that sum to one; moment-exact ones of the guide. The same at each call."""
     target, numbers = posterior.target, np.zeros(2, np.uint32)

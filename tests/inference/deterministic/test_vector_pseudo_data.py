@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import random_slopes as slopes
 import scipy.stats as st
+from jax.test_util import check_grads
 
 import vbppl as vb
 import vbppl.distributions as dist
@@ -84,6 +85,16 @@ def test_with_the_data_as_pseudo_data_rows_are_standard_normal_whatever_the_hype
         marginal = st.multivariate_normal(values["mu"], factor @ factor.T + 0.25 * np.eye(3)).logpdf(Y).sum()
         right = hypers + marginal + st.norm.logpdf(z[9:]).sum()
         assert float(target.log_density(z)) == pytest.approx(right, rel=1e-12)
+
+
+@pytest.mark.parametrize(("rank", "dim"), [(1, 1), (3, 5), (7, 7)])
+def test_the_factor_of_an_inverse_and_its_derivatives(rank, dim, x64):
+    rows = np.random.default_rng(0).standard_normal((2, rank, dim))
+    factor = location_scale._factor_of_inverse(jnp.asarray(rows))
+    assert np.all(np.triu(factor, 1) == 0) and np.all(np.diagonal(factor, axis1=1, axis2=2) > 0)
+    inverse = np.linalg.inv(np.eye(dim) + rows.swapaxes(1, 2) @ rows)
+    np.testing.assert_allclose(factor @ factor.swapaxes(1, 2), inverse, atol=1e-12)
+    check_grads(location_scale._factor_of_inverse, (jnp.asarray(rows),), order=2)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0])
@@ -216,7 +227,7 @@ def test_what_is_told_is_bounded_in_each_direction():
 
 @pytest.mark.slow
 def test_long_vectors_are_told_nothing_but_can_be_noncentred(monkeypatch):
-    monkeypatch.setattr(location_scale, "TOLD", 6)
+    monkeypatch.setattr(location_scale, "MAX_VECTOR_DIM", 6)
 
     @vb.model
     def process(x, y):

@@ -13,6 +13,7 @@ from vbppl.core.errors import needed, of_kind, whole_number
 from vbppl.core.keys import host_generator, raw_key
 from vbppl.core.types import AnyArray, Seed
 from vbppl.inference import bound
+from vbppl.inference.solution import in_its_precision
 from vbppl.model import predictive
 from vbppl.model.arguments import named_arrays
 from vbppl.model.labels.names import Label, texts
@@ -83,7 +84,7 @@ def to_arviz(posterior: Posterior, groups: str | Sequence[str] = (), n: int | No
         raise TypeError(f"{posterior.report.why}: fit another guide first, vb.fit(model).")
     drawn = _draws(posterior, n, seed)
     made = _Made(xarray, axes_of(posterior.target), drawn.chains)
-    values = posterior.target.complete(values_of(posterior.target, drawn.z), len(drawn.z), raw_key(seed))
+    values = _values(posterior, drawn.z, seed)
     tree = {
         "posterior": made.group(values, {"draws": drawn.words}),
         "sample_stats": made.group({"log_p": drawn.log_p, "log_q": drawn.log_q}, {"r_hat": drawn.r_hat}),
@@ -124,6 +125,7 @@ class _Drawn(NamedTuple):
     r_hat: str = NO_CHAINS
 
 
+@in_its_precision
 def _draws(posterior: Posterior, n: int | None, seed: Seed) -> _Drawn:
     """The best draws that there are: those of `posterior.sample`."""
     report, key = posterior.report, raw_key(seed)
@@ -143,6 +145,12 @@ def _draws(posterior: Posterior, n: int | None, seed: Seed) -> _Drawn:
     at = draws.chosen(host_generator(key, "resample"), count)
     words = f"draws weighed by importance, each as often as it weighs; all are worth {draws.ess:,.0f}"
     return _Drawn(draws.z[at], draws.log_p[at], draws.log_p[at], words)
+
+
+@in_its_precision
+def _values(posterior: Posterior, z: np.ndarray, seed: Seed) -> dict[str, Any]:
+    """Of all sites at draws."""
+    return posterior.target.complete(values_of(posterior.target, z), len(z), raw_key(seed))
 
 
 class _Made(NamedTuple):
