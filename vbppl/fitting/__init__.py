@@ -9,8 +9,8 @@ In order:
 - `call`: the call that made a posterior, as Python that can be run again.
 - `plan`: what a fit will do, chosen before anything is computed; the one table of solvers.
 - `prepare`: from a plan to a problem, which looks at the data; and the judging of what a solver makes of it.
-- `precision`: the session's, or double where rounding limits a fit.
 - `remedies/`, `escalate`: what is tried where the report is poor and the guide was ours to choose.
+- `precision`: the session's, or double where rounding limits a fit.
 - `advice`: what a poor fit is told: the cause, where the model's own numbers show one.
 - `progress`: telling a person who waits how far a fit is.
 - `fit`: the five steps.
