@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from quick import jit
-from scipy import stats
+from scipy import special, stats
 
 import vbppl.distributions as dist
 from vbppl.core.errors import ModelError
@@ -169,6 +169,42 @@ def test_the_slope_of_draws_far_out_is_that_of_their_mean(x64):
     """Moved by `loc`, the mean moves by `1 - (1 - variance / scale^2)` of it."""
     slope = jax.grad(lambda loc: jnp.mean(dist.TruncatedNormal(loc, 1.0, 13.0).sample(jax.random.key(0), (5000,))))(0.0)
     np.testing.assert_allclose(slope, stats.truncnorm(13.0, np.inf).var(), rtol=0.1)
+
+
+@pytest.mark.parametrize("concentration", [0.3, 1, 4.0])
+def test_a_gamma_of_a_known_concentration_is_scipys(concentration):
+    """What is a number in the program's text, and not one that is computed with, has a shorter formula."""
+    x = np.geomspace(1e-4, 50.0, 60).astype(np.float32)
+    value, slope = jit(jax.vmap(jax.value_and_grad(dist.Gamma(concentration, 0.5).log_prob)))(x)
+    there = x.astype(np.float64)
+    terms = concentration * np.abs(np.log(0.5 * there)) + there / 2 + np.abs(np.log(there)) + 1
+    exact = stats.gamma(concentration, scale=2.0).logpdf(there)
+    np.testing.assert_array_less(np.abs(value - exact), 2 * np.finfo(np.float32).eps * terms)
+    exact = (concentration - 1) / there - 0.5
+    np.testing.assert_array_less(np.abs(slope - exact), 4 * np.finfo(np.float32).eps * (1 + concentration / there))
+
+
+@pytest.mark.slow
+def test_the_slopes_of_a_beta_binomial_are_those_of_its_gamma_functions(x64):
+    """By the total and the count too, which are whole as a rule, and the second ones by the concentrations."""
+    at = n, a, b, x = 20.0, 2.5, 0.7, 6.0
+
+    def density(n, a, b, x):
+        return dist.BetaBinomial(a, b, n)._log_density(x)
+
+    psi = special.digamma
+    by_total = psi(n + 1) - psi(n - x + 1) + psi(n - x + b) - psi(n + a + b)
+    by_a = psi(x + a) - psi(n + a + b) - psi(a) + psi(a + b)
+    by_b = psi(n - x + b) - psi(n + a + b) - psi(b) + psi(a + b)
+    by_count = psi(n - x + 1) - psi(x + 1) + psi(x + a) - psi(n - x + b)
+    np.testing.assert_allclose(jax.grad(density, range(4))(*at), [by_total, by_a, by_b, by_count], rtol=1e-12)
+    second = jax.grad(jax.grad(density, 1), (1, 2))(*at)
+    psi_1 = functools.partial(special.polygamma, 1)
+    shared = psi_1(a + b) - psi_1(n + a + b)
+    np.testing.assert_allclose(second, [shared + psi_1(x + a) - psi_1(a), shared], rtol=1e-11)
+    # Of a concentration whose square is no number only what is finite: psi(x + a) and psi(a) are equal.
+    slopes = jax.grad(density, (1, 2))(n, 1e-170, b, 0.0)
+    np.testing.assert_allclose(slopes, [psi(b) - psi(n + b), 0.0], rtol=1e-12, atol=1e-15)
 
 
 def test_a_support_holds_the_bounds_at_which_its_density_is_finite():

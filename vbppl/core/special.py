@@ -8,6 +8,7 @@ one that puts the right value back. The gradient at the edge is then zero, which
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ NORMAL_ENTROPY = HALF_LOG_TWO_PI + 0.5  # of a standard normal, in nats
 LOG_TWO = 0.6931471805599453
 TOGETHER = 4096  # numbers of which the calls of a function are made one
 FEW = 8  # values of a variable that are summed one by one
+KNOWN = 4.0  # concentrations up to which no term of a Gamma's density is large where its mass is
 FAR = 2.0**30  # 1 + FAR^2 is FAR^2 to rounding
 # `B_2k / (2k (2k - 1))`: of the series of `log Gamma` in odd powers of `1 / t`.
 STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156, -3617 / 122400)
@@ -60,16 +62,16 @@ def xlogy(x: ArrayLike, y: ArrayLike) -> Array:
     (0.0, -inf)
     """
     edge = jnp.equal(y, 0)
-    return jnp.where(edge, _zero_times_log(x), x * jnp.log(jnp.where(edge, 1.0, y)))
+    return jnp.where(edge, zero_times_log(x), x * jnp.log(jnp.where(edge, 1.0, y)))
 
 
 def xlog1py(x: ArrayLike, y: ArrayLike) -> Array:
     """`x log(1 + y)` for `y >= -1`, where `0 log 0 = 0`, with finite gradients at `y = -1`."""
     edge = jnp.equal(y, -1)
-    return jnp.where(edge, _zero_times_log(x), x * jnp.log1p(jnp.where(edge, 0.0, y)))
+    return jnp.where(edge, zero_times_log(x), x * jnp.log1p(jnp.where(edge, 0.0, y)))
 
 
-def _zero_times_log(x: ArrayLike) -> Array:
+def zero_times_log(x: ArrayLike) -> Array:
     """`x log 0`, which is 0 at `x = 0`."""
     return jnp.where(jnp.equal(x, 0), 0.0, jnp.where(jnp.greater(x, 0), -jnp.inf, jnp.inf))
 
@@ -249,23 +251,29 @@ def log_split(counts: Sequence[Array], probs: Sequence[Array], logs: Sequence[Ar
     return of_all - sum(of_each) - sum(deviances)
 
 
-def at_once(function: Callable[..., Array], *calls: Sequence[ArrayLike]) -> list[Array]:
+def at_once(function: Callable[..., Any], *calls: Sequence[ArrayLike]) -> list[Any]:
     """`[function(*call) for call in calls]`, compiled once where that is what it costs: an elementwise function.
 
     Of a few numbers all calls are one, on the numbers of all of them side by side. Of many each is on its own, since
-    there the copies would cost more.
+    there the copies would cost more. The function may return several arrays.
     """
     arguments = [jnp.broadcast_arrays(*(jnp.asarray(part) for part in call)) for call in calls]
     sizes = [call[0].size for call in arguments]
     if sum(sizes) > TOGETHER:
         return [function(*call) for call in arguments]
-    columns = [jnp.concatenate([part.reshape(-1) for part in parts]) for parts in zip(*arguments)]
+    found = function(*(jnp.concatenate([part.reshape(-1) for part in parts]) for parts in zip(*arguments)))
     stops = np.cumsum(sizes)[:-1].tolist()
-    return [part.reshape(call[0].shape) for part, call in zip(jnp.split(function(*columns), stops), arguments)]
+
+    def apart(column: Array) -> list[Array]:
+        return [part.reshape(call[0].shape) for part, call in zip(jnp.split(column, stops), arguments)]
+
+    return list(zip(*map(apart, found))) if isinstance(found, tuple) else apart(found)
 
 
 def log_gamma_term(a: ArrayLike, mean: ArrayLike, log_mean: ArrayLike) -> Array:
     """`a log mean - mean - log Gamma(a)` for `a > 0`: at `a` of 1e6 each term rounds to nats, their sum is small."""
+    if isinstance(a, (int, float)) and 0.0 < a <= KNOWN:  # a number in the program's text, as of most priors
+        return float(a) * jnp.asarray(log_mean) - mean - math.lgamma(a)
     return jnp.log(a) - deviance(a, mean, log_mean) - log_factorial_error(jnp.asarray(a))
 
 

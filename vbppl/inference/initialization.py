@@ -136,7 +136,7 @@ def _uphill(
     `evaluated` is the density where they are.
     """
     # Signs alone: gradients of a bad start may be of any size, and their sizes say nothing of the way.
-    z, step, best, best_log_p, previous = climb
+    (z, step, best, best_log_p, previous), factors = climb, np.array([0.5, 1.0, growth])
     for step_left in reversed(range(steps)):
         log_p, gradient = evaluated
         finite = np.isfinite(log_p) & np.isfinite(gradient).all(axis=2)
@@ -145,7 +145,7 @@ def _uphill(
         # Where the density is not finite, go half the way back to the best point, or to the origin.
         z = np.where(finite[..., None], z, (z + np.where(np.isfinite(best_log_p)[..., None], best, 0.0)) / 2)
         sign = np.sign(np.where(finite[..., None], gradient, 0.0))
-        step = np.clip(step * np.choose((sign * previous + 1).astype(int), [0.5, 1.0, growth]), 1e-6, longest)
+        step = np.minimum(np.maximum(step * factors[(sign * previous + 1).astype(int)], 1e-6), longest)
         z, previous = z + step * sign, sign
         evaluated = density(z) if step_left else evaluated
     return _Climb(z, step, best, best_log_p, previous)

@@ -139,7 +139,7 @@ class BatchedDensity:
         moves, blocks, stop = parameterisations.shape[1] > 0, Blocks(side, self._group, self._mesh), 0
         log_p, gradient = np.empty(len(z)), np.empty(z.shape)
         # The points come from the host, and that is meant.
-        with self.timed(side, self._group), jax.transfer_guard("allow"), _own_errors(), suited_to(self._size):
+        with self.timed(side, self._group), devices.transfers_are_meant(), _own_errors(), suited_to(self._size):
             while stop < len(z):
                 start, search = stop, stop // max(padded, 1)
                 stop = min(start + self._call, len(z), (search + self._rows) * padded if moves else len(z))
@@ -155,7 +155,7 @@ class BatchedDensity:
         """What one call sends for points `(n, dim)` of `searches`, `(n,)`, in blocks of the targets `fits`."""
         count, call, side = len(z), self._call, self._side_by_side
         # Copies of the last point fill the call, so that nothing is evaluated where nobody asked.
-        points = np.zeros((call, self.dim), self.dtype)
+        points = np.empty((call, self.dim), self.dtype)
         points[:count], points[count:] = z, z[-1]
         table, row = np.zeros((self._rows, parameterisations.shape[1]), self.dtype), np.zeros(call, np.int32)
         if parameterisations.shape[1]:

@@ -66,7 +66,7 @@ class Minima(NamedTuple):
         """The same with `searches` at `x`, after learning from the way there."""
         step, change = x - self.x[searches], gradient - self.gradient[searches]
         # Where the gradient changed against the step, a pair would spoil the positive definiteness of H.
-        least = 1e-10 * np.linalg.norm(step, axis=1) * np.linalg.norm(change, axis=1)
+        least = 1e-10 * np.sqrt(np.sum(step**2, axis=1)) * np.sqrt(np.sum(change**2, axis=1))
         curved = np.sum(step * change, axis=1) > least
         there = {"x": x, "value": value, "gradient": gradient}
         return self._replace(
@@ -144,7 +144,8 @@ def descend(
         left = yield at
         # A start that is not finite has no decrement to speak of, whatever the formula gives.
         going = ~((at.decrement[searches] <= tolerance) & np.isfinite(at.value[searches]))
-        going &= ~np.isin(searches, [] if left is None else left)
+        if left is not None and len(left):
+            going &= ~np.isin(searches, left)
         searches, direction = searches[going], direction[going]
         limit = longest(at.x[searches], direction)
         found, *there = _line_search(function, at, searches, direction, rounding(at.value[searches]), limit)

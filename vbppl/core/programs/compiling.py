@@ -173,7 +173,8 @@ class OverDraws:
         found: list[np.ndarray] = []
         for begin in blocks:
             block = structure.unflatten([_padded(leaf[begin : begin + size], size) for leaf in leaves])
-            parts, results = jax.tree.flatten(devices.on_host(program(jax.device_put(block), *shared)))
+            with devices.transfers_are_meant():  # a call of its own for them takes longer than the program
+                parts, results = jax.tree.flatten(devices.on_host(program(block, *shared)))
             if len(blocks) == 1:
                 return jax.device_put(results.unflatten([part[:n] for part in parts]))
             found = found or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
@@ -188,8 +189,7 @@ class OverDraws:
 
         def program(draws: Any, *shared: Any) -> Any:
             arguments = jax.tree.leaves((draws, shared))
-            made = jax.device_put(parts.made(arguments))
-            return results.unflatten(_rest(parts).at(numbers)(made, arguments))
+            return results.unflatten(_rest(parts).at(numbers)(parts.made(arguments), arguments))
 
         return program
 
@@ -214,4 +214,5 @@ def _first(leaf: np.ndarray) -> np.ndarray:
 
 def _padded(leaf: np.ndarray, size: int) -> np.ndarray:
     """So many rows, the first again and again where there are too few."""
-    return np.concatenate([leaf, np.broadcast_to(_first(leaf), (size - len(leaf), *leaf.shape[1:]))])
+    more = size - len(leaf)
+    return np.concatenate([leaf, np.broadcast_to(_first(leaf), (more, *leaf.shape[1:]))]) if more else leaf

@@ -20,7 +20,7 @@ from vbppl.core.special import (
     log_split,
     log_tail,
     tails,
-    xlogy,
+    zero_times_log,
 )
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution
@@ -78,7 +78,7 @@ class Beta(Distribution):
         # Gamma(t) = t! / t, so this is a split of `a + b`, whose large terms cancel on paper.
         split = log_split((a, b), (inside, 1.0 - inside), logs) + jnp.log(a / (a + b)) + jnp.log(b)
         # At an edge the density is finite for a concentration of one alone, and is then the other one.
-        powers = xlogy(a - 1.0, jnp.where(first, 0.0, 1.0)) + xlogy(b - 1.0, jnp.where(last, 0.0, 1.0))
+        powers = jnp.where(first, zero_times_log(a - 1.0), zero_times_log(b - 1.0))
         return jnp.where(first | last, powers + jnp.log(jnp.where(first, b, a)), split - sum(logs))
 
     def _moments(self):
@@ -172,8 +172,8 @@ class Kumaraswamy(Distribution):
         log_x = jnp.log(jnp.where(edge, 0.5, x))
         inside = jnp.log(a) + jnp.log(b) + (a - 1.0) * log_x + (b - 1.0) * log1mexp(-a * log_x)
         # As of a Beta, at an edge it is finite for a concentration of one alone.
-        first, last = xlogy(a - 1.0, jnp.where(x < 0.5, 0.0, 1.0)), xlogy(b - 1.0, jnp.where(x < 0.5, 1.0, 0.0))
-        return jnp.where(edge, first + last + jnp.log(a) + jnp.log(b), inside)
+        power = jnp.where(x < 0.5, zero_times_log(a - 1.0), zero_times_log(b - 1.0))
+        return jnp.where(edge, power + jnp.log(a) + jnp.log(b), inside)
 
     def _moments(self):
         t, b = 1.0 / jnp.asarray(self.concentration1, self.dtype), jnp.asarray(self.concentration0, self.dtype)

@@ -26,6 +26,7 @@ from vbppl.core.special import (
     log_tail,
     tails,
     xlogy,
+    zero_times_log,
 )
 from vbppl.core.types import Array, ArrayLike
 from vbppl.distributions.base import Distribution, Renamed
@@ -200,7 +201,7 @@ class Gamma(Distribution):
         log_x = jnp.log(inside)
         density = log_gamma_term(a, rate * inside, jnp.log(rate) + log_x) - log_x
         # At zero the density is finite for a concentration of one alone.
-        return jnp.where(edge, xlogy(a - 1.0, jnp.where(edge, 0.0, 1.0)) + jnp.log(rate) - rate * x, density)
+        return jnp.where(edge, zero_times_log(a - 1.0) + jnp.log(rate) - rate * x, density)
 
     def _moments(self):
         return self.concentration / self.rate, self.concentration / jnp.square(self.rate)

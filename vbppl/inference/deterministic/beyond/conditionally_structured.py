@@ -24,6 +24,7 @@ with what the conditional layer makes of these.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -131,7 +132,7 @@ class Family:
         """Of the space."""
         return len(self.loc)
 
-    @property
+    @functools.cached_property
     def sizes(self) -> list[int]:
         """How many numbers of each kind: means, log diagonal, what is below it, slopes, bows, widths, bends."""
         pairs, widths = int(self.may.sum()), self._sites * self.drivers
@@ -142,7 +143,7 @@ class Family:
         """How many there are; the first of them nothing drives."""
         return self.may.shape[1]
 
-    @property
+    @functools.cached_property
     def _sites(self) -> int:
         return len(np.unique(self.alike))
 
@@ -301,8 +302,7 @@ class Search(Continued):
         """What is gained over the Gaussian, on common new draws."""
         gains, weights = list[float](), list[tuple[np.ndarray, np.ndarray]]()
         for number in range(SETS):
-            rng = host_generator(self.raw, f"conditional, compared {number}")
-            noise = fresh_draws(rng, self.draws // 2, self.dim)
+            noise = fresh_draws(host_generator(self.raw, f"conditional, compared {number}"), self.draws // 2, self.dim)
             rich, plain = self._log_weights(x, noise), self._plain(noise)
             gains.append(float(np.mean(rich - plain)))
             weights.append((rich, plain))
