@@ -266,3 +266,18 @@ def test_what_a_mixture_lacks_is_asked_of_draws_that_it_was_not_fitted_to(monkey
     monkeypatch.setattr(mixture, "COMPONENTS", most)
     monkeypatch.setattr(mixture, "lacking", lambda each: fitted if each is seen else others)
     assert ascent.worth(seen) == getattr(mixture, least)
+
+
+@pytest.mark.slow
+def test_where_twelve_components_would_not_be_enough_no_more_are_tried():
+    """Two humps in each of 24 coordinates: of one, a split takes a nat of which the normal lacks some eight."""
+
+    def humps(x):
+        return jnp.sum(jnp.logaddexp(-0.5 * ((x - 1.5) / 0.6) ** 2, -0.5 * ((x + 1.5) / 0.6) ** 2))
+
+    posterior = vb.fit(vb.density(humps, 24), vb.guides.Mixture())
+    (said,) = [str(note) for note in posterior.check().notes if "are lacking, more than" in str(note)]
+    lacks = 24 * np.log(2 * 0.6 * np.sqrt(2 * np.pi)) - posterior.elbo.value
+    assert mixture.FAR < int(said.split()[1]) < lacks + 0.5  # draws see less than it lacks, never more
+    assert len(mixture.components_of(posterior.solution)) < mixture.COMPONENTS
+    assert posterior.report.verdict == "poor"

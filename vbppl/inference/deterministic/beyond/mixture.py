@@ -39,6 +39,7 @@ SETS, FRESH = 4, 2048  # of fresh draws behind a choice; all of them together
 FIRST = range(SETS)  # of the sets: those that are asked first
 GAIN, LEFT, LESS = 0.01, 0.02, 0.0025  # nats that one more component must gain; to be gained, above which less will do
 COMPONENTS, NEGLIGIBLE = 12, 0.002  # at most; the weight below which one is left out
+FAR = 3.0  # nats that are lacking, from where on each component must gain its share of them: else none is an answer
 NEAR = 0.03  # total variation that is near enough
 ENOUGH, AT_LAST = 1e-3, 1e-5  # nats to gain at the end of an ascent, and of the last one
 NEARLY = 0.1  # the same, where an ascent that is out of steps may count as ended
@@ -58,6 +59,7 @@ class Where(NamedTuple):
     draw_noise: float = np.nan
     capped: bool = False
     tried: int = 0
+    is_far: bool = False  # from an answer by more than components still to come may gain
 
 
 Stage: TypeAlias = Generator[Where, None, Where]
@@ -256,7 +258,7 @@ class Ascent(Continued):
         """With new components, while they pay or until there are as many as were asked for."""
         failures, excluded, least = 0, set[str](), np.nan
         while failures < FAILURES and len(where.seen.at) < (self.number or COMPONENTS) and self.is_affordable:
-            if self.number is None and excess(where.seen)[1] < NEAR:
+            if self.number is None and (excess(where.seen)[1] < NEAR or where.is_far):
                 break
             least = least if failures else self.worth(where.seen)
             best = yield from self.best_of(where, excluded, least)
@@ -266,11 +268,17 @@ class Ascent(Continued):
             tolerance = AT_LAST if least < GAIN else ENOUGH
             after = yield from self.ascended(where._replace(seen=best.whole(), tried=where.tried + 1), tolerance)
             if self.number or self.is_better(after.seen.at, where.seen.at, least, best.names(len(where.seen.at))):
-                where, failures, excluded = after, 0, set[str]()
+                where, failures, excluded = self.looked_ahead(where, after), 0, set[str]()
             else:  # it would be the best once more
                 where, failures = where._replace(tried=after.tried, bounds=after.bounds), failures + 1
                 excluded.add(best.what)
         return where
+
+    def looked_ahead(self, before: Where, after: Where) -> Where:
+        """After a turn that gained: as many nats by each component to come would they all together be enough?"""
+        lacks, room = lacking(after.seen), COMPONENTS - len(after.seen.at)
+        each = (after.seen.bound - before.seen.bound) / max(len(after.seen.at) - len(before.seen.at), 1)
+        return after._replace(is_far=self.number is None and lacks > max(FAR, room * each))
 
     def best_of(self, where: Where, excluded: set[str], least: float) -> Generator[Where, None, _Tried | None]:
         """What promises most after some steps of new components, if anything does: a candidate, or some together."""
@@ -335,6 +343,10 @@ class Ascent(Continued):
         weights = ", ".join(f"{weight:.2f}" for weight in sorted(seen.at.weights, reverse=True))
         notes = [note for note in self.before.notes if note.topic != "guide"]
         notes.append(Note("guide", f"a mixture of {len(seen.at)} normals, weights {weights}"))
+        if where.is_far:
+            notes.append(
+                Note("mixture", f"{lacking(seen):.0f} nats are lacking, more than further components may gain")
+            )
         reason = cut or ("capped" if where.capped else "converged" if left <= ENOUGH else "flat")
         draws = f"{seen.noise.shape[1]} fixed draws a component"
         status = ended(reason, left, np.nan if cut else where.draw_noise, draws)
