@@ -125,16 +125,12 @@ class _Drawn(NamedTuple):
     r_hat: str = NO_CHAINS
 
 
-@in_its_precision
 def _draws(posterior: Posterior, n: int | None, seed: Seed) -> _Drawn:
     """The best draws that there are: those of `posterior.sample`."""
     report, key = posterior.report, raw_key(seed)
     if not (posterior.is_corrected and isinstance(report, Report)):
-        rng = host_generator(key, "posterior")
-        found = bound.weighed_draws(posterior.guide, posterior.phi, posterior.target, rng, n or DRAWS)
-        return _Drawn(
-            found.z, found.log_p, found.log_q, f"independent draws of a {type(posterior.guide).__name__} guide"
-        )
+        words = f"independent draws of a {type(posterior.guide).__name__} guide"
+        return _Drawn(*_of_guide(posterior, n or DRAWS, host_generator(key, "posterior")), words)
     draws = report.draws
     if report.chains:
         words = f"{report.chains} chain{'s' * (report.chains > 1)} of NUTS"
@@ -145,6 +141,13 @@ def _draws(posterior: Posterior, n: int | None, seed: Seed) -> _Drawn:
     at = draws.chosen(host_generator(key, "resample"), count)
     words = f"draws weighed by importance, each as often as it weighs; all are worth {draws.ess:,.0f}"
     return _Drawn(draws.z[at], draws.log_p[at], draws.log_p[at], words)
+
+
+@in_its_precision
+def _of_guide(posterior: Posterior, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draws of the guide, and the log densities of target and guide there."""
+    found = bound.weighed_draws(posterior.guide, posterior.phi, posterior.target, rng, n)
+    return found.z, found.log_p, found.log_q
 
 
 @in_its_precision
