@@ -116,7 +116,9 @@ def _moved(dist: Any, form: Parameterisation | None) -> Real:
     if vector_dim(dist):
         factor = jnp.asarray(scale)
         return MovedVectors(loc, factor, form.weight, *_pull_of_vectors(form, loc, factor))
-    log_unit, weighted = jnp.log(scale), form.weight * loc
+    shape = jnp.broadcast_shapes(np.shape(loc), np.shape(scale), np.shape(form.d))
+    loc, scale, log_unit = (jnp.broadcast_to(part, shape) for part in (loc, scale, jnp.log(scale)))
+    weighted = form.weight * loc
     # Not the scale's square, which overflows at half of the way: zero times infinity would be no number.
     drawn = form.d * scale
     q = 1 + drawn * scale
