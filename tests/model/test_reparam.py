@@ -18,7 +18,8 @@ from vbppl.core.errors import ModelError
 from vbppl.distributions.location_scale import Parameterisation
 from vbppl.distributions.transforms import ExpTransform
 from vbppl.model.reparam import decenter, hierarchical_sites
-from vbppl.target.target import with_fixed_parameterisations
+from vbppl.target.batched import evaluate
+from vbppl.target.target import parameterisations_of, settled, with_fixed_parameterisations
 
 SCHOOLS = cases.eight_schools(cases.SCHOOLS_SIGMA, cases.SCHOOLS_Y)
 
@@ -115,6 +116,22 @@ def test_coordinates_that_are_compiled_in_are_the_same_coordinates(model, x64):
         for z in np.random.default_rng(0).normal(size=(3, target.dim)):
             np.testing.assert_allclose(fixed.log_density(z), target.log_density(z), rtol=1e-13)
             np.testing.assert_allclose(jax.grad(fixed.log_density)(z), jax.grad(target.log_density)(z), rtol=1e-11)
+
+
+def test_a_density_whose_coordinates_are_settled_is_evaluated_with_them_compiled_in():
+    """It is told no numbers by which they could change, and is the density that it was."""
+    for target, weight in ((vb.target(SCHOOLS), 1.0), (vb.target(decenter(SCHOOLS)), 0.0)):
+        chosen = settled(target)
+        assert chosen.parameterisations["theta"].weight == weight and chosen.layout.movable == target.layout.movable
+        assert parameterisations_of(target).size == 17 and not parameterisations_of(chosen).size
+        z = np.random.default_rng(0).normal(size=(3, target.dim))
+        (log_p, slope), (log_p_before, slope_before) = (evaluate(each, z) for each in (chosen, target))
+        np.testing.assert_allclose(log_p, log_p_before, rtol=1e-5)
+        np.testing.assert_allclose(slope, slope_before, rtol=1e-3, atol=1e-4)
+        values = jax.jit(lambda target, z: target.constrain(z))(chosen, z[0])  # where its numbers are not known
+        np.testing.assert_allclose(values["theta"], target.constrain(z[0])["theta"], rtol=1e-5)
+    halfway = cases.seen(vb.target(SCHOOLS), 0.5)
+    assert settled(halfway) is halfway  # these are numbers, and stay so
 
 
 def test_in_the_new_coordinates_the_prior_is_standard(x64):

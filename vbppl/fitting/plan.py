@@ -44,7 +44,7 @@ from vbppl.model.shapes import as_numbers
 from vbppl.model.trace import abstract_sites
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import AnyReport
-from vbppl.target.target import Target, owned, parameterisations_of
+from vbppl.target.target import Target, owned, parameterisations_of, settled
 
 FULL_RANK_DIM = 512  # up to here "auto" means full rank, beyond low rank
 STOCHASTIC_FULL_RANK_DIM = 50  # where the steps are stochastic
@@ -243,15 +243,20 @@ def _why_not_deterministic(target: Target, guide: Guide, solver: Solver | None, 
 
 
 def parameterisations_to_choose(target: Target, is_free: bool, start: Start) -> np.ndarray:
-    """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`.
+    """The coordinates to choose from, `(choices, numbers)`: centred and not, where the choice `is_free`, else settled.
 
     A guide that was asked for goes on in those of the posterior from which it starts.
     """
     layout, given = target.layout, parameterisations_of(target)
     is_chosen = any(each.weight != 1 for each in target.parameterisations.values())
-    if isinstance(start, Posterior) and start.target.layout == layout and not is_chosen:
-        return parameterisations_of(start.target)[None]
-    if not (is_free and layout.funnels):
+    if isinstance(start, Posterior) and not is_chosen:
+        settled_alike = dataclasses.replace(start.target.layout, is_settled=layout.is_settled)
+        there = layout.packed(start.target.parameterisations) if settled_alike == layout else given
+        if np.any(there != given):
+            return there[None]
+    if not is_free:
+        return parameterisations_of(settled(target))[None]
+    if not layout.funnels:
         return given[None]
     # Where the scale is known, the non-centred form is a linear map, which changes nothing but the way there.
     weights = {name: float(name not in layout.funnels) for name in layout.movable}

@@ -38,7 +38,7 @@ from vbppl.posterior.report import Report, Unjudged
 from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import BLOCK
 from vbppl.target.plain import is_plain
-from vbppl.target.target import Target, check_numbers, error_somewhere, in_mode, model_of, reparameterised
+from vbppl.target.target import Target, check_numbers, error_somewhere, in_mode, model_of, reparameterised, settled
 
 SEARCHED = 10_000  # dims up to which a stochastic fit looks for a good start
 WARM_DRAWS = 512  # of a posterior to start from
@@ -54,6 +54,7 @@ def prepare(plan: Plan, targets: Sequence[Target], raw_keys: Sequence[np.ndarray
     if isinstance(settings, deterministic.Deterministic):
         # All rows are shown, so what is read in parts elsewhere is read whole.
         targets = [minibatch.resolve_sources(target, plan.guide, plan.minibatches)[0] for target in targets]
+        targets = targets if plan.parameterisations.size else [settled(target) for target in targets]
     for number, each in enumerate(targets):
         check_numbers(each, f"data set {number}: " if len(targets) > 1 else "")
     if isinstance(settings, deterministic.Deterministic):

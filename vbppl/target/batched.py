@@ -31,7 +31,7 @@ from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import Array, ArrayLike
 from vbppl.model.control_flow.hidden import slopes_backward
 from vbppl.target.layout import Layout
-from vbppl.target.target import Target, parameterisations_of, reparameterised
+from vbppl.target.target import Target, as_evaluated, parameterisations_of, reparameterised
 
 BLOCK = 32  # points that are evaluated side by side
 CALL = 512  # points that one call of the compiled evaluation can take
@@ -92,6 +92,7 @@ class BatchedDensity:
     """
 
     def __init__(self, targets: Sequence[Target]):
+        targets = [as_evaluated(each) for each in targets]
         target = targets[0]
         leaves, structure = jax.tree.flatten(target)
         mesh = devices.mesh_of(leaves)

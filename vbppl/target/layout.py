@@ -89,11 +89,11 @@ class Layout:
 
     `movable` are the sites with other parameterisations, as numbers say, `funnels` those among them whose scale is
     latent, `fixed_noncentred` those that are non-centred for good, and `by_quantiles` those that are seen by the
-    quantiles of their priors; `data_plates` are the plates around
-    each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the latent and
-    deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed over in all
-    rows, those of scans included, `tables_of_rows` without these. `observations` are the numbers of the largest
-    observed site.
+    quantiles of their priors; if it `is_settled` how they are seen, programs have it compiled in. `data_plates` are the
+    plates around each observed site. Discrete latent sites have no place: they are `summed` out. `reported` are the
+    latent and deterministic sites that a point tells, `completed` all of them, and `tables` counts the values summed
+    over in all rows, those of scans included, `tables_of_rows` without these. `observations` are the numbers of the
+    largest observed site.
     """
 
     slots: tuple[Slot, ...]
@@ -105,6 +105,7 @@ class Layout:
     funnels: tuple[str, ...] = ()
     fixed_noncentred: tuple[str, ...] = ()
     by_quantiles: tuple[str, ...] = ()
+    is_settled: bool = False
     has_training_mode: bool = False
     data_plates: tuple[tuple[str, tuple[str, ...]], ...] = ()
     summed: tuple[str, ...] = ()
@@ -156,8 +157,9 @@ class Layout:
         }
 
     def packed(self, forms: Mapping[str, Parameterisation]) -> np.ndarray:
-        """The parameterisations as one row of numbers, as solvers hand it on: `(numbers,)`."""
-        parts = [np.ravel(part) for name in self.movable for part in jax.tree.leaves(forms[name])]
+        """The parameterisations as one row of numbers, as solvers hand it on: `(numbers,)`, or none if settled."""
+        names = () if self.is_settled else self.movable
+        parts = [np.ravel(part) for name in names for part in jax.tree.leaves(forms[name])]
         return np.concatenate([np.zeros(0), *parts])
 
     def unpacked(self, row: Any) -> dict[str, Parameterisation]:

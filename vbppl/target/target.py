@@ -155,8 +155,8 @@ class Target:
 
     def constrain(self, z: Any) -> dict[str, Array]:
         """The values of the latent and deterministic sites at `z`: `(dim,)`, or draws `(n, dim)`."""
-        z = self.layout.flat(z, batched=True)
-        values = constrained(self, z) if z.ndim == 1 else constrained_draws(z, self)
+        z, target = self.layout.flat(z, batched=True), as_evaluated(self)
+        values = constrained(target, z) if z.ndim == 1 else constrained_draws(z, target)
         return self.layout.in_order(devices.readable(values))
 
     def complete(self, values: Mapping[str, Any], n: int, raw_key: Any = None) -> dict[str, Array]:
@@ -181,7 +181,7 @@ class Target:
         return self._unconstrained(values)[1]
 
     def _unconstrained(self, values: Mapping[str, Any]) -> tuple[Array, Array]:
-        return unconstrained(self, self.layout.latent_values(values))
+        return unconstrained(as_evaluated(self), self.layout.latent_values(values))
 
 
 def unconstrained_and_log_det(target: Any, values: Mapping[str, Any]) -> tuple[Array, Array]:
@@ -281,7 +281,7 @@ def has_model(target: Any) -> bool:
 
 def shapes_of(target: Any) -> dict[str, Shape]:
     """The shapes of what `constrain` gives at a point, by the site's name; of equal targets the model runs once."""
-    target = _without_layers(target)
+    target = as_evaluated(_without_layers(target))
     found = constrained.eval_shape(target, jax.ShapeDtypeStruct((target.dim,), jnp.result_type(float)))
     return {name: value.shape for name, value in found.items()}
 
@@ -330,6 +330,18 @@ def with_fixed_parameterisations(target: Any) -> Any:
     return target.replace(layout=layout, parameterisations=kept)
 
 
+def settled(target: Any) -> Any:
+    """The same density, whose coordinates programs have compiled in; as it is where some are not plain."""
+    layout = dataclasses.replace(target.layout, is_settled=True)
+    return target if with_fixed_parameterisations(target).layout.movable else target.replace(layout=layout)
+
+
+def as_evaluated(target: Any) -> Any:
+    """The same density as its programs know it, so that the model is traced once for all of them."""
+    is_here = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(target.parameterisations))
+    return with_fixed_parameterisations(target) if target.layout.is_settled and is_here else target
+
+
 def seen_by_quantiles(target: Any, names: tuple[str, ...]) -> Any:
     """The same density, with these heavy-tailed sites seen by the quantiles of their priors."""
     layout = target.layout
@@ -339,7 +351,9 @@ def seen_by_quantiles(target: Any, names: tuple[str, ...]) -> Any:
 
 
 def reparameterised(target: Any, row: AnyArray) -> Any:
-    """The same density, whose movable sites are seen as a row of numbers says: see `Layout.packed`."""
+    """The same density, whose movable sites are seen as a row of numbers, if it has any, says: see `Layout.packed`."""
+    if not row.size:
+        return target
     return target.replace(parameterisations=target.layout.unpacked(row.astype(jnp.result_type(float))))
 
 

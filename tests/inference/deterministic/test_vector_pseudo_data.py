@@ -300,13 +300,12 @@ def test_a_guide_that_is_named_goes_on_in_the_coordinates_of_its_start(posterior
     """It went back to centred ones, in which the bound is lower."""
     target, here = vb.target(SIX), parameterisations_of(posterior.target)
     np.testing.assert_array_equal(plan(target, "full_rank", start=posterior).parameterisations, here[None])
-    by_hand, centred = vb.target(vb.decenter(SIX)), parameterisations_of(target)[None]
-    for each, guide, expected in (
-        (by_hand, "full_rank", parameterisations_of(by_hand)[None]),  # a choice of the user's own stays
-        (target, vb.Laplace(), centred),  # which climbs in the coordinates of the model
-        (vb.target(slopes.with_vectors(slopes.REACTION[:5], slopes.DAYS)), "full_rank", centred[:, : 1 + 5 * 6]),
+    for each, guide in (  # settled: in the model's own
+        (vb.target(vb.decenter(SIX)), "full_rank"),  # a choice of the user's own stays
+        (target, vb.Laplace()),  # which climbs in the coordinates of the model
+        (vb.target(slopes.with_vectors(slopes.REACTION[:5], slopes.DAYS)), "full_rank"),
     ):
-        np.testing.assert_array_equal(plan(each, guide, start=posterior).parameterisations, expected)
+        assert plan(each, guide, start=posterior).parameterisations.shape == (1, 0)
     assert len(plan(target, start=posterior).parameterisations) == 2  # left to us, all is tried
 
 
