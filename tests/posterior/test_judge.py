@@ -129,6 +129,48 @@ def test_a_hundred_dimensions_each_a_little_off_stay_good(guide):
     assert card.verdict == "good", card
 
 
+@vb.model
+def many_groups(seen):
+    mu = vb.sample("mu", dist.Normal(0.0, 1.0))
+    tau = vb.sample("tau", dist.HalfNormal(1.0))
+    with vb.plate("group", len(seen)):
+        x = vb.sample("x", dist.Normal(mu, tau))
+        vb.sample("seen", dist.Normal(x, 0.5), obs=seen)
+
+
+SEEN = np.random.default_rng(0).normal(0.3, np.hypot(0.5, 0.4), 600)
+
+
+def test_where_so_many_dims_leave_no_draw_that_counts_the_card_says_so_and_what_tells_more():
+    @vb.model
+    def counts(seen):
+        mu = vb.sample("mu", dist.Normal(0.0, 2.0))
+        tau = vb.sample("tau", dist.HalfNormal(1.0))
+        with vb.plate("group", len(seen)):
+            vb.sample("seen", dist.Poisson(jnp.exp(vb.sample("x", dist.Normal(mu, tau)))), obs=seen)
+
+    rng = np.random.default_rng(0)
+    card = vb.fit(counts(rng.poisson(np.exp(2.6 + 0.5 * rng.standard_normal(600)))), "mean_field").check()
+    assert card.verdict == "unknown" and card.draws.ess < 30, card
+    assert re.fullmatch(r"no error could be measured in 602 dims: 448 draws are worth .*", card.reasons[0])
+    assert card.advice[0].startswith("posterior.linear_response('mu', 'tau'), ") and "vb.refine" in card.advice[1]
+
+
+@pytest.mark.slow
+def test_what_such_a_card_advises_finds_the_sds_that_mean_field_has_not():
+    """Against a grid: given mu and tau a row is seen with variance tau^2 + 0.25."""
+    posterior = vb.fit(many_groups(SEEN), "mean_field")
+    mu, tau = np.meshgrid(np.linspace(0.1, 0.5, 201), np.linspace(0.15, 0.65, 201), indexing="ij")
+    log_p = stats.norm.logpdf(mu) + stats.halfnorm.logpdf(tau)
+    log_p += stats.norm.logpdf(SEEN, mu[..., None], np.hypot(tau, 0.5)[..., None]).sum(axis=-1)
+    weights = np.exp(log_p - log_p.max())
+    weights /= weights.sum()
+    right = [np.sqrt((weights * (x - (weights * x).sum()) ** 2).sum()) for x in (mu, tau)]
+    own = [float(posterior.uncorrected().sd()[name]) for name in ("mu", "tau")]
+    assert np.all(np.log(np.array(right) / own) > 0.2)
+    np.testing.assert_allclose(posterior.linear_response("mu", "tau").sd, right, rtol=0.1)
+
+
 def test_scales_a_million_apart_are_good():
     card = vb.fit(many(jnp.logspace(-3, 3, 7))).check()
     assert card.verdict == "good" and card.log_weight_sd < 1e-3

@@ -39,7 +39,7 @@ from vbppl.inference.solution import Mode, Note, Solution
 from vbppl.posterior import quantities, report
 from vbppl.posterior.quantities import WEIGHTLESS_DIM, Errors, Worst
 from vbppl.posterior.report import Report, Unjudged, decided, solver_reasons
-from vbppl.posterior.response.linear_response import Curvature, curvature
+from vbppl.posterior.response.linear_response import Curvature, curvature, to_respond
 from vbppl.posterior.row_evidence import judge_rows, weighs_rows
 from vbppl.posterior.short_chains import CHAINS, MIN_CHAINS, PRICE, errors_by_chains
 from vbppl.posterior.weighted_draws import (
@@ -322,7 +322,10 @@ def _report(found: _Found, drawn: Drawn) -> tuple[Report, bool, Errors]:
     )
     # A tail is weighed where there are draws in it.
     mendable = mends(draws, errors) and (judged.tail_is_met or reaches_out(solution.guide, solution.target))
-    return decided(judged, errors, mendable, (*report.to_decenter(solution.target), report.SAMPLER)), mendable, errors
+    judged = decided(judged, errors, mendable, (*report.to_decenter(solution.target), report.SAMPLER))
+    if judged.verdict == "unknown" and (asked := to_respond(solution.guide, draws, solution.target)):
+        judged = dataclasses.replace(judged, advice=(*asked, report.SAMPLER))
+    return judged, mendable, errors
 
 
 def _factor(found: _Found, draws: WeightedDraws) -> np.ndarray | None:

@@ -116,7 +116,7 @@ def errors(
     weights, own = draws.weights * len(draws), draws.own
     width = max(CHUNK // len(draws), 1)
     every = range(0, columns.shape[1], width)
-    measured = _unmeasured if len(draws.z[0]) > WEIGHTLESS_DIM and not draws.ess > WEIGHTLESS else _measured
+    measured = _unmeasured if weightless(draws) else _measured
     blocks = [measured(columns[:, i : i + width].astype(np.float64), weights, own) for i in every]
     none = (np.zeros(0),) * 4
     mean, mean_se, log_sd, log_sd_se = (np.concatenate(parts) for parts in zip(none, *blocks))
@@ -131,6 +131,11 @@ def errors(
     excess = np.maximum(np.abs(mean) - 2 * mean_se, np.abs(log_sd) - 2 * log_sd_se)
     compared, unreached = functools.partial(_told_apart, columns, draws, excess, name), np.abs(by_cumulants[beyond])
     return Errors(mean, mean_se, log_sd, log_sd_se, name, compared, float(unreached.max(initial=0.0)))
+
+
+def weightless(draws: WeightedDraws) -> bool:
+    """Whether in so many dims so few effective draws show no mean and no sd."""
+    return draws.z.shape[1] > WEIGHTLESS_DIM and not draws.ess > WEIGHTLESS
 
 
 def differences(

@@ -20,7 +20,7 @@ from vbppl.core.pytree import pytree, static
 from vbppl.core.tables import badge, folded, html_lines, spaced
 from vbppl.inference.bound import Estimate
 from vbppl.inference.solution import Note, NotSearched, Searched, Solution, Status
-from vbppl.posterior.quantities import LOG_SD_ERROR, Errors, Worst
+from vbppl.posterior.quantities import LOG_SD_ERROR, Errors, Worst, weightless
 from vbppl.posterior.weighted_draws import WeightedDraws
 
 MEAN_ERROR = 0.25  # sds, with two standard errors; of log sds it is `LOG_SD_ERROR`
@@ -203,8 +203,7 @@ class Report:
             line += f" as far as was looked ({self.other_modes})"
         for first in self.reasons[:1]:
             more = len(self.reasons) - 1
-            others = f", and {more} more reason{'s' * (more > 1)}: check().details" if more else ""
-            line += f": {first}{others}"
+            line += f": {first}" + (f", and {more} more reason{'s' * (more > 1)}: check().details" if more else "")
         return line
 
     def _worst_line(self) -> list[str]:
@@ -317,6 +316,8 @@ def decided(report: Report, found: Errors, mendable: bool, usual_advice: tuple[s
       usual_advice: what to try where it does not.
     """
     off, unknown = error_reasons(found)
+    if unknown and weightless(report.draws) and not np.isfinite((found.mean_se, found.log_sd_se)).any():
+        unknown = [f"no error could be measured in {report.draws.z.shape[1]:,} dims{report.draws.worth}"]
     missed, fatal = _shape_reasons(report), solver_reasons(report.status, report.other_modes)
     if report.other_modes.held:
         missed.append("there are several modes; the guide holds those that the restarts found, and there may be more")
@@ -345,8 +346,7 @@ def error_reasons(found: Errors, beyond: float = 2.0) -> tuple[list[str], list[s
         unsure = np.setdiff1d(np.flatnonzero(open_), wrong)
         if len(unsure):
             worst = int(unsure[np.argmax(np.nan_to_num(value + 2 * se, nan=np.inf)[unsure])])
-            known = se[worst] < KNOWN
-            by = f"may be too much: {_amount(found, worst, what)}" if known else "could not be measured"
+            by = f"may be too much: {_amount(found, worst, what)}" if se[worst] < KNOWN else "could not be measured"
             unknown.append(f"the error of the {what} of {found.name(worst)} {by}")
     return off, unknown
 
@@ -395,6 +395,6 @@ def solver_reasons(status: Status, other_modes: Searched | NotSearched) -> list[
 
 def to_decenter(target: Any) -> list[str]:
     """The advice to decenter the hierarchical sites that are centred; none where there are none."""
-    forms = target.parameterisations
-    names = [repr(name) for name in target.layout.funnels if name in forms and forms[name].weight == 1]
+    centred = {name for name, form in target.parameterisations.items() if form.weight == 1}
+    names = [repr(name) for name in target.layout.funnels if name in centred]
     return [f"{DECENTER}{', '.join(names)}): the scale is latent"] if names else []

@@ -98,14 +98,7 @@ def row_evidence(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray,
 
 @functools.partial(jax.jit, static_argnames="chunk")
 def _weigh_block(
-    guide: Guide,
-    phi: PyTree,
-    target: Target,
-    spread: Any,
-    raw_key: Array,
-    number: Array,
-    draws: Array,
-    chunk: int,
+    guide: Guide, phi: PyTree, target: Target, spread: Any, raw_key: Array, number: Array, draws: Array, chunk: int
 ) -> tuple[Array, Array]:
     """For each row the log of the average weight of `draws` draws, and their effective number."""
     key = jax.random.fold_in(named(wrap(raw_key), "row evidence"), number)

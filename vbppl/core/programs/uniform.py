@@ -17,22 +17,8 @@ import jax.numpy as jnp
 # Of equal entries these make equal entries.
 ELEMENTWISE = frozenset(
     (
-        *("add", "sub", "mul", "div", "neg", "sign", "abs", "floor", "ceil", "round", "square"),
-        *(
-            "exp",
-            "log",
-            "log1p",
-            "expm1",
-            "sqrt",
-            "rsqrt",
-            "logistic",
-            "tanh",
-            "erf",
-            "lgamma",
-            "digamma",
-            "max",
-            "min",
-        ),
+        *("add", "sub", "mul", "div", "neg", "sign", "abs", "floor", "ceil", "round", "square", "max", "min"),
+        *("exp", "log", "log1p", "expm1", "sqrt", "rsqrt", "logistic", "tanh", "erf", "lgamma", "digamma"),
         *("rem", "lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not", "xor", "select_n", "clamp", "is_finite"),
         *("convert_element_type", "copy", "integer_pow", "pow"),
     )

@@ -18,12 +18,7 @@ from vbppl.distributions.base import Distribution
 from vbppl.distributions.constraints.scalar import Positive, nonnegative
 from vbppl.distributions.families.bounded import Beta, Uniform
 from vbppl.distributions.families.composite import MixtureGeneral, MixtureSameFamily, TransformedDistribution
-from vbppl.distributions.families.counts import (
-    GammaPoisson,
-    NegativeBinomial2,
-    Poisson,
-    ZeroInflatedDistribution,
-)
+from vbppl.distributions.families.counts import GammaPoisson, NegativeBinomial2, Poisson, ZeroInflatedDistribution
 from vbppl.distributions.families.counts import NegativeBinomialLogits as OfLogits
 from vbppl.distributions.families.finite import Bernoulli, Binomial, Categorical, Geometric, Multinomial
 from vbppl.distributions.families.real import Cauchy, Logistic, StudentT

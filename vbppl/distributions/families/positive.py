@@ -221,10 +221,7 @@ def gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:
     large, wide = jnp.greater(a, LARGE), Gamma(jnp.maximum(a, LARGE))
     small, at = jnp.where(large, 1.0, a), jnp.where(large, 1.0, x)
     lower, upper = tails(wide.log_prob, x, wide.mean, jnp.sqrt(wide.variance))
-    return (
-        jnp.where(large, lower, special.gammainc(small, at)),
-        jnp.where(large, upper, special.gammaincc(small, at)),
-    )
+    return (jnp.where(large, lower, special.gammainc(small, at)), jnp.where(large, upper, special.gammaincc(small, at)))
 
 
 def log_gamma_tails(a: ArrayLike, x: ArrayLike) -> tuple[Array, Array]:

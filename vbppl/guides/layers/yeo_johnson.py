@@ -50,11 +50,7 @@ def straightened(t: AnyArray, p: AnyArray) -> tuple[AnyArray, AnyArray]:
     b, sign = xp.abs(t), xp.sign(t)
     q = sign * p
     log_b = xp.log1p((1 + q) * b) / (1 + q)  # log(1 + |v|)
-    grown = xp.where(
-        xp.abs(q * log_b) < 1,
-        q * b + (1 + (1 + q) * b) * xp.expm1(-q * log_b),
-        xp.expm1(log_b) - b,
-    )
+    grown = xp.where(xp.abs(q * log_b) < 1, q * b + (1 + (1 + q) * b) * xp.expm1(-q * log_b), xp.expm1(log_b) - b)
     return sign * grown, q * log_b
 
 

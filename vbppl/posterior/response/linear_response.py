@@ -41,7 +41,8 @@ from vbppl.core.tables import Table, Tabled, number
 from vbppl.core.types import Array, PyTree
 from vbppl.guides.base import Guide
 from vbppl.guides.gaussian import MeanField
-from vbppl.posterior.quantities import Worst
+from vbppl.posterior.quantities import Worst, weightless
+from vbppl.posterior.weighted_draws import WeightedDraws
 from vbppl.target.axes import axes_of, coordinate_names
 from vbppl.target.batched import HEAVY, evaluate, hessian_times
 from vbppl.target.target import Target, shapes_of, with_fixed_parameterisations
@@ -55,6 +56,7 @@ SMALLEST = 1e-8  # of the largest eigenvalue, in units of the guide's own sds
 AT_ONCE = 64  # scalars whose slopes are found side by side
 MOST_NUMBERS = 2**26  # of the covariance and of the slopes: half a gigabyte each
 CURVATURE_DIM, NAMED = 64, 5  # dims up to which curvature is looked at; coordinates that are named
+FEW = 8  # sites, and numbers of one, for which nobody waits long
 
 
 def is_mean_field(guide: Guide) -> TypeGuard[MeanField]:
@@ -262,3 +264,10 @@ def curvature(guide: Guide, phi: PyTree, target: Target, raw_key: np.ndarray) ->
     names = coordinate_names(target)
     named = tuple(Worst(float(ratios[i]), names[i]) for i in widest)
     return Curvature(named, float(values[0]), sd[:, None] * vectors / np.sqrt(values))
+
+
+def to_respond(guide: Guide, draws: WeightedDraws, target: Target) -> list[str]:
+    """The advice, where draws tell nothing, to ask for the sds of the sites of few numbers in no plate, if few too."""
+    few = [repr(slot.name) for slot in target.layout.slots if not slot.plates and slot.stop - slot.start <= FEW]
+    asked = f"posterior.linear_response({', '.join(few)}), sds with correlations"
+    return [asked] if is_mean_field(guide) and weightless(draws) and 0 < len(few) <= FEW else []
