@@ -224,7 +224,7 @@ def test_hyperparameters_that_are_good_at_once_spare_other_coordinates_and_doubt
     monkeypatch.setattr(judge, "draw_more", lambda *_: pytest.fail("doubts were looked into"))
     monkeypatch.setattr(escalate, "see_by_quantiles", lambda *_: pytest.fail("it was fitted anew"))
     judged = judge._judged
-    monkeypatch.setattr(judge, "_judged", lambda *args: looks.append(args[-1]) or judged(*args))
+    monkeypatch.setattr(judge, "_judged", lambda *args: looks.append(args[-1]()) or judged(*args))
     entry = next(entry for entry in ENTRIES if entry.name == "schools")
     fit = measure(entry, store.load()[entry.name], entry.model(), seed=4)
     assert (fit.verdict, fit.right, looks) == ("good", True, [True, False])
@@ -237,6 +237,32 @@ def test_hyperparameters_that_are_structured_but_not_good_are_searched_for_once(
     entry = next(entry for entry in ENTRIES if entry.name == "schools-noncentred")
     fit = measure(entry, store.load()[entry.name], entry.model())
     assert (fit.guide, fit.verdict, fit.right, len(searches)) == ("ConditionallyStructured", "corrected", True, 1)
+
+
+@pytest.mark.filterwarnings("ignore::vbppl.core.errors.PoorFitWarning")
+def test_other_coordinates_are_left_where_they_stay_below_the_bound_that_stands(monkeypatch):
+    """The density adds up to one, and non-centred it is a normal, whose bound is 0; centred it is three funnels."""
+
+    def rows():
+        with vb.plate("row", 3):
+            vb.sample("x", dist.Normal(0.0, jnp.exp(vb.sample("log_scale", dist.Normal(0.0, 1.0)))))
+
+    target = vb.target(vb.model(rows)())
+    at, before = plan(target), vb.fit(target, vb.FullRank())
+    problem = prepare(at, [target], [raw_key(0)])
+    ends = [reparameterise(at, problem, before.solution, judged(before.report, "poor", b), Watch()) for b in (0.4, 0.6)]
+    (reached, _), (stood, _) = ends
+    told = [next(note.text for note in each.notes if note.topic == "parameterisation") for each in (reached, stood)]
+    assert "kept; 0.000 ± 0.000 non-centred" in told[0]  # within half a nat of what is said to stand: to its end
+    assert "fitted to the end in 1:" in told[1] and told[1].count("left at") == 3
+    spent = [each.status.gradients - before.status.gradients for each in (reached, stood)]
+    assert 0 < spent[1] < spent[0]
+    monkeypatch.setattr(hypers, "can_structure", lambda _: True)
+    bent = dataclasses.replace(paid(before.solution, 10), guide=vb.guides.Copula()).noted(hypers.TOPIC, "gains, kept")
+    led_to = before.solution.phi, bent, judged(before.report, "corrected", -0.7)
+    at = dataclasses.replace(at, structured=led_to, solve=lambda *_: pytest.fail("it was fitted anew"))
+    after, report = reparameterise(at, problem, before.solution, judged(before.report, "poor", -1.0), Watch())
+    assert after.guide is bent.guide and report.verdict == "corrected"
 
 
 def judged(card, verdict, elbo, se=0.001):

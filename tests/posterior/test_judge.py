@@ -366,7 +366,10 @@ def test_a_first_look_that_is_not_good_leaves_doubts_open_and_is_whole_where_tim
     """Of a banana."""
     target = vb.density(lambda z: -(z[0] ** 2) / 2 - (z[1] - z[0] ** 2) ** 2 / 2, 2)
     solution = vb.fit(target, "full_rank").solution
-    looks = [judge.judge(solution, raw_key(0), watch, at_first_look=True) for watch in (Watch(), Watch(deadline=-1.0))]
+    looks = [
+        judge.judge(solution, raw_key(0), watch, at_first_look=lambda: True)
+        for watch in (Watch(), Watch(deadline=-1.0))
+    ]
     assert [len(look.draws) for look in looks] == 2 * [judge.DRAWS] and len(
         judge.judge(solution, raw_key(0)).draws
     ) > judge.DRAWS

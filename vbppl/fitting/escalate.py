@@ -6,12 +6,12 @@ starts too. A series is one whatever else is tried, and given its hyperparameter
 priors have heavy tails are seen by their quantiles. Rows that no coordinates can move
 (non-centred by hand, or without location and scale) are given their hyperparameters first, since what restarts met may
 lie along one ridge of these. Other modes come next, since they would be there in any coordinates. Then the other
-coordinates of hierarchical sites; in those that were kept, a Laplace approximation of rows beside these sites, and
-hyperparameters that depend on the scales among them, where the report is no better than corrected, as for rows; margins
-that are not a normal's; and last a mixture of Gaussians, also where weighted draws are an answer already, but the guide
-is none, and for a price beside what the fit took. Where what came in the place of a normal is no answer, a mixture is
-tried from that normal too. A good guide is bettered by the two that cost little where its own report sees a standard
-deviation that is off.
+coordinates of hierarchical sites, unless what the first look has led to is an answer; in those that were kept, a
+Laplace approximation of rows beside these sites, and hyperparameters that depend on the scales among them, where the
+report is no better than corrected, as for rows; margins that are not a normal's; and last a mixture of Gaussians, also
+where weighted draws are an answer already, but the guide is none, and for a price beside what the fit took. Where what
+came in the place of a normal is no answer, a mixture is tried from that normal too. A good guide is bettered by the two
+that cost little where its own report sees a standard deviation that is off.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from vbppl.fitting.remedies.rows import condition_other_rows, condition_rows
 from vbppl.fitting.remedies.series import condition_series
 from vbppl.fitting.remedies.tails import in_its_parameterisation, see_by_quantiles
 from vbppl.inference.deterministic.beyond.mixture import is_of_normals
-from vbppl.inference.deterministic.beyond.series import is_series
+from vbppl.inference.deterministic.beyond.series import is_chain
 from vbppl.inference.deterministic.problem import Deterministic
 from vbppl.inference.solution import Solution
 from vbppl.posterior.report import VERDICTS, AnyReport
@@ -58,7 +58,7 @@ REMEDIES = (
 def goes_on_at_once(plan: Plan, problem: Any, solution: Solution) -> bool:
     """Whether a first look at a solution is enough to go on by: see `judged_or_structured`."""
     is_ours = plan.is_automatic and isinstance(plan.settings, Deterministic)
-    return is_ours and can_structure(solution) and not is_series(problem.targets[0])
+    return is_ours and can_structure(solution) and not is_chain(problem, solution)
 
 
 def judged_or_structured(

@@ -101,7 +101,7 @@ def fit(
             except InitializationError as error:
                 solution = solved_from_prior(planned, problem, watch, error)
         solution = check_begun(solution, watch)
-        solution, report = judge_solution(solution, raw, watch, goes_on_at_once(planned, problem, solution))
+        solution, report = judge_solution(solution, raw, watch, lambda: goes_on_at_once(planned, problem, solution))
         solution, report, causes = _bettered(planned, problem, solution, report, watch, model, precision)
     calls = (circumstances(), *call_of(fit, "model", seed, {**given, "precision": precision}))
     posterior = in_session_precision(Posterior(solution, advised(report, causes), calls=calls), model)

@@ -90,7 +90,7 @@ def continued_in_float64(
         if after.status.was_cut_short:
             return problem, solution, report
         after = _joined(solution, after, is_place).noted("precision", f"{limit}{WENT_ON}")
-        after, again = judge_solution(after, problem.raw_keys[0], watch, goes_on_at_once(plan, double, after))
+        after, again = judge_solution(after, problem.raw_keys[0], watch, lambda: goes_on_at_once(plan, double, after))
     return (problem, solution, report) if again.cut_short else (double, after, again)
 
 

@@ -32,7 +32,7 @@ from vbppl.inference.stochastic import minibatch
 from vbppl.inference.stochastic import problem as stochastic
 from vbppl.model.evaluation.values import latent_draws
 from vbppl.model.trace import abstract_sites
-from vbppl.posterior.judge import judge
+from vbppl.posterior.judge import Ask, judge
 from vbppl.posterior.posterior import Posterior
 from vbppl.posterior.report import Report, Unjudged
 from vbppl.target.axes import coordinate_names
@@ -188,7 +188,7 @@ def check_begun(solution: Solution, watch: Watch) -> Solution:
 
 
 def judge_solution(
-    solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: bool = False
+    solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: Ask = lambda: False
 ) -> tuple[Solution, Report | Unjudged]:
     """The report, and the solution, which counts as interrupted where a person did not wait for the verdict."""
     watch.doing("judging")

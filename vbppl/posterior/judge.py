@@ -18,7 +18,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -69,6 +70,7 @@ NEGLIGIBLE = 0.01  # of the evidence, in all other modes together
 MODE_DRAWS, MODE_ROUNDS = 2_048, 2  # at another mode, each time around where the weights of the last said that it is
 SAME_BOUND = 1.0  # nats, within which a normal at another mode has the bound with which it was met
 WEIGHED = "draws", "log_evidence", "ess", "pareto_k"  # what a report tells of other draws than the guide's
+Ask: TypeAlias = Callable[[], bool]
 POINT = "a MAP estimate is a point: there is no distribution to judge"
 
 
@@ -76,7 +78,7 @@ def judge(
     solution: Solution,
     raw: np.ndarray,
     watch: Watch = Watch(),  # noqa: B008 -- frozen
-    at_first_look: bool = False,
+    at_first_look: Ask = lambda: False,
 ) -> Report | Unjudged:
     """How good a solution is, from fresh draws of its guide.
 
@@ -84,7 +86,7 @@ def judge(
       solution: what a solver gave back.
       raw: the key of the whole fit.
       watch: where its deadline would pass, by what draws have taken so far, doubts are not looked into with more.
-      at_first_look: whether doubts are left open altogether; what is good at a first look is good.
+      at_first_look: whether doubts are left open altogether, asked where a first look is not good: what is, is.
 
     Returns:
       the report; one that knows nothing, and is therefore poor, where a person interrupts: the fit is not lost.
@@ -100,7 +102,7 @@ def judge(
     return dataclasses.replace(found, seconds=time.perf_counter() - began)
 
 
-def _judged(solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: bool) -> Report | Unjudged:
+def _judged(solution: Solution, raw: np.ndarray, watch: Watch, at_first_look: Ask) -> Report | Unjudged:
     """By the questions that the guide allows: none of a point, row by row where it is amortised."""
     guide, phi, target = solution.guide, solution.phi, solution.target
     elbo = bound.elbo(guide, phi, target, raw)
@@ -160,7 +162,7 @@ def _log_evidence_at(mode: Mode, solution: Solution, elbo: Estimate, rng: np.ran
     return found.log_evidence + 3 / math.sqrt(found.ess) if found.tells_evidence else np.nan
 
 
-def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch, at_first_look: bool) -> Report:
+def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Watch, at_first_look: Ask) -> Report:
     """By draws of all coordinates together."""
     guide, phi, target = solution.guide, solution.phi, solution.target
     rng, began = host_generator(raw, "judge"), time.perf_counter()
@@ -174,7 +176,7 @@ def _judged_whole(solution: Solution, elbo: Estimate, raw: np.ndarray, watch: Wa
     few = DRAWS // 2 if target.data_size > DEAR else DRAWS  # more where these leave a doubt
     drawn = draw(guide, phi, target, rng, min(most, few if target.dim <= WEIGHTLESS_DIM else MIN_DRAWS_WIDE))
     drawn, judged, errors = _looked_at(found, drawn)
-    if at_first_look and judged.verdict != "good" and not watch.is_over:  # after which nobody looks again
+    if judged.verdict != "good" and not watch.is_over and at_first_look():  # after which nobody looks again
         return _kept(judged)
     # Errors of few draws are noisy: where something may be wrong, more are taken; and where they are the answer. Always
     # so many at once: a number that followed the fit's gradients would compile some guides' draws anew.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,8 @@ from vbppl.fitting.prepare import prepare
 from vbppl.guides.layers.elimination import Factor
 from vbppl.guides.layers.newton_step import NewtonStep
 from vbppl.inference.deterministic import fixed_draws, low_rank
-from vbppl.inference.deterministic.beyond.series import SeriesSearch, chain_of, is_series, solve_series
+from vbppl.inference.deterministic.beyond.series import SeriesSearch, chain_of, is_chain, is_series, solve_series
+from vbppl.inference.deterministic.beyond.series import begun as at_start
 from vbppl.target.axes import coordinate_names
 from vbppl.target.batched import evaluate
 
@@ -219,6 +222,34 @@ def test_in_many_dims_a_series_is_planned_as_one():
     assert is_series(many) and plan(many).solve.func is solve_series
     assert plan(many, "low_rank").solve is low_rank.solve_low_rank
     assert not is_series(vb.density(lambda z: -jnp.sum(z**2), 40))
+
+
+@vb.model
+def smooth(y):
+    scale, x = vb.sample("scale", dist.LogNormal(0.0, 1.0)), jnp.arange(len(y)) / 4
+    kernel = scale**2 * jnp.exp(-0.5 * (x[:, None] - x) ** 2) + 1e-2 * jnp.eye(len(x))
+    vb.sample(
+        "y", dist.Normal(vb.sample("f", dist.MultivariateNormal(jnp.zeros(len(x)), kernel)), 1).to_event(1), obs=y
+    )
+
+
+@vb.model
+def grouped(y):
+    scale = vb.sample("scale", dist.LogNormal(0.0, 1.0))
+    with vb.plate("row", len(y)):
+        vb.sample("y", dist.Normal(vb.sample("theta", dist.Normal(0.0, scale)), 1.0), obs=y)
+
+
+@pytest.mark.parametrize(
+    "write, expected", [(local_level, True), (grouped, False), pytest.param(smooth, False, marks=pytest.mark.slow)]
+)
+def test_what_may_be_a_series_is_told_from_fields_and_groups_where_a_fit_stands_in_other_coordinates(write, expected):
+    target = vb.target(write(walked(20)))
+    problem, layout = prepare(plan(target), [target], [raw_key(0)]), target.layout
+    row = layout.packed(layout.centred_by(dict.fromkeys(layout.movable, 0.0), float))
+    start = np.full((1, 2, target.dim), -1.0)
+    moved = dataclasses.replace(problem, parameterisations=row[None], start=start)
+    assert is_series(target) and is_chain(problem, at_start(moved)) == expected
 
 
 @pytest.fixture(scope="module")

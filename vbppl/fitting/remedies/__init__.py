@@ -13,8 +13,8 @@ better on fresh draws, and sums what all of it cost.
 - `components`: a mixture with new components, while they pay; and from the last normal, where what came in its place is
   no answer.
 - `modes`: a mixture of the modes and widths that restarts met.
-- `parameterisations`: other coordinates of hierarchical sites.
 - `hypers`: hyperparameters that are bent, and depend on the scales among them.
+- `parameterisations`: other coordinates of hierarchical sites.
 - `margins`: a Gaussian copula, where coordinates are skewed.
 
 To add one: a file here, and its place among `REMEDIES` in `escalate.py`.

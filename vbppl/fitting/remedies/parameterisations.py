@@ -1,4 +1,8 @@
-"""Other coordinates of hierarchical sites, pseudo-data and halfway ones first: all are bounds on the same evidence."""
+"""Other coordinates of hierarchical sites, pseudo-data and halfway ones first: all are bounds on the same evidence.
+
+A fit in these costs many times what hyperparameters given a structure do, so that where such are an answer it is not
+begun, and where it stays clearly below the bound that stands it is not brought to its end.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import numpy as np
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.prepare import judge_solution, prepare
-from vbppl.fitting.remedies.costs import together
+from vbppl.fitting.remedies.costs import costing, together
+from vbppl.fitting.remedies.hypers import structure_hypers
 from vbppl.guides.gaussian import is_normal
 from vbppl.inference.deterministic.problem import Problem
 from vbppl.inference.deterministic.pseudo_data import by_rule, in_words
@@ -29,29 +34,35 @@ def reparameterise(
 ) -> tuple[Solution, AnyReport]:
     """Fit in other coordinates too, until an answer is right; keep it, else the highest bound."""
     # Other modes would be there in any coordinates, and what is no Gaussian already has to stay what it is.
-    if (
-        not (is_normal(before.guide) and before.target.layout.movable)
-        or before.other_modes.found
-        or before.other_modes.held
-    ):
+    stays = before.other_modes.found or before.other_modes.held or not is_normal(before.guide)
+    phi, _, structured = plan.structured or (None, None, report)
+    if stays or not before.target.layout.movable:
         return before, report
+    if before.phi is phi and structured.verdict in ANSWERS:  # for a fraction of what a fit anew would take
+        return structure_hypers(plan, problem, before, report, watch)
     if before.target.dim > ONE_START_DIM:  # a fit to the end in each is dear, and no weights tell the answer among them
         said = f"more than {ONE_START_DIM:,} dims are fitted to the end only where the starts' bound was highest"
         return (before.noted("parameterisation", said) if _may_move(plan) else before), report
-    now, tried, layout = parameterisations_of(before.target), [(before, report)], before.target.layout
-    for row, place in _others(plan, before):
+    now, layout = parameterisations_of(before.target), before.target.layout
+    tried, left, costs = [(before, report)], list[str](), list[Solution]()
+    for row, begun in _others(plan, before):
         if np.all(row == now) or watch.is_over:
             continue
         only = dataclasses.replace(plan, parameterisations=row[None], tries_pseudo_data=False)
         one = prepare(only, problem.targets, problem.raw_keys)
-        one = one if place is None else dataclasses.replace(one, start=place)
+        standing = float(np.nan_to_num([each.elbo.least for _, each in tried], nan=-np.inf).max())
+        start = one.start if begun is None else begun
+        one = dataclasses.replace(one, start=start, precision=problem.precision, standing=standing)
         try:
-            (after,) = plan.solve(dataclasses.replace(one, precision=problem.precision), watch)
+            (after,) = plan.solve(one, watch)
         except InitializationError:  # so these coordinates are no choice
-            text = f"{_in_words(layout, row)} ones were tried: no start has a finite density there"
-            tried = [(tried[0][0].noted("parameterisation", text), report), *tried[1:]]
+            left.append(f"{_in_words(layout, row)}: no start has a finite density there")
             continue
-        if place is not None:  # it began where the first had ended, so it has the modes that this one has met
+        costs.append(after)
+        if after.status.reason == "behind":
+            left.append(f"{_in_words(layout, row)} left at {after.bounds[-1]:.2f} on few draws")
+            continue
+        if begun is not None:  # it began where the first had ended, so it has the modes that this one has met
             after = dataclasses.replace(after, other_modes=searched_both(before.other_modes, after.other_modes))
         after, again = judge_solution(after, problem.raw_keys[0], watch)
         if after.status.was_cut_short or again.cut_short:
@@ -59,18 +70,21 @@ def reparameterise(
         tried.append((after, again))
         if _is_answer(again, tried):
             break
-    if len(tried) == 1:
-        return tried[0]
+    paid = dataclasses.replace(before, status=together(before, costs))
+    return _kept(paid, tried, left) if len(tried) > 1 or left else (before, report)
+
+
+def _kept(paid: Solution, tried: list[tuple[Solution, AnyReport]], left: list[str]) -> tuple[Solution, AnyReport]:
+    """The one to keep of those that were fitted to their ends, at the price `paid`, with a note of what was tried."""
     # A bound that is not a number is no better.
-    kept, *left = sorted(tried, key=lambda pair: (not _is_answer(pair[1], tried), -_height(pair[1])))
+    every = sorted(tried, key=lambda pair: (not _is_answer(pair[1], tried), -_height(pair[1])))
+    kept, report = every[0]
     bounds = [
-        f"{report.elbo} {_in_words(layout, parameterisations_of(solution.target))}"
-        for solution, report in (kept, *left)
+        f"{report.elbo} {_in_words(each.target.layout, parameterisations_of(each.target))}" for each, report in every
     ]
-    text = f"fitted to the end in {len(tried)}: ELBO {bounds[0]}, kept; {'; '.join(bounds[1:])}"
-    notes = (Note("parameterisation", text), *(note for note in kept[0].notes if note.topic != "parameterisation"))
-    status = together(kept[0], [solution for solution, _ in left])
-    return dataclasses.replace(kept[0], status=status, notes=notes), kept[1].without(DECENTER)
+    text = f"fitted to the end in {len(tried)}: ELBO {bounds[0]}, kept; {'; '.join([*bounds[1:], *left])}"
+    notes = (Note("parameterisation", text), *(note for note in kept.notes if note.topic != "parameterisation"))
+    return dataclasses.replace(costing(kept, paid), notes=notes), report.without(DECENTER)
 
 
 def _may_move(plan: Plan) -> bool:

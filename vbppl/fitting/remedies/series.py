@@ -9,7 +9,7 @@ import numpy as np
 from vbppl.core.watch import Watch
 from vbppl.fitting.plan import Plan
 from vbppl.fitting.remedies.choice import unless_worse
-from vbppl.fitting.remedies.costs import together
+from vbppl.fitting.remedies.costs import costing, together
 from vbppl.guides.gaussian import is_normal
 from vbppl.inference.bound import elbo
 from vbppl.inference.deterministic.beyond.series import begun, is_series, series_of
@@ -49,11 +49,8 @@ def condition_series(
         return before, report
     gain = elbo(after.guide, after.phi, after.target, problem.raw_keys[0]).value - report.elbo.value
     tried = Note("series", f"a Laplace approximation of the series given its hyperparameters gains {gain:.2f} nats")
-    cost = together(before, [after])
-    before, after = (
-        dataclasses.replace(before, status=cost),
-        dataclasses.replace(after, status=together(after, [before])),
-    )
+    before = dataclasses.replace(before, status=together(before, [after]))
+    after = costing(after, before)
     if after.other_modes.found or not (after.status.converged and gain > WORTHWHILE):
         left = "but leaves out a mode" if after.other_modes.found else "left out"
         before = before.noted(tried.topic, f"{tried.text}, {left}")

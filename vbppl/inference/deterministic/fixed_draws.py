@@ -36,13 +36,13 @@ from vbppl.inference.deterministic.mean_field import MeanFieldFamily
 from vbppl.inference.deterministic.problem import Problem, check_full_rank
 from vbppl.inference.deterministic.pseudo_data import pseudo_data
 from vbppl.inference.deterministic.restarts import restarts, widths
-from vbppl.inference.deterministic.state import MAX_DRAWS, Family, Run, Stage, State
+from vbppl.inference.deterministic.state import CUT, MAX_DRAWS, Family, Run, Stage, State
 from vbppl.inference.solution import Note, Solution
 
 DRAW_NOISE, IN_MANY_DIMS = 0.01, 0.05  # sds; the worst of more than `MANY_DIMS` means and log sds
 MANY_DIMS = 512
 ROOM = 2**22  # numbers that a fit's draws may hold, beyond which there are no more: what others would change is told
-LATE = {"interrupted": "interrupted", "deadline": "out of time"}
+CLEARLY = 0.5  # nats below a bound that stands: few draws lift a top, and by noise they may lower it too
 
 
 def solve_mean_field(problem: Problem, watch: Watch = Watch()) -> list[Solution]:
@@ -92,7 +92,7 @@ def _run_stages(
         state, cut = last(stage(run, state), state, watch, news)
         if cut:
             return run.solutions(state.cut_short(cut))
-    for check in checks:
+    for check in checks if "behind" not in state.reason else ():
         steps = check(run, state, begun)
         after, cut = last(steps, state, watch, news if check is not _in_width else None)  # no steps of the fit
         if cut:
@@ -103,7 +103,7 @@ def _run_stages(
 
 def _ended_late(solution: Solution, cut: str) -> Solution:
     """A solution that had come to its own end, when something cut its checks short."""
-    text = f"{solution.status.text}; {LATE[cut]} before all was looked at that is beside it"
+    text = f"{solution.status.text}; {CUT[cut].partition(':')[0]} before all was looked at that is beside it"
     return dataclasses.replace(solution, status=dataclasses.replace(solution.status, reason=cut, text=text))
 
 
@@ -143,6 +143,10 @@ def _maximise(family: Family, state: State, fits: np.ndarray) -> Stage:
     at = family.begin(state, fits, noise)
     while len(fits):
         state, at = yield from family.climb(state, fits, noise, at)
+        # The top on these draws lies above that on others, on average: who is far below here stays there.
+        tops = [state.bounds[fit][-1] + state.decrement[fit] for fit in fits if state.bounds[fit]]
+        if tops and max(tops) < family.run.problem.standing - CLEARLY:
+            return state.put(fits, reason="behind")
         moves, probe = family.probe(state, fits, at, draws)
         state = state.put(fits, draws=draws, draw_noise=_worst(np.array(moves)))
         wanting = _want_more(family.run, state, fits, draws)

@@ -62,6 +62,7 @@ class Problem:
         precision; None for the session's.
       tries_pseudo_data: whether movable sites may be seen by pseudo-data too.
       guide: the family that is asked for, where its solver serves several.
+      standing: the bound of an answer that stands, in nats: a Gaussian that stays clearly below it is not finished.
     """
 
     targets: Sequence[Target]
@@ -72,6 +73,7 @@ class Problem:
     precision: str | None = None
     tries_pseudo_data: bool = False
     guide: Any = None
+    standing: float = -np.inf
 
     @property
     def dim(self) -> int:

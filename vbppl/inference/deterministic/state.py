@@ -26,7 +26,7 @@ MIN_DRAWS, MAX_DRAWS = 32, 2048  # draws
 MIN_DEAR_DRAWS = 8  # draws to begin with where they are dear
 DEAR = 50_000  # numbers in the data, above which a gradient is dear
 LITTLE = 1e-3  # nats to gain: 0.045 sds
-CUT = {"interrupted": "interrupted: not converged", "deadline": "out of time: not converged"}
+CUT = {"interrupted": "interrupted: not converged", "deadline": "out of time: not converged", "behind": "left behind"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,7 +45,7 @@ from vbppl.inference.initialization import find_starts, no_initialization
 from vbppl.inference.solution import NotSearched, Solution
 from vbppl.target.batched import Batch
 from vbppl.target.drivers import drivers_of
-from vbppl.target.target import Target
+from vbppl.target.target import Target, parameterisations_of
 
 MIN_SERIES_STEPS = 16  # steps of a series
 APART = 16  # steps that lie so far apart are moved together
@@ -164,8 +164,7 @@ class SeriesSearch(NestedSearch):
 
     def _gaussian(self, before: Solution) -> tuple[np.ndarray, np.ndarray]:
         """Where it stands; nothing of all coordinates together."""
-        loc = before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0]
-        return np.asarray(loc, np.float64), np.zeros((0, 0))
+        return _middle(before), np.zeros((0, 0))
 
     def _enough(self) -> int:
         """So many draws, of which a step of the search looks at whole blocks."""
@@ -273,13 +272,28 @@ def is_series(target: Target) -> bool:
     return len(_steps_of(target)) > 0
 
 
+def is_chain(problem: Problem, before: Solution) -> bool:
+    """Whether what may be a series is one in the model's coordinates, by gradients about where a solution stands."""
+    target, place = problem.targets[0], _middle(before)
+    if is_series(target) and not np.array_equal(parameterisations_of(target), parameterisations_of(before.target)):
+        place = np.asarray(target.unconstrain(before.target.constrain(place)), np.float64)
+    return not isinstance(_chain_at(target, place, problem.raw_keys[0]), str)
+
+
 def series_of(problem: Problem, number: int, before: Solution) -> SeriesSearch | str:
     """The search for a series from where a solution stands, or why there is no series."""
-    batch = Batch.of(before.target)
-    place = before.guide.frame(np.asarray(before.phi, np.float64), before.target)[0]
-    rng = host_generator(problem.raw_keys[number], "series")
-    found = chain_of(before.target, lambda z: batch.at(z)[1], np.asarray(place, np.float64), rng)
+    found = _chain_at(before.target, _middle(before), problem.raw_keys[number])
     return found if isinstance(found, str) else SeriesSearch(problem, number, before, found)
+
+
+def _chain_at(target: Target, place: np.ndarray, raw: np.ndarray) -> Chain | str:
+    batch = Batch.of(target)
+    return chain_of(target, lambda z: batch.at(z)[1], place, host_generator(raw, "series"))
+
+
+def _middle(solution: Solution) -> np.ndarray:
+    """Where its guide lies."""
+    return np.asarray(solution.guide.frame(np.asarray(solution.phi, np.float64), solution.target)[0], np.float64)
 
 
 def solve_series(problem: Problem, watch: Watch = Watch(), *, otherwise: Solve) -> list[Solution]:
