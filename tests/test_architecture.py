@@ -249,7 +249,7 @@ def counted(path: Path) -> tuple[int, int]:
 
 def test_there_is_no_more_code_than_was_promised():
     # The house was to shrink to 8,800 lines; it grows only by what a user can see, each time by as much as that takes.
-    assert sum(counted(path)[0] for path in FILES) <= 25_598
+    assert sum(counted(path)[0] for path in FILES) <= 26_100
 
 
 @pytest.mark.parametrize("room", HARD)

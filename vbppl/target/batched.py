@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 from vbppl.core import devices
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import compiler_options, in_full_precision, on_accelerator
+from vbppl.core.programs.rerolling.rerolled import rerolled_at
 from vbppl.core.programs.threads import suited_to
 from vbppl.core.types import Array, ArrayLike
 from vbppl.model.control_flow.hidden import slopes_backward
@@ -243,7 +244,9 @@ def _value_and_gradient(
 
     (table, rows), (side_by_side, group, mesh) = seen, blocks
 
-    evaluate_block = jax.vmap(jax.value_and_grad(log_density, argnums=1), in_axes=(None, 0, 0))
+    one = [jax.eval_shape(lambda part: part[0], each) for each in (*(leaves if group else ()), z, rows)]
+    density = rerolled_at(log_density, [*one[:-2]] if group else leaves, *one[-2:])
+    evaluate_block = jax.vmap(jax.value_and_grad(density, argnums=1), in_axes=(None, 0, 0))
 
     # A loop over blocks rather than one vmap: its intermediate values fit the cache, and its length may be data.
     def body(i: ArrayLike, found: tuple[Array, Array]) -> tuple[Array, Array]:

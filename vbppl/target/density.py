@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jax
@@ -23,6 +24,7 @@ import numpy as np
 
 from vbppl.core.errors import ModelError
 from vbppl.core.programs.compiling import OverDraws
+from vbppl.core.programs.rerolling.rerolled import rerolled
 from vbppl.core.pytree import pytree, static
 from vbppl.core.special import NORMAL_ENTROPY
 from vbppl.core.types import Array
@@ -40,7 +42,7 @@ from vbppl.model.modules import Parts, parts
 from vbppl.model.primitives import Handler, Site, subsample
 from vbppl.model.shapes import Frame
 from vbppl.model.trace import abstract_sites, summed, values_of
-from vbppl.target.layout import Layout, sliced
+from vbppl.target.layout import Apart, Layout, sliced
 
 
 @pytree
@@ -243,7 +245,7 @@ def _at_rows_shown(site: Site, part: Array) -> Array:
 
 # Inlined: the model's Python code runs once for all programs that contain it, and each of them is optimised as one.
 @functools.partial(jax.jit, static_argnames="shown", inline=True)
-def run(target: Evaluable, z: Array, rows: dict[str, Array], shown: bool) -> Terms:
+def run(target: Evaluable, z: Array | Apart, rows: dict[str, Array], shown: bool) -> Terms:
     """The terms of a run at `z`, which holds every row's coordinates, or the shown ones alone."""
     slices = sliced(target.layout, z, rows if shown else {})
 
@@ -290,7 +292,8 @@ def _states(target: Evaluable, sites: Mapping[str, Site]) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
-def log_density(target: Evaluable, z: Array, rows: dict[str, Array], jacobian: bool) -> Array:
+@rerolled
+def log_density(target: Evaluable, z: Array | Apart, rows: dict[str, Array], jacobian: bool) -> Array:
     """The log density at `z`, compiled as one program where nothing is compiled around it: a scalar."""
     terms = run(target, z, rows, False)
     return terms.log_density() if jacobian else terms.log_joint()
@@ -333,15 +336,9 @@ def unconstrained(target: Evaluable, values: dict[str, Array]) -> tuple[Array, A
     return _unconstrained_draws(values, target)
 
 
-def _unconstrained_at_all_rows(values: dict[str, Array], target: Evaluable) -> tuple[Array, Array]:
-    return unconstrained_at(target, values, {})
-
-
-_unconstrained = jax.jit(_unconstrained_at_all_rows)
-_unconstrained_draws = OverDraws(_unconstrained_at_all_rows, side_by_side=None)
-
-
-def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mapping[str, Array]) -> tuple[Array, Array]:
+def unconstrained_at(
+    values: Mapping[str, Array], target: Evaluable, rows: Mapping[str, Array] = MappingProxyType({})
+) -> tuple[Array, Array]:
     """The `z` of the rows shown, and log |dx/dz|, at one value for each site."""
     dtype = jnp.result_type(float)
 
@@ -357,7 +354,11 @@ def unconstrained_at(target: Evaluable, values: Mapping[str, Array], rows: Mappi
     sites = target.model.trace(at_rows(rows, answered(value_of), target.params))
     told = [site.told for site in sites.values() if site.told is not None]
     log_det = sum((jnp.sum(each) for _, each in told), jnp.zeros(()))
-    return jnp.concatenate([jnp.zeros(0, dtype), *(z.reshape(-1) for z, _ in told)]), log_det
+    parts = [z.reshape(-1) for z, _ in told]
+    return jnp.concatenate(parts) if parts else jnp.zeros(0, dtype), log_det
+
+
+_unconstrained, _unconstrained_draws = jax.jit(unconstrained_at), OverDraws(unconstrained_at, side_by_side=None)
 
 
 def packed_params(target: Evaluable) -> dict[str, Parts]:

@@ -144,7 +144,7 @@ class Drawn(NamedTuple):
 def drawn(program: Model, phi: Any, target: Target, key: Array) -> Drawn:
     """One draw of all latent and deterministic sites of the model."""
     q, p = _side_by_side(program, phi, target, key)
-    z, log_det = unconstrained_at(target, _values(q), target.rows)
+    z, log_det = unconstrained_at(_values(q), target, target.rows)
     # Both densities are known on the supports, so log |dx/dz| cancels in their difference: where a draw lies on an
     # edge, and it is infinite, it must not make a number out of none.
     log_det = jnp.where(jnp.isfinite(log_det), log_det, 0.0)

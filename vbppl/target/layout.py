@@ -159,20 +159,21 @@ class Layout:
     def packed(self, forms: Mapping[str, Parameterisation]) -> np.ndarray:
         """The parameterisations as one row of numbers, as solvers hand it on: `(numbers,)`, or none if settled."""
         names = () if self.is_settled else self.movable
-        parts = [np.ravel(part) for name in names for part in jax.tree.leaves(forms[name])]
-        return np.concatenate([np.zeros(0), *parts])
+        parts = zip(*(jax.tree.leaves(forms[name]) for name in names))  # numbers of one kind beside each other
+        return np.concatenate([np.zeros(0), *(np.ravel(part) for kind in parts for part in kind)])
 
     def unpacked(self, row: Any) -> dict[str, Parameterisation]:
         """What has been `packed`."""
-        found, start = {}, 0
-        for slot in self.slots:
-            if slot.name in self.movable:
-                stops = start + 1 + np.cumsum([math.prod(shape) for shape in slot.pseudo_data_shapes])
-                parts = row[start + 1 : stops[0]], row[stops[0] : stops[1]]
-                parts = (part.reshape(shape) for part, shape in zip(parts, slot.pseudo_data_shapes))
-                found[slot.name] = Parameterisation(row[start], *parts)
-                start = int(stops[1])
-        return found
+        movable = [slot for slot in self.slots if slot.name in self.movable]
+        shapes = zip(*(((), *slot.pseudo_data_shapes) for slot in movable))
+        found: list[list[Any]] = [[] for _ in movable]
+        start = 0
+        for kind in shapes:
+            for parts, shape in zip(found, kind):
+                stop = start + math.prod(shape)
+                parts.append(row[start:stop].reshape(shape))
+                start = stop
+        return {slot.name: Parameterisation(*parts) for slot, parts in zip(movable, found)}
 
     @property
     def dim(self) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
+from vbppl.core import devices
+from vbppl.core.programs.packed import Packed
+from vbppl.core.programs.rerolling.rerolled import rerolled
 from vbppl.core.pytree import pytree
 from vbppl.core.types import Array
 from vbppl.distributions.location_scale import moved_and_link, vector_dim
@@ -34,14 +39,20 @@ class Prior:
     stretch: Array
 
 
-@jax.jit
 def priors_at(target: Evaluable, z: Array) -> dict[str, Prior]:
-    """The priors of the movable sites at a point `(dim,)`, given those before them."""
-    terms, found = run(target, z, {}, False), {}
-    for name in target.layout.movable:
-        term, value = terms[name], terms.reported[name]
-        found[name] = _prior_at(term, value)
-    return found
+    """The priors of the movable sites at a point `(dim,)`, given those before them, on the host."""
+    kinds = devices.on_host(_priors_at(target, z)).tree()
+    return {name: Prior(**{kind: parts[name] for kind, parts in kinds.items()}) for name in target.layout.movable}
+
+
+@jax.jit
+@rerolled
+def _priors_at(target: Evaluable, z: Array) -> Packed:
+    terms = run(target, z, {}, False)
+    found = {name: _prior_at(terms[name], terms.reported[name]) for name in target.layout.movable}
+    # Of one kind beside each other, as they are computed.
+    kinds = {field.name: {n: getattr(p, field.name) for n, p in found.items()} for field in dataclasses.fields(Prior)}
+    return Packed.of(kinds)
 
 
 def _prior_at(term: Term, value: Array) -> Prior:

@@ -17,7 +17,9 @@ import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from vbppl.core import devices
+from vbppl.core.programs.packed import Packed
 from vbppl.core.programs.random_bits import Apart, apart, is_random
+from vbppl.core.programs.rerolling.rerolled import rerolled
 
 MIN_DRAWS, SOME_DRAWS, MAX_DRAWS = 8, 256, 1024  # of a call, by what a draw costs
 FEW_DRAWS = 64  # side by side
@@ -138,7 +140,7 @@ class OverDraws:
     def __init__(self, one: Callable[..., Any], side_by_side: int | None = FEW_DRAWS) -> None:
         """Of `one(draw, *shared)`, with so many draws together, which bounds intermediate values; None: all."""
         # Traced by itself, the function of a user runs once: how much it computes is seen, and all programs hold it.
-        self._one = jax.jit(one)
+        self._one = jax.jit(rerolled(lambda draw, *shared: Packed.of(one(draw, *shared))))
 
         def program(draws: Any, *shared: Any) -> Any:
             if side_by_side is None:
@@ -157,7 +159,7 @@ class OverDraws:
           ValueError: there are not as many draws of one thing as of another.
         """
         if _is_within((draws, shared)):
-            return self._program(draws, *shared)
+            return self._program(draws, *shared).tree(draws=True)
         leaves, structure = jax.tree.flatten(devices.on_host(draws))
         if len(counts := {len(leaf) for leaf in leaves}) != 1:
             raise ValueError(f"there are {' and '.join(map(str, sorted(counts)))} draws of one thing and another.")
@@ -176,11 +178,11 @@ class OverDraws:
             with devices.transfers_are_meant():  # a call of its own for them takes longer than the program
                 parts, results = jax.tree.flatten(devices.on_host(program(block, *shared)))
             if len(blocks) == 1:
-                return jax.device_put(results.unflatten([part[:n] for part in parts]))
+                return jax.device_put(results.unflatten([part[:n] for part in parts]).tree(draws=True))
             found = found or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
             for whole, part in zip(found, parts):
                 whole[begin : begin + size] = part[: n - begin]
-        return jax.device_put(results.unflatten(found))
+        return jax.device_put(results.unflatten(found).tree(draws=True))
 
     def _side_by_side(self, numbers: int, draws: Any, *shared: Any) -> Callable[..., Any]:
         """The program at as many draws as these, all at once, which is given its random bits."""

@@ -135,7 +135,7 @@ class NewtonStep(Layer):
         sd = jnp.exp(psi["log_sd"]).astype(x0.dtype)
 
         def gradient(x: Array) -> Array:
-            return jax.grad(lambda x: target.run(self.apart(given, x, target)).log_density())(x)
+            return jax.grad(lambda x: target.log_density(self.apart(given, x, target)))(x)
 
         # In each pattern one coordinate of every block moves, or of every third, by its unit: answers do not meet.
         patterns = np.zeros((self.colours, self.width, len(self.rows)), bool)

@@ -162,7 +162,7 @@ def _with_rows(
     def one(given: Array, noise: Array, shift: Array, log_scale: Array) -> Array:
         x, log_det = step.rows_given({**psi, "shift": shift, "log_scale": log_scale}, given, noise, target)
         with in_full_precision():
-            return target.run(step.apart(given, x, target)).log_density() + log_det
+            return target.log_density(step.apart(given, x, target)) + log_det
 
     def some(given: Array, shift: Array, log_scale: Array, noise: Array) -> tuple[Array, Array]:
         values = jax.vmap(one, (0, 0, None, None))(given, noise, shift, log_scale)

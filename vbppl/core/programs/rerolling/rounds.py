@@ -1,0 +1,60 @@
+"""Which operations are done together: those that are alike, and equally far from the program's beginning or its end.
+
+Operations are alike that have the same primitive, settings and shapes. By the longest way from the program's arguments
+are joined those of which all that they need is joined so too, all others by the longest way to its end. So none waits
+for itself: those of one length of way cannot depend on each other, and of the first none depends on one of the second.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from vbppl.core.programs.rerolling.operations import Needs, Operation
+
+FEW = 4  # alike operations, below which they stay as they are
+
+
+class Round(NamedTuple):
+    """Operations that are done together, in their order side by side, or one alone.
+
+    Attributes:
+      when: what orders rounds.
+      operations: none of which needs another.
+    """
+
+    when: tuple[int, int]
+    operations: Sequence[Operation]
+
+
+def rounds_of(operations: Sequence[Operation], needs: Needs) -> list[Round]:
+    """All operations, in an order in which they can be done, those together that are alike."""
+    early = collections.Counter((each.kind, needs.from_start[each]) for each in operations)
+    late = collections.Counter((each.kind, needs.to_end[each]) for each in operations)
+    begins: set[Operation] = set()
+    found: dict[tuple[tuple[int, int], Hashable], list[Operation]] = collections.defaultdict(list)
+    for each in operations:
+        is_better = early[each.kind, needs.from_start[each]] >= late[each.kind, needs.to_end[each]]
+        if begins.issuperset(needs.of[each]) and (each.kind is None or is_better):
+            begins.add(each)
+        when = (0, needs.from_start[each]) if each in begins else (1, -needs.to_end[each])
+        found[when, each if each.kind is None else each.kind].append(each)
+    ordered = [Round(when, mates) for (when, _), mates in sorted(found.items(), key=lambda item: item[0][0])]
+    return _by_company(ordered, needs)
+
+
+def _by_company(rounds: Sequence[Round], needs: Needs) -> list[Round]:
+    """In each round apart from each other what comes from other rounds or goes to others: arrays then stay whole."""
+    turn = {each: number for number, (_, mates) in enumerate(rounds) if len(mates) >= FEW for each in mates}
+    found = []
+    for when, mates in rounds:
+        parts: dict[Hashable, list[Operation]] = collections.defaultdict(list)
+        for each in mates:
+            users = sorted({turn.get(user, -1) for user in needs.users[each]})
+            parts[tuple(turn.get(need, -1) for need in needs.of[each]), tuple(users)].append(each)
+        rest = [each for part in parts.values() if len(part) < FEW for each in part]
+        whole = [part for part in parts.values() if len(part) >= FEW]
+        whole += [rest] if len(rest) >= FEW else [[each] for each in rest]
+        found += [Round(when, part) for part in whole]
+    return found
