@@ -293,7 +293,7 @@ def _states(target: Evaluable, sites: Mapping[str, Site]) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames="jacobian", inline=True)
 @rerolled
-def log_density(target: Evaluable, z: Array | Apart, rows: dict[str, Array], jacobian: bool) -> Array:
+def log_density(target: Evaluable, z: Array, rows: dict[str, Array], jacobian: bool) -> Array:
     """The log density at `z`, compiled as one program where nothing is compiled around it: a scalar."""
     terms = run(target, z, rows, False)
     return terms.log_density() if jacobian else terms.log_joint()

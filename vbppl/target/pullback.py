@@ -63,7 +63,7 @@ class Pullback:
     def log_density(self, z: Any, rows: Mapping[str, Any] | None = None, jacobian: bool = True) -> Array:
         """As `Target.log_density`: a scalar, in nats."""
         # The supports' log |dx/dz| and the layer's belong together: the joint density on the supports has neither.
-        z, log_det = self._forward(z.whole if isinstance(z, Apart) else z)
+        z, log_det = self._forward(z)
         found = self.target.log_density(z, rows, jacobian)
         return found + log_det if jacobian else found
 

@@ -130,14 +130,12 @@ class Target:
         """The log density at `z`, `(dim,)`, in nats: a scalar.
 
         Args:
-          z: a point, or all its coordinates as `Apart`.
+          z: a point.
           rows: the indices of the rows of plates that show a part, as those of sources must, by the plate's name.
           jacobian: False leaves log |dx/dz| out: the log joint density on the supports.
         """
         yes_or_no("jacobian", jacobian)
-        return log_density(
-            self, z if isinstance(z, Apart) else self.layout.flat(z), self._read(rows), jacobian=jacobian
-        )
+        return log_density(self, self.layout.flat(z), self._read(rows), jacobian=jacobian)
 
     def run(self, z: Any, rows: Mapping[str, Any] | None = None, shown: bool = False) -> Terms:
         """The terms of the log density at one point, before they are summed: all sums are reductions of these.

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vbppl.core.programs.rerolling.rerolled import rerolled
 from vbppl.core.pytree import pytree, static
 from vbppl.core.types import AnyArray, Array, PyTree
 from vbppl.guides.base import Guide, Start, is_traced
@@ -134,8 +135,11 @@ class NewtonStep(Layer):
         (at, held), x0 = self.table, psi["mean"] + psi["slope"] @ given
         sd = jnp.exp(psi["log_sd"]).astype(x0.dtype)
 
-        def gradient(x: Array) -> Array:
-            return jax.grad(lambda x: target.log_density(self.apart(given, x, target)))(x)
+        @rerolled
+        def density(x: Array) -> Array:
+            return target.run(self.apart(given, x, target)).log_density()
+
+        gradient = jax.grad(density)
 
         # In each pattern one coordinate of every block moves, or of every third, by its unit: answers do not meet.
         patterns = np.zeros((self.colours, self.width, len(self.rows)), bool)

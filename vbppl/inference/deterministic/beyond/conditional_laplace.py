@@ -29,6 +29,7 @@ import numpy as np
 from vbppl.core.keys import host_generator
 from vbppl.core.numerics.draws import fresh_draws
 from vbppl.core.programs.compiling import compiler_options, in_full_precision
+from vbppl.core.programs.rerolling.rerolled import rerolled
 from vbppl.core.types import Array
 from vbppl.core.watch import Watch
 from vbppl.guides.gaussian import FullRank
@@ -162,7 +163,7 @@ def _with_rows(
     def one(given: Array, noise: Array, shift: Array, log_scale: Array) -> Array:
         x, log_det = step.rows_given({**psi, "shift": shift, "log_scale": log_scale}, given, noise, target)
         with in_full_precision():
-            return target.log_density(step.apart(given, x, target)) + log_det
+            return rerolled(lambda given, x: target.run(step.apart(given, x, target)).log_density())(given, x) + log_det
 
     def some(given: Array, shift: Array, log_scale: Array, noise: Array) -> tuple[Array, Array]:
         values = jax.vmap(one, (0, 0, None, None))(given, noise, shift, log_scale)
