@@ -24,13 +24,20 @@ class Operation:
       inputs: its operands, variables and literals.
       outputs: its results.
       kind: what it shares with those that are alike, beside which it can be done; None of one that stands alone.
+      what: it does with its operands; None where that cannot be compared. Slices of one kind may begin elsewhere.
       equation: what it does.
     """
 
     inputs: Sequence[Any]
     outputs: Sequence[Any]
     kind: Hashable = None
+    what: Hashable = None
     equation: Any = None
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is alike with all slices of its operand that have its shape, wherever they begin."""
+        return self.kind is not None and self.equation.primitive.name == "slice"
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,7 +89,7 @@ def operations_of(jaxpr: Any) -> tuple[list[Operation], list[Any]]:
         if key is not None and key in known:
             same.update(zip(equation.outvars, known[key].outputs))
             continue
-        found.append(Operation(inputs, equation.outvars, _kind(what, equation, inputs), equation))
+        found.append(Operation(inputs, equation.outvars, _kind(what, equation, inputs), what, equation))
         if key is not None:
             known[key] = found[-1]
     outputs = [first(atom) for atom in jaxpr.outvars]
@@ -104,7 +111,7 @@ def _kind(what: Hashable, equation: Any, inputs: Sequence[Any]) -> Hashable:
     avals = [atom.aval for atom in (*inputs, *equation.outvars)]
     if equation.primitive.name == "slice" and equation.params["strides"] is None:
         what, avals = ("slice", identity(inputs[0])), avals[1:]  # wherever it begins
-    if what is None or any(not hasattr(a, "size") or a.size > SMALL or _is_extended(a.dtype) for a in avals):
+    if what is None or any(not hasattr(a, "size") or not 0 < a.size <= SMALL or _is_extended(a.dtype) for a in avals):
         return None
     return what, tuple((a.shape, str(a.dtype)) for a in avals)
 

@@ -11,6 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core.primitives import convert_element_type_p
 
 from vbppl.core.programs.rerolling.loops import Loop, rounds_with_loops
 from vbppl.core.programs.rerolling.operations import Operation, Sum, identity, is_variable, operations_of
@@ -87,7 +88,14 @@ def _evaluated(closed: Any, *arguments: Any) -> list[Any]:
     values = _Values(dict(given), rounds, outputs)
     for each in rounds:
         values.compute(each.operations)
-    return [values.read(atom) for atom in outputs]
+    return [_as_weak_as(var.aval, values.read(atom)) for var, atom in zip(closed.jaxpr.outvars, outputs)]
+
+
+def _as_weak_as(aval: Any, value: Any) -> Any:
+    """The same, which yields to the dtype of others only if it did: side by side, all hold to theirs."""
+    if jax.typeof(value).weak_type == aval.weak_type:
+        return value
+    return convert_element_type_p.bind(value, new_dtype=aval.dtype, weak_type=aval.weak_type, sharding=None)
 
 
 def _joins(operation: Operation) -> bool:
@@ -180,7 +188,7 @@ class _Values:
 
     def _sum(self, atoms: Sequence[Any]) -> Any:
         ordered = sorted(atoms, key=lambda a: self._places.get(a, (-1, 0)) if is_variable(a) else (-1, 0))
-        sums = [jnp.sum(run, axis=0) for run in self._runs(ordered)]
+        sums = [jax.lax.convert_element_type(jnp.sum(run, axis=0), run.dtype) for run in self._runs(ordered)]
         return functools.reduce(jax.lax.add, sums)
 
     def _joined(self, operation: Operation) -> Any:

@@ -3,6 +3,7 @@
 Operations are alike that have the same primitive, settings and shapes. By the longest way from the program's arguments
 are joined those of which all that they need is joined so too, all others by the longest way to its end. So none waits
 for itself: those of one length of way cannot depend on each other, and of the first none depends on one of the second.
+Slices of an array follow it at once, whatever their users wait for.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Round(NamedTuple):
       operations: none of which needs another.
     """
 
-    when: tuple[int, int]
+    when: tuple[int, int, int]
     operations: Sequence[Operation]
 
 
@@ -32,15 +33,20 @@ def rounds_of(operations: Sequence[Operation], needs: Needs) -> list[Round]:
     """All operations, in an order in which they can be done, those together that are alike."""
     early = collections.Counter((each.kind, needs.from_start[each]) for each in operations)
     late = collections.Counter((each.kind, needs.to_end[each]) for each in operations)
-    begins: set[Operation] = set()
-    found: dict[tuple[tuple[int, int], Hashable], list[Operation]] = collections.defaultdict(list)
+    when: dict[Operation, tuple[int, int, int]] = {}
+    found: dict[tuple[tuple[int, int, int], Hashable], list[Operation]] = collections.defaultdict(list)
     for each in operations:
-        is_better = early[each.kind, needs.from_start[each]] >= late[each.kind, needs.to_end[each]]
-        if begins.issuperset(needs.of[each]) and (each.kind is None or is_better):
-            begins.add(each)
-        when = (0, needs.from_start[each]) if each in begins else (1, -needs.to_end[each])
-        found[when, each if each.kind is None else each.kind].append(each)
-    ordered = [Round(when, mates) for (when, _), mates in sorted(found.items(), key=lambda item: item[0][0])]
+        begins = all(when[need][0] == 0 for need in needs.of[each])
+        more = late[each.kind, needs.to_end[each]] if each.kind is not None else 0
+        if each.is_slice and needs.of[each]:
+            (whole,) = needs.of[each]
+            when[each] = (*when[whole][:2], when[whole][2] + 1)
+        elif begins and (more < FEW or early[each.kind, needs.from_start[each]] >= more):
+            when[each] = (0, needs.from_start[each], 0)
+        else:
+            when[each] = (1, -needs.to_end[each], 0)
+        found[when[each], each if each.kind is None else each.kind].append(each)
+    ordered = [Round(at, mates) for (at, _), mates in sorted(found.items(), key=lambda item: item[0][0])]
     return _by_company(ordered, needs)
 
 
