@@ -112,7 +112,7 @@ def _loop(turns: Sequence[Sequence[Operation]], needs: Needs, wanted: set[Any]) 
     shared: dict[Hashable, tuple[int, Any]] = {}
     sources, along = [], []
     for mates in zip(*turns):
-        if len({(each.kind, each.what) for each in mates}) > 1:
+        if len({each.kind for each in mates}) > 1:
             return None
         mine = []
         for atoms in zip(*(each.inputs for each in mates)):

@@ -24,20 +24,15 @@ class Operation:
       inputs: its operands, variables and literals.
       outputs: its results.
       kind: what it shares with those that are alike, beside which it can be done; None of one that stands alone.
-      what: it does with its operands; None where that cannot be compared. Slices of one kind may begin elsewhere.
+      family: of a slice its operand and shape, wherever it begins; None of all else, and of large ones.
       equation: what it does.
     """
 
     inputs: Sequence[Any]
     outputs: Sequence[Any]
     kind: Hashable = None
-    what: Hashable = None
+    family: Hashable = None
     equation: Any = None
-
-    @property
-    def is_slice(self) -> bool:
-        """Whether it is alike with all slices of its operand that have its shape, wherever they begin."""
-        return self.kind is not None and self.equation.primitive.name == "slice"
 
 
 @dataclasses.dataclass(eq=False)
@@ -89,7 +84,9 @@ def operations_of(jaxpr: Any) -> tuple[list[Operation], list[Any]]:
         if key is not None and key in known:
             same.update(zip(equation.outvars, known[key].outputs))
             continue
-        found.append(Operation(inputs, equation.outvars, _kind(what, equation, inputs), what, equation))
+        found.append(
+            Operation(inputs, equation.outvars, _kind(what, equation, inputs), _family(equation, inputs), equation)
+        )
         if key is not None:
             known[key] = found[-1]
     outputs = [first(atom) for atom in jaxpr.outvars]
@@ -109,15 +106,19 @@ def _what(equation: Any) -> Hashable:
 def _kind(what: Hashable, equation: Any, inputs: Sequence[Any]) -> Hashable:
     """What it shares with the equations beside which it can be done; None of one that has to stand alone."""
     avals = [atom.aval for atom in (*inputs, *equation.outvars)]
-    if equation.primitive.name == "slice" and equation.params["strides"] is None:
-        what, avals = ("slice", identity(inputs[0])), avals[1:]  # wherever it begins
-    if what is None or any(not hasattr(a, "size") or not 0 < a.size <= SMALL or _is_extended(a.dtype) for a in avals):
-        return None
-    return what, tuple((a.shape, str(a.dtype)) for a in avals)
+    is_comparable = what is not None and all(map(_is_small, avals))
+    return (what, tuple((a.shape, str(a.dtype)) for a in avals)) if is_comparable else None
 
 
-def _is_extended(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jax.dtypes.extended)
+def _family(equation: Any, inputs: Sequence[Any]) -> Hashable:
+    aval = equation.outvars[0].aval
+    is_slice = equation.primitive.name == "slice" and equation.params["strides"] is None and _is_small(aval)
+    return (identity(inputs[0]), aval.shape) if is_slice else None
+
+
+def _is_small(aval: Any) -> bool:
+    is_number = hasattr(aval, "size") and not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
+    return is_number and 0 < aval.size <= SMALL
 
 
 def _needed(operations: list[Operation], outputs: Sequence[Any]) -> list[Operation]:

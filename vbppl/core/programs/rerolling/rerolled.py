@@ -123,6 +123,7 @@ class _Values:
     def compute(self, alike: Sequence[Operation]) -> None:
         """What some operations give: one, or alike ones, of which none needs another."""
         (one, *others), name = alike, alike[0].equation and alike[0].equation.primitive.name
+        is_family = bool(others) and one.family is not None and len({each.family for each in alike}) == 1
         if isinstance(one, Loop):
             self._turns(one)
         elif isinstance(one, Sum):
@@ -131,10 +132,10 @@ class _Values:
             self._own[one.outputs[0]] = self._joined(one)
         elif name == "split" and one.equation.params["axis"] == 0:
             self._split(one)
-        elif not others or (name == "slice" and not self._sliced(alike)):
+        elif not others or (is_family and not self._sliced(alike)):
             for each in alike:
                 self._own.update(zip(each.outputs, bind(each.equation, [self.read(atom) for atom in each.inputs])))
-        elif name != "slice":
+        elif not is_family:
             arrays, axes = zip(*(self._column(atoms) for atoms in zip(*(each.inputs for each in alike))))
             found = jax.vmap(lambda *given: bind(one.equation, given), axes, axis_size=len(alike))(*arrays)
             for variables, array in zip(zip(*(each.outputs for each in alike)), found):

@@ -3,7 +3,7 @@
 Operations are alike that have the same primitive, settings and shapes. By the longest way from the program's arguments
 are joined those of which all that they need is joined so too, all others by the longest way to its end. So none waits
 for itself: those of one length of way cannot depend on each other, and of the first none depends on one of the second.
-Slices of an array follow it at once, whatever their users wait for.
+Where there are several slices of an array, they follow it at once, whatever their users wait for.
 """
 
 from __future__ import annotations
@@ -31,21 +31,22 @@ class Round(NamedTuple):
 
 def rounds_of(operations: Sequence[Operation], needs: Needs) -> list[Round]:
     """All operations, in an order in which they can be done, those together that are alike."""
-    early = collections.Counter((each.kind, needs.from_start[each]) for each in operations)
-    late = collections.Counter((each.kind, needs.to_end[each]) for each in operations)
+    families = collections.Counter(each.family for each in operations if each.family is not None)
+    kinds = {each: each.family if families[each.family] >= FEW else each.kind for each in operations}
+    early = collections.Counter((kinds[each], needs.from_start[each]) for each in operations)
+    late = collections.Counter((kinds[each], needs.to_end[each]) for each in operations)
     when: dict[Operation, tuple[int, int, int]] = {}
     found: dict[tuple[tuple[int, int, int], Hashable], list[Operation]] = collections.defaultdict(list)
     for each in operations:
-        begins = all(when[need][0] == 0 for need in needs.of[each])
-        more = late[each.kind, needs.to_end[each]] if each.kind is not None else 0
-        if each.is_slice and needs.of[each]:
-            (whole,) = needs.of[each]
-            when[each] = (*when[whole][:2], when[whole][2] + 1)
-        elif begins and (more < FEW or early[each.kind, needs.from_start[each]] >= more):
+        kind, whole = kinds[each], needs.of[each]
+        more = late[kind, needs.to_end[each]] if kind is not None else 0
+        if families[each.family] >= FEW and whole:
+            when[each] = (*when[whole[0]][:2], when[whole[0]][2] + 1)
+        elif all(when[need][0] == 0 for need in whole) and (more < FEW or early[kind, needs.from_start[each]] >= more):
             when[each] = (0, needs.from_start[each], 0)
         else:
             when[each] = (1, -needs.to_end[each], 0)
-        found[when[each], each if each.kind is None else each.kind].append(each)
+        found[when[each], each if kind is None else kind].append(each)
     ordered = [Round(at, mates) for (at, _), mates in sorted(found.items(), key=lambda item: item[0][0])]
     return _by_company(ordered, needs)
 
