@@ -53,9 +53,8 @@ def rounds_with_loops(operations: Sequence[Operation], outputs: Sequence[Any]) -
             break
         found, members, after = loop
         others = [each for each in operations if each not in members]
-        operations = (
-            [each for each in others if each not in after] + [found] + [each for each in others if each in after]
-        )
+        before, later = ([each for each in others if (each in after) == is_later] for is_later in (False, True))
+        operations = [*before, found, *later]
         needs = Needs(operations)
         rounds = rounds_of(operations, needs)
     return rounds

@@ -78,15 +78,13 @@ def operations_of(jaxpr: Any) -> tuple[list[Operation], list[Any]]:
         return same.get(atom, atom) if is_variable(atom) else atom
 
     for equation in jaxpr.eqns:
-        inputs = [first(atom) for atom in equation.invars]
-        what = _what(equation)
+        inputs, what = [first(atom) for atom in equation.invars], _what(equation)
         key = None if what is None else (what, *map(identity, inputs))
         if key is not None and key in known:
             same.update(zip(equation.outvars, known[key].outputs))
             continue
-        found.append(
-            Operation(inputs, equation.outvars, _kind(what, equation, inputs), _family(equation, inputs), equation)
-        )
+        kind, family = _kind(what, equation, inputs), _family(equation, inputs)
+        found.append(Operation(inputs, equation.outvars, kind, family, equation))
         if key is not None:
             known[key] = found[-1]
     outputs = [first(atom) for atom in jaxpr.outvars]
@@ -117,8 +115,7 @@ def _family(equation: Any, inputs: Sequence[Any]) -> Hashable:
 
 
 def _is_small(aval: Any) -> bool:
-    is_number = hasattr(aval, "size") and not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
-    return is_number and 0 < aval.size <= SMALL
+    return hasattr(aval, "size") and 0 < aval.size <= SMALL and not jnp.issubdtype(aval.dtype, jax.dtypes.extended)
 
 
 def _needed(operations: list[Operation], outputs: Sequence[Any]) -> list[Operation]:

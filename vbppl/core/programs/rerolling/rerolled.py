@@ -152,8 +152,7 @@ class _Values:
         return self._own[atom]
 
     def _place(self, variables: Sequence[Any], array: Any, places: Sequence[int] | None = None) -> None:
-        places = range(len(variables)) if places is None else places
-        self._places.update((var, (len(self._arrays), place)) for var, place in zip(variables, places))
+        self._places.update(zip(variables, zip(itertools.repeat(len(self._arrays)), places or range(len(variables)))))
         self._arrays.append(array)
         # All at once: the derivative of each slice is an array of all of them.
         is_apart = sum(var in self._alone for var in variables) >= FEW
@@ -182,10 +181,8 @@ class _Values:
                     yield array if is_whole else jax.lax.slice_in_dim(array, first, last + 1, step)
             else:
                 some = [atom for begin, end, _ in run for atom in atoms[begin:end]]
-                if any(map(is_variable, some)):
-                    yield jnp.stack([jnp.asarray(self.read(atom), atom.aval.dtype) for atom in some])
-                else:
-                    yield np.stack([np.asarray(atom.val, atom.aval.dtype) for atom in some])
+                numpy = jnp if any(map(is_variable, some)) else np
+                yield numpy.stack([numpy.asarray(self.read(atom), atom.aval.dtype) for atom in some])
 
     def _sum(self, atoms: Sequence[Any]) -> Any:
         ordered = sorted(atoms, key=lambda a: self._places.get(a, (-1, 0)) if is_variable(a) else (-1, 0))
@@ -224,8 +221,7 @@ class _Values:
         for size, run in itertools.groupby(operation.outputs, lambda var: var.aval.shape[0]):
             variables = list(run)
             end = begin + size * len(variables)
-            part = jax.lax.slice_in_dim(whole, begin, end)
-            self._place(variables, part.reshape(len(variables), size, *whole.shape[1:]))
+            self._place(variables, whole[begin:end].reshape(len(variables), size, *whole.shape[1:]))
             begin = end
 
     def _sliced(self, alike: Sequence[Operation]) -> bool:
