@@ -60,10 +60,10 @@ class Estimate(NamedTuple):
     @property
     def in_words(self) -> str:
         """For a note."""
-        return f"{self.value:.2f} ± {self.se:.2f} nats"
+        return f"{self.value:z.2f} ± {self.se:.2f} nats"
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ± {self.se:.3f}"
+        return f"{self.value:z.3f} ± {self.se:.3f}"
 
     def _repr_html_(self) -> str:
         return f"<p>{self} nats</p>"
