@@ -106,9 +106,8 @@ def table(rows: list[Row]) -> str:
         some, hand = (finished(rows, kind=kind, size=size, who=w) for w in (who, "by hand"))
         parts = (f"{median(some, part):.2f}" for part in PARTS)
         total = median(some, "cpu")
-        lines.append(
-            (kind, f"{size:,}", who, *parts, f"{1000 * total / size:.1f}", f"{total / median(hand, 'cpu'):.1f}")
-        )
+        ratio = f"{total / median(hand, 'cpu'):.1f}" if hand else ""
+        lines.append((kind, f"{size:,}", who, *parts, f"{1000 * total / size:.1f}", ratio))
     failed = [f"- {row['kind']} {row['size']:,}, {row['who']}: {row['failed']}" for row in rows if "failed" in row]
     head = ("model", "size", "who", *PARTS, "in all, ms a site or step", "ratio")
     return "\n".join([markdown(head, lines), *(["", "Without an answer:", "", *failed] if failed else [])])

@@ -173,6 +173,21 @@ def test_the_number_of_operations_does_not_grow_with_the_loop():
     assert walk_of(400) == walk_of(100)
 
 
+def test_a_chain_of_draws_is_a_loop_whose_draws_stay_the_same():
+    """Keys and what is drawn by them stay one by one; what is made of them in turn is a loop."""
+
+    def drawn(key, sd):
+        levels = [jnp.zeros(())]
+        for i in range(40):
+            levels.append(0.9 * levels[-1] + sd * jax.random.normal(jax.random.fold_in(key, i)))
+        return levels[1:]
+
+    key = jax.random.key(3)
+    program = jax.make_jaxpr(rerolled(drawn))(key, 0.7)
+    assert [each.primitive.name for each in program.eqns].count("scan") == 1
+    np.testing.assert_allclose(jax.jit(rerolled(drawn))(key, 0.7), jax.jit(drawn)(key, 0.7), rtol=1e-5)
+
+
 def test_a_density_of_a_loop_against_scipy():
     y = np.random.default_rng(3).normal(size=80)
 

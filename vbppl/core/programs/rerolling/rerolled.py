@@ -25,7 +25,7 @@ SPARSE = 4  # times as many slices of an array as are needed, from which on they
 def rerolled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, to be traced within a program, with its alike operations on few numbers side by side.
 
-    As it was where fewer than half of the operations would go.
+    As it was where fewer than half of the operations would go and none become a loop.
 
     >>> def loop(xs):
     ...     return sum(jnp.exp(xs[i]) * jnp.sin(xs[i]) for i in range(100))
@@ -54,11 +54,16 @@ def _rerolled(closed: Any, shapes: Any) -> Callable[..., Any]:
     operations = len(closed.jaxpr.eqns)
     if operations >= MANY and not closed.jaxpr.effects:
         again = jax.make_jaxpr(functools.partial(_evaluated, closed))(*avals)
-        # What is not alike gains nothing, and is better as it was written.
-        closed = again if 2 * len(again.jaxpr.eqns) <= operations else closed
+        # What is not alike gains nothing, and is better as it was written; what was a chain is better as a loop.
+        loops = _loops(again) - _loops(closed)
+        closed = again if 2 * len(again.jaxpr.eqns) <= operations or loops > 0 else closed
     return lambda *arguments: structure.unflatten(
         jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(arguments))
     )
+
+
+def _loops(closed: Any) -> int:
+    return sum(equation.primitive.name == "scan" for equation in closed.jaxpr.eqns)
 
 
 def _is_inline(equation: Any) -> bool:
