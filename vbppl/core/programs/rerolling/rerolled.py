@@ -51,19 +51,14 @@ def _rerolled(closed: Any, shapes: Any) -> Callable[..., Any]:
     avals, structure = [var.aval for var in closed.jaxpr.invars], jax.tree.structure(shapes)
     if any(map(_is_inline, closed.jaxpr.eqns)):
         closed = jax.make_jaxpr(functools.partial(_inlined, closed))(*avals)
-    operations = len(closed.jaxpr.eqns)
-    if operations >= MANY and not closed.jaxpr.effects:
+    if (operations := len(closed.jaxpr.eqns)) >= MANY and not closed.jaxpr.effects:
         again = jax.make_jaxpr(functools.partial(_evaluated, closed))(*avals)
         # What is not alike gains nothing, and is better as it was written; what was a chain is better as a loop.
-        loops = _loops(again) - _loops(closed)
-        closed = again if 2 * len(again.jaxpr.eqns) <= operations or loops > 0 else closed
+        before, after = (sum(each.primitive.name == "scan" for each in c.jaxpr.eqns) for c in (closed, again))
+        closed = again if 2 * len(again.jaxpr.eqns) <= operations or before < after else closed
     return lambda *arguments: structure.unflatten(
         jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *jax.tree.leaves(arguments))
     )
-
-
-def _loops(closed: Any) -> int:
-    return sum(equation.primitive.name == "scan" for equation in closed.jaxpr.eqns)
 
 
 def _is_inline(equation: Any) -> bool:
