@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,24 +65,26 @@ def _first_loop(
 ) -> tuple[Loop, set[Operation], set[Operation]] | None:
     """A loop, what it is in the place of, and what needs some of that."""
     left = _left(rounds, needs)
-    labels = np.array([label for _, label in left], int)
-    for length in range(1, min(LONGEST, len(left) // TURNS) + 1):
-        same = np.concatenate([[False], labels[length:] == labels[:-length], [False]])
-        begins, ends = np.flatnonzero(np.diff(same.astype(int)) == 1), np.flatnonzero(np.diff(same.astype(int)) == -1)
-        for begin, end in zip(begins, ends):
+    for first, length, turns in _repeats([label for _, label in left]):
+        some = [each for each, _ in left[first : first + turns * length]]
+        after = _after(set(some), needs)
+        feeds_itself = any(need in after for each in some for need in needs.of[each])
+        split = [some[at : at + length] for at in range(0, len(some), length)]
+        if not feeds_itself and (loop := _loop(split, needs, wanted)) is not None:
+            return loop, set(some), after
+    return None
+
+
+def _repeats(labels: Sequence[int]) -> Iterator[tuple[int, int, int]]:
+    """Where the same labels come again and again: the first, how many are a turn, and the turns; short ones before."""
+    numbers = np.array(labels, int)
+    for length in range(1, min(LONGEST, len(labels) // TURNS) + 1):
+        edges = np.diff(np.concatenate([[0], numbers[length:] == numbers[:-length], [0]]))
+        for begin, end in zip(np.flatnonzero(edges == 1).tolist(), np.flatnonzero(edges == -1).tolist()):
             # The first turns may have begun in another way.
             for first in range(begin, min(begin + 3 * length, end), length):
-                turns = (end + length - first) // length
-                if turns < TURNS:
-                    break
-                some = [each for each, _ in left[first : first + turns * length]]
-                after = _after(set(some), needs)
-                if any(need in after for each in some for need in needs.of[each]):
-                    continue
-                loop = _loop([some[at : at + length] for at in range(0, len(some), length)], needs, wanted)
-                if loop is not None:
-                    return loop, set(some), after
-    return None
+                if (turns := (end + length - first) // length) >= TURNS:
+                    yield first, length, turns
 
 
 def _left(rounds: Sequence[Round], needs: Needs) -> list[tuple[Operation, int]]:
