@@ -23,7 +23,8 @@ def described() -> str:
     """Versions, cores, load and commit, in one line."""
     versions = f"Python {platform.python_version()}, JAX {jax.__version__}, Optax {optax.__version__}"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    where = f"{jax.default_backend()}, {len(os.sched_getaffinity(0))} cores, load {load}"
+    cores = len(os.sched_getaffinity(0))
+    where = f"{jax.default_backend()}, {cores} core{'s' * (cores > 1)}, load {load}"
     return f"vbppl {vb.__version__} ({commit()}), {versions}; {where}"
 
 
