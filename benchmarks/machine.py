@@ -23,9 +23,14 @@ def described() -> str:
     """Versions, cores, load and commit, in one line."""
     versions = f"Python {platform.python_version()}, JAX {jax.__version__}, Optax {optax.__version__}"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    cores = len(os.sched_getaffinity(0))
-    where = f"{jax.default_backend()}, {cores} core{'s' * (cores > 1)}, load {load}"
+    where = f"{jax.default_backend()}, {cores()}, load {load}"
     return f"vbppl {vb.__version__} ({commit()}), {versions}; {where}"
+
+
+def cores() -> str:
+    """How many this process may use, in words."""
+    number = len(os.sched_getaffinity(0))
+    return f"{number} core{'s' * (number > 1)}"
 
 
 def commit(root: Path = Path(__file__).parents[1]) -> str:

@@ -83,8 +83,7 @@ def described(device: str | None) -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
     load = f"load {os.getloadavg()[0]:.1f} when it began"
-    number = len(os.sched_getaffinity(0))
-    cores = f"{number} core{'s' * (number > 1)} of {model or platform.machine()}"
+    cores = f"{machine.cores()} of {model or platform.machine()}"
     found = {"commit": f"commit {commit}", "device": device or "cpu", "cores": cores, "load": load}
     return found | {"python": f"Python {platform.python_version()}"}
 
